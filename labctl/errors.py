@@ -1,0 +1,58 @@
+"""The errors a user can meet: one line what is wrong, one line what to do.
+
+Every error that labctl raises on purpose derives from `LabctlError`; only the command line turns
+one into printed text and an exit code. Anything else that escapes is a fault of labctl itself.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the `labctl` command exits with."""
+
+    OK = 0
+    """Done; every experiment that ran passed."""
+    FAIL = 1
+    """An experiment's verdict is fail."""
+    USAGE = 2
+    """The words or the input are wrong; nothing was started."""
+    ERROR = 3
+    """Could not tell, or could not do: the host, a guest or labctl failed."""
+    SKIP = 4
+    """Nothing was judged: every experiment was skipped."""
+    INTERRUPTED = 130
+    """Stopped by the user (Ctrl-C) or by SIGTERM; what was up is down again."""
+
+
+class LabctlError(Exception):
+    """Something failed; `message` says what in one line, `hint` what to do in one line."""
+
+    exit_code = ExitCode.ERROR
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)  # both as args, so that the error survives pickling
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(LabctlError):
+    """What the user asked for or brought is wrong; found before anything was started."""
+
+    exit_code = ExitCode.USAGE
+
+
+class HostError(LabctlError):
+    """This host lacks something labctl needs."""
+
+
+class GuestError(LabctlError):
+    """A guest died, never got ready, or could not run a command."""
+
+
+class DeadlineError(LabctlError):
+    """A stage did not end within its deadline."""

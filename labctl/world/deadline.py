@@ -1,0 +1,42 @@
+"""Deadlines on the monotonic clock, each naming the stage it bounds."""
+
+from __future__ import annotations
+
+import time
+
+from labctl.errors import DeadlineError
+
+
+class Deadline:
+    """A point in time by which `stage` must be over."""
+
+    def __init__(self, seconds: float, stage: str) -> None:
+        """Start the clock: `seconds` from now."""
+        self.seconds = seconds
+        self.stage = stage
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self._end - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is left."""
+        return self.left == 0.0
+
+    def error(self, detail: str = "", hint: str = "") -> DeadlineError:
+        """Build the error that says this deadline passed."""
+        tail = f": {detail}" if detail else ""
+        return DeadlineError(f"{self.stage} took longer than {self.seconds:g} s{tail}", hint)
+
+    def check(self, detail: str = "", hint: str = "") -> None:
+        """Raise `DeadlineError` if the deadline has passed."""
+        if self.passed:
+            raise self.error(detail, hint)
+
+    def pause(self, seconds: float) -> None:
+        """Sleep for `seconds` or until the deadline, whichever comes first, then check it."""
+        time.sleep(min(seconds, self.left))
+        self.check()
