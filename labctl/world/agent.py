@@ -1,0 +1,166 @@
+"""The process of ours inside a world: it runs our functions there and answers with their results.
+
+A namespace of users can only be entered by a process with one thread, and what uses a lab (a test
+suite, an experiment) lives outside. So each `labctl` process that needs the inside starts one agent
+through nsenter(1) and sends it functions by name (pickle), over a socket pair. The agent ends when
+that socket does, so it never outlives its user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from labctl.errors import LabctlError
+from labctl.events import Emit, Event
+from labctl.world.deadline import Deadline
+from labctl.world.process import environment
+
+THREADS = 64
+
+
+@dataclass(frozen=True)
+class Request:
+    """Call `function(*args)`, with `emit=` if it wants to report progress."""
+
+    number: int
+    function: Callable[..., object]
+    args: tuple[Any, ...]
+    events: bool
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The end of a request (`value` or `error`), or an event on the way."""
+
+    number: int
+    value: object = None
+    error: BaseException | None = None
+    event: Event | None = None
+
+
+class AgentFault(LabctlError):
+    """A fault inside the agent that is not a labctl error; holds the traceback for the log."""
+
+
+def _portable(error: BaseException) -> BaseException:
+    """Return `error` if it survives pickling, else an `AgentFault` that tells of it."""
+    if isinstance(error, LabctlError):
+        with contextlib.suppress(Exception):
+            pickle.loads(pickle.dumps(error))
+            return error
+    text = "".join(traceback.format_exception(error))
+    return AgentFault(f"{type(error).__name__}: {error}", text)
+
+
+def serve(connection: Connection) -> None:
+    """Answer requests until the other end closes."""
+    sending = threading.Lock()
+
+    def send(reply: Reply) -> None:
+        with sending, contextlib.suppress(OSError):
+            connection.send(reply)
+
+    def handle(request: Request) -> None:
+        emit: Emit = lambda event: send(Reply(request.number, event=event))  # noqa: E731
+        try:
+            extra = {"emit": emit} if request.events else {}
+            reply = Reply(request.number, value=request.function(*request.args, **extra))
+        except BaseException as error:  # whatever it is, the caller must hear of it
+            reply = Reply(request.number, error=_portable(error))
+        send(reply)
+
+    pool = ThreadPoolExecutor(THREADS)
+    while True:
+        try:
+            request = connection.recv()
+        except (EOFError, OSError):
+            break
+        pool.submit(handle, request)
+    # Calls still running belong to nobody any more; do not wait for them.
+    for child in list(_children.values()):
+        with contextlib.suppress(OSError):
+            if child.stdin:
+                child.stdin.close()
+    os._exit(0)
+
+
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def spawn(
+    argv: Sequence[str], stdout: Path, stderr: Path, netns: str, detached: bool
+) -> int:
+    """Start a long-running program in the world; return its pid there.
+
+    Detached, it belongs to PID 1 and outlives the agent; else its standard input is a pipe that
+    closes with `finish` or with the agent, which is the sign for it to end.
+    """
+    enter = ["nsenter", f"--net=/run/netns/{netns}", "--"] if netns else []
+    with stdout.open("ab") as out, stderr.open("ab") as err:
+        child = subprocess.Popen(
+            [*enter, *argv],
+            stdin=subprocess.DEVNULL if detached else subprocess.PIPE,
+            stdout=out,
+            stderr=err,
+            env=environment(),
+            start_new_session=True,
+        )
+    _children[child.pid] = child
+    return child.pid
+
+
+def finish(pid: int, deadline: Deadline) -> int:
+    """Close a child's standard input and wait for its end; return its exit status.
+
+    Raises `DeadlineError` (the child is killed) when it does not end in time.
+    """
+    child = _children[pid]
+    if child.stdin:
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+    try:
+        return child.wait(deadline.left)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+        raise deadline.error(f"process {pid} did not end") from None
+    finally:
+        _children.pop(pid, None)
+
+
+def poll(pid: int) -> int | None:
+    """Return a child's exit status, or None while it runs."""
+    return _children[pid].poll()
+
+
+def kill(pid: int, number: int = signal.SIGTERM) -> None:
+    """Signal a process of the world by its pid there; one that is gone is no error."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def main() -> None:
+    """Serve on the file descriptor named by the first argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the user's process
+    serve(Connection(int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    # Under `-m` this file is `__main__`, but pickled names say `labctl.world.agent`: serve from
+    # that module, so that there is one table of children.
+    from labctl.world import agent
+
+    agent.main()

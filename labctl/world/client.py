@@ -1,0 +1,128 @@
+"""The near end of an agent: calls to functions that run inside a world."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from multiprocessing.connection import Connection
+from typing import Any, ParamSpec, TypeVar, cast
+
+from labctl.errors import LabctlError
+from labctl.events import Emit
+from labctl.world.agent import AgentFault, Reply, Request
+from labctl.world.deadline import Deadline
+from labctl.world.process import Result, environment, run
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Agent:
+    """An agent process and the calls under way to it; safe to use from several threads."""
+
+    def __init__(self, enter: Sequence[str]) -> None:
+        """Start an agent by the words `enter` (none: in the host's own namespaces)."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [*enter, sys.executable, "-P", "-m", "labctl.world.agent", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=environment(),
+                start_new_session=True,
+            )
+        self._socket = ours
+        self._connection = Connection(os.dup(ours.fileno()))
+        self._sending = threading.Lock()
+        self._numbers = itertools.count()
+        self._waiting: dict[int, tuple[Future[object], Emit | None]] = {}
+        self._closed = False
+        threading.Thread(target=self._receive, daemon=True, name="labctl-agent").start()
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                reply: Reply = self._connection.recv()
+            except (EOFError, OSError):
+                break
+            if reply.event is not None:
+                emit = self._waiting[reply.number][1]
+                if emit:
+                    emit(reply.event)
+                continue
+            future, _ = self._waiting.pop(reply.number)
+            if reply.error is not None:
+                future.set_exception(reply.error)
+            else:
+                future.set_result(reply.value)
+        self._closed = True
+        for future, _ in list(self._waiting.values()):
+            future.set_exception(LabctlError("the lab went down meanwhile", "run: labctl status"))
+
+    def _submit(
+        self, function: Callable[..., object], args: tuple[Any, ...], emit: Emit | None
+    ) -> Future[object]:
+        future: Future[object] = Future()
+        number = next(self._numbers)
+        self._waiting[number] = (future, emit)
+        try:
+            if self._closed:
+                raise OSError
+            with self._sending:
+                self._connection.send(Request(number, function, args, emit is not None))
+        except OSError:
+            self._waiting.pop(number, None)
+            raise LabctlError("the lab is down", "run: labctl status") from None
+        return future
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a module-level function inside and return its result; its errors are raised here."""
+        if kwargs:
+            raise TypeError("functions called inside a world take positional arguments only")
+        return self._result(self._submit(function, args, None))
+
+    def call_with_events(self, function: Callable[..., T], *args: object, emit: Emit) -> T:
+        """Like `call`, for a function that takes `emit=` and reports progress while it runs."""
+        return self._result(self._submit(function, args, emit))
+
+    @staticmethod
+    def _result(future: Future[object]) -> T:  # type: ignore[type-var]
+        try:
+            return cast(T, future.result())
+        except AgentFault as fault:
+            fault.add_note(fault.hint)  # the traceback from inside, for a developer
+            raise
+
+    def run(
+        self,
+        argv: Sequence[str],
+        deadline: Deadline,
+        *,
+        stdin: bytes = b"",
+        check: bool = True,
+    ) -> Result:
+        """Run a program inside to its end; see `labctl.world.process.run`."""
+        return self.call(_run, tuple(argv), deadline, stdin, check)
+
+    def close(self) -> None:
+        """End the agent: it sees the socket close and goes."""
+        with contextlib.suppress(OSError):
+            # Not close(): the receiving thread holds the socket, and only this wakes it.
+            self._socket.shutdown(socket.SHUT_RDWR)
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._socket.close()
+
+
+def _run(argv: tuple[str, ...], deadline: Deadline, stdin: bytes, check: bool) -> Result:
+    return run(argv, deadline=deadline, stdin=stdin, check=check)

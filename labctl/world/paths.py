@@ -1,0 +1,49 @@
+"""Where labctl keeps things: the XDG base directories, and short runtime paths for sockets."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from labctl.errors import HostError
+
+
+def _xdg(variable: str, default: str) -> Path:
+    value = os.environ.get(variable, "")
+    # The XDG specification: a relative path is invalid and is ignored.
+    base = Path(value) if value.startswith("/") else Path.home() / default
+    return base / "labctl"
+
+
+def cache() -> Path:
+    """Return the folder of what can be made again: images, packages, capabilities."""
+    return _xdg("XDG_CACHE_HOME", ".cache")
+
+
+def state() -> Path:
+    """Return the folder of what is to be kept: results."""
+    return _xdg("XDG_STATE_HOME", ".local/state")
+
+
+def runtime() -> Path:
+    """Return the folder that holds one directory a running lab, made if it is missing.
+
+    It is short, because the path of a UNIX socket has 107 bytes at most (unix(7)), and private.
+    Raises `HostError` when the folder belongs to somebody else.
+    """
+    given = os.environ.get("LABCTL_RUNTIME_DIR") or os.environ.get("XDG_RUNTIME_DIR", "")
+    if given.startswith("/") and os.access(given, os.W_OK):
+        folder = Path(given) / "labctl"
+    elif os.geteuid() == 0:
+        folder = Path("/run/labctl")
+    else:
+        folder = Path(f"/tmp/labctl-{os.geteuid()}")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    seen = folder.lstat()
+    if seen.st_uid != os.geteuid() or not stat.S_ISDIR(seen.st_mode):
+        raise HostError(
+            f"{folder} is not a folder of yours",
+            "set LABCTL_RUNTIME_DIR to a folder that is (a short path)",
+        )
+    return folder

@@ -1,0 +1,290 @@
+"""A world: namespaces of its own, their PID 1, and the ways in.
+
+Everything of a lab lives in one world. When its PID 1 dies the kernel removes all of it:
+pid_namespaces(7) kills every process in it, and the links, mounts and named namespaces go with the
+last of them. Nothing of the host is touched.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ParamSpec, Protocol, TypeVar
+
+from labctl.errors import HostError, LabctlError
+from labctl.world import agent, process
+from labctl.world.client import Agent
+from labctl.world.deadline import Deadline
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+START_SECONDS = 30.0
+END_SECONDS = 30.0
+IDENTITY = "world.json"
+SO_PASSCRED = 16
+
+
+class World(Protocol):
+    """What the rooms above need of a place where real things live."""
+
+    directory: Path
+
+    def agent(self) -> Agent:
+        """Return this process's agent in the world, started when first needed."""
+
+    def enter(self, netns: str = "") -> list[str]:
+        """Return the words to put before a command so that it runs in the world."""
+
+    def close(self) -> None:
+        """Let go of the agent; the world stays."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells a world's PID 1 from a later process that got the same number."""
+
+    pid: int
+    started: int
+    """Clock ticks from boot to its start: field 22 of proc_pid_stat(5)."""
+    user: bool
+    """Whether the world has a user namespace of its own (made by an ordinary user)."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether that very process still runs."""
+        return start_ticks(self.pid) == self.started
+
+
+def start_ticks(pid: int) -> int:
+    """Return when a process started, in clock ticks since boot; -1 when there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return -1
+    fields = stat.rpartition(")")[2].split()
+    return -1 if fields[0] in "ZX" else int(fields[19])
+
+
+class Space:
+    """A world made of namespaces: network, mount and process, and user where not root."""
+
+    def __init__(self, directory: Path, identity: Identity) -> None:
+        """Hold a running world; `create` and `attach` make one."""
+        self.directory = directory
+        self.identity = identity
+        self._agent: Agent | None = None
+        self._lifeline: socket.socket | None = None
+        self._shell: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def create(cls, directory: Path) -> Space:
+        """Make a world whose directory is `directory` (made here, private, must not exist).
+
+        It ends when this process ends, however that happens, unless `keep` is called.
+        Raises `HostError` where the host forbids it, with what to change.
+        """
+        user = os.geteuid() != 0
+        directory.mkdir(mode=0o700)
+        ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
+        words = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        if user:
+            words[1:1] = ["--user", "--map-root-user", "--map-auto"]
+        init = Path(__file__).with_name("init.py")
+        log = directory / "init.log"
+        try:
+            with theirs, log.open("wb") as errors:
+                shell = subprocess.Popen(
+                    [*words, sys.executable, "-I", "-S", str(init), str(directory),
+                     str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=errors,
+                    stderr=errors,
+                    pass_fds=[theirs.fileno()],
+                    env=process.environment(),
+                    start_new_session=True,
+                )  # fmt: skip
+            pid = _wait_ready(ours, log)
+        except BaseException:
+            ours.close()
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        world = cls(directory, Identity(pid, start_ticks(pid), user))
+        world._lifeline, world._shell = ours, shell
+        identity = directory / IDENTITY
+        identity.write_text(json.dumps(asdict(world.identity)))
+        return world
+
+    @classmethod
+    def attach(cls, directory: Path) -> Space:
+        """Return the running world of `directory`.
+
+        Raises `FileNotFoundError` when the directory holds no world, `LabctlError` when its PID 1
+        is gone.
+        """
+        identity = Identity(**json.loads((directory / IDENTITY).read_text()))
+        if not identity.alive:
+            raise LabctlError(f"the world of {directory} has ended", "run: labctl down")
+        return cls(directory, identity)
+
+    def keep(self) -> None:
+        """Let the world outlive this process."""
+        if self._lifeline:
+            self._lifeline.send(b"keep")
+            self._lifeline.close()
+            self._lifeline = None
+            self._shell = None
+
+    def agent(self) -> Agent:
+        """Return this process's agent in the world, started when first needed."""
+        if self._agent is None:
+            self._agent = Agent(self.enter())
+        return self._agent
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a module-level function inside the world and return its result."""
+        return self.agent().call(function, *args, **kwargs)
+
+    def enter(self, netns: str = "") -> list[str]:
+        """Return the nsenter(1) words that run a command in the world, or in a named namespace."""
+        words = ["nsenter", "--target", str(self.identity.pid), "--mount", "--pid"]
+        words.append(f"--net={self._netns(netns)}" if netns else "--net")
+        if self.identity.user:
+            words.append("--user")
+        return [*words, "--"]
+
+    def _netns(self, name: str) -> str:
+        # Named namespaces live on the world's private /run, reached through its PID 1's root.
+        return f"/proc/{self.identity.pid}/root/run/netns/{name}"
+
+    def runs(self, pid: int) -> bool:
+        """Whether the process that has this pid inside the world runs (a zombie does not)."""
+        stat = Path(f"/proc/{self.identity.pid}/root/proc/{pid}/stat")
+        try:
+            return stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Let go of the agent; a world that was not kept ends with this process."""
+        if self._agent:
+            self._agent.close()
+            self._agent = None
+
+    def end(self) -> None:
+        """End the world and remove its directory, whatever state they are in."""
+        self.close()
+        end(self.directory)
+        if self._lifeline:
+            self._lifeline.close()
+            self._lifeline = None
+        if self._shell:
+            self._shell.wait(END_SECONDS)
+            self._shell = None
+
+
+def _wait_ready(lifeline: socket.socket, log: Path) -> int:
+    """Wait for PID 1's word; return its pid as this process sees it (unix(7), SCM_CREDENTIALS)."""
+    lifeline.settimeout(START_SECONDS)
+    credentials = array.array("i", [0, 0, 0])
+    try:
+        data, ancillary, _, _ = lifeline.recvmsg(4096, socket.CMSG_SPACE(credentials.itemsize * 3))
+    except TimeoutError:
+        raise Deadline(START_SECONDS, "making the world").error() from None
+    if data != b"ready":
+        said = data.decode(errors="replace") or process.last_words(log.read_text(errors="replace"))
+        raise HostError(f"this host does not let labctl make namespaces: {said}", _namespace_hint())
+    credentials = array.array("i")
+    credentials.frombytes(ancillary[0][2])
+    return credentials[0]
+
+
+def _namespace_hint() -> str:
+    """Say what to change on this host so that namespaces can be made."""
+    if os.geteuid() == 0:
+        return "run on a host (or in a container) that grants CAP_SYS_ADMIN"
+    for knob, bad, better in (
+        ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=10000"),
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
+        ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1",
+         "kernel.apparmor_restrict_unprivileged_userns=0"),
+    ):  # fmt: skip
+        with contextlib.suppress(OSError):
+            if Path(knob).read_text().strip() == bad:
+                return f"as root, run: sysctl -w {better}"
+    if not shutil.which("newuidmap"):
+        return "as root, run: apt-get install uidmap"
+    return "give your user ranges in /etc/subuid and /etc/subgid: usermod --add-subuids " \
+        "100000-165535 --add-subgids 100000-165535 $USER"
+
+
+def end(directory: Path) -> None:
+    """End the world of `directory`, if it runs, and remove the directory."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        identity = Identity(**json.loads((directory / IDENTITY).read_text()))
+        with _pidfd(identity) as handle:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            # A pidfd is readable when its process is gone, and PID 1 goes after all the others
+            # (zap_pid_ns_processes).
+            if not select.select([handle], [], [], END_SECONDS)[0]:
+                raise Deadline(END_SECONDS, f"ending the world of {directory}").error()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _pidfd(identity: Identity) -> Iterator[int]:
+    """Open a handle on that very process; raises `ProcessLookupError` when it is gone."""
+    handle = os.pidfd_open(identity.pid)
+    try:
+        if not identity.alive:  # checked after opening: the handle cannot change its process
+            raise ProcessLookupError(identity.pid)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+class Process:
+    """A long-running program in a world, started by this process's agent."""
+
+    def __init__(self, owner: Agent, pid: int) -> None:
+        """Hold a running program; `start` makes one."""
+        self._agent = owner
+        self.pid = pid
+
+    @classmethod
+    def start(
+        cls,
+        owner: Agent,
+        argv: Sequence[str],
+        *,
+        stdout: Path,
+        stderr: Path,
+        netns: str = "",
+        detached: bool = False,
+    ) -> Process:
+        """Start `argv` with its output in files; detached, it outlives this labctl process."""
+        return cls(owner, owner.call(agent.spawn, argv, stdout, stderr, netns, detached))
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None while it runs."""
+        return self._agent.call(agent.poll, self.pid)
+
+    def finish(self, deadline: Deadline) -> int:
+        """Close its standard input, wait for its end, return its exit status."""
+        return self._agent.call(agent.finish, self.pid, deadline)
+
+    def kill(self, number: int = signal.SIGTERM) -> None:
+        """Signal it."""
+        self._agent.call(agent.kill, self.pid, number)
