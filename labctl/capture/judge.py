@@ -1,0 +1,229 @@
+"""What one frame's checksum field holds, and what its metadata promises: evidence at one hop.
+
+A field is judged by arithmetic alone, the metadata is what the kernel said beside the bytes, and
+the two are kept apart: `partial` with `needs_csum` is a packet on its way to be finished,
+`partial` without it is one that the receiver will drop.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+
+from labctl.capture.frame import CHECKSUM_OFFSETS, TCP, UDP, Packet, ones_sum, parse
+
+TP_STATUS_CSUMNOTREADY = 1 << 3
+TP_STATUS_CSUM_VALID = 1 << 7
+"""linux/if_packet.h; set by packet_recvmsg() from skb->ip_summed."""
+
+VNET_NEEDS_CSUM = 1
+VNET_DATA_VALID = 2
+"""linux/virtio_net.h: flags of struct virtio_net_hdr."""
+
+_GSO_NAMES = {0: "", 1: "tcpv4", 3: "udp", 4: "tcpv6", 5: "udp_l4"}
+
+
+class Checksum(StrEnum):
+    """What the checksum field of the transport header holds."""
+
+    PARTIAL = "partial"
+    """The folded pseudo-header sum, left for a device to finish."""
+    VALID = "valid"
+    """The right sum."""
+    BAD = "bad"
+    """Neither of the two."""
+    ABSENT = "absent"
+    """UDP over IPv4 with 0: the sender made none."""
+    UNKNOWN = "unknown"
+    """Cannot be told: a fragment, a cut capture, or a protocol without such a checksum."""
+
+
+class Metadata(StrEnum):
+    """What the kernel knew about the checksum beside the packet's bytes."""
+
+    NEEDS_CSUM = "needs_csum"
+    """To be finished before it leaves the machine (CHECKSUM_PARTIAL)."""
+    DATA_VALID = "data_valid"
+    """Verified already (CHECKSUM_UNNECESSARY)."""
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class VnetHeader:
+    """struct virtio_net_hdr, as a packet socket with PACKET_VNET_HDR gives it (10 bytes)."""
+
+    flags: int
+    gso_type: int
+    hdr_len: int
+    gso_size: int
+    csum_start: int
+    """Bytes from the start of the frame to where the sum starts."""
+    csum_offset: int
+    """Bytes from `csum_start` to the checksum field."""
+
+    @classmethod
+    def unpack(cls, data: bytes) -> VnetHeader:
+        """Read the header from its 10 bytes (little-endian, as on every x86 host)."""
+        return cls(*struct.unpack("<BBHHHH", data))
+
+    def pack(self) -> bytes:
+        """Return the header's 10 bytes."""
+        return struct.pack(
+            "<BBHHHH",
+            self.flags,
+            self.gso_type,
+            self.hdr_len,
+            self.gso_size,
+            self.csum_start,
+            self.csum_offset,
+        )
+
+    @property
+    def gso(self) -> str:
+        """What segmentation is left to do: empty for none, else such as `tcpv4` or `udp_l4`."""
+        kind = self.gso_type & 0x7F  # the top bit is ECN
+        return _GSO_NAMES.get(kind, f"type {kind}")
+
+
+def metadata_of(status: int = 0, vnet: VnetHeader | None = None) -> Metadata:
+    """Tell the metadata from a packet socket's tp_status and its virtio header."""
+    flags = vnet.flags if vnet else 0
+    if flags & VNET_NEEDS_CSUM or status & TP_STATUS_CSUMNOTREADY:
+        return Metadata.NEEDS_CSUM
+    if flags & VNET_DATA_VALID or status & TP_STATUS_CSUM_VALID:
+        return Metadata.DATA_VALID
+    return Metadata.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A frame's headers, the state of its checksum field, and its metadata."""
+
+    packet: Packet
+    state: Checksum
+    metadata: Metadata
+    field: int | None = None
+    """The value in the checksum field."""
+    expected: int | None = None
+    """The value that would be `valid`."""
+    pseudo_sum: int | None = None
+    """The value that would be `partial`: `~tcp_v4_check(len, saddr, daddr, 0)` of the kernel's
+    __tcp_v4_send_check(), which is the folded pseudo-header sum, not complemented."""
+    gso: str = ""
+    """Not empty for a frame that is more than one packet on a wire: the virtio header's GSO type,
+    or `merged` for one longer than the MTU. tcp_gro_complete() writes the pseudo-header sum into
+    merged frames even where offload is off, so their `partial` accuses nobody."""
+    gso_size: int = 0
+
+    @property
+    def kind(self) -> str:
+        """A short word for a reader, such as `SYN`, `UDP` or `ICMP echo`."""
+        return self.packet.kind
+
+    @property
+    def lost(self) -> bool:
+        """Whether this is a packet nobody will finish: `partial` without `needs_csum`.
+
+        Never said of GSO or GRO frames.
+        """
+        return (
+            self.state is Checksum.PARTIAL
+            and self.metadata is not Metadata.NEEDS_CSUM
+            and not self.gso
+        )
+
+    @property
+    def flow(self) -> tuple[str, str, int | None, str, int | None] | None:
+        """Protocol, source and its port, destination and its port; None for what is not IP."""
+        packet = self.packet
+        if packet.protocol is None or packet.src is None or packet.dst is None:
+            return None
+        return (packet.protocol, packet.src, packet.sport, packet.dst, packet.dport)
+
+    def describe(self) -> str:
+        """Say kind, state and metadata in a few words, such as `SYN: partial, needs_csum`."""
+        if self.packet.protocol_number not in CHECKSUM_OFFSETS:
+            return self.kind
+        words = [str(self.state)]
+        if self.metadata is not Metadata.NONE:
+            words.append(str(self.metadata))
+        elif self.state is Checksum.PARTIAL:
+            words.append("no metadata")
+        if self.gso:
+            words.append(f"gso {self.gso}")
+        if self.packet.fragment:
+            words.append("fragment")
+        if self.packet.truncated:
+            words.append("capture cut")
+        return f"{self.kind}: {', '.join(words)}"
+
+
+def judge(
+    frame: bytes,
+    *,
+    original_length: int | None = None,
+    status: int = 0,
+    vnet: VnetHeader | None = None,
+    mtu: int | None = None,
+) -> Judgement:
+    """Judge one Ethernet frame (VLAN tags in place).
+
+    `original_length` is the frame's length on the wire in bytes, `status` the packet socket's
+    tp_status, `mtu` that of the interface it was seen on.
+    """
+    gso = vnet.gso if vnet else ""
+    if not gso and mtu is not None and max(len(frame), original_length or 0) > mtu + 14 + 8:
+        gso = "merged"  # 14 bytes of Ethernet and at most two VLAN tags lie outside the MTU
+    packet = parse(frame, original_length, gso=bool(gso))
+    metadata = metadata_of(status, vnet)
+    size = vnet.gso_size if vnet else 0
+
+    def verdict(
+        state: Checksum,
+        value: int | None = None,
+        expected: int | None = None,
+        pseudo_sum: int | None = None,
+    ) -> Judgement:
+        return Judgement(packet, state, metadata, value, expected, pseudo_sum, gso, size)
+
+    at, length, number = packet.l4_offset, packet.l4_length, packet.protocol_number
+    if at is None or length is None or number is None or number not in CHECKSUM_OFFSETS:
+        return verdict(Checksum.UNKNOWN)
+    place = at + CHECKSUM_OFFSETS[number]
+    if packet.kind.startswith("malformed"):
+        return verdict(Checksum.BAD)
+    if packet.fragment or len(frame) < place + 2 or place + 2 > at + length:
+        return verdict(Checksum.UNKNOWN)
+    value = int.from_bytes(frame[place : place + 2], "big")
+    if number == UDP:
+        announced = int.from_bytes(frame[at + 4 : at + 6], "big")
+        if announced and not 8 <= announced <= length:
+            return verdict(Checksum.BAD, value)
+        length = announced or length  # 0: a jumbogram or super-frame, RFC 2675 section 4
+        if value == 0:
+            # Over IPv6 a receiver refuses 0 (RFC 8200 section 8.1), so there it is not "absent".
+            return verdict(Checksum.ABSENT if packet.family == "ipv4" else Checksum.BAD, value)
+    pseudo = _pseudo_residue(packet, number, length)
+    pseudo_sum = None if pseudo is None else pseudo or 0xFFFF
+    if len(frame) < at + length:
+        told = metadata is Metadata.NEEDS_CSUM and value == pseudo_sum
+        return verdict(Checksum.PARTIAL if told else Checksum.UNKNOWN, value, None, pseudo_sum)
+    total = ((pseudo or 0) + ones_sum(frame[at : at + length])) % 0xFFFF
+    expected = 0xFFFF - (total - value) % 0xFFFF
+    if number != UDP and expected == 0xFFFF:
+        expected = 0  # csum_fold() of 0xffff; UDP alone sends it as 0xffff (CSUM_MANGLED_0)
+    if total == 0:
+        state = Checksum.VALID  # by chance a full sum may equal the pseudo-header's: valid wins
+    elif value == pseudo_sum and number in (TCP, UDP):
+        state = Checksum.PARTIAL
+    else:
+        state = Checksum.BAD
+    return verdict(state, value, expected, pseudo_sum)
+
+
+def _pseudo_residue(packet: Packet, number: int, length: int) -> int | None:
+    """Return the pseudo-header's sum modulo 0xffff; None for ICMP, which has no pseudo-header."""
+    if packet.protocol == "icmp" or packet.pseudo is None:
+        return None
+    return (ones_sum(packet.pseudo) + number + (length >> 16) + (length & 0xFFFF)) % 0xFFFF

@@ -1,0 +1,262 @@
+"""The judge against frames made by a slow, word-by-word reference."""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from labctl.capture.judge import (
+    TP_STATUS_CSUM_VALID,
+    TP_STATUS_CSUMNOTREADY,
+    Checksum,
+    Metadata,
+    VnetHeader,
+    judge,
+)
+
+MACS = bytes.fromhex("020000000002020000000001")
+PAIRS = {4: ("10.0.0.1", "10.0.0.2"), 6: ("fd00::1", "fd00::2")}
+
+
+def word_sum(data: bytes) -> int:
+    total = 0
+    for high, low in zip(data[::2], (data + b"\0")[1::2], strict=False):
+        total += high << 8 | low
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def pseudo(version: int, number: int, length: int, dst: str | None = None) -> bytes:
+    src, default = PAIRS[version]
+    ends = ipaddress.ip_address(src).packed + ipaddress.ip_address(dst or default).packed
+    if version == 4:
+        return ends + struct.pack(">BBH", 0, number, length)
+    return ends + struct.pack(">IHBB", length, 0, 0, number)
+
+
+def tcp(flags: int = 0x02, payload: bytes = b"", check: int = 0) -> bytes:
+    return struct.pack(">HHIIBBHHH", 40000, 22, 7, 9, 0x50, flags, 1000, check, 0) + payload
+
+
+def udp(payload: bytes = b"", check: int = 0) -> bytes:
+    return struct.pack(">HHHH", 5000, 53, 8 + len(payload), check) + payload
+
+
+def with_state(
+    version: int, number: int, segment: bytes, state: str, dst: str | None = None
+) -> bytes:
+    place = 16 if number == 6 else 6
+    head = word_sum(pseudo(version, number, len(segment), dst))
+    full = 0xFFFF ^ word_sum(pseudo(version, number, len(segment), dst) + segment)
+    value = {"partial": head, "valid": full or (0xFFFF if number == 17 else 0)}.get(state)
+    if value is None:
+        value = next(
+            v for v in range(1, 9) if v not in (head, full) and v % 0xFFFF != full % 0xFFFF
+        )
+    return segment[:place] + value.to_bytes(2, "big") + segment[place + 2 :]
+
+
+def ip(version: int, number: int, segment: bytes, *, options: bytes = b"", place: int = 0) -> bytes:
+    src, dst = (ipaddress.ip_address(a).packed for a in PAIRS[version])
+    if version == 6:
+        return (
+            struct.pack(">IHBB", 6 << 28, len(options) + len(segment), number, 64)
+            + src
+            + dst
+            + options
+            + segment
+        )
+    size = 20 + len(options)
+    head = struct.pack(
+        ">BBHHHBBH", 0x40 | size // 4, 0, size + len(segment), 1, place, 64, number, 0
+    )
+    head += src + dst + options
+    check = 0xFFFF ^ word_sum(head)
+    return head[:10] + check.to_bytes(2, "big") + head[12:] + segment
+
+
+def eth(packet: bytes, tags: bytes = b"") -> bytes:
+    kind = b"\x08\0" if packet[0] >> 4 == 4 else b"\x86\xdd"
+    return MACS + tags + kind + packet
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("number", [6, 17])
+@pytest.mark.parametrize("state", ["partial", "valid", "bad"])
+@given(payload=st.binary(min_size=1, max_size=200))
+def test_every_state_is_told_for_any_payload(
+    version: int, number: int, state: str, payload: bytes
+) -> None:
+    segment = tcp(payload=payload) if number == 6 else udp(payload)
+    segment = with_state(version, number, segment, state)
+    seen = judge(eth(ip(version, number, segment)))
+    if seen.expected == seen.pseudo_sum and state == "partial":
+        assert seen.state is Checksum.VALID  # both hold by chance: valid wins
+    else:
+        assert seen.state == state
+    value = int.from_bytes(segment[16:18] if number == 6 else segment[6:8], "big")
+    assert seen.field == value
+    if state == "valid":
+        assert seen.expected == value
+
+
+@given(data=st.binary(max_size=120), length=st.integers(0, 70000), mtu=st.integers(60, 9000))
+def test_no_bytes_make_the_judge_raise(data: bytes, length: int, mtu: int) -> None:
+    for kind in (b"\x08\0\x45", b"\x86\xdd\x60", b"\x08\x06", b"\x81\0\0\1\x08\0\x46"):
+        judge(MACS + kind + data, original_length=length, mtu=mtu)
+    judge(data)
+
+
+@given(cut=st.integers(0, 70))
+def test_a_cut_capture_is_unknown_unless_the_metadata_tells(cut: int) -> None:
+    frame = eth(ip(4, 6, with_state(4, 6, tcp(payload=b"x" * 30), "partial")))
+    assert len(frame) == 84
+    seen = judge(frame[: 83 - cut], original_length=84)
+    assert seen.state is Checksum.UNKNOWN
+    assert seen.packet.truncated
+    marked = judge(frame[: 83 - cut], original_length=84, status=TP_STATUS_CSUMNOTREADY)
+    assert marked.state is (Checksum.PARTIAL if 83 - cut >= 52 else Checksum.UNKNOWN)
+
+
+def test_a_syn_says_who_speaks_to_whom() -> None:
+    seen = judge(eth(ip(4, 6, with_state(4, 6, tcp(), "partial"))))
+    assert seen.kind == "SYN"
+    assert seen.flow == ("tcp", "10.0.0.1", 40000, "10.0.0.2", 22)
+    assert (seen.packet.seq, seen.packet.ack, seen.packet.ttl) == (7, 9, 64)
+    assert seen.packet.header_valid is True
+    assert seen.lost
+    assert seen.describe() == "SYN: partial, no metadata"
+
+
+@pytest.mark.parametrize(
+    ("flags", "payload", "kind"),
+    [
+        (0x12, b"", "SYN-ACK"),
+        (0x14, b"", "RST"),
+        (0x11, b"", "FIN"),
+        (0x10, b"", "ACK"),
+        (0x18, b"x", "TCP data"),
+    ],
+)
+def test_tcp_kinds(flags: int, payload: bytes, kind: str) -> None:
+    assert judge(eth(ip(4, 6, tcp(flags, payload)))).kind == kind
+
+
+def test_padding_after_the_packet_is_not_summed() -> None:
+    frame = eth(ip(4, 6, with_state(4, 6, tcp(), "valid")))
+    assert judge(frame + b"\xee" * 6).state is Checksum.VALID
+
+
+def test_udp_without_a_sum_is_absent_over_ipv4_and_bad_over_ipv6() -> None:
+    assert judge(eth(ip(4, 17, udp(b"x")))).state is Checksum.ABSENT
+    assert judge(eth(ip(6, 17, udp(b"x")))).state is Checksum.BAD
+
+
+def test_udp_length_beyond_the_packet_is_bad() -> None:
+    segment = bytearray(with_state(4, 17, udp(b"abc"), "valid"))
+    segment[5] += 1
+    assert judge(eth(ip(4, 17, bytes(segment)))).state is Checksum.BAD
+
+
+def test_ipv4_options_and_vlan_tags_move_the_headers() -> None:
+    segment = with_state(4, 6, tcp(), "valid")
+    seen = judge(eth(ip(4, 6, segment, options=b"\x01" * 8), b"\x88\xa8\0\x05\x81\0\x20\x07"))
+    assert seen.state is Checksum.VALID
+    assert seen.packet.vlan == (5, 7)
+    assert seen.packet.dport == 22
+
+
+@pytest.mark.parametrize("place", [0x2000, 0x0010, 0x2010])
+def test_fragments_are_unknown_and_said_to_be_fragments(place: int) -> None:
+    seen = judge(eth(ip(4, 17, with_state(4, 17, udp(b"abcd"), "valid"), place=place)))
+    assert (seen.state, seen.packet.fragment) == (Checksum.UNKNOWN, True)
+    assert (seen.packet.dport is None) == bool(place & 0x1FFF)
+
+
+def test_ipv6_extension_headers_are_walked() -> None:
+    segment = with_state(6, 6, tcp(), "partial")
+    chain = bytes([60, 0, 1, 4, 0, 0, 0, 0]) + bytes([6, 1, 1, 12, *[0] * 12])
+    assert judge(eth(ip(6, 0, segment, options=chain))).state is Checksum.PARTIAL
+
+
+def test_ipv6_fragments_but_for_atomic_ones_are_unknown() -> None:
+    segment = with_state(6, 17, udp(b"abcd"), "valid")
+    for place, state in (
+        (0x0001, Checksum.UNKNOWN),
+        (0x0010, Checksum.UNKNOWN),
+        (0, Checksum.VALID),
+    ):
+        chain = struct.pack(">BBHI", 17, 0, place, 99)
+        seen = judge(eth(ip(6, 44, segment, options=chain)))
+        assert seen.state is state
+        assert seen.packet.ip_id == 99
+
+
+@pytest.mark.parametrize("kind", [0, 4])
+def test_a_routing_header_puts_its_final_address_in_the_pseudo_header(kind: int) -> None:
+    final = "fd00::99"
+    segment = with_state(6, 6, tcp(), "valid", dst=final)
+    chain = bytes([6, 2, kind, 1, 0, 0, 0, 0]) + ipaddress.ip_address(final).packed
+    assert judge(eth(ip(6, 43, segment, options=chain))).state is Checksum.VALID
+
+
+@pytest.mark.parametrize(("number", "kind"), [(1, 8), (58, 128)])
+def test_echoes_are_judged(number: int, kind: int) -> None:
+    version = 4 if number == 1 else 6
+    body = struct.pack(">BBHHH", kind, 0, 0, 77, 3) + b"abc"
+    cover = b"" if number == 1 else pseudo(6, 58, len(body))
+    value = 0xFFFF ^ word_sum(cover + body)
+    good = body[:2] + value.to_bytes(2, "big") + body[4:]
+    seen = judge(eth(ip(version, number, good)))
+    assert seen.state is Checksum.VALID
+    assert seen.kind in ("ICMP echo", "ICMPv6 echo")
+    assert (seen.packet.ack, seen.packet.seq) == (77, 3)
+    assert judge(eth(ip(version, number, body[:2] + b"\x12\x34" + body[4:]))).state is Checksum.BAD
+
+
+def test_metadata_comes_from_the_virtio_header_or_the_status() -> None:
+    frame = eth(ip(4, 6, with_state(4, 6, tcp(), "partial")))
+    needs = VnetHeader(1, 0, 54, 0, 34, 16)
+    assert VnetHeader.unpack(needs.pack()) == needs
+    assert judge(frame, vnet=needs).metadata is Metadata.NEEDS_CSUM
+    assert judge(frame, status=TP_STATUS_CSUMNOTREADY).metadata is Metadata.NEEDS_CSUM
+    assert judge(frame, vnet=VnetHeader(2, 0, 0, 0, 0, 0)).metadata is Metadata.DATA_VALID
+    assert judge(frame, status=TP_STATUS_CSUM_VALID).metadata is Metadata.DATA_VALID
+    assert judge(frame).metadata is Metadata.NONE
+    assert not judge(frame, vnet=needs).lost
+
+
+def test_super_frames_are_flagged_and_accuse_nobody() -> None:
+    frame = eth(ip(4, 6, with_state(4, 6, tcp(0x10, b"x" * 3000), "partial")))
+    merged = judge(frame, mtu=1500)
+    assert (merged.gso, merged.lost, merged.state) == ("merged", False, Checksum.PARTIAL)
+    tso = judge(frame, vnet=VnetHeader(1, 0x81, 54, 1448, 34, 16), mtu=1500)
+    assert (tso.gso, tso.gso_size) == ("tcpv4", 1448)
+    assert judge(frame, mtu=9000).gso == ""
+
+
+def test_a_big_tcp_frame_announces_no_length() -> None:
+    body = tcp(0x10, b"y" * 70000)
+    head = bytearray(ip(4, 6, tcp()))
+    head[2:4] = b"\0\0"
+    seen = judge(eth(bytes(head[:20]) + body), vnet=VnetHeader(1, 1, 54, 1448, 34, 16))
+    assert seen.packet.l4_length == 70020
+    assert not seen.packet.truncated
+
+
+def test_arp_and_strangers_have_no_checksum() -> None:
+    arp = (
+        MACS
+        + b"\x08\x06\0\1\x08\0\6\4\0\1"
+        + MACS[6:]
+        + bytes([10, 0, 0, 1])
+        + bytes(6)
+        + bytes([10, 0, 0, 2])
+    )
+    seen = judge(arp)
+    assert (seen.kind, seen.packet.dst, seen.state) == ("ARP request", "10.0.0.2", Checksum.UNKNOWN)
+    assert judge(MACS + b"\x88\xcc" + b"x" * 40).kind == "ethertype 0x88cc"
