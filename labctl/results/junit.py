@@ -1,0 +1,74 @@
+"""The JUnit form of a run: one suite an arm, one case a check, for CI systems and viewers."""
+
+from __future__ import annotations
+
+import re
+
+from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
+
+from labctl.results.model import ArmResult, Check, Run, Verdict, combine
+
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_OUTCOME = {Verdict.FAIL: Failure, Verdict.ERROR: Error, Verdict.SKIP: Skipped}
+
+
+def render(run: Run) -> bytes:
+    """Return the run as a JUnit XML document.
+
+    Its totals never look better than the run's verdict: where an arm's or the run's verdict does
+    not follow from the checks alone (an arm that never got to its checks, say), a case named
+    `verdict` carries it.
+    """
+    report = JUnitXml(_clean(run.experiment))
+    for arm in run.arms:
+        report.add_testsuite(_suite(run, arm))
+    if combine(arm.verdict for arm in run.arms) is not run.verdict or not run.arms:
+        suite = TestSuite(_clean(run.experiment))
+        why = "; ".join(run.notes) or ("stopped early" if run.partial else "no arm was judged")
+        suite.add_testcase(_verdict_case(run.experiment, run.verdict, why))
+        report.add_testsuite(suite)
+    for suite in report:
+        suite.timestamp = run.started.removesuffix("Z")
+        suite.add_property("run", _clean(run.id))
+        suite.add_property("hypothesis", _clean(run.hypothesis))
+        for key, value in run.environment.flat().items():
+            suite.add_property(_clean(key), _clean(value))
+    report.update_statistics()
+    text: bytes = report.tostring()
+    return text
+
+
+def _suite(run: Run, arm: ArmResult) -> TestSuite:
+    suite = TestSuite(_clean(f"{run.experiment}.{arm.name}"))
+    for check in arm.checks:
+        suite.add_testcase(_case(suite.name, check))
+    if combine(check.verdict for check in arm.checks) is not arm.verdict or not arm.checks:
+        suite.add_testcase(_verdict_case(suite.name, arm.verdict, arm.description))
+    return suite
+
+
+def _case(classname: str, check: Check) -> TestCase:
+    name = f"{check.name} [{check.hop}]" if check.hop else check.name
+    case = TestCase(_clean(name), classname=classname, time=check.seconds)
+    if make := _OUTCOME.get(check.verdict):
+        if check.verdict is Verdict.SKIP:
+            outcome = make(_clean(check.observed))
+        else:
+            message = f"expected {check.expected}, observed {check.observed}"
+            outcome = make(_clean(message), check.verdict.value)
+        if check.evidence:
+            outcome.text = _clean("\n".join(check.evidence))
+        case.result = [outcome]
+    return case
+
+
+def _verdict_case(classname: str, verdict: Verdict, why: str) -> TestCase:
+    case = TestCase("verdict", classname=_clean(classname), time=0.0)
+    if make := _OUTCOME.get(verdict):
+        case.result = [make(_clean(why), verdict.value)]
+    return case
+
+
+def _clean(text: str) -> str:
+    """Replace what XML 1.0 cannot hold (section 2.2), such as a console's escape characters."""
+    return _NOT_XML.sub("\ufffd", text)
