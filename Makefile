@@ -1,0 +1,112 @@
+# labctl from a fresh Debian 12: `make demo` shows what it is for, `make test` checks all of it.
+# Each verb installs what is missing first, says so, and does nothing where all is there.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.ONESHELL:
+MAKEFLAGS += --no-print-directory
+
+BIN := $(VENV)/bin
+PACKAGES := labctl/system-packages.txt
+LOCKS := requirements/build.lock requirements/dev.lock
+
+# A stamp's name holds a digest of all that the step depends on: not times, which a checkout
+# changes, but contents, machine and place, so that a copied checkout is not taken for a made one.
+digest = $(shell { cat $(1) /etc/machine-id; pwd; echo $(PYTHON); } 2>/dev/null \
+  | sha256sum | cut -c1-16)
+SYSTEM := .stamps/system-$(call digest,$(PACKAGES))
+# Inside the environment, so that it goes with it.
+ENVIRONMENT := $(VENV)/.made-$(call digest,$(PACKAGES) pyproject.toml $(LOCKS))
+
+# A test that hangs ends with every thread's stack: the last net, far beyond what any test takes.
+PYTEST = $(BIN)/python -m pytest -rs --timeout=900 -o faulthandler_timeout=600
+
+.PHONY: help
+help: ## Say what can be made
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+.PHONY: demo
+demo: install ## Install what is missing, then lose a checksum's metadata and see where
+	@$(BIN)/labctl experiment router-hop $(ARGS)
+
+.PHONY: test
+test: install ## Run every test (options by ARGS, such as ARGS="--accel require")
+	@$(PYTEST) $(ARGS)
+
+.PHONY: unit
+unit: install ## Run the tests that need neither root nor guests
+	@$(PYTEST) tests/unit $(ARGS)
+
+.PHONY: lint
+lint: install ## Check style, formatting, types and the direction of imports
+	@$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: bench
+bench: install ## Measure up and down beside bare QEMU
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+.PHONY: install
+install: $(ENVIRONMENT) ## Install what is missing: system packages, .venv
+
+.PHONY: lock
+lock: ## Pin the Python packages anew, with hashes
+	@$(PYTHON) -m venv .stamps/uv
+	.stamps/uv/bin/pip install --quiet uv
+	compile() { .stamps/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-emit-index-url "$$@"; }
+	compile requirements/build.in -o requirements/build.lock
+	compile --extra dev pyproject.toml -o requirements/dev.lock
+
+.PHONY: clean
+clean: ## Remove what make made here (results and images stay)
+	@if [ -e $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV); fi
+	rm -rf .stamps build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find labctl tests -name __pycache__ -prune -exec rm -rf {} +
+	echo "make: removed $(VENV) and caches"
+
+$(SYSTEM):
+	@wanted=$$(sed -E 's/#.*//' $(PACKAGES) | xargs)
+	if ! command -v apt-get >/dev/null; then
+	  echo "make: this is no Debian: install by hand what corresponds to: $$wanted"
+	else
+	  # What is installed, and what it provides: libarchive13 is libarchive13t64 from Debian 13 on.
+	  have=$$(dpkg-query -W -f '$${db:Status-Status}|$${Package}, $${Provides}\n' \
+	    | sed -nE 's/^installed\|//p' | tr ',' '\n' | sed -E 's/ *\(.*//; s/ //g')
+	  missing=$$(comm -23 <(tr ' ' '\n' <<<"$$wanted" | sort -u) <(sort -u <<<"$$have") | xargs)
+	  if [ -n "$$missing" ]; then
+	    sudo=
+	    if [ "$$(id -u)" -ne 0 ]; then
+	      sudo="sudo --preserve-env=DEBIAN_FRONTEND"
+	      command -v sudo >/dev/null || {
+	        echo "make: as root, run: apt-get install --no-install-recommends $$missing"; exit 1; }
+	    fi
+	    echo "make: installing system packages: $$missing"
+	    export DEBIAN_FRONTEND=noninteractive
+	    $$sudo apt-get update -q
+	    $$sudo apt-get install -q -y --no-install-recommends $$missing </dev/null
+	  fi
+	fi
+	mkdir -p .stamps
+	rm -f .stamps/system-*
+	touch $@
+
+$(ENVIRONMENT): | $(SYSTEM)
+	@echo "make: installing labctl and its pinned Python packages into $(VENV)"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  f"make: Python 3.11 or later is needed, $(PYTHON) is {sys.version.split()[0]}")'
+	if [ -e $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV); fi
+	$(PYTHON) -m venv $(VENV)
+	pip() { $(BIN)/python -m pip --disable-pip-version-check --quiet "$$@"; }
+	pip install --require-hashes -r requirements/build.lock
+	# No isolation: what builds libvirt-python and labctl is pinned as well.
+	pip install --no-build-isolation --require-hashes -r requirements/dev.lock
+	pip install --no-build-isolation --no-deps --editable .
+	touch $@
