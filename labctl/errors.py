@@ -27,14 +27,19 @@ class ExitCode(IntEnum):
 
 
 class LabctlError(Exception):
-    """Something failed; `message` says what in one line, `hint` what to do in one line."""
+    """Something failed.
+
+    `message` says what in one line, `hint` what to do in one line, and `detail` may show some lines
+    of evidence, such as the end of a console.
+    """
 
     exit_code = ExitCode.ERROR
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)  # both as args, so that the error survives pickling
+    def __init__(self, message: str, hint: str = "", detail: str = "") -> None:
+        super().__init__(message, hint, detail)  # all as args: the error must survive pickling
         self.message = message
         self.hint = hint
+        self.detail = detail
 
     def __str__(self) -> str:
         return self.message

@@ -1,0 +1,1 @@
+"""Guests: QEMU by libvirt, and the way into them."""

@@ -51,18 +51,18 @@ class Reply:
     event: Event | None = None
 
 
-class AgentFault(LabctlError):
+class AgentError(LabctlError):
     """A fault inside the agent that is not a labctl error; holds the traceback for the log."""
 
 
 def _portable(error: BaseException) -> BaseException:
-    """Return `error` if it survives pickling, else an `AgentFault` that tells of it."""
+    """Return `error` if it survives pickling, else an `AgentError` that tells of it."""
     if isinstance(error, LabctlError):
         with contextlib.suppress(Exception):
             pickle.loads(pickle.dumps(error))
             return error
     text = "".join(traceback.format_exception(error))
-    return AgentFault(f"{type(error).__name__}: {error}", text)
+    return AgentError(f"{type(error).__name__}: {error}", "", text)
 
 
 def serve(connection: Connection) -> None:
@@ -100,9 +100,7 @@ def serve(connection: Connection) -> None:
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
-def spawn(
-    argv: Sequence[str], stdout: Path, stderr: Path, netns: str, detached: bool
-) -> int:
+def spawn(argv: Sequence[str], stdout: Path, stderr: Path, netns: str, detached: bool) -> int:
     """Start a long-running program in the world; return its pid there.
 
     Detached, it belongs to PID 1 and outlives the agent; else its standard input is a pipe that

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from labctl.errors import LabctlError
 from labctl.events import Emit
-from labctl.world.agent import AgentFault, Reply, Request
+from labctl.world.agent import AgentError, Reply, Request
 from labctl.world.deadline import Deadline
 from labctl.world.process import Result, environment, run
 
@@ -95,9 +95,9 @@ class Agent:
     @staticmethod
     def _result(future: Future[object]) -> T:  # type: ignore[type-var]
         try:
-            return cast(T, future.result())
-        except AgentFault as fault:
-            fault.add_note(fault.hint)  # the traceback from inside, for a developer
+            return cast("T", future.result())
+        except AgentError as fault:
+            fault.add_note(fault.detail)  # the traceback from inside, for a developer
             raise
 
     def run(

@@ -26,15 +26,16 @@ class Deadline:
         """Whether nothing is left."""
         return self.left == 0.0
 
-    def error(self, detail: str = "", hint: str = "") -> DeadlineError:
+    def error(self, why: str = "", hint: str = "", detail: str = "") -> DeadlineError:
         """Build the error that says this deadline passed."""
-        tail = f": {detail}" if detail else ""
-        return DeadlineError(f"{self.stage} took longer than {self.seconds:g} s{tail}", hint)
+        tail = f": {why}" if why else ""
+        message = f"{self.stage} took longer than {self.seconds:g} s{tail}"
+        return DeadlineError(message, hint, detail)
 
-    def check(self, detail: str = "", hint: str = "") -> None:
+    def check(self, why: str = "", hint: str = "") -> None:
         """Raise `DeadlineError` if the deadline has passed."""
         if self.passed:
-            raise self.error(detail, hint)
+            raise self.error(why, hint)
 
     def pause(self, seconds: float) -> None:
         """Sleep for `seconds` or until the deadline, whichever comes first, then check it."""

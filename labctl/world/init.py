@@ -27,7 +27,7 @@ IFF_UP = 0x1
 
 
 def mount(*words: str) -> None:
-    """Mount by mount(8): the standard library has no mount(2)."""
+    """Mount a file system through mount(8): the standard library has no mount(2)."""
     done = subprocess.run(["mount", *words], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise OSError(done.stderr.strip() or f"mount {' '.join(words)} failed")

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from labctl.errors import HostError, LabctlError
 from labctl.world.deadline import Deadline
 
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+}
 
 
 class CommandError(LabctlError):
@@ -56,8 +59,8 @@ def run(
     """Run a program to its end.
 
     `package` names the Debian package that holds it, for the hint when it is missing.
-    Raises `CommandError` when it exits with other than 0 and `check` is set, `DeadlineError` when it
-    does not end in time (it is killed), `HostError` when it is not installed.
+    Raises `CommandError` when it exits with other than 0 and `check` is set, `DeadlineError` when
+    it does not end in time (it is killed), `HostError` when it is not installed.
     """
     try:
         done = subprocess.run(

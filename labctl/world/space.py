@@ -226,8 +226,10 @@ def _namespace_hint() -> str:
                 return f"as root, run: sysctl -w {better}"
     if not shutil.which("newuidmap"):
         return "as root, run: apt-get install uidmap"
-    return "give your user ranges in /etc/subuid and /etc/subgid: usermod --add-subuids " \
+    return (
+        "give your user ranges in /etc/subuid and /etc/subgid: usermod --add-subuids "
         "100000-165535 --add-subgids 100000-165535 $USER"
+    )
 
 
 def end(directory: Path) -> None:

@@ -1,0 +1,118 @@
+"""KVM or TCG: decided by a real kernel, not by a device file.
+
+`/dev/kvm` existing proves nothing: under some nested hypervisors it opens, libvirt believes in it,
+and a stock kernel never leaves its decompressor. So a guest must reach user space under KVM once a
+boot of the host before `auto` trusts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from labctl.errors import HostError
+from labctl.events import Emit, Event, silent
+from labctl.guests import driver
+from labctl.guests.spec import Accel, Guest
+from labctl.world import paths
+from labctl.world.space import Space
+
+Policy = Literal["auto", "require", "off"]
+
+DEVICE = Path("/dev/kvm")
+PROBE_SECONDS = 10.0
+"""A kernel under working KVM is in user space in about one; a wrong no costs speed, no verdict."""
+
+
+def obstacle() -> str:
+    """Say why KVM cannot even be tried here; empty when it can."""
+    if not DEVICE.exists():
+        return "there is no /dev/kvm: enable virtualisation in the firmware, or nest it"
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        return "/dev/kvm is not yours: as root, run: usermod -aG kvm $USER, and log in again"
+    return ""
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _answer_file() -> Path:
+    return paths.cache() / "kvm.json"
+
+
+def remembered() -> bool | None:
+    """Return what the probe found since the host booted, or None if it has not run."""
+    try:
+        answer = json.loads(_answer_file().read_text())
+        if answer["boot"] == _boot() and answer["user"] == os.geteuid():
+            return bool(answer["works"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no answer, or one that cannot be read: ask again
+    return None
+
+
+def forget() -> None:
+    """Drop the remembered answer, so that the next `auto` probes again."""
+    _answer_file().unlink(missing_ok=True)
+
+
+def _remember(works: bool) -> None:
+    target = _answer_file()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False) as new:
+        json.dump({"boot": _boot(), "user": os.geteuid(), "works": works}, new)
+    Path(new.name).replace(target)
+
+
+def probe(kernel: Path, initramfs: Path, cmdline: str, capabilities: Path) -> bool:
+    """Boot a kernel under KVM in a world of its own; say whether it reached user space."""
+    directory = Path(tempfile.mkdtemp(prefix=".kvm-", dir=paths.runtime())) / "w"
+    try:
+        world = Space.create(directory)
+        try:
+            guest = Guest(
+                name="probe", memory=128, vcpus=1, kernel=kernel, initramfs=initramfs,
+                cmdline=cmdline, nics=(), console=directory / "c", log=directory / "log",
+            )  # fmt: skip
+            hypervisor = driver.Hypervisor(directory / "embed", "", capabilities)
+            return world.call(driver.reaches_user_space, hypervisor, guest, "kvm", PROBE_SECONDS)
+        finally:
+            world.end()
+    finally:
+        directory.parent.rmdir()
+
+
+def choose(
+    policy: Policy,
+    kernel: Path,
+    initramfs: Path,
+    cmdline: str,
+    capabilities: Path,
+    emit: Emit = silent,
+) -> Accel:
+    """Decide the accelerator by a real boot, remembered until the host boots again.
+
+    Raises `HostError` when the policy is `require` and KVM does not run guests.
+    """
+    if policy == "off":
+        return "tcg"
+    why = obstacle()
+    works = False
+    if not why:
+        answer = remembered()
+        if answer is None:
+            emit(Event("accel", "kvm", "start", "does KVM boot a kernel on this host?"))
+            answer = probe(kernel, initramfs, cmdline, capabilities)
+            _remember(answer)
+            emit(Event("accel", "kvm", "done", "yes" if answer else "no; guests run under TCG"))
+        works = answer
+        why = "" if works else f"a kernel under KVM did not reach user space in {PROBE_SECONDS:g} s"
+    if works:
+        return "kvm"
+    if policy == "require":
+        raise HostError(f"KVM is required, but {why}", "use --accel auto, or run: labctl doctor")
+    return "tcg"

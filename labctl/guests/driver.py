@@ -1,0 +1,283 @@
+"""Guests by libvirt-python. Runs in the agent of a world; each function is one call to it.
+
+By default libvirt's QEMU driver runs embedded in the agent (`qemu:///embed?root=DIR`): no daemon,
+no system configuration, one root a lab. Guests outlive the agent; a later one opens the same root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+from labctl.errors import GuestError, HostError
+from labctl.events import Emit, Event
+from labctl.guests import ssh
+from labctl.guests.domain import domain_xml
+from labctl.guests.spec import Accel, Guest
+from labctl.world.deadline import Deadline
+from labctl.world.process import last_words, run
+
+QEMU_CONF = """\
+user = "root"
+group = "root"
+stdio_handler = "file"
+cgroup_controllers = []
+namespaces = []
+security_driver = "none"
+dynamic_ownership = 0
+remember_owner = 0
+"""
+
+READY = b"labctl: ready"
+TROUBLE = b"labctl: error:"
+LOCK_SECONDS = 60.0
+READY_SECONDS = 240.0
+"""A guest under TCG on a busy machine takes tens of seconds; this only catches the dead."""
+LOOK_SECONDS = 0.02
+KNOCK_SECONDS = 2.0
+"""How often to try SSH on a guest whose console never says `ready` (a user's own image)."""
+
+_loop_started = threading.Event()
+_opening = threading.Lock()
+_connections: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Hypervisor:
+    """How to reach libvirt: the root of an embedded driver, or the URI of another."""
+
+    root: Path
+    uri: str = ""
+    capabilities: Path | None = None
+    """Where an embedded driver may keep what it learnt of QEMU, shared by all labs of a user."""
+
+
+def _run_event_loop() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def _start_event_loop() -> None:
+    """Register and run libvirt's event loop: it must be there before the first connection."""
+    if _loop_started.is_set():
+        return
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors are exceptions
+    libvirt.virEventRegisterDefaultImpl()
+    threading.Thread(target=_run_event_loop, daemon=True, name="libvirt-events").start()
+    _loop_started.set()
+
+
+@contextlib.contextmanager
+def _one_cpu() -> Iterator[None]:
+    """Stay on one CPU: libvirt drops its cached capabilities when CPUID seems to have changed."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _prepare(hypervisor: Hypervisor) -> None:
+    root = hypervisor.root
+    (root / "etc").mkdir(parents=True, exist_ok=True)
+    (root / "etc" / "qemu.conf").write_text(QEMU_CONF)
+    cache = root / "cache"
+    if hypervisor.capabilities and not cache.exists():
+        hypervisor.capabilities.mkdir(parents=True, exist_ok=True)
+        cache.symlink_to(hypervisor.capabilities)
+
+
+def _lock(root: Path) -> None:
+    """Wait until no other process drives this root; the lock is kept until this process ends."""
+    handle = os.open(root / "driver.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = Deadline(LOCK_SECONDS, "waiting for another labctl to release libvirt")
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            deadline.pause(0.05)
+        else:
+            return
+
+
+def connect(hypervisor: Hypervisor) -> Any:
+    """Return this process's connection, opened when first needed.
+
+    Raises `HostError` with libvirt's own words when it cannot be opened.
+    """
+    uri = hypervisor.uri or f"qemu:///embed?root={hypervisor.root}"
+    with _opening:
+        if uri in _connections:
+            return _connections[uri]
+        _start_event_loop()
+        if not hypervisor.uri:
+            _prepare(hypervisor)
+            _lock(hypervisor.root)
+        try:
+            with _one_cpu():
+                connection = libvirt.open(uri)
+        except libvirt.libvirtError as reason:
+            raise HostError(
+                f"libvirt cannot open {uri}: {reason.get_error_message()}", "run: labctl doctor"
+            ) from None
+        _connections[uri] = connection
+        return connection
+
+
+def versions(hypervisor: Hypervisor) -> dict[str, str]:
+    """Return the versions of libvirt and of the hypervisor it drives, as `1.2.3`."""
+
+    def dotted(number: int) -> str:
+        return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
+
+    connection = connect(hypervisor)
+    return {"libvirt": dotted(connection.getLibVersion()), "qemu": dotted(connection.getVersion())}
+
+
+def start(
+    hypervisor: Hypervisor,
+    guests: Sequence[Guest],
+    accel: Accel,
+    lab: str,
+    directory: Path,
+    emit: Emit,
+) -> dict[str, float]:
+    """Start guests, at most as many at once as there are cores, until each is ready.
+
+    Ready means that a command ran in the guest. Returns the seconds each took. Raises `GuestError`
+    or `DeadlineError` with the tail of the console when one dies or never gets ready.
+    """
+    connection = connect(hypervisor)
+
+    def one(guest: Guest) -> float:
+        begun = time.monotonic()
+        emit(Event("boot", guest.name, "start"))
+        try:
+            domain = create(connection, guest, accel, lab)
+            wait_ready(domain, guest, directory)
+        except BaseException as error:
+            emit(Event("boot", guest.name, "failed", str(error)))
+            raise
+        seconds = time.monotonic() - begun
+        emit(Event("boot", guest.name, "done", f"ready in {seconds:.1f} s"))
+        return seconds
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        futures = {guest.name: pool.submit(one, guest) for guest in guests}
+        try:
+            return {name: future.result() for name, future in futures.items()}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def create(connection: Any, guest: Guest, accel: Accel, lab: str) -> Any:
+    """Create and start a transient domain; raises `GuestError` with libvirt's words."""
+    guest.log.touch()
+    try:
+        return connection.createXML(domain_xml(guest, accel, lab), 0)
+    except libvirt.libvirtError as reason:
+        raise GuestError(
+            f"{guest.name} cannot be started: {last_words(reason.get_error_message())}",
+            "run: labctl doctor",
+        ) from None
+
+
+def console_tail(log: Path, lines: int = 12) -> str:
+    """Return the last lines a console printed, indented for an error message."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    kept = [line.rstrip() for line in text.replace("\r", "").splitlines() if line.strip()]
+    return "\n".join(f"    {line}" for line in kept[-lines:]) or "    (its console stayed empty)"
+
+
+def _active(domain: Any) -> bool:
+    try:
+        return bool(domain.isActive())
+    except libvirt.libvirtError as reason:
+        if reason.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return False  # a transient domain that has ended
+        raise
+
+
+def wait_ready(domain: Any, guest: Guest, directory: Path) -> None:
+    """Wait until a command has run in the guest.
+
+    The console's word says when to knock, so that no time is lost in TCP's and neighbour
+    discovery's retries; a guest that never says it is knocked at all the same.
+    """
+    deadline = Deadline(READY_SECONDS, f"booting {guest.name}")
+    knock_at = time.monotonic() + 15 * KNOCK_SECONDS
+    while True:
+        said = READY in guest.log.read_bytes()
+        if said or time.monotonic() > knock_at:
+            words = [*ssh.command(directory, guest.name), "true"]
+            limit = Deadline(min(60.0, deadline.left or 1.0), f"first command in {guest.name}")
+            answer = run(words, deadline=limit, check=False, package="openssh-client")
+            if answer.ok:
+                break
+            knock_at = time.monotonic() + KNOCK_SECONDS
+        if not _active(domain):
+            raise GuestError(
+                f"{guest.name} died while booting; its console's last lines are below",
+                f"is {guest.kernel} a kernel for this machine?",
+                console_tail(guest.log),
+            )
+        if deadline.passed:
+            raise deadline.error(
+                "its console's last lines are below",
+                "is the machine overloaded, or the kernel without drivers for these interfaces?",
+                console_tail(guest.log),
+            )
+        time.sleep(LOOK_SECONDS if not said else KNOCK_SECONDS / 4)
+    trouble = [line for line in guest.log.read_bytes().splitlines() if TROUBLE in line]
+    if trouble:
+        text = trouble[0].partition(TROUBLE)[2].decode(errors="replace").strip()
+        raise GuestError(
+            f"{guest.name} could not take its configuration: {text}",
+            "change that line of the topology, or use an image that can do it",
+            console_tail(guest.log),
+        )
+
+
+def stop(hypervisor: Hypervisor, name: str) -> None:
+    """End a guest at once; one that is gone already is no error."""
+    connection = connect(hypervisor)
+    try:
+        connection.lookupByName(name).destroy()
+    except libvirt.libvirtError as reason:
+        if reason.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            raise HostError(f"{name} cannot be stopped: {reason.get_error_message()}") from None
+
+
+def running(hypervisor: Hypervisor) -> list[str]:
+    """Return the names of the guests that run."""
+    connection = connect(hypervisor)
+    return sorted(domain.name() for domain in connection.listAllDomains())
+
+
+def reaches_user_space(hypervisor: Hypervisor, guest: Guest, accel: Accel, seconds: float) -> bool:
+    """Whether a guest's init speaks on the console within `seconds`; the guest is ended again."""
+    connection = connect(hypervisor)
+    try:
+        domain = create(connection, guest, accel, "probe")
+    except GuestError:
+        return False
+    deadline = Deadline(seconds, "waiting for user space")
+    while b"labctl:" not in guest.log.read_bytes():
+        if deadline.passed or not _active(domain):
+            stop(hypervisor, guest.name)
+            return False
+        time.sleep(LOOK_SECONDS)
+    stop(hypervisor, guest.name)
+    return True

@@ -1,0 +1,58 @@
+"""Read what ethtool(8) and sysfs say of an interface inside a guest."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from labctl.errors import GuestError
+
+# One line of `ethtool -k`: a name, on or off, and in brackets why it is so.
+LINE = re.compile(r"^\s*(?P<name>[\w.-]+): (?P<state>on|off)(?: \[(?P<why>[^]]+)\])?\s*$")
+
+VIRTIO_BITS = {
+    "csum": 0,
+    "guest_csum": 1,
+    "guest_tso4": 7,
+    "guest_tso6": 8,
+    "guest_ecn": 9,
+    "guest_ufo": 10,
+    "host_tso4": 11,
+    "host_tso6": 12,
+    "host_ecn": 13,
+    "host_ufo": 14,
+    "mrg_rxbuf": 15,
+}
+"""Feature bits of a virtio network device (Virtio 1.2, section 5.1.3), as negotiated."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One offload feature of an interface in a guest."""
+
+    active: bool
+    fixed: bool
+    requested: bool
+    """What was asked for; where it differs from `active` the driver said no."""
+
+
+def parse_features(text: str) -> dict[str, Feature]:
+    """Parse `ethtool -k`; raises `GuestError` when there is nothing in it."""
+    found = {}
+    for line in text.splitlines():
+        match = LINE.match(line)
+        if not match:
+            continue
+        active = match["state"] == "on"
+        why = match["why"] or ""
+        requested = why == "requested on" if why.startswith("requested") else active
+        found[match["name"]] = Feature(active, why == "fixed", requested)
+    if not found:
+        raise GuestError("ethtool -k said nothing that can be understood")
+    return found
+
+
+def parse_device(text: str) -> dict[str, bool]:
+    """Parse `/sys/class/net/*/device/features`: one digit a bit, bit 0 first."""
+    bits = text.strip()
+    return {name: bits[bit : bit + 1] == "1" for name, bit in VIRTIO_BITS.items()}

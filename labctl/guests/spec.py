@@ -1,0 +1,99 @@
+"""What a guest is made of, and the configuration that travels on its kernel command line."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from labctl.errors import UsageError
+from labctl.topology.model import Node, Topology
+
+Accel = Literal["kvm", "tcg"]
+
+MGMT_INTERFACE = "mgmt0"
+CMDLINE_LIMIT = 2047
+"""Characters of a kernel command line on x86: COMMAND_LINE_SIZE less the closing NUL."""
+
+
+@dataclass(frozen=True)
+class Nic:
+    """One network interface of a guest, on a TAP that exists already."""
+
+    tap: str
+    mac: str
+    model: str
+    device: Mapping[str, bool]
+    """virtio device features by libvirt's names; those of the guest's side start with `guest_`."""
+
+
+@dataclass(frozen=True)
+class Guest:
+    """All that is needed to start one guest."""
+
+    name: str
+    memory: int
+    """MiB."""
+    vcpus: int
+    kernel: Path
+    initramfs: Path
+    cmdline: str
+    nics: tuple[Nic, ...]
+    """The interfaces under test in their order, then the management interface."""
+    console: Path
+    """UNIX socket of its serial console."""
+    log: Path
+    """Everything its console ever said."""
+
+
+def link_local(mac: str) -> str:
+    """Return the IPv6 link-local address that a MAC gives (RFC 4291, appendix A)."""
+    octets = [int(part, 16) for part in mac.split(":")]
+    octets[0] ^= 0x02
+    identifier = bytes([*octets[:3], 0xFF, 0xFE, *octets[3:]])
+    return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + identifier))
+
+
+def boot_lines(topology: Topology, node: Node, hostkey: str, clientkey: str, public: str) -> str:
+    """Write what the guest's init reads: one setting a line (docs/images.md, the boot contract)."""
+    lines = [
+        f"host {node.name}",
+        f"hostkey {hostkey}",
+        f"clientkey {clientkey}",
+        f"authorized {public}",
+        f"iface {node.mgmt_mac} {MGMT_INTERFACE} 1500",
+    ]
+    for interface in node.interfaces:
+        addresses = " ".join(str(address) for address in interface.addresses)
+        lines.append(f"iface {interface.mac} {interface.name} {interface.mtu} {addresses}".rstrip())
+    lines += [f"route {route.to} {route.via}" for route in node.routes]
+    for interface in node.interfaces:
+        guest = interface.offload.guest
+        if guest:
+            words = " ".join(f"{name} {'on' if value else 'off'}" for name, value in guest.items())
+            lines.append(f"offload {interface.name} {words}")
+    for other in topology.nodes.values():
+        if other.name != node.name:
+            for address in (a for interface in other.interfaces for a in interface.addresses):
+                lines.append(f"peer {address.ip} {other.name}")
+    return "\n".join(lines) + "\n"
+
+
+def command_line(base: str, lines: str, subject: str) -> str:
+    """Append the packed configuration to a kernel command line.
+
+    Raises `UsageError` when it does not fit: the kernel would cut it off silently.
+    """
+    packed = base64.b64encode(gzip.compress(lines.encode(), mtime=0)).decode()
+    whole = f"{base} labctl={packed}"
+    if len(whole) > CMDLINE_LIMIT:
+        raise UsageError(
+            f"{subject} has too much configuration for a kernel command line: "
+            f"{len(whole)} characters of {CMDLINE_LIMIT}",
+            "give it fewer interfaces, addresses or routes",
+        )
+    return whole

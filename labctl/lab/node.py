@@ -1,0 +1,190 @@
+"""A node of a running lab: run things in it, read its counters, change its offloads."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from labctl.errors import GuestError, UsageError
+from labctl.guests import driver, ethtool, ssh
+from labctl.topology import model
+from labctl.world.deadline import Deadline
+from labctl.world.process import CommandError, Result, last_words
+from labctl.world.space import Process, Space
+
+COMMAND_SECONDS = 60.0
+
+
+class Job:
+    """A command that goes on in a guest while other things are done."""
+
+    def __init__(self, node: Node, process: Process, output: Path, errors: Path) -> None:
+        """Hold a started command; `Node.start` makes one."""
+        self._node = node
+        self._process = process
+        self._output = output
+        self._errors = errors
+
+    @property
+    def output(self) -> str:
+        """What it has written to standard output so far."""
+        return self._output.read_text(errors="replace").partition("\n")[2]
+
+    @property
+    def errors(self) -> str:
+        """What it has written to standard error so far."""
+        return self._errors.read_text(errors="replace")
+
+    def poll(self) -> int | None:
+        """Return its exit status, or None while it runs."""
+        return self._process.poll()
+
+    def stop(self) -> None:
+        """End it in the guest, and wait until it has ended."""
+        pid = self._output.read_text(errors="replace").partition("\n")[0]
+        if self.poll() is None and pid.isdigit():
+            self._node.run(f"kill -9 {pid}", check=False)
+        self._process.finish(Deadline(COMMAND_SECONDS, f"ending a command in {self._node.name}"))
+
+    def wait(self, deadline: Deadline) -> int:
+        """Wait until it ends by itself; return its exit status."""
+        while (status := self.poll()) is None:
+            deadline.pause(0.02)
+        self._process.finish(deadline)
+        return status
+
+
+class Node:
+    """A guest of a running lab."""
+
+    def __init__(self, world: Space, directory: Path, node: model.Node) -> None:
+        """Hold a node; `Lab.node` makes one."""
+        self._world = world
+        self._directory = directory
+        self.model = node
+        self.name = node.name
+
+    def interface(self, name: str = "eth0") -> model.Interface:
+        """Return an interface by its name in the guest; raises `UsageError` for an unknown one."""
+        for interface in self.model.interfaces:
+            if interface.name == name:
+                return interface
+        known = ", ".join(interface.name for interface in self.model.interfaces)
+        raise UsageError(f"{self.name} has no interface {name}", f"it has: {known}")
+
+    def address(self, version: int, interface: str = "eth0") -> str:
+        """Return the first address of an IP version (4 or 6) on an interface.
+
+        Raises `UsageError` when it has none.
+        """
+        for address in self.interface(interface).addresses:
+            if address.version == version:
+                return str(address.ip)
+        raise UsageError(f"{self.name}'s {interface} has no IPv{version} address")
+
+    def ssh_argv(self, *, terminal: bool = False) -> list[str]:
+        """Return the words that, run inside the world, start a shell or command in the guest."""
+        return ssh.command(self._directory, self.name, terminal=terminal)
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float = COMMAND_SECONDS,
+        check: bool = True,
+        stdin: bytes = b"",
+    ) -> Result:
+        """Run a command in the guest over the management network.
+
+        A string is a line for its shell; a sequence is a program and its words. Raises
+        `CommandError` when it exits with other than 0 and `check` is set, `GuestError` when the
+        guest cannot be reached, `DeadlineError` after `timeout` seconds.
+        """
+        line = command if isinstance(command, str) else shlex.join(command)
+        deadline = Deadline(timeout, f"`{line[:60]}` in {self.name}")
+        result = self._world.agent().run(
+            [*self.ssh_argv(), line], deadline, stdin=stdin, check=False
+        )
+        if result.status == 255:  # ssh(1): its own errors, not the command's
+            raise GuestError(
+                f"{self.name} cannot be reached: {last_words(result.stderr) or 'no answer'}",
+                f"read its console: labctl logs {self.name}",
+            )
+        if check and not result.ok:
+            words = last_words(result.stderr or result.stdout)
+            raise CommandError(f"`{line}` in {self.name} exited with {result.status}: {words}")
+        return result
+
+    def start(self, command: str) -> Job:
+        """Start a command in the guest's shell and return at once."""
+        folder = self._directory / "jobs"
+        folder.mkdir(exist_ok=True)
+        base = folder / f"{self.name}-{time.monotonic_ns()}"
+        output, errors = base.with_suffix(".out"), base.with_suffix(".err")
+        # The shell tells its pid first: without a terminal nothing else would end the command.
+        argv = [*self.ssh_argv(), f"echo $$; exec {command}"]
+        process = Process.start(self._world.agent(), argv, stdout=output, stderr=errors)
+        return Job(self, process, output, errors)
+
+    def console(self, lines: int = 12) -> str:
+        """Return the last lines of the guest's console."""
+        return driver.console_tail(self._directory / "console" / f"{self.name}.log", lines)
+
+    def features(self, interface: str = "eth0") -> dict[str, ethtool.Feature]:
+        """Return the offload features of an interface as the guest's kernel has them."""
+        name = self.interface(interface).name
+        return ethtool.parse_features(self.run(["ethtool", "-k", name]).stdout)
+
+    def device(self, interface: str = "eth0") -> dict[str, bool]:
+        """Return the negotiated virtio feature bits of an interface; empty where not virtio."""
+        found = self.interface(interface)
+        if found.model != "virtio":
+            return {}
+        text = self.run(f"cat /sys/class/net/{found.name}/device/features").stdout
+        return ethtool.parse_device(text)
+
+    def set_features(
+        self, wanted: Mapping[str, bool], interface: str = "eth0"
+    ) -> dict[str, ethtool.Feature]:
+        """Set offload features by ethtool's names; return all of them as they were before.
+
+        What took effect must be read back: a driver may refuse without an error.
+        """
+        before = self.features(interface)
+        words = [f"{name} {'on' if value else 'off'}" for name, value in wanted.items()]
+        self.run(f"ethtool -K {self.interface(interface).name} {' '.join(words)}")
+        return before
+
+    def restore_features(
+        self, before: Mapping[str, ethtool.Feature], interface: str = "eth0"
+    ) -> None:
+        """Put back what `set_features` returned, and check that it is so.
+
+        Raises `GuestError` naming what could not be put back.
+        """
+        now = self.features(interface)
+        words = [
+            f"{name} {'on' if feature.requested else 'off'}"
+            for name, feature in before.items()
+            if name in now and not now[name].fixed and now[name] != feature
+        ]
+        if words:
+            self.run(f"ethtool -K {self.interface(interface).name} {' '.join(words)}", check=False)
+            now = self.features(interface)
+        wrong = [name for name in before if now.get(name) != before[name]]
+        if wrong:
+            raise GuestError(f"{self.name} did not take back its earlier {', '.join(wrong)}")
+
+    @contextlib.contextmanager
+    def offload(
+        self, wanted: Mapping[str, bool], interface: str = "eth0"
+    ) -> Iterator[dict[str, ethtool.Feature]]:
+        """Set offload features for the length of a `with` block; gives the features in effect."""
+        before = self.set_features(wanted, interface)
+        try:
+            yield self.features(interface)
+        finally:
+            self.restore_features(before, interface)

@@ -1,0 +1,129 @@
+"""A router of a running lab: what forwards between its networks, and how to change it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from labctl.errors import HostError
+from labctl.network import features
+from labctl.routers import namespace
+from labctl.topology import model
+from labctl.world.deadline import Deadline
+from labctl.world.process import Result, last_words
+from labctl.world.space import Process, Space
+
+COMMAND_SECONDS = 30.0
+START_SECONDS = 30.0
+LOOK_SECONDS = 0.02
+
+
+class Router:
+    """A router of a running lab."""
+
+    def __init__(self, world: Space, directory: Path, router: model.Router) -> None:
+        """Hold a router; `Lab.router` makes one."""
+        self._world = world
+        self.model = router
+        self.name = router.name
+        folder = directory / "routers"
+        folder.mkdir(exist_ok=True)
+        self._kind = folder / f"{router.name}.kind"
+        self._pid = folder / f"{router.name}.pid"
+        self._out = folder / f"{router.name}.out"
+        self._err = folder / f"{router.name}.err"
+
+    @property
+    def kind(self) -> model.RouterKind | None:
+        """What forwards now; None while nothing does."""
+        if not self._kind.exists():
+            return None
+        kind: model.RouterKind = self._kind.read_text()  # type: ignore[assignment]
+        if kind != "namespace" and not self._world.runs(int(self._pid.read_text() or "0")):
+            return None
+        return kind
+
+    def run(self, argv: Sequence[str], *, timeout: float = COMMAND_SECONDS) -> Result:
+        """Run a program in the router's network namespace."""
+        words = ["nsenter", f"--net=/run/netns/{self.name}", "--", *argv]
+        return self._world.agent().run(words, Deadline(timeout, f"{argv[0]} in {self.name}"))
+
+    def set_kind(self, kind: model.RouterKind) -> None:
+        """Let this kind of forwarding take over; what forwarded before is ended first.
+
+        Raises `HostError` when the program does not start.
+        """
+        self.stop()
+        self._world.call(namespace.set_forwarding, self.model, kind == "namespace")
+        if kind != "namespace":
+            self._start_program(vnet=kind == "raw-vnet")
+        self._kind.write_text(kind)
+
+    def _start_program(self, vnet: bool) -> None:
+        words = [sys.executable, "-P", "-m", "labctl.routers.raw", "--netns", self.name]
+        if vnet:
+            words.append("--vnet")
+        words += [interface.name for interface in self.model.interfaces]
+        self._out.unlink(missing_ok=True)
+        self._err.unlink(missing_ok=True)
+        program = Process.start(
+            self._world.agent(), words, stdout=self._out, stderr=self._err, detached=True
+        )
+        self._pid.write_text(str(program.pid))
+        deadline = Deadline(START_SECONDS, f"starting the router program of {self.name}")
+        while "ready" not in self._out.read_text():
+            if program.poll() is not None:
+                said = last_words(self._err.read_text(errors="replace"))
+                raise HostError(f"the router program of {self.name} ended: {said}")
+            deadline.pause(LOOK_SECONDS)
+
+    def stop(self) -> None:
+        """Let nothing forward any more."""
+        self._world.call(namespace.set_forwarding, self.model, False)
+        self._kind.unlink(missing_ok=True)
+        if self._pid.exists():
+            pid = int(self._pid.read_text())
+            deadline = Deadline(START_SECONDS, f"ending the router program of {self.name}")
+            while self._world.runs(pid):
+                self._world.agent().kill(pid, signal.SIGTERM)
+                deadline.pause(LOOK_SECONDS)
+            self._pid.unlink()
+
+    @contextlib.contextmanager
+    def as_kind(self, kind: model.RouterKind) -> Iterator[None]:
+        """Forward by another kind for the length of a `with` block."""
+        before = self.kind
+        self.set_kind(kind)
+        try:
+            yield
+        finally:
+            if before:
+                self.set_kind(before)
+            else:
+                self.stop()
+
+    def features(self, interface: str, *, bridge_side: bool = False) -> features.Features:
+        """Return the offload features of a veth end: the router's own, or the bridge's side."""
+        link, netns = self._end(interface, bridge_side)
+        return self._world.call(features.read, link, netns)
+
+    @contextlib.contextmanager
+    def offload(
+        self, wanted: Mapping[str, bool], interface: str, *, bridge_side: bool = False
+    ) -> Iterator[None]:
+        """Set offload features of a veth end for the length of a `with` block."""
+        link, netns = self._end(interface, bridge_side)
+        before = self._world.call(features.change, link, dict(wanted), netns)
+        try:
+            yield
+        finally:
+            self._world.call(features.restore, link, before, netns)
+
+    def _end(self, interface: str, bridge_side: bool) -> tuple[str, str]:
+        for one in self.model.interfaces:
+            if one.name == interface:
+                return (one.peer, "") if bridge_side else (one.name, self.name)
+        raise HostError(f"{self.name} has no interface {interface}")

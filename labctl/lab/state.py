@@ -1,0 +1,115 @@
+"""What a running lab remembers in its directory, and finding labs again."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.errors import LabctlError, UsageError
+from labctl.guests.keys import Key
+from labctl.guests.spec import Accel
+from labctl.images import Image
+from labctl.topology.model import Topology
+from labctl.world import paths, space
+
+STATE = "lab.state"
+SOCKET_LIMIT = 107
+"""Octets in the path of a UNIX socket (unix(7), sun_path less its NUL)."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a later labctl process needs to work with a lab."""
+
+    name: str
+    topology: Topology
+    accel: Accel
+    images: dict[str, Image]
+    """The image of each node."""
+    client: Key
+    """The key that lets labctl into every guest, and the guests into each other."""
+    hostkeys: dict[str, Key]
+    """The host key of each node."""
+    started: str
+    """ISO 8601, UTC."""
+    complete: bool
+    """Whether everything came up; a lab that is coming up is not complete yet."""
+
+
+def directory(name: str) -> Path:
+    """Return where the lab of this name keeps its things while it runs.
+
+    Raises `UsageError` when sockets in it would have too long a path.
+    """
+    path = paths.runtime() / name
+    longest = path / "embed/lib/qemu/domain-99-" / ("n" * 20) / "monitor.sock"
+    if len(str(longest)) > SOCKET_LIMIT:
+        raise UsageError(
+            f"the path {path} is too long for the sockets of a lab",
+            "set LABCTL_RUNTIME_DIR to a short path, or give the lab a shorter name",
+        )
+    return path
+
+
+def save(folder: Path, state: State) -> None:
+    """Write a lab's state whole or not at all."""
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as new:
+        pickle.dump(state, new)
+    Path(new.name).replace(folder / STATE)
+
+
+def load(folder: Path) -> State:
+    """Read a lab's state; raises `LabctlError` when there is none that this labctl understands."""
+    try:
+        # The directory is private to its owner, so what is in it may be trusted.
+        state = pickle.loads((folder / STATE).read_bytes())
+    except FileNotFoundError:
+        state = None
+    except Exception as reason:
+        raise LabctlError(
+            f"the state of lab {folder.name} cannot be read: {reason}",
+            f"it was made by another labctl; run: labctl down {folder.name}",
+        ) from None
+    if not isinstance(state, State):
+        raise LabctlError(f"lab {folder.name} is not up yet", "wait for its up to end")
+    return state
+
+
+def known() -> list[Path]:
+    """List the directories of labs, running or left behind by a killed PID 1."""
+    found = []
+    for entry in sorted(paths.runtime().iterdir()):
+        if entry.is_dir() and (entry / space.IDENTITY).exists():
+            found.append(entry)
+    return found
+
+
+def alive(folder: Path) -> bool:
+    """Whether the world of a lab's directory runs."""
+    with contextlib.suppress(LabctlError, OSError, ValueError, TypeError):
+        space.Space.attach(folder)
+        return True
+    return False
+
+
+def find(name: str | None) -> Path:
+    """Return the directory of the lab of this name, or of the only one that runs.
+
+    Raises `UsageError` when there is none, or several and no name.
+    """
+    folders = [folder for folder in known() if alive(folder)]
+    names = ", ".join(folder.name for folder in folders)
+    if name is None:
+        if len(folders) == 1:
+            return folders[0]
+        if not folders:
+            raise UsageError("no lab is up", "bring one up: labctl up bridged.yaml")
+        raise UsageError(f"several labs are up: {names}", "name one with --lab NAME")
+    for folder in folders:
+        if folder.name == name:
+            return folder
+    hint = f"these are up: {names}" if names else "bring one up: labctl up bridged.yaml"
+    raise UsageError(f"no lab {name} is up", hint)

@@ -1,0 +1,143 @@
+"""Bridges and TAPs, made by netlink inside the world."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface
+from pathlib import Path
+
+from pyroute2 import IPRoute, NetlinkError
+
+from labctl.errors import HostError
+from labctl.topology.model import MGMT_BRIDGE, Network, Topology
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link as the kernel shows it."""
+
+    name: str
+    kind: str
+    mac: str
+    mtu: int
+    up: bool
+    master: str
+
+
+def _no_address_delay(name: str) -> None:
+    """Let IPv6 addresses of a link be used at once, and no router be asked for.
+
+    Duplicate address detection keeps an address tentative for a second (RFC 4862, 5.4); addresses
+    of a lab are unique because its topology was checked.
+    """
+    for knob, value in (("accept_dad", "0"), ("dad_transmits", "0"), ("accept_ra", "0")):
+        path = Path(f"/proc/sys/net/ipv6/conf/{name}/{knob}")
+        if path.exists():
+            path.write_text(value)
+
+
+def _disable_ipv6(name: str) -> None:
+    path = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+    if path.exists():
+        path.write_text("1")
+
+
+def make_bridge(
+    ip: IPRoute,
+    name: str,
+    *,
+    mtu: int,
+    stp: bool,
+    addresses: Iterable[IPv4Interface | IPv6Interface] = (),
+    ipv6: bool = False,
+) -> None:
+    """Make a bridge and bring it up; it has no address of its own unless told.
+
+    Multicast snooping is off: without a querier it may stop forwarding neighbour discovery.
+    """
+    ip.link("add", ifname=name, kind="bridge", br_stp_state=int(stp), br_forward_delay=0,
+            br_mcast_snooping=0)  # fmt: skip
+    index = ip.link_lookup(ifname=name)[0]
+    addresses = tuple(addresses)
+    if ipv6 or any(address.version == 6 for address in addresses):
+        _no_address_delay(name)
+    else:
+        _disable_ipv6(name)  # the observer must not speak on the network it observes
+    ip.link("set", index=index, mtu=mtu, state="up")
+    for address in addresses:
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        ip.addr("add", index=index, family=family, address=str(address.ip),
+                prefixlen=address.network.prefixlen)  # fmt: skip
+
+
+def make_tap(ip: IPRoute, name: str, bridge: str, mtu: int) -> None:
+    """Make a persistent TAP on a bridge and bring it up; QEMU attaches to it later.
+
+    Raises `HostError` when `/dev/net/tun` cannot be used.
+    """
+    try:
+        ip.link("add", ifname=name, kind="tuntap", mode="tap")
+    except OSError as reason:
+        if reason.errno in (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENODEV):
+            raise HostError(
+                f"/dev/net/tun cannot be used: {reason.strerror}",
+                "as root, run: modprobe tun; chmod 666 /dev/net/tun",
+            ) from None
+        raise
+    index = ip.link_lookup(ifname=name)[0]
+    _disable_ipv6(name)
+    master = ip.link_lookup(ifname=bridge)[0]
+    ip.link("set", index=index, mtu=mtu, master=master, state="up")
+
+
+def build(topology: Topology) -> None:
+    """Make every bridge and TAP of a topology, and the management bridge.
+
+    Runs inside the world. Raises `HostError` where the kernel lacks a part.
+    """
+    with IPRoute() as ip:
+        try:
+            make_bridge(ip, MGMT_BRIDGE, mtu=1500, stp=False, ipv6=True)
+            for network in topology.networks.values():
+                _build_network(ip, network)
+            for node in topology.nodes.values():
+                make_tap(ip, node.mgmt_tap, MGMT_BRIDGE, 1500)
+                for interface in node.interfaces:
+                    bridge = topology.networks[interface.network].bridge
+                    make_tap(ip, interface.tap, bridge, interface.mtu)
+        except NetlinkError as reason:
+            if reason.code == errno.EOPNOTSUPP:
+                raise HostError(
+                    "this kernel has no bridge or TUN support",
+                    "as root, run: modprobe bridge; modprobe tun",
+                ) from None
+            raise
+
+
+def _build_network(ip: IPRoute, network: Network) -> None:
+    make_bridge(ip, network.bridge, mtu=network.mtu, stp=network.stp, addresses=network.addresses)
+
+
+def links() -> list[Link]:
+    """List the links of the namespace this runs in."""
+    with IPRoute() as ip:
+        raw = list(ip.get_links())
+    names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in raw}
+    found = []
+    for link in raw:
+        info = link.get_attr("IFLA_LINKINFO")
+        master = link.get_attr("IFLA_MASTER")
+        found.append(
+            Link(
+                name=link.get_attr("IFLA_IFNAME"),
+                kind=(info.get_attr("IFLA_INFO_KIND") if info else "") or "",
+                mac=link.get_attr("IFLA_ADDRESS") or "",
+                mtu=link.get_attr("IFLA_MTU"),
+                up=link["state"] == "up",
+                master=names.get(master, "") if master else "",
+            )
+        )
+    return found
