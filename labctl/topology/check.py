@@ -1,0 +1,159 @@
+"""Whether the parts of a topology fit together: names, links, MTUs, offloads, files.
+
+Works on the resolved model and reports at the place in the file. Addresses and routes are in
+`addressing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from labctl.topology import addressing, model, shape
+from labctl.topology.features import DEVICE_MODELS, FEATURES
+from labctl.topology.fields import MIN_IPV6_MTU
+from labctl.topology.problems import nearest, shown
+from labctl.topology.resolve import absolute
+from labctl.topology.tree import Loc, Report
+
+MAX_TAP_MTU = 65521
+"""Octets: 65535 less an Ethernet header (drivers/net/tun.c)."""
+
+
+def check(topology: model.Topology, written: shape.Topology, base: Path, report: Report) -> None:
+    """Report everything that does not fit together."""
+    _names(topology, report)
+    _macs(topology, report)
+    _links(topology, report)
+    _offload_names(topology, report)
+    _device_offloads(topology, written, report)
+    _files(written, base, report)
+    for name in topology.routers:
+        loc: Loc = ("routers", name, "interfaces")
+        item = report.root.walk(loc)[-1]
+        # Those left out for faults of their own count: they were meant to be there.
+        if len(item.sequence or ()) < 2:
+            hint = "a router needs at least two"
+            report.add(loc, f"the router {name} has fewer than two interfaces", hint)
+    addressing.check(topology, report)
+
+
+def _interfaces(
+    topology: model.Topology,
+) -> Iterator[tuple[Loc, str, model.Interface | model.RouterInterface]]:
+    for name, node in topology.nodes.items():
+        for index, interface in enumerate(node.interfaces):
+            yield ("nodes", name, "interfaces", index), name, interface
+    for name, router in topology.routers.items():
+        for index, port in enumerate(router.interfaces):
+            yield ("routers", name, "interfaces", index), name, port
+
+
+def _names(topology: model.Topology, report: Report) -> None:
+    if not topology.nodes and report.whole(("nodes",)):
+        report.add(("nodes",), "there are no nodes", "a lab needs at least one")
+    for name in topology.routers:
+        if name in topology.nodes:
+            message = f"the name {name} is a node's and a router's"
+            report.add(("routers", name), message, "rename one of them", key=True)
+    links = {node.mgmt_tap: name for name, node in topology.nodes.items()}
+    for _, owner, interface in _interfaces(topology):
+        link = interface.tap if isinstance(interface, model.Interface) else interface.peer
+        links[link] = owner
+    for name in topology.networks:
+        if name in links:
+            message = f"the network's name {name} is also the link name of an interface"
+            report.add(("networks", name), message, f"it is one of {links[name]}'s", key=True)
+
+
+def _macs(topology: model.Topology, report: Report) -> None:
+    seen: dict[str, str] = {}
+    for loc, owner, interface in _interfaces(topology):
+        other = seen.setdefault(interface.mac, f"{owner}'s {interface.name}")
+        if other != f"{owner}'s {interface.name}":
+            report.add((*loc, "mac"), f"the MAC address {interface.mac} is also {other}")
+
+
+def _links(topology: model.Topology, report: Report) -> None:
+    defined = set(report.root.walk(("networks",))[-1].mapping or ())  # faulty ones too
+    for name, network in topology.networks.items():
+        six = [*network.subnets, *network.addresses]
+        if network.mtu < MIN_IPV6_MTU and any(address.version == 6 for address in six):
+            _small(("networks", name, "mtu"), network.mtu, report)
+    for loc, _, interface in _interfaces(topology):
+        if interface.network not in defined:
+            message = f"there is no network {shown(interface.network)}"
+            report.add((*loc, "network"), message, nearest(interface.network, topology.networks))
+            continue
+        there = topology.networks.get(interface.network)
+        if there and interface.mtu > there.mtu and report.whole(("networks", there.name)):
+            message = f"mtu {interface.mtu} is more than the {there.mtu} of network {there.name}"
+            report.add((*loc, "mtu"), message, "raise the network's, or lower this one")
+        six = list(interface.addresses)
+        if interface.mtu < MIN_IPV6_MTU and any(address.version == 6 for address in six):
+            _small((*loc, "mtu"), interface.mtu, report)
+        if isinstance(interface, model.Interface) and interface.mtu > MAX_TAP_MTU:
+            message = f"mtu {interface.mtu} is more than a TAP can have"
+            report.add((*loc, "mtu"), message, f"the most is {MAX_TAP_MTU}")
+
+
+def _small(loc: Loc, mtu: int, report: Report) -> None:
+    report.add(loc, f"mtu {mtu} is too small for IPv6", f"IPv6 needs {MIN_IPV6_MTU} or more")
+
+
+def _offload_names(topology: model.Topology, report: Report) -> None:
+    """Two names of one feature in the same place: which one counts would be chance."""
+    places: list[Loc] = [("defaults",)]
+    for name, node in topology.nodes.items():
+        places.append(("nodes", name))
+        places += [("nodes", name, "interfaces", at) for at in range(len(node.interfaces))]
+    for place in places:
+        for layer in ("guest", "tap"):
+            loc: Loc = (*place, "offload", layer)
+            found = report.root.walk(loc)
+            if len(found) <= len(loc):
+                continue
+            seen: dict[str, str] = {}
+            for name in found[-1].mapping or {}:
+                first = seen.setdefault(FEATURES.get(name, name), name)
+                if first != name:
+                    message = f"{name} is the same feature as {first}"
+                    report.add((*loc, name), message, "keep one of them", key=True)
+
+
+def _device_offloads(topology: model.Topology, written: shape.Topology, report: Report) -> None:
+    for name, node in topology.nodes.items():
+        for index, interface in enumerate(node.interfaces):
+            if interface.model in DEVICE_MODELS or not interface.offload.device:
+                continue
+            # Point to the innermost layer that asks for it.
+            mine: Loc = ("nodes", name, "interfaces", index)
+            layers: list[tuple[Loc, shape.Offload | None]] = [
+                (mine, written.nodes[name].interfaces[index].offload),
+                (("nodes", name), written.nodes[name].offload),
+                (("defaults",), written.defaults.offload),
+            ]
+            loc = next(at for at, offload in layers if offload and offload.device)
+            message = (
+                f"{name}'s {interface.name} is {interface.model}, which has no device offloads"
+            )
+            hint = "use model: virtio, or set them for virtio interfaces only"
+            report.add((*loc, "offload", "device"), message, hint, key=True)
+
+
+def _files(written: shape.Topology, base: Path, report: Report) -> None:
+    holders: list[tuple[Loc, shape.Defaults | shape.Node]] = [(("defaults",), written.defaults)]
+    holders += [(("nodes", name), node) for name, node in written.nodes.items()]
+    for loc, holder in holders:
+        for key in ("kernel", "initramfs"):
+            text = getattr(holder, key)
+            if text is None:
+                continue
+            path = absolute(base, text)
+            try:
+                there = path.is_file()
+            except (OSError, ValueError):  # too long, forbidden, a zero octet
+                there = False
+            if not there:
+                hint = f"looked for {path}"
+                report.add((*loc, key), f"there is no file {shown(text)}", hint)

@@ -1,0 +1,113 @@
+"""Reading a topology: from a file, from text, or from a mapping; all problems in one go."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labctl.errors import UsageError
+from labctl.shipped import folder
+from labctl.topology import model, text
+from labctl.topology.check import check
+from labctl.topology.problems import Problem, TopologyError, nearest
+from labctl.topology.resolve import resolve
+from labctl.topology.shaping import shaped
+from labctl.topology.tree import Item, Report, from_python
+
+
+def load(path: Path) -> model.Topology:
+    """Read a topology file.
+
+    Raises `TopologyError` with every problem of it, or `UsageError` where it cannot be read.
+    """
+    file = str(path)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"{file} is not a file", "name a topology file")
+        with path.open("rb") as stream:
+            data = stream.read(text.MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UsageError(f"cannot read {file}: {why}", "name a topology file") from None
+    if len(data) > text.MAX_BYTES:
+        raise TopologyError([Problem(file, 1, 1, "", "the file is larger than 1 MiB")])
+    try:
+        content = text.decode(data)
+    except text.NotTextError as error:
+        raise TopologyError([Problem(file, error.line, error.column, "", str(error))]) from None
+    source = path.absolute()
+    return _from_text(content, file, path.stem, source.parent, source)
+
+
+def loads(content: str, name: str) -> model.Topology:
+    """Read a topology from YAML text.
+
+    `name` stands for the file in errors and serves as the topology's name where the text gives
+    none; paths in it are relative to the working directory. Raises `TopologyError`.
+    """
+    return _from_text(content, name, Path(name).stem, Path(), None)
+
+
+def from_mapping(
+    mapping: Mapping[str, Any], name: str = "topology", base: Path | None = None
+) -> model.Topology:
+    """Make a topology of a mapping of the same shape as a file.
+
+    Addresses and paths may also be objects of `ipaddress` and `pathlib`, offloads booleans or `on`
+    and `off`. `name` serves where the mapping gives none; paths are relative to `base` (the
+    working directory by default). Raises `TopologyError`; its problems have no lines.
+    """
+    problems: list[Problem] = []
+    root = from_python(mapping, name, problems)
+    return _from_tree(root, problems, name, name, base or Path(), None)
+
+
+def _from_text(
+    content: str, file: str, name: str, base: Path, source: Path | None
+) -> model.Topology:
+    root, problems = text.read(content, file)
+    if root is None:
+        raise TopologyError(problems)
+    return _from_tree(root, problems, file, name, base, source)
+
+
+def _from_tree(
+    root: Item, problems: list[Problem], file: str, name: str, base: Path, source: Path | None
+) -> model.Topology:
+    report = Report(root, file)
+    written = shaped(root, report)
+    if written is not None:
+        topology = resolve(written, name, base, source)
+        check(topology, written, base, report)
+        if not problems and not report.problems:
+            return topology
+    raise TopologyError([*problems, *report.problems])
+
+
+def shipped() -> list[Path]:
+    """Return the topology files that come with labctl, by name."""
+    return sorted(folder("topologies").glob("*.yaml"))
+
+
+def find(name: str) -> Path:
+    """Return the file that `name` means.
+
+    That is the path itself, or with `.yaml` added, or else the shipped topology of this name.
+    Raises `UsageError` that tells the shipped names.
+    """
+    for candidate in (name, f"{name}.yaml", f"{name}.yml"):
+        try:
+            if Path(candidate).is_file():
+                return Path(candidate)
+        except (OSError, ValueError):  # too long, forbidden, a zero octet
+            break
+    files = shipped()
+    for path in files:
+        if name in (path.name, path.stem):
+            return path
+    stems = [path.stem for path in files]
+    close = nearest(Path(name).stem, stems)
+    told = f"{close} shipped: {', '.join(stems)}" if close.startswith("did") else ""
+    raise UsageError(f"there is no topology {name}", told or f"shipped: {', '.join(stems)}")

@@ -1,0 +1,199 @@
+"""From the shape of a file to the resolved model: defaults, names, MAC addresses.
+
+Always succeeds for a valid shape; what does not fit together is found afterwards (`check`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_network
+from pathlib import Path
+
+from labctl.topology import model, shape
+from labctl.topology.features import in_order
+from labctl.topology.fields import LINK_NAME
+
+DEFAULT_IMAGE = "micro"
+DEFAULT_MEMORY = 128
+DEFAULT_MTU = 1500
+
+
+class _Names:
+    """Makes MAC addresses and link names: from the names alone, the same on every host."""
+
+    def __init__(self, topology: str, macs: Iterable[str], links: Iterable[str]) -> None:
+        self._topology = topology
+        self._macs = set(macs)
+        self._links = set(links)
+
+    def _digest(self, *words: str) -> str:
+        # The separator cannot be in a name, so that ("a", "bc") and ("ab", "c") differ.
+        return hashlib.sha256("\0".join(words).encode()).hexdigest()
+
+    def mac(self, owner: str, interface: str) -> str:
+        """Return 52:54:00 (QEMU's usual prefix) and three octets of a hash, unlike all others."""
+        attempt = 0
+        while True:
+            tail = self._digest(self._topology, owner, interface, str(attempt))[:6]
+            mac = f"52:54:00:{tail[:2]}:{tail[2:4]}:{tail[4:]}"
+            if mac not in self._macs:
+                self._macs.add(mac)
+                return mac
+            attempt += 1
+
+    def link(self, owner: str, interface: str) -> str:
+        """Return `owner-interface`, or where it is too long a shortened form, unlike all others."""
+        link = f"{owner}-{interface}"
+        if len(link) <= LINK_NAME:
+            return link  # should it be a network's name too, `check` tells
+        attempt = 0
+        while True:
+            mark = self._digest(owner, str(attempt))[:5]
+            keep = LINK_NAME - len(interface) - len(mark) - 1
+            link = f"{owner[:keep]}{mark}-{interface}"
+            if link not in self._links:
+                self._links.add(link)
+                return link
+            attempt += 1
+
+
+def resolve(written: shape.Topology, name: str, base: Path, source: Path | None) -> model.Topology:
+    """Return the resolved model of `written`.
+
+    `name` serves where the file gives none; paths are relative to `base`.
+    """
+    name = written.name or name
+    explicit = [interface.mac for interface in _interfaces(written) if interface.mac]
+    names = _Names(name, explicit, written.networks)
+    networks = {
+        key: _network(key, network or shape.Network()) for key, network in written.networks.items()
+    }
+    # In the order of names, so that moving a node in the file changes nothing.
+    nodes = {
+        key: _node(key, written.nodes[key], written.defaults, networks, names, base)
+        for key in sorted(written.nodes)
+    }
+    routers = {
+        key: _router(key, written.routers[key], networks, names) for key in sorted(written.routers)
+    }
+    return model.Topology(
+        name=name,
+        networks=networks,
+        nodes={key: nodes[key] for key in written.nodes},
+        routers={key: routers[key] for key in written.routers},
+        source=source,
+    )
+
+
+def _interfaces(
+    written: shape.Topology,
+) -> Iterator[shape.Interface | shape.RouterInterface]:
+    for node in written.nodes.values():
+        yield from node.interfaces
+    for router in written.routers.values():
+        yield from router.interfaces
+
+
+def _network(name: str, written: shape.Network) -> model.Network:
+    return model.Network(
+        name=name,
+        bridge=name,
+        mtu=written.mtu,
+        stp=written.stp,
+        subnets=tuple(written.subnets),
+        addresses=tuple(written.addresses),
+    )
+
+
+def _mtu(written: int | None, network: str, networks: dict[str, model.Network]) -> int:
+    if written is not None:
+        return written
+    return networks[network].mtu if network in networks else DEFAULT_MTU
+
+
+def _node(
+    name: str,
+    written: shape.Node,
+    defaults: shape.Defaults,
+    networks: dict[str, model.Network],
+    names: _Names,
+    base: Path,
+) -> model.Node:
+    def own_file(key: str) -> Path | None:
+        # An explicit null takes the image's again, whatever the defaults say.
+        holder = written if key in written.model_fields_set else defaults
+        text: str | None = getattr(holder, key)
+        return absolute(base, text) if text is not None else None
+
+    interfaces = []
+    for index, interface in enumerate(written.interfaces):
+        eth = f"eth{index}"
+        interfaces.append(
+            model.Interface(
+                name=eth,
+                network=interface.network,
+                addresses=tuple(interface.addresses),
+                mac=interface.mac or names.mac(name, eth),
+                model=interface.model or written.model or defaults.model or "virtio",
+                mtu=_mtu(interface.mtu, interface.network, networks),
+                offload=_offload(defaults.offload, written.offload, interface.offload),
+                tap=names.link(name, eth),
+            )
+        )
+    return model.Node(
+        name=name,
+        image=written.image or defaults.image or DEFAULT_IMAGE,
+        kernel=own_file("kernel"),
+        initramfs=own_file("initramfs"),
+        memory=written.memory or defaults.memory or DEFAULT_MEMORY,
+        vcpus=written.vcpus or defaults.vcpus or 1,
+        interfaces=tuple(interfaces),
+        routes=tuple(_route(route) for route in written.routes),
+        mgmt_mac=names.mac(name, "mgmt"),
+        mgmt_tap=names.link(name, "mgmt"),
+    )
+
+
+def _router(
+    name: str, written: shape.Router, networks: dict[str, model.Network], names: _Names
+) -> model.Router:
+    interfaces = tuple(
+        model.RouterInterface(
+            name=f"eth{index}",
+            network=interface.network,
+            addresses=tuple(interface.addresses),
+            mac=interface.mac or names.mac(name, f"eth{index}"),
+            mtu=_mtu(interface.mtu, interface.network, networks),
+            peer=names.link(name, f"eth{index}"),
+        )
+        for index, interface in enumerate(written.interfaces)
+    )
+    return model.Router(name, written.kind, interfaces, tuple(_route(r) for r in written.routes))
+
+
+def _route(written: shape.Route) -> model.Route:
+    everything = "0.0.0.0/0" if written.via.version == 4 else "::/0"
+    to = everything if written.to == "default" else written.to
+    return model.Route(ip_network(to), written.via)
+
+
+def _offload(*layers: shape.Offload | None) -> model.Offload:
+    guest: dict[str, bool] = {}
+    tap: dict[str, bool] = {}
+    device: dict[str, bool] = {}
+    for layer in layers:
+        if layer is not None:
+            guest |= layer.guest
+            tap |= layer.tap
+            device |= layer.device
+    return model.Offload(in_order(guest), in_order(tap), dict(sorted(device.items())))
+
+
+def absolute(base: Path, text: str) -> Path:
+    """Return a path of the file's as an absolute one; `~` is the user's home."""
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:  # no such user: take it as it is written
+        path = Path(text)
+    return base.absolute() / path

@@ -1,0 +1,153 @@
+"""The shape of a topology file, as pydantic models: keys, kinds of values, what may be left out.
+
+Nothing here looks from one part at another; that is done on the resolved model (`check`). The
+docstrings under the fields are what editors show, through the JSON Schema.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from labctl.topology import fields
+
+Model = Literal["virtio", "e1000", "e1000e", "rtl8139", "vmxnet3"]
+Kind = Literal["namespace", "raw", "raw-vnet"]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
+
+
+class Offload(_Shape):
+    """What to switch on or off, at three layers; what is not named stays as it comes."""
+
+    guest: dict[fields.Feature, fields.Switch] = Field(default_factory=dict)
+    """Features of the NIC inside the guest, as ethtool names them: {tx: off, tso: off}."""
+    tap: dict[fields.Feature, fields.Switch] = Field(default_factory=dict)
+    """Features of the TAP on the host's side, as ethtool names them: {tx: off}."""
+    device: dict[fields.DeviceFeature, fields.Switch] = Field(default_factory=dict)
+    """Features the virtio device offers to the guest's driver: {csum: off, guest_csum: off}."""
+
+
+class Network(_Shape):
+    """A Linux bridge that connects interfaces."""
+
+    mtu: fields.Mtu = 1500
+    """Octets of an IP packet that every port of the bridge carries."""
+    stp: fields.Flag = False
+    """Whether the bridge speaks the spanning tree protocol."""
+    subnets: list[fields.Subnet] = Field(default_factory=list)
+    """IPv4 and IPv6 subnets; addresses on this network must lie in one of them, if any is given."""
+    addresses: list[fields.Address] = Field(default_factory=list)
+    """Addresses of the bridge device itself; none by default."""
+
+
+class Route(_Shape):
+    """A static route."""
+
+    to: fields.Target
+    """A network such as 10.0.2.0/24, or `default` (of the family of `via`)."""
+    via: fields.Gateway
+    """The gateway's address, on a network of this node."""
+
+
+class Interface(_Shape):
+    """A NIC of a node; the first is eth0 in the guest, the second eth1."""
+
+    network: fields.NetworkRef
+    """The network it is plugged into."""
+    addresses: list[fields.Address] = Field(default_factory=list)
+    """IPv4 and IPv6 addresses with prefix lengths."""
+    mac: fields.Mac | None = None
+    """Its MAC address; made from the names by default, always the same."""
+    model: Model | None = None
+    """The NIC that QEMU emulates."""
+    mtu: fields.Mtu | None = None
+    """Octets; the network's by default, and at most that."""
+    offload: Offload | None = None
+    """Offloads of this interface, over those of the node and the defaults."""
+
+
+class _Inherited(_Shape):
+    image: fields.ImageName | None = None
+    """The image the guest boots; micro by default."""
+    kernel: fields.File | None = None
+    """A kernel of your own in place of the image's; a path relative to this file."""
+    initramfs: fields.File | None = None
+    """An initramfs of your own in place of the image's; a path relative to this file."""
+    memory: fields.Memory | None = None
+    """Memory in MiB, or with a unit: 256M, 1G; 128 by default."""
+    vcpus: fields.Vcpus | None = None
+    """Virtual CPUs; 1 by default."""
+    model: Model | None = None
+    """The NIC that QEMU emulates, for interfaces that name none; virtio by default."""
+    offload: Offload | None = None
+    """Offloads of every interface that does not say otherwise."""
+
+
+class Defaults(_Inherited):
+    """What nodes inherit."""
+
+
+class Node(_Inherited):
+    """A guest."""
+
+    interfaces: list[Interface] = Field(default_factory=list)
+    """Its NICs on the lab's networks, in the order eth0, eth1, …"""
+    routes: list[Route] = Field(default_factory=list)
+    """Its static routes."""
+
+
+class RouterInterface(_Shape):
+    """An interface of a router; the first is eth0 in the router's namespace."""
+
+    network: fields.NetworkRef
+    """The network it is plugged into."""
+    addresses: list[fields.Address] = Field(default_factory=list)
+    """IPv4 and IPv6 addresses with prefix lengths."""
+    mac: fields.Mac | None = None
+    """Its MAC address; made from the names by default, always the same."""
+    mtu: fields.Mtu | None = None
+    """Octets; the network's by default, and at most that."""
+
+
+class Router(_Shape):
+    """Forwards packets between networks, on the host's side."""
+
+    kind: Kind = "namespace"
+    """namespace: the kernel forwards. raw: a program forwards over packet sockets and loses the
+    metadata. raw-vnet: the same program keeps the virtio header."""
+    interfaces: list[RouterInterface]
+    """Its interfaces, two or more."""
+    routes: list[Route] = Field(default_factory=list)
+    """Its static routes, where there are more routers than one."""
+
+
+class Topology(_Shape):
+    """A lab: guests, the bridges between them, and routers."""
+
+    name: fields.TopologyName | None = None
+    """The lab's name; the file's name by default. MAC addresses are made from it."""
+    defaults: Defaults = Field(default_factory=Defaults)
+    """What nodes inherit."""
+    networks: dict[fields.LinkName, Network | None] = Field(default_factory=dict)
+    """Bridges by name (at most 15 characters)."""
+    nodes: dict[fields.HostName, Node]
+    """Guests by host name."""
+    routers: dict[fields.HostName, Router] = Field(default_factory=dict)
+    """Routers by name."""
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a topology file, made from these models."""
+    made = Topology.model_json_schema()
+    made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    # Keys of the user's own, for YAML anchors; taken out before the models see the file.
+    made["patternProperties"] = {"^x-": {"description": "Yours: labctl does not read it."}}
+    made["properties"]["nodes"]["minProperties"] = 1
+    made["$defs"]["Router"]["properties"]["interfaces"]["minItems"] = 2
+    return made
