@@ -47,7 +47,7 @@ lint: install ## Check style, formatting, types and the direction of imports
 	@$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 .PHONY: bench
 bench: install ## Measure up and down beside bare QEMU

@@ -1,0 +1,142 @@
+"""The shape of the project: who may know whom, who may speak, and that the locks are whole."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "labctl"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+MAY_START_PROGRAMS = {
+    "world",  # the gate itself, and what is behind it
+    "capture/session.py",  # observers of a host without a world
+}
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"],
+        cwd=folder,
+        env={"PYTHONPATH": str(folder), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copytree(PACKAGE, tmp_path / "labctl", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_rooms_know_only_the_rooms_below(copy: Path) -> None:
+    done = lint_imports(copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        ("topology", "import labctl.lab"),
+        ("guests", "from labctl.network import nothing"),
+        ("errors.py", "import labctl.world"),
+    ],
+)
+def test_an_import_in_the_wrong_direction_is_found(copy: Path, room: str, line: str) -> None:
+    path = copy / "labctl" / room
+    path = path if path.suffix else path / "__init__.py"
+    path.write_text(f"{path.read_text()}\n{line}\n")
+    done = lint_imports(copy)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "BROKEN" in done.stdout
+
+
+def test_a_room_without_a_place_is_found(copy: Path) -> None:
+    (copy / "labctl" / "attic").mkdir()
+    (copy / "labctl" / "attic" / "__init__.py").touch()
+    assert lint_imports(copy).returncode != 0
+
+
+def calls(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node.lineno
+
+
+def test_only_the_command_line_prints() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in SOURCES
+        if path.relative_to(PACKAGE).parts[0] != "cli"
+        for name, line in calls(path)
+        if name in {"print", "input"}
+    ]
+    assert found == []
+
+
+def test_programs_are_started_at_the_gate_only() -> None:
+    pattern = re.compile(
+        r"(subprocess\.(run|Popen|call|check_\w+)|os\.(system|popen|posix_spawnp?|spawn\w+|exec\w+))"
+    )
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in SOURCES
+        for name, _line in calls(path)
+        if pattern.fullmatch(name)
+    }
+    rooms = {name.split("/")[0] if name.startswith("world/") else name for name in found}
+    assert rooms <= MAY_START_PROGRAMS
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_stays_readable_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 450
+
+
+def locked(name: str) -> dict[str, str]:
+    text = (ROOT / "requirements" / name).read_text()
+    entries = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)[^\n]*\\\n( +--hash=sha256:)", text, re.M)
+    assert len(entries) == len(re.findall(r"^[^\s#]", text, re.M)), "an entry has no hash"
+    return {canonicalize_name(entry[0]): entry[1] for entry in entries}
+
+
+def test_every_declared_dependency_is_pinned_as_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = locked("dev.lock")
+    for text in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
+        wanted = Requirement(text)
+        pin = pins.get(canonicalize_name(wanted.name))
+        assert pin is not None, f"{text}: run make lock"
+        assert wanted.specifier.contains(pin, prereleases=True), f"{text}: run make lock"
+
+
+def test_what_builds_labctl_is_pinned() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+    pins = locked("build.lock")
+    assert {canonicalize_name(Requirement(text).name) for text in build["requires"]} <= set(pins)
+
+
+@pytest.mark.parametrize("name", ["build.lock", "dev.lock"])
+def test_a_lock_names_no_place_to_fetch_from(name: str) -> None:
+    assert "://" not in (ROOT / "requirements" / name).read_text()
+
+
+def test_every_system_package_says_what_it_is_for() -> None:
+    lines = (PACKAGE / "system-packages.txt").read_text().splitlines()
+    entries = [line for line in lines if line and not line.startswith("#")]
+    assert entries
+    for line in entries:
+        assert re.fullmatch(r"[a-z0-9][a-z0-9+.-]+ +# \S.*", line), line
