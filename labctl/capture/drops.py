@@ -1,0 +1,150 @@
+"""What a receiver's kernel counts and says of packets it drops: shell text in, text parsed.
+
+The shell text is for any POSIX shell (busybox too), so that the same evidence comes from a guest
+with nothing installed. Sources: kernel net/ipv4/proc.c, net/ipv6/proc.c (the counters),
+include/trace/events/skb.h (kfree_skb), Documentation/trace/ftrace.rst (instances).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from labctl.errors import LabctlError
+
+COUNTERS_COMMAND = "cat /proc/net/snmp /proc/net/netstat; cat /proc/net/snmp6 2>/dev/null || true"
+"""Prints all the kernel's protocol counters, for `parse_counters`."""
+
+CHECKSUM_COUNTERS = (
+    "TcpInCsumErrors",
+    "UdpInCsumErrors",
+    "IcmpInCsumErrors",
+    "Udp6InCsumErrors",
+    "Icmp6InCsumErrors",
+)
+"""The counters of checksum errors. TCP has one for both families."""
+
+_INSTANCE = "/sys/kernel/tracing/instances/labctl"
+_EVENT = f"{_INSTANCE}/events/skb/kfree_skb"
+_NAME = re.compile(r"[A-Z][A-Z0-9_]*\Z")
+_LINE = re.compile(
+    r"\s(?P<time>\d+\.\d+): kfree_skb: skbaddr=(?P<skb>\S+).*?"
+    r"\bprotocol=(?P<protocol>\d+) location=(?P<location>\S+)(?: reason: (?P<reason>\w+))?"
+)
+
+
+class DropsError(LabctlError):
+    """What a guest printed is not what the kernel's files hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """One packet the kernel dropped."""
+
+    time_s: float
+    """Seconds since the guest's boot."""
+    protocol: int
+    """The ethertype, 2048 for IPv4."""
+    location: str
+    """Where in the kernel, such as `tcp_v4_rcv+0x1f8/0xea0`."""
+    reason: str | None
+    """The drop reason, such as `TCP_CSUM`; None before Linux 5.17, which has none."""
+
+
+def parse_counters(text: str) -> dict[str, int]:
+    """Parse what `COUNTERS_COMMAND` printed into names such as `TcpInCsumErrors`.
+
+    Raises `DropsError` for anything else.
+    """
+    counters: dict[str, int] = {}
+    names: list[str] | None = None
+    for line in text.splitlines():
+        words = line.split()
+        if not words:
+            continue
+        try:
+            if not words[0].endswith(":"):  # snmp6: one name and one value a line
+                name, value = words
+                counters[name] = int(value)
+            elif names is None:
+                names = words
+            else:
+                if names[0] != words[0] or len(names) != len(words):
+                    raise ValueError(line)
+                prefix = words[0][:-1]
+                pairs = zip(names[1:], words[1:], strict=True)
+                counters |= {prefix + name: int(value) for name, value in pairs}
+                names = None
+        except ValueError:
+            raise DropsError(f"not a line of kernel counters: {line[:80]!r}") from None
+    if "TcpInCsumErrors" not in counters:
+        raise DropsError("the kernel's counters have no TcpInCsumErrors", "is /proc mounted there?")
+    return counters
+
+
+def grown(
+    before: Mapping[str, int],
+    after: Mapping[str, int],
+    names: Iterable[str] = CHECKSUM_COUNTERS,
+) -> dict[str, int]:
+    """Return by how much each of `names` grew, those that did not left out."""
+    growth = {name: after.get(name, 0) - before.get(name, 0) for name in names}
+    return {name: count for name, count in growth.items() if count}
+
+
+def watch_command(reasons: Iterable[str] = ()) -> str:
+    """Return shell text that starts recording drops in a trace instance of our own.
+
+    Only those of the named `reasons` where the kernel knows them all, else every drop. It exits
+    with other than 0 where the kernel has no such tracepoint. Raises `DropsError` for what cannot
+    be a reason's name.
+    """
+    names = tuple(reasons)
+    for name in names:
+        if not _NAME.match(name):
+            raise DropsError(f"{name!r} is no drop reason", "they read like TCP_CSUM")
+    lines = [
+        "set -e",
+        # Reading the directory lets the kernel mount tracefs there by itself where it can.
+        "[ -d /sys/kernel/tracing/instances ] || mount -t tracefs tracefs /sys/kernel/tracing",
+        f"mkdir -p {_INSTANCE}",
+        f"echo 0 > {_EVENT}/enable",
+        f"echo 256 > {_INSTANCE}/buffer_size_kb",
+        f"echo 0 > {_EVENT}/filter",
+        f"echo > {_INSTANCE}/trace",
+        "filter=",
+    ]
+    for name in names:
+        # A filter wants the number, which is the kernel release's own: its format file tells.
+        number = f"""sed -n 's/.*{{ *\\([0-9a-fx]*\\), *"{name}" *}}.*/\\1/p' {_EVENT}/format"""
+        lines += [
+            f"number=$({number})",
+            '[ -n "$number" ] || filter=none',
+            '[ "$filter" = none ] || filter="${filter:+$filter || }reason == $number"',
+        ]
+    if names:
+        lines.append(f'[ "$filter" = none ] || echo "$filter" > {_EVENT}/filter')
+    lines += [f"echo 1 > {_EVENT}/enable", f"echo 1 > {_INSTANCE}/tracing_on"]
+    return "\n".join(lines) + "\n"
+
+
+READ_COMMAND = f"cat {_INSTANCE}/trace"
+"""Prints the drops recorded so far, for `parse_drops`."""
+
+UNWATCH_COMMAND = f"if [ -d {_INSTANCE} ]; then echo 0 > {_EVENT}/enable; rmdir {_INSTANCE}; fi"
+"""Ends the recording and removes the instance; no error where there is none."""
+
+
+def parse_drops(text: str) -> tuple[Drop, ...]:
+    """Parse the lines of `skb:kfree_skb` in a trace; other lines are passed over."""
+    return tuple(
+        Drop(
+            float(found["time"]),
+            int(found["protocol"]),
+            found["location"],
+            found["reason"],
+        )
+        for found in map(_LINE.search, text.splitlines())
+        if found
+    )

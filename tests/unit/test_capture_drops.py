@@ -1,0 +1,123 @@
+"""The kernel's own account of drops: counters, and the trace of kfree_skb."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from labctl.capture.drops import (
+    COUNTERS_COMMAND,
+    READ_COMMAND,
+    UNWATCH_COMMAND,
+    Drop,
+    DropsError,
+    grown,
+    parse_counters,
+    parse_drops,
+    watch_command,
+)
+
+SNMP = """\
+Ip: Forwarding DefaultTTL InReceives
+Ip: 1 64 27
+Tcp: RtoAlgorithm MaxConn InSegs InErrs InCsumErrors
+Tcp: 1 -1 33 0 4
+Udp: InDatagrams InCsumErrors
+Udp: 9 0
+TcpExt: SyncookiesSent TCPTimeouts
+TcpExt: 0 2
+Ip6InReceives                   	15
+Udp6InCsumErrors                	3
+"""
+
+TRACE = """\
+# tracer: nop
+#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION
+          <idle>-0       [001] ..s1.    51.704212: kfree_skb: skbaddr=00000000d2e1 protocol=2048 \
+location=tcp_v4_rcv+0x1f8/0xea0 reason: TCP_CSUM
+            sshd-81     [000] b.s2.    52.000001: kfree_skb: skbaddr=00000000aaaa rx_sk=0000bb \
+protocol=34525 location=tcp_v6_rcv+0x2/0x9 reason: TCP_CSUM
+          <idle>-0       [000] ..s.     53.500000: kfree_skb: skbaddr=0000000011 protocol=2048 \
+location=000000006a5bd1a3
+"""
+
+
+def test_counters_of_all_files_are_read() -> None:
+    counters = parse_counters(SNMP)
+    assert counters["TcpInCsumErrors"] == 4
+    assert counters["TcpMaxConn"] == -1
+    assert counters["Udp6InCsumErrors"] == 3
+    assert counters["TcpExtTCPTimeouts"] == 2
+
+
+def test_only_what_grew_is_told() -> None:
+    before = parse_counters(SNMP)
+    after = before | {"TcpInCsumErrors": 6, "IpInReceives": 90}
+    assert grown(before, after) == {"TcpInCsumErrors": 2}
+    assert grown(before, after, ["IpInReceives"]) == {"IpInReceives": 63}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "cat: not found", "Tcp: A B\nTcp: 1\n", "Tcp: A\nUdp: 1\n", "Udp6 x\n", "Ip: A\nIp: 1\n"],
+)
+def test_other_text_is_refused(text: str) -> None:
+    with pytest.raises(DropsError):
+        parse_counters(text)
+
+
+def test_the_counters_command_reads_this_kernel() -> None:
+    text = subprocess.run(
+        ["sh", "-c", COUNTERS_COMMAND], capture_output=True, text=True, check=True
+    )
+    assert "TcpInCsumErrors" in parse_counters(text.stdout)
+
+
+def test_drops_of_three_generations_of_kernels_are_read() -> None:
+    assert parse_drops(TRACE) == (
+        Drop(51.704212, 2048, "tcp_v4_rcv+0x1f8/0xea0", "TCP_CSUM"),
+        Drop(52.000001, 34525, "tcp_v6_rcv+0x2/0x9", "TCP_CSUM"),
+        Drop(53.5, 2048, "000000006a5bd1a3", None),
+    )
+
+
+def run_watch(tmp_path: Path, fmt: str, reasons: tuple[str, ...]) -> Path:
+    """Run the shell text against a directory that looks like tracefs."""
+    event = tmp_path / "instances/labctl/events/skb/kfree_skb"
+    event.mkdir(parents=True)
+    (event / "format").write_text(fmt)
+    text = watch_command(reasons).replace("/sys/kernel/tracing", str(tmp_path))
+    subprocess.run(["sh", "-c", text], check=True, env=os.environ)
+    return event
+
+
+FORMAT = 'print fmt: "x", { 2, "NOT_SPECIFIED" }, { 0x5, "TCP_CSUM" }, { 71, "UDP_CSUM" }'
+
+
+@pytest.mark.parametrize(
+    ("fmt", "reasons", "expected"),
+    [
+        (FORMAT, ("TCP_CSUM", "UDP_CSUM"), "reason == 0x5 || reason == 71"),
+        (FORMAT, (), "0"),
+        ("print fmt: location=%p", ("TCP_CSUM",), "0"),
+        (FORMAT, ("TCP_CSUM", "NO_SUCH"), "0"),
+    ],
+)
+def test_the_filter_names_the_kernels_own_numbers(
+    tmp_path: Path, fmt: str, reasons: tuple[str, ...], expected: str
+) -> None:
+    event = run_watch(tmp_path, fmt, reasons)
+    assert (event / "filter").read_text().strip() == expected
+    assert (event / "enable").read_text().strip() == "1"
+
+
+def test_only_names_get_into_the_shell_text() -> None:
+    with pytest.raises(DropsError, match="no drop reason"):
+        watch_command(["TCP_CSUM; reboot"])
+
+
+def test_ending_a_watch_that_never_began_is_no_error() -> None:
+    assert "instances/labctl" in READ_COMMAND
+    subprocess.run(["sh", "-ec", UNWATCH_COMMAND.replace("/sys", "/nonexistent")], check=True)

@@ -1,0 +1,60 @@
+"""Many hops in one pcapng file, and back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from labctl.capture.pcapng import PcapngError, read, write
+from labctl.capture.session import HopEvidence, judged
+from labctl.capture.stream import parse_stream
+from test_capture_judge import eth, ip, tcp, with_state
+from test_capture_stream import head, record, tail
+
+SYN = eth(ip(4, 6, with_state(4, 6, tcp(), "partial")))
+NEEDS = b"\x01\0\0\0\0\0\x22\0\x10\0"
+
+
+def hops() -> tuple[HopEvidence, HopEvidence]:
+    first = head(hop="vm1") + record(SYN, vnet=NEEDS) + tail()
+    second = head(hop="tap vm2") + record(SYN, pkttype=0)
+    return judged("vm1", parse_stream(first)), judged("tap vm2", parse_stream(second), "killed")
+
+
+def test_sightings_come_back_with_hop_time_direction_and_judgement(tmp_path: Path) -> None:
+    path = tmp_path / "run.pcapng"
+    assert write(path, hops()) == 2
+    one, other = read(path)
+    assert (one.interface, one.direction, one.time_ns) == ("vm1", "out", 7)
+    assert (one.frame, one.original_length) == (SYN, len(SYN))
+    assert one.comment == "SYN: partial, needs_csum"
+    assert (other.interface, other.direction) == ("tap vm2", "in")
+    assert "no metadata - nobody will finish" in other.comment
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nanoseconds_survive(tmp_path: Path) -> None:
+    (hop, _) = hops()
+    late = 1_795_322_527_178_389_193
+    seen = replace(hop.sightings[0], record=replace(hop.sightings[0].record, time_ns=late))
+    write(tmp_path / "x", [replace(hop, sightings=(seen,))])
+    assert [frame.time_ns for frame in read(tmp_path / "x")] == [late]
+
+
+def test_a_hop_that_saw_nothing_still_has_its_interface(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    assert write(path, [judged("dumb", parse_stream(head() + tail()))]) == 0
+    assert list(read(path)) == []
+    assert b"dumb" in path.read_bytes()
+
+
+def test_garbage_and_cut_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"not a capture at all, by far")
+    with pytest.raises(PcapngError):
+        list(read(path))
+    write(path, hops())
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(PcapngError):
+        list(read(path))
