@@ -14,6 +14,7 @@ _Interface = IPv4Interface | IPv6Interface
 
 def check(topology: model.Topology, report: Report) -> None:
     """Report every address and route that does not fit."""
+    sound = {name for name in topology.networks if report.whole(("networks", name))}
     seen: dict[tuple[str, IPv4Address | IPv6Address], str] = {}
     for loc, address, network, holder in _addresses(topology):
         _host_part(loc, address, report)
@@ -23,7 +24,7 @@ def check(topology: model.Topology, report: Report) -> None:
             other = seen[scope, address.ip]
             report.add(loc, f"the address {address.ip} is also {other}'s")
         seen.setdefault((scope, address.ip), holder)
-        if network in topology.networks and report.whole(("networks", network)):
+        if network in sound:
             _in_subnet(loc, address, topology.networks[network], report)
     for loc, owner in _owners(topology):
         _routes(loc, owner, report)
@@ -42,7 +43,8 @@ def _addresses(topology: model.Topology) -> Iterator[tuple[Loc, _Interface, str,
         for at, address in enumerate(network.addresses):
             yield ("networks", name, "addresses", at), address, name, f"network {name}"
     for loc, owner in _owners(topology):
-        for index, interface in enumerate(owner.interfaces):
+        interfaces: tuple[model.Interface | model.RouterInterface, ...] = owner.interfaces
+        for index, interface in enumerate(interfaces):
             for at, address in enumerate(interface.addresses):
                 here = (*loc, "interfaces", index, "addresses", at)
                 yield here, address, interface.network, f"{owner.name}'s {interface.name}"
@@ -77,6 +79,8 @@ def _in_subnet(loc: Loc, address: _Interface, network: model.Network, report: Re
 
 def _routes(loc: Loc, owner: _Owner, report: Report) -> None:
     mine = [address for interface in owner.interfaces for address in interface.addresses]
+    networks = {address.network for address in mine}
+    own = {address.ip for address in mine}
     complete = report.whole((*loc, "interfaces")) or not owner.interfaces
     seen: set[object] = set()
     for index, route in enumerate(owner.routes):
@@ -88,13 +92,14 @@ def _routes(loc: Loc, owner: _Owner, report: Report) -> None:
         if route.to in seen:
             report.add((*here, "to"), f"{owner.name} has a route to {route.to} already")
         seen.add(route.to)
-        if route.to in [address.network for address in mine]:
+        if route.to in networks:
             message = f"{owner.name} has an interface on {route.to}: it needs no route there"
             report.add((*here, "to"), message, "leave the route out")
-        if route.via in [address.ip for address in mine]:
+        if route.via in own:
             message = f"the gateway {route.via} is {owner.name}'s own address"
             report.add((*here, "via"), message, "name the router's address")
-        elif complete and not any(route.via in address.network for address in mine):
-            reach = ", ".join(str(a.network) for a in mine if a.version == route.via.version)
+        elif complete and not any(route.via in network for network in networks):
+            same = [network for network in networks if network.version == route.via.version]
+            reach = ", ".join(sorted(str(network) for network in same)[:4])
             hint = f"on its interfaces: {reach}" if reach else "it has no address of that family"
             report.add((*here, "via"), f"{owner.name} cannot reach the gateway {route.via}", hint)

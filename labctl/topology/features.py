@@ -30,6 +30,7 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
             "tx-tcp-ecn-segmentation",
             "tx-tcp-mangleid-segmentation",
             "tx-tcp6-segmentation",
+            "tx-tcp-accecn-segmentation",
         ),
     ),
     "udp-fragmentation-offload": ("ufo", ("tx-udp-fragmentation",)),
@@ -69,10 +70,19 @@ _SINGLE = (
     "loopback",
     "rx-fcs",
     "rx-all",
+    "l2-fwd-offload",
     "hw-tc-offload",
     "esp-hw-offload",
     "esp-tx-csum-hw-offload",
     "rx-udp_tunnel-port-offload",
+    "tls-hw-record",
+    "tls-hw-tx-offload",
+    "tls-hw-rx-offload",
+    "macsec-hw-offload",
+    "hsr-tag-ins-offload",
+    "hsr-tag-rm-offload",
+    "hsr-fwd-offload",
+    "hsr-dup-offload",
 )
 
 

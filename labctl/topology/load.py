@@ -11,7 +11,7 @@ from labctl.errors import UsageError
 from labctl.shipped import folder
 from labctl.topology import model, text
 from labctl.topology.check import check
-from labctl.topology.problems import Problem, TopologyError, nearest
+from labctl.topology.problems import Problem, TopologyError, nearest, shown
 from labctl.topology.resolve import resolve
 from labctl.topology.shaping import shaped
 from labctl.topology.tree import Item, Report, from_python
@@ -110,4 +110,4 @@ def find(name: str) -> Path:
     stems = [path.stem for path in files]
     close = nearest(Path(name).stem, stems)
     told = f"{close} shipped: {', '.join(stems)}" if close.startswith("did") else ""
-    raise UsageError(f"there is no topology {name}", told or f"shipped: {', '.join(stems)}")
+    raise UsageError(f"there is no topology {shown(name)}", told or f"shipped: {', '.join(stems)}")

@@ -40,9 +40,9 @@ class Network(_Shape):
     """Octets of an IP packet that every port of the bridge carries."""
     stp: fields.Flag = False
     """Whether the bridge speaks the spanning tree protocol."""
-    subnets: list[fields.Subnet] = Field(default_factory=list)
+    subnets: list[fields.Subnet] = Field(default_factory=list, max_length=64)
     """IPv4 and IPv6 subnets; addresses on this network must lie in one of them, if any is given."""
-    addresses: list[fields.Address] = Field(default_factory=list)
+    addresses: list[fields.Address] = Field(default_factory=list, max_length=256)
     """Addresses of the bridge device itself; none by default."""
 
 
@@ -60,7 +60,7 @@ class Interface(_Shape):
 
     network: fields.NetworkRef
     """The network it is plugged into."""
-    addresses: list[fields.Address] = Field(default_factory=list)
+    addresses: list[fields.Address] = Field(default_factory=list, max_length=256)
     """IPv4 and IPv6 addresses with prefix lengths."""
     mac: fields.Mac | None = None
     """Its MAC address; made from the names by default, always the same."""
@@ -96,9 +96,9 @@ class Defaults(_Inherited):
 class Node(_Inherited):
     """A guest."""
 
-    interfaces: list[Interface] = Field(default_factory=list)
+    interfaces: list[Interface] = Field(default_factory=list, max_length=16)
     """Its NICs on the lab's networks, in the order eth0, eth1, …"""
-    routes: list[Route] = Field(default_factory=list)
+    routes: list[Route] = Field(default_factory=list, max_length=1024)
     """Its static routes."""
 
 
@@ -107,7 +107,7 @@ class RouterInterface(_Shape):
 
     network: fields.NetworkRef
     """The network it is plugged into."""
-    addresses: list[fields.Address] = Field(default_factory=list)
+    addresses: list[fields.Address] = Field(default_factory=list, max_length=256)
     """IPv4 and IPv6 addresses with prefix lengths."""
     mac: fields.Mac | None = None
     """Its MAC address; made from the names by default, always the same."""
@@ -121,9 +121,9 @@ class Router(_Shape):
     kind: Kind = "namespace"
     """namespace: the kernel forwards. raw: a program forwards over packet sockets and loses the
     metadata. raw-vnet: the same program keeps the virtio header."""
-    interfaces: list[RouterInterface]
+    interfaces: list[RouterInterface] = Field(max_length=64)
     """Its interfaces, two or more."""
-    routes: list[Route] = Field(default_factory=list)
+    routes: list[Route] = Field(default_factory=list, max_length=1024)
     """Its static routes, where there are more routers than one."""
 
 
@@ -133,7 +133,7 @@ class Topology(_Shape):
     name: fields.TopologyName | None = None
     """The lab's name; the file's name by default. MAC addresses are made from it."""
     defaults: Defaults = Field(default_factory=Defaults)
-    """What nodes inherit."""
+    """What every node has unless it says otherwise."""
     networks: dict[fields.LinkName, Network | None] = Field(default_factory=dict)
     """Bridges by name (at most 15 characters)."""
     nodes: dict[fields.HostName, Node]
@@ -150,4 +150,6 @@ def schema() -> dict[str, Any]:
     made["patternProperties"] = {"^x-": {"description": "Yours: labctl does not read it."}}
     made["properties"]["nodes"]["minProperties"] = 1
     made["$defs"]["Router"]["properties"]["interfaces"]["minItems"] = 2
+    for names in ("networks", "nodes", "routers"):
+        made["properties"][names]["additionalProperties"] = False
     return made

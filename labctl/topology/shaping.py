@@ -76,6 +76,9 @@ def _tell(detail: ErrorDetails, loc: Loc, item: Item, of_key: bool, report: Repo
         case "list_type":
             hint = "write [] for an empty one" if _kind(item) == "nothing" else ""
             report.add(loc, f"{_what(loc)} must be a list, not {_kind(item)}", hint)
+        case "too_long":
+            most = detail["ctx"]["max_length"]
+            report.add(loc, f"{_what(loc)} is too long", f"at most {most} are possible")
         case "literal_error":
             choices = re.findall(r"'([^']+)'", str(detail["ctx"]["expected"]))
             hint = nearest(str(item.value), choices)

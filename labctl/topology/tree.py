@@ -21,7 +21,7 @@ from ipaddress import (
 from labctl.topology.problems import Problem, TopologyError, shown
 
 MAX_DEPTH = 32
-MAX_ITEMS = 50_000
+MAX_ITEMS = 20_000
 """With every alias expanded."""
 
 _AS_TEXT = (

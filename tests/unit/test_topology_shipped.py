@@ -1,0 +1,139 @@
+"""The shipped topologies, the lookup by name, and the JSON Schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from labctl.errors import HostError, UsageError
+from labctl.shipped import folder
+from labctl.topology import find, load, schema, shipped
+
+FILES = shipped()
+
+
+def test_the_promised_topologies_are_shipped() -> None:
+    names = {path.stem for path in FILES}
+    assert names >= {"bridged", "router-hop", "dual-stack", "three-networks"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_shipped_topology_is_sound_and_helps_editors(path: Path) -> None:
+    topology = load(path)
+    assert topology.name == path.stem
+    lines = path.read_text().splitlines()
+    assert lines[0] == "# yaml-language-server: $schema=schema.json"
+    jsonschema.Draft202012Validator(schema()).validate(yaml.safe_load(path.read_text()))
+
+
+def test_the_addresses_of_the_first_stories_are_as_documented() -> None:
+    hop = load(find("router-hop"))
+    ends = [hop.nodes["vm1"].interfaces[0], hop.nodes["vm2"].interfaces[0]]
+    assert [[str(a) for a in end.addresses] for end in ends] == [
+        ["10.0.1.1/24", "fd00:1::1/64"],
+        ["10.0.2.2/24", "fd00:2::2/64"],
+    ]
+    assert hop.routers["r1"].kind == "namespace"
+    bridged = load(find("bridged"))
+    assert {i.network for n in bridged.nodes.values() for i in n.interfaces} == {"lan"}
+
+
+def test_the_committed_schema_is_that_of_the_model() -> None:
+    committed = json.loads((folder("topologies") / "schema.json").read_text())
+    assert committed == schema(), "run: labctl schema > topologies/schema.json"
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+
+
+def every_property(part: Any) -> Iterator[tuple[str, Any]]:
+    for definition in [part, *part.get("$defs", {}).values()]:
+        yield from definition.get("properties", {}).items()
+
+
+def test_every_property_of_the_schema_is_described() -> None:
+    found = list(every_property(schema()))
+    assert len(found) > 30
+    assert [name for name, made in found if not made.get("description")] == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"nodes": {}},
+        {"nodes": {"VM": {}}},
+        {"nodes": {"a": {"memroy": 1}}},
+        {"nodes": {"a": {"memory": 95}}},
+        {"nodes": {"a": {"interfaces": [{}]}}},
+        {"nodes": {"a": {"offload": {"guest": {"txx": False}}}}},
+        {"nodes": {"a": {}}, "networks": {"sixteen-letters-": {}}},
+        {"nodes": {"a": {}}, "routers": {"r": {"interfaces": [{"network": "x"}]}}},
+    ],
+    ids=str,
+)
+def test_the_schema_refuses_what_labctl_refuses(wrong: dict[str, Any]) -> None:
+    validator = jsonschema.Draft202012Validator(schema())
+    assert not validator.is_valid(wrong)
+
+
+def test_the_schema_takes_what_labctl_takes() -> None:
+    right = {
+        "x-mine": [1],
+        "name": "lab",
+        "networks": {"lan": None, "wan": {"mtu": 9000, "stp": True}},
+        "nodes": {"a": {"memory": "1G", "offload": {"tap": {"tx": "off", "sg": True}}}},
+    }
+    jsonschema.Draft202012Validator(schema()).validate(right)
+
+
+def test_a_name_is_looked_for_here_then_among_the_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find("bridged") == find("bridged.yaml") == folder("topologies") / "bridged.yaml"
+    mine = tmp_path / "bridged.yaml"
+    mine.write_text("nodes: {a: {}}\n")
+    assert find("bridged").samefile(mine)
+    assert find("bridged.yaml").samefile(mine)
+    assert find(str(mine)) == mine
+
+
+def test_a_folder_of_a_shipped_name_is_not_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bridged").mkdir()
+    assert find("bridged") == folder("topologies") / "bridged.yaml"
+
+
+@pytest.mark.parametrize("name", ["routerhop", "sub/none.yaml", "", "x" * 5000, "a\0b"])
+def test_an_unknown_name_is_told_the_shipped_ones(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        find(name)
+    assert f"shipped: {', '.join(path.stem for path in FILES)}" in caught.value.hint
+    if name == "routerhop":
+        assert caught.value.hint.startswith("did you mean router-hop?")
+
+
+def test_shipped_files_are_found_in_a_checkout_and_in_a_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "labctl"
+    package.mkdir()
+    monkeypatch.setattr("labctl.shipped._PACKAGE", package)
+    with pytest.raises(HostError, match="has no images"):
+        folder("images")
+    (tmp_path / "images").mkdir()
+    assert folder("images") == tmp_path / "images"
+    (package / "_shipped" / "images").mkdir(parents=True)
+    assert folder("images") == package / "_shipped" / "images"
