@@ -17,11 +17,12 @@ LOCKS := requirements/build.lock requirements/dev.lock
 
 # A stamp's name holds a digest of all that the step depends on: not times, which a checkout
 # changes, but contents, machine and place, so that a copied checkout is not taken for a made one.
-digest = $(shell { cat $(1) /etc/machine-id; pwd; echo $(PYTHON); } 2>/dev/null \
+digest = $(shell { cat $(1) /etc/machine-id; $(2) pwd; echo $(PYTHON); } 2>/dev/null \
   | sha256sum | cut -c1-16)
 SYSTEM := .stamps/system-$(call digest,$(PACKAGES))
 # Inside the environment, so that it goes with it.
-ENVIRONMENT := $(VENV)/.made-$(call digest,$(PACKAGES) pyproject.toml $(LOCKS))
+# Of pyproject.toml the package's part counts; what follows are the settings of the tools.
+ENVIRONMENT := $(VENV)/.made-$(call digest,$(PACKAGES) $(LOCKS),sed '/^\[tool.ruff/Q' pyproject.toml;)
 
 # A test that hangs ends with every thread's stack: the last net, far beyond what any test takes.
 PYTEST = $(BIN)/python -m pytest -rs --timeout=900 -o faulthandler_timeout=600
