@@ -12,6 +12,9 @@ from labctl.capture.stream import parse_stream
 from test_capture_judge import eth, ip, tcp, with_state
 from test_capture_stream import head, record, tail
 
+# python-pcapng warns of its own use of its own options
+pytestmark = pytest.mark.filterwarnings("ignore:Field type should not be:DeprecationWarning")
+
 SYN = eth(ip(4, 6, with_state(4, 6, tcp(), "partial")))
 NEEDS = b"\x01\0\0\0\0\0\x22\0\x10\0"
 

@@ -1,0 +1,288 @@
+"""A user-space router over packet sockets: the program behind the kinds `raw` and `raw-vnet`.
+
+    python -m labctl.routers.raw --netns NAME [--vnet] IFACE IFACE...
+
+The interfaces carry the router's addresses and the namespace does not forward (ip_forward=0), so
+the kernel answers ARP, neighbour discovery and pings to the router, and this program alone
+forwards. MAC addresses are rewritten, the TTL is decremented, the transport header stays as it
+is. Without `--vnet` a frame's bytes are all that goes on: the note that its checksum is still to
+be finished is lost, as in every program that copies frames between packet sockets. With it the
+virtio header (PACKET_VNET_HDR) goes on too, and that is the only difference.
+
+Once its sockets are bound it writes one line of JSON with `ready`; on SIGUSR1 and at its end
+(SIGTERM, or the end of its input with `--until-eof`) one line with its `counters`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from pyroute2 import netns as namespaces
+
+from labctl.routers import headers
+from labctl.routers.tables import Key, Tables
+
+ETH_P_ALL = 3
+PACKET_HOST = 0
+SOL_PACKET = 263
+PACKET_STATISTICS, PACKET_AUXDATA, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 6, 8, 15, 23
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+VLAN_VALID, VLAN_TPID_VALID = 1 << 4, 1 << 6
+VNET_SIZE = 10
+LONGEST_FRAME = 1 << 19
+"""Bytes; a BIG TCP super-frame is the longest there is."""
+BATCH = 64
+BUFFER = 16 << 20
+QUEUE = 64
+"""Frames that wait for one neighbour's MAC address; further ones are dropped and counted."""
+PATIENCE = 5.0
+"""Seconds they wait at most; the kernel itself gives up after three."""
+
+COUNTERS = (
+    "received",
+    "forwarded",
+    "local",
+    "other",
+    "malformed",
+    "not_forwardable",
+    "ttl_expired",
+    "no_route",
+    "unresolved",
+    "queue_full",
+    "too_long",
+    "send_errors",
+    "receive_errors",
+    "socket_drops",
+)
+
+
+class Port:
+    """One interface of the router: a packet socket that receives and sends."""
+
+    def __init__(self, name: str, vnet: bool) -> None:
+        """Bind to the interface; raises `OSError` when there is none of that name."""
+        self.name = name
+        self.index = socket.if_nametoindex(name)
+        self.offset = VNET_SIZE if vnet else 0
+        # Protocol 0 receives nothing until bind, so that no frame comes without its options.
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        if vnet:
+            self.socket.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        self.socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)  # it holds a stripped VLAN tag
+        self.socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        for forced, plain in (
+            (SO_RCVBUFFORCE, socket.SO_RCVBUF),
+            (SO_SNDBUFFORCE, socket.SO_SNDBUF),
+        ):
+            try:
+                self.socket.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
+            except PermissionError:  # in a user namespace only the ordinary limit
+                self.socket.setsockopt(socket.SOL_SOCKET, plain, BUFFER)
+        self.socket.bind((name, ETH_P_ALL))
+        self.socket.setblocking(False)
+
+    def drops(self) -> int:
+        """Return how many frames the kernel dropped since the last call, for want of room."""
+        counted = self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+        return int(struct.unpack("II", counted)[1])
+
+
+class Router:
+    """Forwards between its ports."""
+
+    def __init__(self, names: Sequence[str], vnet: bool) -> None:
+        """Bind every port and read the kernel's tables."""
+        self.ports = {port.index: port for port in (Port(name, vnet) for name in names)}
+        self.tables = Tables(self.ports)
+        self.counters: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
+        self._buffer = bytearray(LONGEST_FRAME)
+        self._waiting: dict[Key, tuple[float, deque[bytearray]]] = {}
+
+    def receive(self, port: Port) -> None:
+        """Take in and forward a batch of what has come to a port."""
+        for _ in range(BATCH):
+            try:
+                size, controls, flags, address = port.socket.recvmsg_into([self._buffer], 64)
+            except BlockingIOError:
+                return
+            except OSError:  # the interface went down, or a frame no virtio header describes
+                self.counters["receive_errors"] += 1
+                continue
+            if address[2] != PACKET_HOST:
+                continue  # not to our own MAC address
+            self.counters["received"] += 1
+            if flags & socket.MSG_TRUNC:
+                self.counters["too_long"] += 1
+                continue
+            message = bytearray(memoryview(self._buffer)[:size])
+            self.forward(_tagged(message, controls, port.offset), port.offset)
+
+    def forward(self, message: bytearray, offset: int) -> None:
+        """Forward one frame, which begins at `offset`, after its virtio header."""
+        frame = memoryview(message)[offset:]
+        packet = headers.read(frame)
+        if isinstance(packet, headers.Refused):
+            self.counters[packet.why] += 1
+            return
+        if packet.dst in self.tables.local:
+            self.counters["local"] += 1
+            return
+        if packet.ttl <= 1:
+            self.counters["ttl_expired"] += 1
+            return
+        way = self.tables.routes.find(packet.dst)
+        if way is None:
+            self.counters["no_route"] += 1
+            return
+        headers.age(frame, packet)
+        frame.release()
+        key = (way.ifindex, way.gateway or packet.dst)
+        mac = self.tables.mac(key)
+        if mac is None:
+            self._wait(key, message)
+        else:
+            self._send(key, mac, message)
+
+    def _wait(self, key: Key, message: bytearray) -> None:
+        """Keep a frame until its neighbour's MAC address is known."""
+        if key not in self._waiting:
+            self._waiting[key] = (time.monotonic() + PATIENCE, deque())
+            self.tables.ask(key)
+        queue = self._waiting[key][1]
+        if len(queue) >= QUEUE:
+            self.counters["queue_full"] += 1
+        else:
+            queue.append(message)
+
+    def _send(self, key: Key, mac: bytes, message: bytearray) -> None:
+        port = self.ports[key[0]]
+        own = self.tables.macs.get(key[0])
+        if own is None:  # the interface is gone
+            self.counters["send_errors"] += 1
+            return
+        message[port.offset : port.offset + 12] = mac + own
+        try:
+            port.socket.send(message)
+            self.counters["forwarded"] += 1
+        except OSError as wrong:
+            too_long = wrong.errno == errno.EMSGSIZE
+            self.counters["too_long" if too_long else "send_errors"] += 1
+
+    def learn(self) -> None:
+        """Take in the kernel's news and send, or give up, what waited for it."""
+        for key, usable in self.tables.changes():
+            waited = self._waiting.pop(key, None)
+            if waited is None:
+                continue
+            mac = self.tables.mac(key) if usable else None
+            if mac is None:
+                self.counters["unresolved"] += len(waited[1])
+                continue
+            for message in waited[1]:
+                self._send(key, mac, message)
+
+    def give_up(self) -> None:
+        """Drop what has waited too long."""
+        now = time.monotonic()
+        for key in [key for key, (end, _) in self._waiting.items() if end < now]:
+            self.counters["unresolved"] += len(self._waiting.pop(key)[1])
+
+    def run(self, ends: Sequence[int], wake: int) -> None:
+        """Forward until a descriptor of `ends` ends or SIGTERM comes through `wake`."""
+        poll = select.poll()
+        news = self.tables.socket.fileno()
+        ports = {port.socket.fileno(): port for port in self.ports.values()}
+        for fd in (*ports, news, wake, *ends):
+            poll.register(fd, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll(1000 if self._waiting else None):
+                if fd in ports:
+                    self.receive(ports[fd])
+                elif fd == news:
+                    self.learn()
+                elif fd == wake:
+                    numbers = os.read(wake, 4096)
+                    if signal.SIGTERM in numbers:
+                        return
+                    if signal.SIGUSR1 in numbers:
+                        self.report()
+                elif not os.read(fd, 4096):
+                    return
+            self.give_up()
+
+    def report(self) -> None:
+        """Write the counters."""
+        self.counters["socket_drops"] += sum(port.drops() for port in self.ports.values())
+        say({"counters": dict(self.counters)})
+
+
+def _tagged(
+    message: bytearray, controls: Sequence[tuple[int, int, bytes]], offset: int
+) -> bytearray:
+    """Put a VLAN tag that the kernel took out of the bytes back into its place."""
+    for level, kind, value in controls:
+        if (level, kind) != (SOL_PACKET, PACKET_AUXDATA):
+            continue
+        status, _, _, _, _, tci, tpid = struct.unpack("IIIHHHH", value)
+        if status & VLAN_VALID:
+            tag = struct.pack(">HH", tpid if status & VLAN_TPID_VALID else 0x8100, tci)
+            message[offset + 12 : offset + 12] = tag
+            if offset:
+                _shift(message, 4)
+    return message
+
+
+def _shift(message: bytearray, by: int) -> None:
+    """Move the virtio header's offsets along with the bytes (struct virtio_net_hdr)."""
+    flags, gso_type, hdr_len, gso_size, start, place = struct.unpack_from("<BBHHHH", message)
+    hdr_len = hdr_len + by if hdr_len else 0
+    start = start + by if flags & 1 else 0
+    struct.pack_into("<BBHHHH", message, 0, flags, gso_type, hdr_len, gso_size, start, place)
+
+
+def say(about: dict[str, object]) -> None:
+    """Write one line of JSON to the standard output."""
+    sys.stdout.write(json.dumps(about) + "\n")
+    sys.stdout.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    words = argparse.ArgumentParser(prog="raw")
+    words.add_argument("--netns", help="the named network namespace to enter")
+    words.add_argument("--vnet", action="store_true", help="keep the virtio header")
+    words.add_argument("--until-eof", action="store_true", help="end with the standard input")
+    words.add_argument("interfaces", nargs="+", metavar="IFACE")
+    asked = words.parse_args(argv)
+    wake, wake_in = os.pipe()
+    os.set_blocking(wake_in, False)
+    signal.set_wakeup_fd(wake_in)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started us
+    try:
+        if asked.netns:
+            namespaces.setns(asked.netns, flags=0)
+        router = Router(asked.interfaces, asked.vnet)
+    except OSError as wrong:
+        sys.stderr.write(f"cannot route between {', '.join(asked.interfaces)}: {wrong}\n")
+        return 1
+    say({"ready": True, "pid": os.getpid(), "interfaces": asked.interfaces, "vnet": asked.vnet})
+    router.run([sys.stdin.fileno()] if asked.until_eof else [], wake)
+    router.report()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
