@@ -1,0 +1,6 @@
+"""Experiments: a hypothesis, steps on a running lab, checks with evidence, a verdict."""
+
+from labctl.experiments.model import Experiment, experiment
+from labctl.experiments.trial import Arm, Trial
+
+__all__ = ["Arm", "Experiment", "Trial", "experiment"]

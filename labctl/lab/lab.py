@@ -157,7 +157,7 @@ class Lab:
     def _write_ssh(self) -> None:
         ssh.write_config(
             self.directory,
-            links.MGMT_BRIDGE,
+            model.MGMT_BRIDGE,
             self._state.client,
             {
                 node.name: (node.mgmt_mac, self._state.hostkeys[node.name].public)
@@ -200,20 +200,22 @@ class Lab:
             emit=self._emit,
         )
 
-    def restart(self, name: str, *, device: Mapping[str, bool]) -> None:
-        """Start a node again with other virtio device features (by libvirt's names).
+    def restart(self, *names: str, device: Mapping[str, bool]) -> None:
+        """Start nodes again with other virtio device features (by libvirt's names).
 
         They are decided when the device is made, so there is no changing them in a running guest.
         """
-        self.topology = self.topology.with_device_offload(name, device)
-        self.images = self._state.images
-        node = self.topology.nodes[name]
-        spec = self._guest(node)
-        self._forget_connection(name)
-        self.world.call(driver.stop, self.hypervisor, name)
-        _rotate(spec.log)
-        self._start((spec,))
-        self._apply_taps(node)
+        for name in names:
+            self.topology = self.topology.with_device_offload(name, device)
+        nodes = [self.topology.nodes[name] for name in names]
+        specs = tuple(self._guest(node) for node in nodes)
+        for spec in specs:
+            self._forget_connection(spec.name)
+            self.world.call(driver.stop, self.hypervisor, spec.name)
+            _rotate(spec.log)
+        self._start(specs)
+        for node in nodes:
+            self._apply_taps(node)
         self._state = dataclasses.replace(self._state, topology=self.topology)
         state.save(self.directory, self._state)
 

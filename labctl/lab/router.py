@@ -12,6 +12,7 @@ from labctl.errors import HostError
 from labctl.network import features
 from labctl.routers import namespace
 from labctl.topology import model
+from labctl.world import agent
 from labctl.world.deadline import Deadline
 from labctl.world.process import Result, last_words
 from labctl.world.space import Process, Space
@@ -88,7 +89,7 @@ class Router:
             pid = int(self._pid.read_text())
             deadline = Deadline(START_SECONDS, f"ending the router program of {self.name}")
             while self._world.runs(pid):
-                self._world.agent().kill(pid, signal.SIGTERM)
+                self._world.call(agent.kill, pid, signal.SIGTERM)
                 deadline.pause(LOOK_SECONDS)
             self._pid.unlink()
 

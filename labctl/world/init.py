@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import grp
 import os
+import pwd
 import select
 import shutil
 import signal
@@ -43,6 +45,26 @@ def furnish(directory: str, inside: int) -> None:
         mount("--bind", "--no-canonicalize", f"/proc/{os.getpid()}/fd/{inside}", directory)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as anything:
         fcntl.ioctl(anything, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+
+
+def name_qemu_user(directory: str) -> None:
+    """Let libvirt find the user it looks up by name before it reads its configuration.
+
+    Debian's libvirt asks for `libvirt-qemu` (virQEMUDriverConfigNew) even where qemu.conf names
+    another; only its daemon's package makes that user. Here the name exists in the world alone.
+    """
+    for path, lookup, line in (
+        ("/etc/passwd", pwd.getpwnam, "libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin"),
+        ("/etc/group", grp.getgrnam, "libvirt-qemu:x:64055:"),
+    ):
+        try:
+            lookup("libvirt-qemu")
+        except KeyError:
+            copy = os.path.join(directory, os.path.basename(path))
+            with open(path) as old, open(copy, "w") as new:
+                os.fchmod(new.fileno(), 0o644)
+                new.write(f"{old.read().rstrip()}\n{line}\n")
+            mount("--bind", copy, path)
 
 
 def reap() -> None:
@@ -76,6 +98,7 @@ def main(directory: str, lifeline: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         furnish(directory, inside)
+        name_qemu_user(directory)
     except OSError as reason:
         lifeline.send(f"failed: {reason}".encode())
         end(name, parent)

@@ -1,0 +1,61 @@
+"""Verbs that start nothing: validate, schema, doctor."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from labctl import topology
+from labctl.cli.words import json_option, print_json, print_table
+from labctl.errors import ExitCode
+from labctl.lab import doctor as prerequisites
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@json_option
+def validate(files: tuple[str, ...], as_json: bool) -> None:
+    """Check topology FILEs; every problem is told with its line and column."""
+    found = []
+    code = ExitCode.OK
+    for file in files:
+        try:
+            model = topology.load(topology.find(file))
+        except topology.TopologyError as wrong:
+            code = ExitCode.USAGE
+            if not as_json:
+                click.echo(str(wrong), err=True)
+            for problem in wrong.problems:
+                found.append({"file": file, "valid": False, "problem": str(problem)})
+            continue
+        found.append({"file": file, "valid": True, "digest": model.digest()})
+        if not as_json:
+            count = (len(model.networks), len(model.nodes), len(model.routers))
+            click.echo(f"{file}: valid ({count[0]} networks, {count[1]} nodes, {count[2]} routers)")
+    if as_json:
+        print_json(found)
+    sys.exit(code)
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of topology files, for editors."""
+    click.echo(json.dumps(topology.schema(), indent=2, ensure_ascii=False))
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Check everything labctl needs of this host, and say what mends what is wrong."""
+    findings = prerequisites.examine()
+    if as_json:
+        print_json([finding.to_json() for finding in findings])
+    else:
+        rows = [[one.verdict, one.name, one.observed, one.remedy] for one in findings]
+        print_table(["", "what", "found", "what mends it"], rows)
+    sys.exit(ExitCode.ERROR if any(one.verdict == "fail" for one in findings) else ExitCode.OK)
+
+
+COMMANDS = (validate, schema, doctor)

@@ -1,0 +1,102 @@
+"""Verbs of experiments: run them, list them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from labctl.cli.display import display
+from labctl.cli.words import accel_option, json_option, print_json, print_table
+from labctl.errors import ExitCode
+from labctl.experiments import load, runner
+from labctl.experiments.builtin import BUILTIN
+from labctl.guests.accel import Policy
+from labctl.results.model import Run, Verdict, combine
+
+EXITS = {
+    Verdict.PASS: ExitCode.OK,
+    Verdict.FAIL: ExitCode.FAIL,
+    Verdict.ERROR: ExitCode.ERROR,
+    Verdict.SKIP: ExitCode.SKIP,
+}
+
+
+@click.command("experiment")
+@click.argument("names", nargs=-1, required=True, metavar="NAME|FILE...")
+@accel_option
+@click.option(
+    "--results", type=click.Path(path_type=Path), help="Record below this folder instead."
+)
+@json_option
+def run_experiments(
+    names: tuple[str, ...], accel: Policy, results: Path | None, as_json: bool
+) -> None:
+    """Run experiments by NAME (see `labctl experiments`) or from a Python FILE of yours.
+
+    Each gets a lab of its own, ends in a verdict, and is recorded; see `labctl results`.
+    """
+    runs: list[tuple[Run, Path]] = []
+    for experiment in load.find(list(names)):
+        with display() as show:
+            run, path = runner.run(experiment, policy=accel, results=results, emit=show)
+        runs.append((run, path))
+        if not as_json:
+            _print_page(run, path)
+    if as_json:
+        print_json([{"path": str(path), **run.to_json()} for run, path in runs])
+    sys.exit(EXITS[combine(run.verdict for run, _ in runs)])
+
+
+def _print_page(run: Run, path: Path) -> None:
+    click.echo("")
+    click.echo(click.style(run.experiment, bold=True))
+    click.echo(run.hypothesis)
+    click.echo("")
+    if run.story:
+        click.echo(run.story)
+        click.echo("")
+    colours = {Verdict.PASS: "green", Verdict.SKIP: "yellow"}
+    for arm in run.arms:
+        count = sum(check.verdict is Verdict.PASS for check in arm.checks)
+        word = click.style(f"{arm.verdict:5}", fg=colours.get(arm.verdict, "red"))
+        click.echo(f"  {word}  {arm.name}: {count} of {len(arm.checks)} checks pass")
+        for check in arm.checks:
+            if check.verdict is not Verdict.PASS:
+                click.echo(
+                    f"         {check.verdict} {check.name}: expected {check.expected}; "
+                    f"observed {check.observed}"
+                )
+                for line in check.evidence:
+                    click.echo(f"           {line}")
+    for note in run.notes:
+        click.echo(f"  note: {note}")
+    click.echo("")
+    word = click.style(str(run.verdict), fg=colours.get(run.verdict, "red"), bold=True)
+    click.echo(f"verdict: {word} ({sum(run.timings.get(k, 0) for k in ('experiment',)):.0f} s)")
+    click.echo(f"recorded: {path}")
+
+
+@click.command("experiments")
+@json_option
+def list_experiments(as_json: bool) -> None:
+    """List the experiments that come with labctl, one line each."""
+    found = BUILTIN.values()
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": one.name,
+                    "topology": one.topology,
+                    "summary": one.summary,
+                    "hypothesis": one.hypothesis,
+                }
+                for one in found
+            ]
+        )
+        return
+    print_table(["experiment", "what it shows"], [[one.name, one.summary] for one in found])
+
+
+COMMANDS = (run_experiments, list_experiments)

@@ -1,0 +1,171 @@
+"""Verbs on running labs: up, down, status, ssh, exec, console, logs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from labctl import topology
+from labctl.cli import terminal
+from labctl.cli.display import display
+from labctl.cli.words import accel_option, json_option, lab_option, print_json, print_table
+from labctl.errors import ExitCode, UsageError
+from labctl.guests.accel import Policy
+from labctl.lab import state, status
+from labctl.lab.lab import Lab
+from labctl.world import space
+from labctl.world.space import Space
+
+
+@click.command()
+@click.argument("file")
+@click.option("--name", metavar="NAME", help="Name the lab other than its topology.")
+@accel_option
+@json_option
+def up(file: str, name: str | None, accel: Policy, as_json: bool) -> None:
+    """Bring the topology FILE up: all of it, or nothing stays.
+
+    FILE is a path, or the name of a file in this folder or of a shipped one (bridged.yaml).
+    """
+    model = topology.load(topology.find(file))
+    begun = time.monotonic()
+    with display() as show:
+        lab = Lab.up(model, name=name, policy=accel, emit=show, keep=True)
+    lab.close()
+    seconds = time.monotonic() - begun
+    if as_json:
+        print_json(status.describe(state.directory(lab.name)) | {"seconds": seconds})
+        return
+    nodes = ", ".join(model.nodes)
+    click.echo(f"lab {lab.name} is up in {seconds:.1f} s: {nodes} ({lab.accel})")
+    first = next(iter(model.nodes))
+    click.echo(f"try: labctl ssh {first}; take it down: labctl down {lab.name}")
+
+
+@click.command()
+@click.argument("lab", required=False)
+@click.option("--all", "everything", is_flag=True, help="Take all labs of this user down.")
+@json_option
+def down(lab: str | None, everything: bool, as_json: bool) -> None:
+    """Take LAB down, whatever state it is in; without a name the only one."""
+    folders = state.known()
+    if lab and everything:
+        raise UsageError("a name and --all contradict each other", "give one of the two")
+    if lab:
+        chosen = [folder for folder in folders if folder.name == lab]
+        if not chosen:
+            names = ", ".join(folder.name for folder in folders) or "none"
+            raise UsageError(f"there is no lab {lab}", f"there are: {names}")
+    elif everything or len(folders) <= 1:
+        chosen = folders
+    else:
+        names = ", ".join(folder.name for folder in folders)
+        raise UsageError(f"there are several labs: {names}", "name one, or say --all")
+    for folder in chosen:
+        space.end(folder)
+        if not as_json:
+            click.echo(f"lab {folder.name} is down")
+    if as_json:
+        print_json({"down": [folder.name for folder in chosen]})
+    elif not chosen:
+        click.echo("no lab is up")
+
+
+@click.command("status")
+@json_option
+def show_status(as_json: bool) -> None:
+    """Show every lab with its nodes, routers and networks."""
+    labs = [status.describe(folder) for folder in state.known()]
+    if as_json:
+        print_json(labs)
+        return
+    if not labs:
+        click.echo("no lab is up; bring one up: labctl up bridged.yaml")
+    for lab in labs:
+        title = f"{lab['name']}: {lab['state']}"
+        if "accel" in lab:
+            title += f", {lab['accel']}, since {lab['started']}"
+        rows = [
+            [part["name"], part["is"], part["state"], part["image"], part["addresses"]]
+            for part in lab.get("parts", [])
+        ]
+        print_table(["name", "what", "state", "image", "addresses"], rows, title)
+
+
+@click.command(
+    "ssh", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@lab_option
+@click.argument("node")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
+    """Open a shell in NODE, or run COMMAND there, over the management network.
+
+    The words of COMMAND are joined and read by the shell in the guest, as ssh does.
+    """
+    running = Lab.attach(lab)
+    words = running.node(node).ssh_argv()
+    _become(running.world, [*words, *command])
+
+
+@click.command(
+    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@lab_option
+@click.argument("node")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
+def execute(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
+    """Run COMMAND in NODE word by word, without a shell; NODE may be a router too."""
+    running = Lab.attach(lab)
+    if node in running.topology.routers:
+        words = [*running.world.enter(netns=node), *command]
+        os.execvp(words[0], words)
+    words = running.node(node).ssh_argv()
+    _become(running.world, [*words, "--", shlex.join(command)])
+
+
+def _become(world: Space, words: list[str]) -> NoReturn:
+    """Let this process become a program in the world; its exit status is then ours."""
+    sys.stdout.flush()
+    inside = [*world.enter(), *words]
+    os.execvp(inside[0], inside)
+
+
+@click.command()
+@lab_option
+@click.argument("node")
+def console(lab: str | None, node: str) -> None:
+    """Talk to NODE's serial console; leave with Ctrl-]."""
+    running = Lab.attach(lab)
+    running.node(node)
+    terminal.attach(running.directory / "console" / f"{node}.sock", node)
+
+
+@click.command()
+@lab_option
+@click.option("--follow", "-f", is_flag=True, help="Go on as the console does.")
+@click.argument("node")
+def logs(lab: str | None, follow: bool, node: str) -> None:
+    """Print what NODE's console has said."""
+    running = Lab.attach(lab)
+    running.node(node)
+    log = Path(running.directory / "console" / f"{node}.log")
+    with log.open("rb") as text:
+        while True:
+            piece = text.read()
+            sys.stdout.buffer.write(piece.replace(b"\r", b""))
+            sys.stdout.flush()
+            if not follow:
+                return
+            if not log.exists():
+                sys.exit(ExitCode.OK)  # the lab went down
+            time.sleep(0.1)
+
+
+COMMANDS = (up, down, show_status, ssh_to, execute, console, logs)

@@ -1,0 +1,79 @@
+"""Verbs of records: list, show, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from labctl.cli.words import json_option, print_json, print_table
+from labctl.errors import ExitCode
+from labctl.results import difference, store, tables
+from labctl.results.tables import Table
+
+results_option = click.option(
+    "--results", "root", type=click.Path(path_type=Path), envvar="LABCTL_RESULTS",
+    help="Where the records are.",
+)  # fmt: skip
+
+
+def _print(found: Iterable[Table]) -> None:
+    for table in found:
+        print_table(table.columns, table.rows, table.title)
+
+
+@click.group("results", invoke_without_command=True)
+@results_option
+@json_option
+@click.pass_context
+def results(context: click.Context, root: Path | None, as_json: bool) -> None:
+    """List the recorded runs; show one, or compare two."""
+    context.obj = root
+    if context.invoked_subcommand:
+        return
+    runs = store.list_runs(root)
+    if as_json:
+        print_json([run.to_json() for run in runs])
+    elif not runs:
+        click.echo("nothing is recorded yet; run: labctl experiment bridged")
+    else:
+        _print([tables.list_table(runs)])
+
+
+@results.command()
+@click.argument("run", default="last")
+@json_option
+@click.pass_obj
+def show(root: Path | None, run: str, as_json: bool) -> None:
+    """Show RUN (its id, the beginning of one, or `last`): arms, checks, environment."""
+    found = store.load(run, root)
+    if as_json:
+        print_json(found.to_json())
+        return
+    _print(tables.run_tables(found))
+    if found.story:
+        click.echo(found.story)
+    for note in found.notes:
+        click.echo(f"note: {note}")
+
+
+@results.command()
+@click.argument("a")
+@click.argument("b", default="last")
+@json_option
+@click.pass_context
+def diff(context: click.Context, a: str, b: str, as_json: bool) -> None:
+    """Compare runs A and B: verdicts, checks and environment. Exits with 1 when verdicts differ."""
+    found = difference.diff(store.load(a, context.obj), store.load(b, context.obj))
+    if as_json:
+        print_json(found.to_json())
+    elif found.same:
+        click.echo("the two runs do not differ in verdicts, checks or environment")
+    else:
+        _print(tables.difference_tables(found))
+    if not found.same_verdicts:
+        context.exit(ExitCode.FAIL)
+
+
+COMMANDS = (results,)

@@ -1,0 +1,64 @@
+"""Options that several commands share, and printing tables and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(function: F) -> F:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")(
+        function
+    )
+
+
+def lab_option(function: F) -> F:
+    """Add `--lab NAME`."""
+    return click.option(
+        "--lab", "-l", metavar="NAME", envvar="LABCTL_LAB",
+        help="Which lab; not needed while only one is up.",
+    )(function)  # fmt: skip
+
+
+def accel_option(function: F) -> F:
+    """Add `--accel`."""
+    return click.option(
+        "--accel", type=click.Choice(["auto", "require", "off"]), default="auto",
+        envvar="LABCTL_ACCEL", show_default=True,
+        help="KVM when it really works, KVM or an error, or TCG.",
+    )(function)  # fmt: skip
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """Print a table that fits the terminal; in a pipe nothing is cut."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 240
+    table = Table(
+        box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold",
+        pad_edge=False,
+    )  # fmt: skip
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    console.print(table)
+
+
+STYLES = {"pass": "green", "fail": "red", "error": "red", "skip": "yellow", "running": "cyan"}
+"""Colours of verdicts, by the word that fills a cell."""

@@ -1,0 +1,8 @@
+"""The experiments that come with labctl."""
+
+from labctl.experiments.builtin.bridged import bridged
+from labctl.experiments.builtin.offload import offload
+from labctl.experiments.builtin.router_hop import router_hop
+from labctl.experiments.model import Experiment
+
+BUILTIN: dict[str, Experiment] = {one.name: one for one in (bridged, router_hop, offload)}

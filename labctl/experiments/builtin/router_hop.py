@@ -1,0 +1,167 @@
+"""A router between two guests: why SSH hangs behind one that forwards packets as they are."""
+
+from __future__ import annotations
+
+import contextlib
+
+from labctl.capture.judge import Checksum, Metadata
+from labctl.experiments.crossing import Crossing, check_answer, check_no_errors, cross
+from labctl.experiments.evidence import check_states, culprit, everywhere, until
+from labctl.experiments.model import experiment
+from labctl.experiments.story import table
+from labctl.experiments.trial import Arm, Trial
+
+OFF = {"tx-checksumming": False}
+
+
+@experiment(
+    "router-hop",
+    topology="router-hop.yaml",
+    hypothesis="SSH hangs behind a router that copies packets as they are, because the copy loses "
+    "needs_csum: nobody finishes the checksum and the receiving kernel drops the packet.",
+)
+def router_hop(trial: Trial) -> None:
+    """A router that copies packets: SSH hangs, ping works; names the hop and proves the cause."""
+    found: dict[str, dict[int, Crossing]] = {}
+    for version in (4, 6):
+        ip = f"ipv{version}"
+        with trial.arm(f"namespace/{ip}", "control: the kernel forwards") as arm:
+            trial.lab.router("r1").set_kind("namespace")
+            crossing = cross(trial, arm, "vm1", "vm2", version)
+            found.setdefault("namespace", {})[version] = crossing
+            _healthy(arm, crossing)
+        with trial.arm(f"raw/{ip}", "a program copies packets, metadata lost") as arm:
+            trial.lab.router("r1").set_kind("raw")
+            crossing = cross(trial, arm, "vm1", "vm2", version)
+            found.setdefault("raw", {})[version] = crossing
+            _broken(arm, crossing)
+        with trial.arm(f"raw-vnet/{ip}", "the same program, virtio header kept") as arm:
+            trial.lab.router("r1").set_kind("raw-vnet")
+            crossing = cross(trial, arm, "vm1", "vm2", version)
+            found.setdefault("raw-vnet", {})[version] = crossing
+            _healthy(arm, crossing)
+        with (
+            trial.arm(f"raw tx-off/{ip}", "raw, checksum offload off in both guests") as arm,
+            contextlib.ExitStack() as stack,
+        ):
+            trial.lab.router("r1").set_kind("raw")
+            for node in trial.lab.nodes:
+                stack.enter_context(node.offload(OFF))
+            crossing = cross(trial, arm, "vm1", "vm2", version)
+            found.setdefault("raw, tx off", {})[version] = crossing
+            _complete(arm, crossing)
+    trial.story += _story(found)
+
+
+def _healthy(arm: Arm, crossing: Crossing) -> None:
+    for name, answer in (("ping", crossing.ping), ("ssh", crossing.ssh), ("udp", crossing.udp)):
+        check_answer(arm, name, answer, works=True)
+    for wanted in (crossing.syn, crossing.syn_ack, crossing.datagram):
+        check_states(
+            arm,
+            crossing.steps(wanted),
+            wanted,
+            "partial with needs_csum at every hop",
+            everywhere(Checksum.PARTIAL, Metadata.NEEDS_CSUM),
+        )
+    check_no_errors(arm, crossing)
+
+
+def _complete(arm: Arm, crossing: Crossing) -> None:
+    for name, answer in (("ping", crossing.ping), ("ssh", crossing.ssh), ("udp", crossing.udp)):
+        check_answer(arm, name, answer, works=True)
+    for wanted in (crossing.syn, crossing.syn_ack, crossing.datagram):
+        check_states(
+            arm,
+            crossing.steps(wanted),
+            wanted,
+            "valid, without needs_csum, at every hop",
+            everywhere(Checksum.VALID, None),
+        )
+    check_no_errors(arm, crossing)
+
+
+def _broken(arm: Arm, crossing: Crossing) -> None:
+    """Check the failure and every link of its cause."""
+    check_answer(arm, "ping", crossing.ping, works=True)
+    check_answer(arm, "ssh", crossing.ssh, works=False)
+    check_answer(arm, "udp", crossing.udp, works=False)
+    for wanted in (crossing.syn, crossing.datagram):
+        steps = crossing.steps(wanted)
+        check_states(
+            arm,
+            steps,
+            wanted,
+            "partial everywhere; needs_csum up to r1:eth0, none after it",
+            until("r1:eth0", crossing.path, (Checksum.PARTIAL, Metadata.NONE)),
+        )
+        where = culprit(steps)
+        arm.check(
+            f"metadata lost, {wanted.kind}",
+            "router r1 (eth0 to eth1)",
+            where or "not lost anywhere",
+            where == "router r1 (eth0 to eth1)",
+        )
+    _check_counters(arm, crossing)
+    _check_reasons(arm, crossing)
+
+
+def _check_counters(arm: Arm, crossing: Crossing) -> None:
+    assert crossing.ssh is not None
+    grown = crossing.ssh.grown("vm2", "TcpInCsumErrors")
+    arm.check(
+        "TcpInCsumErrors at vm2",
+        "grows while SSH waits",
+        f"grew by {grown}",
+        None if crossing.ssh.works is None else grown > 0,
+    )
+
+
+def _check_reasons(arm: Arm, crossing: Crossing) -> None:
+    name, expected = "drop reason at vm2", "the kernel drops the SYNs for TCP_CSUM"
+    drops = crossing.drops.get("vm2", ())
+    reasons = sorted({drop.reason for drop in drops if drop.reason})
+    if crossing.no_drops:
+        arm.skip(name, expected, crossing.no_drops)
+    elif drops and not reasons:
+        arm.skip(name, expected, "the guest's kernel gives no reasons (before 5.17)")
+    else:
+        arm.check(
+            name,
+            expected,
+            ", ".join(reasons) or "no drop seen",
+            "TCP_CSUM" in reasons,
+            evidence=[f"{drop.reason} at {drop.location}" for drop in drops[:4]],
+        )
+
+
+def _story(found: dict[str, dict[int, Crossing]]) -> list[str]:
+    """Tell it to somebody who meets it for the first time."""
+    raw = found["raw"]
+    where = culprit(raw[4].steps(raw[4].syn)) or "nowhere in this run"
+    lines = ["vm1 ── left ── r1 ── right ── vm2", ""]
+    for version in (4, 6):
+        lines += [f"The first packet of SSH (SYN) from vm1 to vm2, IPv{version}:", ""]
+        lines += table(
+            {name: (one[version].steps(one[version].syn), one[version].ssh)
+             for name, one in found.items()}
+        )  # fmt: skip
+        lines.append("")
+    lines += [
+        "What happens. To save work the sender's kernel leaves a checksum unfinished: the field",
+        "holds only the sum of the pseudo-header (partial), and beside the packet, not in it,",
+        "travels the note needs_csum: whoever puts this on a wire must finish it. Bridges and the",
+        "kernel's own forwarding pass the note on, so the receiver knows all is well.",
+        "",
+        f"Where the knowledge was lost: {where}. A program that copies bytes from one packet",
+        "socket to another copies the field but not the note. The packet goes on with a sum that",
+        "nobody will finish; vm2 takes it for damage and drops it (TcpInCsumErrors grows, the",
+        "kernel gives TCP_CSUM as its reason). tcpdump shows the same bytes at vm2 whether the",
+        "packet will live or die. Ping works because ICMP is summed in software from the start.",
+        "",
+        "What proves it. raw-vnet is the same program with one socket option more",
+        "(PACKET_VNET_HDR), so that the note is copied too: SSH works, and no byte of the packet",
+        "differs. With `ethtool -K eth0 tx off` in both guests there is nothing left to finish and",
+        "the copying router does no harm; in one guest it would only move the loss to the other.",
+    ]
+    return lines

@@ -1,0 +1,152 @@
+"""What every built-in experiment does in an arm: cross the network and look at every hop.
+
+One crossing sends SSH, and where wanted ping and a datagram, from one node to another while every
+hop of the path is observed and both guests' kernels are watched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from labctl.capture.drops import Drop
+from labctl.capture.session import Capture, Evidence
+from labctl.experiments import probes
+from labctl.experiments.evidence import Step, Wanted, walk
+from labctl.experiments.probes import Answer
+from labctl.experiments.trial import Arm, Trial
+from labctl.lab.path import Hop, hops
+from labctl.lab.watch import capture, watch_drops
+from labctl.world.deadline import Deadline
+
+STOP_SECONDS = 60.0
+REASONS = ("TCP_CSUM", "UDP_CSUM")
+
+
+@dataclass
+class Crossing:
+    """What was found while traffic crossed the network."""
+
+    path: tuple[Hop, ...]
+    there: str
+    """The source's address."""
+    back: str
+    """The destination's address."""
+    source: str
+    destination: str
+    ping: Answer | None = None
+    ssh: Answer | None = None
+    udp: Answer | None = None
+    drops: dict[str, tuple[Drop, ...]] = field(default_factory=dict)
+    """What each node's kernel dropped for a checksum."""
+    no_drops: str = ""
+    """Why the kernel could not tell, empty when it could."""
+    evidence: Evidence | None = None
+
+    @property
+    def syn(self) -> Wanted:
+        """The first packet of the SSH connection."""
+        label = f"SYN {self.source} to {self.destination}"
+        return Wanted(label, "SYN", self.there, self.back, 22)
+
+    @property
+    def syn_ack(self) -> Wanted:
+        """Its answer."""
+        label = f"SYN-ACK {self.destination} to {self.source}"
+        return Wanted(label, "SYN-ACK", self.back, self.there, 22)
+
+    @property
+    def datagram(self) -> Wanted:
+        """The UDP datagram."""
+        label = f"UDP {self.source} to {self.destination}"
+        return Wanted(label, "UDP", self.there, self.back, probes.UDP_PORT)
+
+    def steps(self, wanted: Wanted) -> list[Step]:
+        """Return a packet's way in the order it passes the hops."""
+        assert self.evidence is not None
+        forward = wanted.source == self.there
+        return walk(self.evidence, self.path if forward else self.path[::-1], wanted)
+
+    def errors(self) -> dict[str, int]:
+        """Return how many checksum errors each node counted during SSH and UDP."""
+        total = {self.source: 0, self.destination: 0}
+        for answer in (self.ssh, self.udp):
+            for node, grown in (answer.errors if answer else {}).items():
+                total[node] += sum(grown.values())
+        return total
+
+
+@contextlib.contextmanager
+def _watched(trial: Trial, crossing: Crossing) -> Iterator[None]:
+    """Watch both guests' drops for the length of a `with` block."""
+    with contextlib.ExitStack() as stack:
+        watches = {
+            name: stack.enter_context(watch_drops(trial.lab.node(name), REASONS))
+            for name in (crossing.source, crossing.destination)
+        }
+        yield
+        crossing.drops = {name: watch.read() for name, watch in watches.items()}
+        crossing.no_drops = "; ".join(w.why_not for w in watches.values() if w.why_not)
+
+
+def cross(
+    trial: Trial,
+    arm: Arm,
+    source: str,
+    destination: str,
+    version: int,
+    *,
+    interface: str = "eth0",
+    with_ping: bool = True,
+    with_udp: bool = True,
+) -> Crossing:
+    """Send traffic of an IP version from one node to another and gather evidence at every hop.
+
+    Both ends use the interface of that name. The capture is kept in the record. Raises
+    `LabctlError` when the lab fails on the way; what a probe could not tell is in its answer.
+    """
+    lab = trial.lab
+    crossing = Crossing(
+        path=hops(lab.topology, source, destination, interface),
+        there=lab.node(source).address(version, interface),
+        back=lab.node(destination).address(version, interface),
+        source=source,
+        destination=destination,
+    )
+    arm.offloads = lab.offloads()
+    with _watched(trial, crossing), capture(lab, crossing.path, trial.scratch(arm.name)) as seeing:
+        if with_ping:
+            crossing.ping = probes.ping(lab, source, crossing.back)
+        crossing.ssh = probes.ssh(lab, source, destination, crossing.back)
+        if with_udp:
+            crossing.udp = probes.udp(lab, source, destination, crossing.back)
+        crossing.evidence = _stop(seeing)
+    arm.keep(crossing.evidence)
+    return crossing
+
+
+def _stop(seeing: Capture) -> Evidence:
+    return seeing.stop(Deadline(STOP_SECONDS, "ending the capture"))
+
+
+def check_answer(arm: Arm, name: str, answer: Answer | None, works: bool) -> bool:
+    """Check that a probe came to what was expected of it."""
+    assert answer is not None
+    expected = {"ssh": ("works", "hangs"), "ping": ("answered", "not answered")}
+    words = expected.get(name, ("received", "lost"))
+    passed = None if answer.works is None else answer.works is works
+    return arm.check(name, words[0] if works else words[1], answer.text, passed)
+
+
+def check_no_errors(arm: Arm, crossing: Crossing) -> bool:
+    """Check that neither guest counted a checksum error."""
+    errors = crossing.errors()
+    told = all(a is None or a.works is not None for a in (crossing.ssh, crossing.udp))
+    observed = ", ".join(f"{node}: {count}" for node, count in errors.items())
+    return arm.check(
+        "checksum errors",
+        "none counted at either guest",
+        observed,
+        not any(errors.values()) if told else None,
+    )

@@ -1,0 +1,60 @@
+"""Find experiments by name, or load them from a user's own file."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+
+from labctl.errors import UsageError
+from labctl.experiments.builtin import BUILTIN
+from labctl.experiments.model import Experiment
+
+
+def find(words: list[str]) -> list[Experiment]:
+    """Return the experiments that `words` name: built-in names, or Python files that hold some.
+
+    Raises `UsageError` for a word that is neither, before anything is started.
+    """
+    found: list[Experiment] = []
+    for word in words:
+        if word in BUILTIN:
+            found.append(BUILTIN[word])
+        elif word.endswith(".py") or "/" in word:
+            found += _from_file(Path(word))
+        else:
+            near = difflib.get_close_matches(word, BUILTIN, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(BUILTIN)}"
+            raise UsageError(f"there is no experiment {word}", f"{hint} (or name a .py file)")
+    return found
+
+
+def _from_file(path: Path) -> list[Experiment]:
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}", "name a Python file that holds an experiment")
+    name = f"labctl_experiment_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as wrong:
+        raise UsageError(f"{path}:{wrong.lineno}:{wrong.offset}: {wrong.msg}") from None
+    except Exception as wrong:
+        # Of the traceback only the user's own line helps the user.
+        lines = [
+            f.lineno for f in traceback.extract_tb(wrong.__traceback__) if f.filename == str(path)
+        ]
+        where = f"{path}:{lines[-1]}" if lines else str(path)
+        raise UsageError(f"{where}: {type(wrong).__name__}: {wrong}") from None
+    found = [value for value in vars(module).values() if isinstance(value, Experiment)]
+    if not found:
+        raise UsageError(
+            f"{path} holds no experiment",
+            "make one with the decorator labctl.experiments.experiment",
+        )
+    return found

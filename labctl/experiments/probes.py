@@ -1,0 +1,149 @@
+"""Probes: traffic between two nodes through the network under test, judged by evidence.
+
+Whether something failed is never decided by patience alone. SSH that is going to hang is recognised
+by the receivers' checksum counters; where neither success nor a cause is seen, the answer is that
+it could not be told.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from labctl.capture import drops
+from labctl.lab.lab import Lab
+from labctl.lab.node import Node
+from labctl.lab.watch import counters
+from labctl.world.deadline import Deadline
+
+SSH_SECONDS = 90.0
+"""For one command over SSH between two busy emulated guests; a hang is told in about a second."""
+LOOK_SECONDS = 0.1
+SIGNS = 2
+"""Checksum errors that make a hang: the packet and its retransmission died of the same cause."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a probe found."""
+
+    works: bool | None
+    """None: it could not be told."""
+    text: str
+    """One line, for a reader."""
+    errors: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By how much each node's checksum error counters grew meanwhile."""
+
+    def grown(self, node: str, counter: str) -> int:
+        """Return by how much a node's counter grew."""
+        return self.errors.get(node, {}).get(counter, 0)
+
+
+def ping(lab: Lab, source: str, address: str, count: int = 2) -> Answer:
+    """Send ICMP echo requests; works when every one is answered."""
+    result = lab.node(source).run(f"ping -c {count} -W 10 {address}", check=False)
+    match = re.search(r"(\d+) packets transmitted, (\d+) (?:packets )?received", result.stdout)
+    if not match:
+        return Answer(None, f"ping said: {(result.stderr or result.stdout).strip()[:120]}")
+    sent, received = int(match[1]), int(match[2])
+    return Answer(received == sent, f"{received} of {sent} answered")
+
+
+def ssh(lab: Lab, source: str, destination: str, address: str) -> Answer:
+    """Run a command on `destination`, at `address`, by SSH from `source`: over the network's way.
+
+    It works when the command's output comes back. It does not when the client says so, or when a
+    receiver counts `SIGNS` checksum errors while it waits: a retransmission is summed as the first
+    transmission was, so it cannot fare better.
+    """
+    client, server = lab.node(source), lab.node(destination)
+    before = {node.name: counters(node) for node in (client, server)}
+    job = client.start(f"ssh root@{address} hostname")
+    deadline = Deadline(SSH_SECONDS, f"SSH from {source} to {destination}")
+    try:
+        while not deadline.passed:
+            status = job.poll()
+            errors = _growth(before, client, server)
+            if status == 0:
+                said = job.output.strip()
+                right = said == destination
+                return Answer(right, "works" if right else f"reached {said!r}", errors)
+            if status is not None:
+                words = job.errors.strip().splitlines()
+                return Answer(False, words[-1] if words else f"exit status {status}", errors)
+            blamed = [
+                f"{name} counted {grown['TcpInCsumErrors']} TCP checksum errors"
+                for name, grown in errors.items()
+                if grown.get("TcpInCsumErrors", 0) >= SIGNS
+            ]
+            if blamed and job.poll() is None:
+                return Answer(False, f"hangs: {', '.join(blamed)}", errors)
+            time.sleep(LOOK_SECONDS)
+    finally:
+        job.stop()
+    return Answer(None, f"no answer and no cause seen in {SSH_SECONDS:g} s")
+
+
+def _growth(before: Mapping[str, Mapping[str, int]], *nodes: Node) -> dict[str, dict[str, int]]:
+    return {node.name: drops.grown(before[node.name], counters(node)) for node in nodes}
+
+
+UDP_PORT = 4007
+"""Not 67: QEMU completes the checksum of what looks like DHCP by its source port."""
+
+_RECEIVER = """
+use strict; use Socket qw(:all);
+my ($family, $port, $seconds) = @ARGV;
+socket(my $s, $family == 4 ? PF_INET : PF_INET6, SOCK_DGRAM, 0) or die "socket: $!";
+bind($s, $family == 4 ? pack_sockaddr_in($port, INADDR_ANY) : pack_sockaddr_in6($port, IN6ADDR_ANY))
+  or die "bind: $!";
+$| = 1; print "listening\\n";
+my $ready = ''; vec($ready, fileno($s), 1) = 1;
+select($ready, undef, undef, $seconds) or exit 1;
+recv($s, my $data, 2048, 0); print "received $data\\n";
+"""
+
+_SENDER = """
+use strict; use Socket qw(:all);
+my ($family, $address, $port, $text) = @ARGV;
+socket(my $s, $family == 4 ? PF_INET : PF_INET6, SOCK_DGRAM, 0) or die "socket: $!";
+my $to = $family == 4 ? pack_sockaddr_in($port, inet_aton($address))
+  : pack_sockaddr_in6($port, inet_pton(AF_INET6, $address));
+send($s, $text, 0, $to) or die "send: $!";
+"""
+
+
+def udp(lab: Lab, source: str, destination: str, address: str) -> Answer:
+    """Send one UDP datagram to `address` of `destination`; works when a program there gets it.
+
+    It does not when the receiver's kernel counts a checksum error instead.
+    """
+    client, server = lab.node(source), lab.node(destination)
+    version = ip_address(address).version
+    counter = "UdpInCsumErrors" if version == 4 else "Udp6InCsumErrors"
+    before = {node.name: counters(node) for node in (client, server)}
+    receiver = server.start(f"perl -e '{_RECEIVER}' {version} {UDP_PORT} {SSH_SECONDS:g}")
+    deadline = Deadline(SSH_SECONDS, f"UDP from {source} to {destination}")
+    try:
+        while "listening" not in receiver.output:
+            if receiver.poll() is not None:
+                return Answer(None, f"the receiver ended: {receiver.errors.strip()[:120]}")
+            deadline.pause(0.02)
+        text = "labctl-datagram"
+        client.run(["perl", "-e", _SENDER, str(version), address, str(UDP_PORT), text])
+        while not deadline.passed:
+            errors = _growth(before, client, server)
+            if f"received {text}" in receiver.output:
+                return Answer(True, "received", errors)
+            grown = errors[destination].get(counter, 0)
+            if grown:
+                return Answer(False, f"lost: {destination} counted {grown} {counter}", errors)
+            if receiver.poll() not in (None, 0):
+                break
+            time.sleep(LOOK_SECONDS)
+    finally:
+        receiver.stop()
+    return Answer(None, "neither received nor counted as an error")

@@ -1,0 +1,103 @@
+"""Run one experiment: a lab of its own, the trial, the record. The lab ends with the run."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+from labctl import topology
+from labctl.errors import LabctlError
+from labctl.events import Emit, Event, silent
+from labctl.experiments.model import Experiment
+from labctl.experiments.trial import Trial
+from labctl.guests.accel import Policy
+from labctl.lab.lab import Lab
+from labctl.results.model import ArmResult, Check, Environment, Run, Verdict, host_environment
+from labctl.results.recorder import Recorder
+
+
+def run(
+    experiment: Experiment,
+    *,
+    policy: Policy = "auto",
+    results: Path | None = None,
+    emit: Emit = silent,
+) -> tuple[Run, Path]:
+    """Run an experiment from `up` to the record; return the run and its directory.
+
+    A fault of the host or the lab gives a recorded verdict of error; a mistake of the user's in the
+    topology raises `UsageError` before anything is started. When the user interrupts it, what was
+    found so far is recorded as partial and the interrupt goes on.
+    """
+    model = topology.load(topology.find(experiment.topology))
+    recorder = Recorder.create(experiment.name, results)
+    emit(Event("experiment", experiment.name, "start", experiment.hypothesis))
+    trial: Trial | None = None
+    lab: Lab | None = None
+    environment = host_environment(topology=model.name, topology_digest=model.digest())
+    arms: list[ArmResult] = []
+    timings: dict[str, float] = {}
+    begun = time.monotonic()
+    partial = True
+    try:
+        # A name of its own: a lab of the user's may be up meanwhile.
+        name = f"{experiment.name[:30]}-{secrets.token_hex(3)}"
+        lab = Lab.up(model, name=name, policy=policy, emit=emit)
+        timings.update(lab.timings)
+        environment = _environment(lab, environment)
+        trial = Trial(lab, recorder.captures, lab.directory / "captures", emit)
+        experiment.body(trial)
+        partial = False
+    except LabctlError as error:
+        arms.append(_trouble("lab" if lab is None else "body", error))
+    except Exception as fault:
+        arms.append(_trouble("body", LabctlError(f"{type(fault).__name__}: {fault}")))
+        raise
+    finally:
+        timings["experiment"] = time.monotonic() - begun
+        if lab is not None:
+            for log in sorted((lab.directory / "console").glob("*.log")):
+                shutil.copy(log, recorder.console)
+            down = time.monotonic()
+            lab.down()
+            timings["down"] = time.monotonic() - down
+        record = Run.judge(
+            recorder.id,
+            experiment.name,
+            experiment.hypothesis,
+            [*(trial.arms if trial else []), *arms],
+            environment=environment,
+            started=recorder.started,
+            timings=timings,
+            story="\n".join(trial.story) if trial else "",
+            notes=trial.notes if trial else (),
+            partial=partial,
+        )
+        recorder.finish(record)
+        state = "done" if record.verdict is Verdict.PASS else "failed"
+        emit(Event("experiment", experiment.name, state, str(record.verdict)))  # type: ignore[arg-type]
+    return record, recorder.path
+
+
+def _trouble(where: str, error: LabctlError) -> ArmResult:
+    """Tell of what ended a run early, as an arm that could not be told."""
+    evidence = [line for line in (error.hint, *error.detail.splitlines()) if line]
+    check = Check(where, Verdict.ERROR, "to come up and stay up", error.message, tuple(evidence))
+    return ArmResult.judge("lab", "the lab itself", [check])
+
+
+def _environment(lab: Lab, host: Environment) -> Environment:
+    """Add what only the running lab can tell."""
+    versions = lab.versions()
+    return host_environment(
+        topology=host.topology,
+        topology_digest=host.topology_digest,
+        qemu=versions["qemu"],
+        libvirt=versions["libvirt"],
+        accelerator=lab.accel,
+        images={image.name: image.digest for image in lab.images.values()},
+        guest_kernels={node.name: node.run("uname -r").stdout.strip() for node in lab.nodes},
+        offloads=lab.offloads(),
+    )

@@ -1,0 +1,38 @@
+"""Tables of text for the page an experiment prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from labctl.experiments.evidence import Step
+from labctl.experiments.probes import Answer
+
+PLACES = {"guest": "inside {}", "router": "inside {}", "host": "host's end, {}"}
+
+
+def table(columns: Mapping[str, tuple[Sequence[Step], Answer | None]]) -> list[str]:
+    """Return a table with a row a hop and a column a way, SSH's fate in the last row.
+
+    All columns must have the same hops.
+    """
+    steps = next(iter(columns.values()))[0]
+    rows = [["hop", "place", *columns]]
+    for number, step in enumerate(steps):
+        place = PLACES[step.hop.place].format(step.hop.owner)
+        rows.append([step.hop.name, place, *(ways[number].state for ways, _ in columns.values())])
+    fates = [_fate(answer) for _, answer in columns.values()]
+    rows.append(["SSH", "", *fates])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  "
+        + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    rule = "  " + "  ".join("─" * width for width in widths)
+    return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+
+
+def _fate(answer: Answer | None) -> str:
+    if answer is None or answer.works is None:
+        return "could not be told"
+    return "works" if answer.works else "hangs" if "hangs" in answer.text else "fails"

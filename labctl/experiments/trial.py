@@ -1,0 +1,121 @@
+"""A trial: one experiment being run on a lab, arm by arm, check by check."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from labctl.capture import pcapng
+from labctl.capture.session import Evidence
+from labctl.errors import LabctlError
+from labctl.events import Emit, Event, silent
+from labctl.lab.lab import Lab
+from labctl.results.model import ArmResult, Check, Verdict
+
+
+class Arm:
+    """The same steps under one condition; what is checked here makes its verdict."""
+
+    def __init__(self, name: str, description: str, captures: Path, emit: Emit) -> None:
+        """Start with nothing checked, which is an error and never a pass."""
+        self.name = name
+        self.description = description
+        self.checks: list[Check] = []
+        self.offloads: dict[str, dict[str, dict[str, bool]]] = {}
+        self._captures = captures
+        self._emit = emit
+        self._begun = time.monotonic()
+
+    def check(
+        self,
+        name: str,
+        expected: str,
+        observed: str,
+        passed: bool | None,
+        *,
+        evidence: Iterable[str] = (),
+        hop: str | None = None,
+    ) -> bool:
+        """Record one check; `passed` None means that it could not be told, which is an error."""
+        verdict = Verdict.ERROR if passed is None else Verdict.PASS if passed else Verdict.FAIL
+        return self._add(name, verdict, expected, observed, evidence, hop)
+
+    def skip(self, name: str, expected: str, why: str) -> None:
+        """Record that a check was not tried, and why."""
+        self._add(name, Verdict.SKIP, expected, why, (), None)
+
+    def error(self, name: str, what: str, evidence: Iterable[str] = ()) -> None:
+        """Record that something could not be told."""
+        self._add(name, Verdict.ERROR, "an answer", what, evidence, None)
+
+    def _add(
+        self,
+        name: str,
+        verdict: Verdict,
+        expected: str,
+        observed: str,
+        evidence: Iterable[str],
+        hop: str | None,
+    ) -> bool:
+        seconds = time.monotonic() - self._begun
+        check = Check(name, verdict, expected, observed, tuple(evidence), hop, seconds)
+        self.checks.append(check)
+        detail = f"{verdict}: {name}: {observed}"
+        self._emit(Event("check", self.name, "progress", detail))
+        return verdict is Verdict.PASS
+
+    def keep(self, evidence: Evidence) -> Path:
+        """Write what was captured to the record's `captures/<arm>.pcapng`; return its path."""
+        path = self._captures / f"{self.name.replace('/', '-').replace(' ', '-')}.pcapng"
+        pcapng.write(path, evidence.hops)
+        return path
+
+    def result(self) -> ArmResult:
+        """Return what this arm came to."""
+        seconds = time.monotonic() - self._begun
+        return ArmResult.judge(
+            self.name, self.description, self.checks, offloads=self.offloads, seconds=seconds
+        )
+
+
+class Trial:
+    """What an experiment's body works with."""
+
+    def __init__(self, lab: Lab, captures: Path, scratch: Path, emit: Emit = silent) -> None:
+        """Start a trial on a running lab; captures are kept in `captures`."""
+        self.lab = lab
+        self.arms: list[ArmResult] = []
+        self.story: list[str] = []
+        """Lines of the page a newcomer reads; the body appends to it."""
+        self.notes: list[str] = []
+        self._captures = captures
+        self._scratch = scratch
+        self._emit = emit
+
+    def scratch(self, name: str) -> Path:
+        """Return a folder for an arm's raw streams; it goes with the lab."""
+        folder = self._scratch / name.replace("/", "-").replace(" ", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextlib.contextmanager
+    def arm(self, name: str, description: str) -> Iterator[Arm]:
+        """Run one arm: a failed `assert` is a fail, a fault of the lab an error; the next goes on.
+
+        Whatever the arm changed must be undone by its own `with` blocks.
+        """
+        self._emit(Event("arm", name, "start", description))
+        arm = Arm(name, description, self._captures, self._emit)
+        try:
+            yield arm
+        except AssertionError as failed:
+            arm.check("assertion", "to hold", str(failed) or "it does not hold", False)
+        except LabctlError as error:
+            arm.error("arm", error.message, [error.hint] if error.hint else [])
+        finally:
+            result = arm.result()
+            self.arms.append(result)
+            state = "done" if result.verdict is Verdict.PASS else "failed"
+            self._emit(Event("arm", name, state, str(result.verdict)))  # type: ignore[arg-type]

@@ -1,0 +1,140 @@
+"""Every prerequisite of this host: is it there, and what mends it if not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from labctl import images
+from labctl.errors import LabctlError
+from labctl.guests import accel, driver
+from labctl.network import links
+from labctl.topology import from_mapping
+from labctl.world import paths
+from labctl.world.space import Space
+
+MEMORY_MIB = 1024
+"""What two guests and their translation caches need."""
+
+TOOLS = {
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "mount": "mount",
+    "ssh": "openssh-client",
+    "depmod": "kmod",
+    "qemu-system-x86_64": "qemu-system-x86",
+}
+"""Programs labctl runs, and the Debian package of each."""
+
+TINY = {
+    "name": "doctor",
+    "networks": {"lan": {}},
+    "nodes": {"vm1": {"image": "micro", "interfaces": [{"network": "lan"}]}},
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One prerequisite."""
+
+    name: str
+    verdict: Literal["pass", "fail", "skip"]
+    """`skip`: could be better, but labctl works without it."""
+    observed: str
+    remedy: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Examine the host, from what everything rests on to what only makes it faster."""
+    return [finding for part in PARTS for finding in _safely(part)]
+
+
+def _safely(part: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from part()
+    except LabctlError as error:
+        name = (part.__doc__ or part.__name__).rstrip(".")
+        yield Finding(name, "fail", error.message, error.hint)
+
+
+def _tools() -> Iterator[Finding]:
+    """Programs."""
+    for program, package in TOOLS.items():
+        found = shutil.which(
+            program, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        )
+        if found:
+            yield Finding(program, "pass", found)
+        else:
+            yield Finding(program, "fail", "not installed", f"apt-get install {package}")
+    if os.geteuid() != 0 and not shutil.which("newuidmap"):
+        yield Finding("newuidmap", "fail", "not installed", "apt-get install uidmap")
+
+
+def _world() -> Iterator[Finding]:
+    """Namespaces."""
+    with tempfile.TemporaryDirectory(prefix=".d", dir=paths.runtime()) as folder:
+        world = Space.create(Path(folder) / "w")
+        try:
+            who = "root" if os.geteuid() == 0 else "an ordinary user"
+            yield Finding("namespaces", "pass", f"a world can be made as {who}")
+            world.call(links.build, from_mapping(TINY))
+            yield Finding("bridge and TAP", "pass", "made in a world by netlink and /dev/net/tun")
+            hypervisor = driver.Hypervisor(world.directory / "embed", "", paths.cache() / "libvirt")
+            found = world.call(driver.versions, hypervisor)
+            yield Finding("libvirt", "pass", f"{found['libvirt']}, driving QEMU {found['qemu']}")
+        finally:
+            world.end()
+
+
+def _memory() -> Iterator[Finding]:
+    """Memory."""
+    lines = dict(
+        line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line
+    )
+    free = int(lines["MemAvailable"].split()[0]) // 1024
+    verdict: Literal["pass", "fail"] = "pass" if free >= MEMORY_MIB else "fail"
+    remedy = "" if verdict == "pass" else f"free some: two guests need {MEMORY_MIB} MiB"
+    yield Finding("memory", verdict, f"{free} MiB available, {os.cpu_count()} CPUs", remedy)
+
+
+def _images() -> Iterator[Finding]:
+    """Images."""
+    for image in images.list_images():
+        if image.built:
+            yield Finding(f"image {image.name}", "pass", f"built, {image.digest[:12]}")
+        else:
+            yield Finding(
+                f"image {image.name}", "skip", "not built; the first use builds it",
+                f"labctl image build {image.name}",
+            )  # fmt: skip
+
+
+def _kvm() -> Iterator[Finding]:
+    """KVM."""
+    why = accel.obstacle()
+    if why:
+        yield Finding("KVM", "skip", "guests run under TCG, slower", why)
+        return
+    works = accel.remembered()
+    if works is None:
+        yield Finding("KVM", "skip", "/dev/kvm opens; not tried yet", "the first `up` tries it")
+    elif works:
+        yield Finding("KVM", "pass", "a kernel reached user space under it")
+    else:
+        yield Finding(
+            "KVM", "skip", "/dev/kvm opens, but a stock kernel does not boot under it; TCG is used",
+            "nested virtualisation is incomplete here; use a host where it is whole",
+        )  # fmt: skip
+
+
+PARTS = (_tools, _world, _memory, _images, _kvm)

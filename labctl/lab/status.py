@@ -1,0 +1,78 @@
+"""What is up: read from a lab's directory and its world's /proc, without libvirt or an agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from labctl.errors import LabctlError
+from labctl.lab import state
+from labctl.lab.router import Router
+from labctl.topology.model import Interface, RouterInterface
+from labctl.world.space import Space
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Describe the lab of a directory as plain data.
+
+    `state` is `up`, `coming up`, `damaged` (a guest or router has ended) or `dead` (its world has
+    ended; `labctl down` removes what is left).
+    """
+    try:
+        world = Space.attach(folder)
+    except (LabctlError, OSError, ValueError, TypeError):
+        return {"name": folder.name, "state": "dead", "directory": str(folder)}
+    try:
+        known = state.load(folder)
+    except LabctlError:
+        return {"name": folder.name, "state": "coming up", "directory": str(folder)}
+    parts: list[dict[str, Any]] = []
+    for node in known.topology.nodes.values():
+        parts.append(
+            {
+                "name": node.name,
+                "is": "node",
+                "state": "running" if _guest_runs(world, node.name) else "ended",
+                "image": known.images[node.name].name,
+                "addresses": _addresses(node.interfaces),
+            }
+        )
+    for router in known.topology.routers.values():
+        kind = Router(world, folder, router).kind
+        parts.append(
+            {
+                "name": router.name,
+                "is": f"router ({kind or router.kind})",
+                "state": "running" if kind else "ended",
+                "image": "",
+                "addresses": _addresses(router.interfaces),
+            }
+        )
+    for network in known.topology.networks.values():
+        subnets = ", ".join(str(subnet) for subnet in network.subnets)
+        parts.append(
+            {"name": network.name, "is": "network", "state": "", "image": "", "addresses": subnets}
+        )
+    damaged = any(part["state"] == "ended" for part in parts)
+    return {
+        "name": folder.name,
+        "state": "damaged" if damaged else "up",
+        "directory": str(folder),
+        "topology": str(known.topology.source or known.topology.name),
+        "accel": known.accel,
+        "started": known.started,
+        "parts": parts,
+    }
+
+
+def _guest_runs(world: Space, name: str) -> bool:
+    """Whether a guest's QEMU runs, by the pid file that libvirt keeps for it."""
+    pid_file = world.directory / "embed" / "run" / "qemu" / f"{name}.pid"
+    try:
+        return world.runs(int(pid_file.read_text()))
+    except (OSError, ValueError):
+        return False
+
+
+def _addresses(interfaces: tuple[Interface, ...] | tuple[RouterInterface, ...]) -> str:
+    return ", ".join(str(address) for one in interfaces for address in one.addresses)

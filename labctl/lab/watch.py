@@ -1,0 +1,75 @@
+"""Evidence from a running lab: captures at its hops, counters and drop reasons in its guests."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from labctl.capture import drops
+from labctl.capture.session import Capture, Handle, Point, guest_point, host_point
+from labctl.lab.lab import Lab
+from labctl.lab.node import Node
+from labctl.lab.path import Hop
+from labctl.world.deadline import Deadline
+from labctl.world.process import CommandError
+from labctl.world.space import Process
+
+START_SECONDS = 60.0
+"""For all observers to be ready; Perl takes a second to start in a busy emulated guest."""
+
+
+def capture(lab: Lab, hops: Iterable[Hop], directory: Path) -> Capture:
+    """Prepare a capture at hops; its streams go to `directory`. Use it as a context manager."""
+
+    def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path) -> Handle:
+        return Process.start(lab.world.agent(), argv, stdout=stdout, stderr=stderr)
+
+    return Capture(
+        [_point(lab, hop) for hop in hops],
+        directory,
+        deadline=Deadline(START_SECONDS, "starting the observers"),
+        spawn=spawn,
+    )
+
+
+def _point(lab: Lab, hop: Hop) -> Point:
+    if hop.place == "guest":
+        return guest_point(hop.name, hop.link, lab.node(hop.owner).ssh_argv())
+    return host_point(hop.name, hop.link, netns=hop.owner if hop.place == "router" else "")
+
+
+def counters(node: Node) -> dict[str, int]:
+    """Return the kernel's protocol counters of a guest, such as `TcpInCsumErrors`."""
+    return drops.parse_counters(node.run(drops.COUNTERS_COMMAND).stdout)
+
+
+class DropWatch:
+    """The drops a guest's kernel tells of, from the moment it was made."""
+
+    def __init__(self, node: Node, why_not: str) -> None:
+        """Hold a started watch; `watch_drops` makes one."""
+        self._node = node
+        self.why_not = why_not
+        """Why this guest's kernel cannot tell, empty when it can."""
+
+    def read(self) -> tuple[drops.Drop, ...]:
+        """Return the drops so far."""
+        if self.why_not:
+            return ()
+        return drops.parse_drops(self._node.run(drops.READ_COMMAND).stdout)
+
+
+@contextlib.contextmanager
+def watch_drops(node: Node, reasons: Iterable[str] = ()) -> Iterator[DropWatch]:
+    """Record packet drops with their reasons in a guest for the length of a `with` block."""
+    why_not = ""
+    try:
+        node.run(drops.watch_command(reasons))
+    except CommandError as refused:
+        why_not = f"the kernel of {node.name} does not trace drops: {refused.message}"
+    try:
+        yield DropWatch(node, why_not)
+    finally:
+        if not why_not:
+            node.run(drops.UNWATCH_COMMAND)
