@@ -8,6 +8,7 @@ it could not be told.
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -125,7 +126,8 @@ def udp(lab: Lab, source: str, destination: str, address: str) -> Answer:
     version = ip_address(address).version
     counter = "UdpInCsumErrors" if version == 4 else "Udp6InCsumErrors"
     before = {node.name: counters(node) for node in (client, server)}
-    receiver = server.start(f"perl -e '{_RECEIVER}' {version} {UDP_PORT} {SSH_SECONDS:g}")
+    words = ["perl", "-e", _RECEIVER, str(version), str(UDP_PORT), f"{SSH_SECONDS:g}"]
+    receiver = server.start(shlex.join(words))
     deadline = Deadline(SSH_SECONDS, f"UDP from {source} to {destination}")
     try:
         while "listening" not in receiver.output:

@@ -11,6 +11,7 @@ from pathlib import Path
 from labctl.errors import GuestError, UsageError
 from labctl.guests import driver, ethtool, ssh
 from labctl.topology import model
+from labctl.topology.features import kernel_names
 from labctl.world.deadline import Deadline
 from labctl.world.process import CommandError, Result, last_words
 from labctl.world.space import Process, Space
@@ -169,7 +170,8 @@ class Node:
         words = [
             f"{name} {'on' if feature.requested else 'off'}"
             for name, feature in before.items()
-            if name in now and not now[name].fixed and now[name] != feature
+            # One by one: setting a group back would turn on members that were off.
+            if len(kernel_names(name)) == 1 and name in now and now[name] != feature
         ]
         if words:
             self.run(f"ethtool -K {self.interface(interface).name} {' '.join(words)}", check=False)
