@@ -53,7 +53,12 @@ my ($written, $errors, $out) = (0, 0, '');
 sub flush {
     while (length $out) {
         my $n = syswrite STDOUT, $out;
-        if (!defined $n) { next if $!{EINTR}; print STDERR "cannot write: $!\n"; exit 1 }
+        if (!defined $n) {
+            my $why = $! + 0;
+            next if $why == 4;
+            print STDERR "cannot write what was seen on $iface: $!\n";
+            exit $why;
+        }
         substr($out, 0, $n) = '';
     }
 }

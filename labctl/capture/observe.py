@@ -214,10 +214,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         observer.watch((sys.stdin.fileno(), read_end))
         observer.finish()
     except OSError as wrong:  # a full disk or a closed pipe: the stream stays, cut
-        sys.stderr.write(f"cannot write what was seen on {asked.iface}: {wrong}\n")
         with contextlib.suppress(OSError):
-            os.close(out.fileno())
-        os._exit(1)  # skip the interpreter's own flush of the same buffer
+            os.write(2, f"cannot write what was seen on {asked.iface}: {wrong}\n".encode())
+        # The words may find no room either, the status does; and the interpreter's own end would
+        # try to write the same buffer again.
+        os._exit(wrong.errno or 1)
     return 0
 
 

@@ -8,6 +8,8 @@ process, and an observer that dies leaves a cut stream rather than nothing.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 import shlex
 import signal
@@ -254,13 +256,15 @@ class Capture:
         """End every observer and return what they saw.
 
         One that does not end by `deadline`, or died on the way, leaves a cut hop, not an error.
+        Raises `CaptureError` when nothing was started, or all was stopped before.
         """
         handles, self._handles = self._handles, []
+        if len(handles) != len(self.points):
+            raise CaptureError("this capture is not running")
 
         def finish(handle: Handle) -> str:
             try:
-                status = handle.finish(deadline)
-                return f"its observer exited with {status}" if status else ""
+                return _ending(handle.finish(deadline))
             except LabctlError as wrong:
                 return wrong.message
 
@@ -330,6 +334,13 @@ def judged(hop: str, stream: Stream, note: str = "", arrived_ns: int | None = No
         note,
         arrived_ns,
     )
+
+
+def _ending(status: int) -> str:
+    """Say why an observer ended; on a write error its status is the errno, 1 is anything else."""
+    if status in (errno.ENOSPC, errno.EIO, errno.EPIPE, errno.EDQUOT):
+        return f"its observer could not write: {os.strerror(status)}"
+    return f"its observer exited with {status}" if status else ""
 
 
 class _Process:

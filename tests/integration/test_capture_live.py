@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 from pathlib import Path
 
 import pytest
-from labctl.capture.drops import grown, parse_counters
-from labctl.capture.judge import Checksum, Metadata
-from labctl.capture.session import (
-    Capture,
-    CaptureError,
-    Point,
-    guest_point,
-    host_point,
-)
-from labctl.world.deadline import Deadline
-from labctl.world.netns import inside
 from netlab import (
     bridge,
     configure,
@@ -26,10 +17,25 @@ from netlab import (
     host,
     isolated,
     namespace,
+    run,
     set_tx_checksum,
     tcp_server,
 )
 from pyroute2 import IPRoute
+
+from labctl.capture.drops import grown, parse_counters
+from labctl.capture.judge import Checksum, Judgement, Metadata
+from labctl.capture.session import (
+    Capture,
+    CaptureError,
+    HopEvidence,
+    Point,
+    guest_point,
+    host_point,
+)
+from labctl.capture.stream import read_stream
+from labctl.world.deadline import Deadline
+from labctl.world.netns import inside
 
 pytestmark = pytest.mark.integration
 
@@ -86,9 +92,11 @@ def test_both_observers_write_the_same_records(tmp_path: Path) -> None:
     two_hosts()
     points = [host_point("python", "a-port"), perl_point("perl", "a-port")]
     with tcp_server("b", "10.0.0.2"), Capture(points, tmp_path, deadline=deadline()) as capture:
+        inside("a", send_frame, MARK)
         assert connects("a", "10.0.0.2")
         inside("a", bulk, "10.0.0.2")
-        inside("a", tagged)
+        inside("a", send_frame, TAGGED)
+        inside("a", send_frame, MARK)
         evidence = capture.stop(deadline())
     python, perl = evidence["python"], evidence["perl"]
     assert python.header is not None
@@ -96,18 +104,25 @@ def test_both_observers_write_the_same_records(tmp_path: Path) -> None:
     assert (python.header.observer, perl.header.observer) == ("python", "perl")
     assert python.header.kernel == perl.header.kernel
     assert (python.header.mtu, python.header.ifindex) == (perl.header.mtu, perl.header.ifindex)
-    facts = [
-        [
-            (r.pkttype, r.ifindex, r.status, r.original_length, r.vnet, r.frame)
-            for r in (s.record for s in hop.sightings)
-        ]
-        for hop in (python, perl)
-    ]
+    for hop in (python, perl):
+        assert hop.header is not None
+        assert hop.trailer is not None
+        for seen in hop.sightings:
+            assert hop.header.clock_ns < seen.time_ns < hop.trailer.clock_ns
+    facts = [between_marks(hop) for hop in (python, perl)]
     assert facts[0] == facts[1]
     assert any(s.judgement.gso == "tcpv4" for s in perl.sightings)  # super-frames were among them
     assert any(s.judgement.packet.vlan == (7,) for s in perl.sightings)
-    for one, other in zip(python.sightings, perl.sightings, strict=True):
-        assert abs(one.time_ns - other.time_ns) < 1_000_000_000
+
+
+def between_marks(hop: HopEvidence) -> list[tuple[object, ...]]:
+    """What was seen between two frames of ours: each observer begins and ends in its own time."""
+    seen = [s.record for s in hop.sightings]
+    first, last = (n for n, record in enumerate(seen) if record.frame == MARK)
+    return [
+        (r.pkttype, r.ifindex, r.status, r.original_length, r.vnet, r.frame)
+        for r in seen[first : last + 1]
+    ]
 
 
 def bulk(address: str) -> None:
@@ -117,11 +132,21 @@ def bulk(address: str) -> None:
             sock.sendall(b"x" * 300_000)
 
 
-def tagged() -> None:
-    """Send a tagged frame: the receiving side's kernel takes the tag out of the bytes."""
+def flood(address: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _ in range(200):
+            sock.sendto(bytes(1000), (address, 9))
+
+
+MARK = b"\xff" * 6 + b"\2" * 6 + b"\x88\xb5" + bytes(60)
+TAGGED = MARK[:12] + b"\x81\0\0\7" + MARK[12:]
+"""The receiving side's kernel takes the tag out of the bytes."""
+
+
+def send_frame(frame: bytes) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
         sock.bind(("eth0", 0))
-        sock.send(b"\xff" * 6 + b"\2" * 6 + b"\x81\0\0\7\x88\xb5" + bytes(60))
+        sock.send(frame)
 
 
 @isolated
@@ -175,4 +200,47 @@ def test_an_interface_that_goes_away_leaves_what_was_seen(tmp_path: Path) -> Non
     assert hop.trailer is not None
     assert hop.trailer.errors >= 1
     assert not hop.complete
+    assert "SYN" in [s.judgement.kind for s in hop.sightings]
+
+
+@isolated
+@pytest.mark.parametrize("make", [host_point, perl_point])
+def test_a_killed_observer_leaves_what_it_had_seen(tmp_path: Path, make: object) -> None:
+    assert callable(make)
+    two_hosts()
+    points = [make("a-port", "a-port"), host_point("b-port", "b-port")]
+    with tcp_server("b", "10.0.0.2"), Capture(points, tmp_path, deadline=deadline()) as capture:
+        assert connects("a", "10.0.0.2")
+        settle = deadline()
+        while "FIN" not in [seen.kind for seen in records(tmp_path / "00.capture")]:
+            settle.pause(0.01)  # what it wrote survives it; what the kernel had queued does not
+        for process in Path("/proc").glob("[0-9]*"):
+            if b"a-port" in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
+        evidence = capture.stop(deadline())
+    assert evidence.cut_hops == ("a-port",)
+    assert "exited with" in evidence["a-port"].note
+    assert {"SYN", "SYN-ACK"} <= {s.judgement.kind for s in evidence["a-port"].sightings}
+    assert evidence["b-port"].complete
+
+
+def records(path: Path) -> list[Judgement]:
+    return [record.judge() for record in read_stream(path).records]
+
+
+@isolated
+@pytest.mark.parametrize("make", [host_point, perl_point])
+def test_a_full_disk_cuts_the_stream_and_is_told(tmp_path: Path, make: object) -> None:
+    assert callable(make)
+    two_hosts()
+    run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path))
+    with (
+        tcp_server("b", "10.0.0.2"),
+        Capture([make("a-port", "a-port")], tmp_path, deadline=deadline()) as capture,
+    ):
+        assert connects("a", "10.0.0.2")
+        inside("a", flood, "10.0.0.2")
+        (hop,) = capture.stop(deadline()).hops
+    assert hop.cut
+    assert "No space left" in hop.note
     assert "SYN" in [s.judgement.kind for s in hop.sightings]

@@ -15,15 +15,9 @@ from ipaddress import ip_interface, ip_network
 from pathlib import Path
 
 import pytest
-from labctl.capture.drops import grown, parse_counters
-from labctl.capture.session import Capture, Handle, host_point, start_process
-from labctl.errors import HostError
-from labctl.routers import namespace
-from labctl.topology.model import Route, Router, RouterInterface, RouterKind
-from labctl.world.deadline import Deadline
-from labctl.world.netns import inside
 from netlab import (
     bridge,
+    configure,
     connects,
     counters,
     host,
@@ -33,6 +27,14 @@ from netlab import (
     tcp_server,
 )
 from pyroute2 import IPRoute
+
+from labctl.capture.drops import grown, parse_counters
+from labctl.capture.session import Capture, Handle, host_point, start_process
+from labctl.errors import HostError
+from labctl.routers import namespace
+from labctl.topology.model import Route, Router, RouterInterface, RouterKind
+from labctl.world.deadline import Deadline
+from labctl.world.netns import inside
 
 pytestmark = pytest.mark.integration
 VM2 = {4: "10.0.2.2", 6: "fd00:2::2"}
@@ -291,6 +293,20 @@ def test_a_frame_longer_than_the_next_mtu_is_dropped_and_counted(tmp_path: Path)
         assert settled(running, "too_long", 1)["forwarded"] == 0
         inside("vm1", send_udp, VM2[4], 1, 64, 1200)
         settled(running, "forwarded", 1)
+
+
+@isolated
+def test_addresses_and_routes_that_come_later_are_learnt(tmp_path: Path) -> None:
+    network()
+    inside("vm2", configure, "eth0", ("10.5.0.2/24",))
+    with program(tmp_path) as running:
+        assert not pings("vm1", "10.5.0.2", timeout=0.3)
+        inside("r1", configure, "eth1", ("10.5.0.1/24",))
+        deadline = Deadline(10, "learning the new network")
+        while not pings("vm1", "10.5.0.2", timeout=0.3):
+            deadline.check()
+        assert pings("vm1", "10.5.0.1")  # the new address is the kernel's to answer
+        assert running.counters()["local"] > 0
 
 
 def send_raw(kind: bytes, payload: bytes, tag: bytes = b"") -> None:

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_capture_stream import FRAME, WHOLE, head, record
+
 from labctl.capture.session import Capture, CaptureError, Point, guest_script, host_point
 from labctl.errors import DeadlineError
 from labctl.world.deadline import Deadline
-from test_capture_stream import FRAME, WHOLE, head, record
 
 
 def stand_in(hop: str, first: bytes, last: bytes = b"", then: str = "sys.stdin.read()") -> Point:
@@ -42,6 +43,8 @@ def test_evidence_comes_in_the_order_of_the_points(tmp_path: Path) -> None:
     assert len(list(evidence.sightings())) == 3
     with pytest.raises(KeyError):
         evidence["c"]
+    with pytest.raises(CaptureError, match="not running"):
+        capture.stop(soon())
 
 
 def test_an_observer_that_ends_before_it_is_ready_is_told_with_its_words(tmp_path: Path) -> None:
