@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from labctl.capture.drops import (
     COUNTERS_COMMAND,
     READ_COMMAND,

@@ -8,6 +8,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from labctl.capture.judge import (
     TP_STATUS_CSUM_VALID,
     TP_STATUS_CSUMNOTREADY,

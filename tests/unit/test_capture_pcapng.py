@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_capture_judge import eth, ip, tcp, with_state
+from test_capture_stream import head, record, tail
+
 from labctl.capture.pcapng import PcapngError, read, write
 from labctl.capture.session import HopEvidence, judged
 from labctl.capture.stream import parse_stream
-from test_capture_judge import eth, ip, tcp, with_state
-from test_capture_stream import head, record, tail
 
 # python-pcapng warns of its own use of its own options
 pytestmark = pytest.mark.filterwarnings("ignore:Field type should not be:DeprecationWarning")

@@ -8,6 +8,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from labctl.routers.headers import MALFORMED, NOT_FORWARDABLE, OTHER, Packet, Refused, age, read
 
 MACS = b"\2" * 12

@@ -6,6 +6,7 @@ import ipaddress
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from labctl.routers.tables import Routes, Way, packed
 
 
