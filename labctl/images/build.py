@@ -1,0 +1,216 @@
+"""Images by name: from the cache, or built now; listed, removed, locked anew."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from labctl.errors import LabctlError, UsageError
+from labctl.events import Emit, Event, silent
+from labctl.images import cache, mirror, recipe
+from labctl.images.cache import Image
+from labctl.images.closure import choose, copy_modules, copy_with_libraries
+from labctl.images.recipe import LoadedRecipe, Lock
+from labctl.images.tree import Entry, Tree
+from labctl.images.unpack import unpack, unpack_kernel
+from labctl.world.deadline import Deadline
+
+_BUILD_SECONDS = 900.0
+_LOCK_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class ListedImage:
+    """A known recipe and the image it stands for now."""
+
+    name: str
+    description: str
+    digest: str
+    """Empty when the recipe has no usable lock."""
+    image: Image | None
+    """None when it is not built, or was built from an earlier recipe or lock."""
+    problem: str = ""
+    """What is wrong with the recipe or its lock, if anything."""
+
+
+def get(name: str, *, emit: Emit = silent) -> Image:
+    """Return the image `name` from the cache, building it first where it is not there.
+
+    Raises `UsageError` for an unknown name or a wrong recipe, `LabctlError` when a package cannot
+    be had.
+    """
+    loaded = recipe.load(name)
+    digest = loaded.digest(loaded.lock())
+    return cache.find(name, digest) or build(name, emit=emit)
+
+
+def build(name: str, *, force: bool = False, emit: Emit = silent) -> Image:
+    """Build the image `name` where the cache lacks it, or in any case with `force`.
+
+    The same recipe and lock give the same bytes. An interrupted build leaves nothing that a later
+    one would take for an image. Raises as `get` does.
+    """
+    loaded = recipe.load(name)
+    lock = loaded.lock()
+    digest = loaded.digest(lock)
+    deadline = Deadline(_BUILD_SECONDS, f"building the image {name}")
+    with _reported(name, emit), cache.builder(deadline) as scratch:
+        found = cache.find(name, digest)  # another builder may have made it while we waited
+        if found is not None and not force:
+            return found
+        return _build(loaded, lock, digest, scratch, deadline, emit)
+
+
+def _build(
+    loaded: LoadedRecipe, lock: Lock, digest: str, scratch: Path, deadline: Deadline, emit: Emit
+) -> Image:
+    name = loaded.name
+    debs = mirror.fetch(name, lock.packages, cache.packages(), deadline=deadline, emit=emit)
+    source = Tree()
+    # A package that the recipe no longer names, but the lock does, is no part of the image.
+    for package in (lock.kernel_package, *loaded.recipe.packages):
+        emit(Event("image", name, "progress", f"unpacking {package}", 0.92))
+        unpack(debs[package], scratch / "stage", source)
+        deadline.check()
+    packaged = [path for path in source if path.startswith("boot/vmlinuz-")]
+    if len(packaged) != 1:
+        raise LabctlError(
+            f"the package {lock.kernel_package} holds {len(packaged)} kernels, not one",
+            "name a package linux-image-… as the recipe's `kernel`",
+        )
+    release = packaged[0].removeprefix("boot/vmlinuz-")
+    emit(Event("image", name, "progress", "writing the initramfs", 0.96))
+    folder = scratch / "image"
+    folder.mkdir()
+    (folder / "kernel").write_bytes(unpack_kernel(source.entries[packaged[0]].read()))
+    tree = compose(loaded, source, release, deadline=deadline)
+    tree.write_cpio(folder / "initramfs.cpio")
+    deadline.check()
+    return cache.keep(
+        folder,
+        Image(
+            name=name,
+            digest=digest,
+            kernel=folder / "kernel",
+            initramfs=folder / "initramfs.cpio",
+            kernel_release=release,
+            size=sum(file.stat().st_size for file in folder.iterdir()),
+            built=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+    )
+
+
+def compose(loaded: LoadedRecipe, source: Tree, release: str, *, deadline: Deadline) -> Tree:
+    """Return what a recipe chooses from its unpacked packages, with all that comes along.
+
+    Raises `UsageError` or `LabctlError` naming what the recipe wants and the packages lack.
+    """
+    wanted = loaded.recipe
+    tree = Tree()
+    copy_with_libraries(source, choose(source, wanted.files, wanted.exclude), tree)
+    copy_modules(source, release, wanted.modules, tree, deadline=deadline)
+    for applet in wanted.applets:
+        path = f"usr/bin/{applet}"
+        if path in tree or f"usr/sbin/{applet}" in tree:
+            raise UsageError(
+                f"{applet} is named in `applets`, but a package brings it",
+                "take it out of `applets`",
+            )
+        tree.add(path, Entry(0o777, link="busybox"))
+    for place, target in wanted.links.items():
+        tree.add(place, Entry(0o777, link=target))
+    for place, text in wanted.text.items():
+        tree.add(place, Entry(0o644, text.encode()))
+    for place, (mode, data) in loaded.added.items():
+        tree.add(place, Entry(mode, data))
+    for folder in ("dev", "proc", "root", "run", "sys", "tmp"):
+        tree.add(folder, Entry(0o755))
+    return tree
+
+
+def list_images() -> list[ListedImage]:
+    """Return every known recipe with the image it stands for now, sorted by name."""
+    listed = []
+    for name in recipe.names():
+        try:
+            loaded = recipe.load(name)
+        except UsageError as error:
+            listed.append(ListedImage(name, "", "", None, str(error)))
+            continue
+        description = loaded.recipe.description
+        try:
+            digest = loaded.digest(loaded.lock())
+        except UsageError as error:
+            listed.append(ListedImage(name, description, "", None, str(error)))
+            continue
+        listed.append(ListedImage(name, description, digest, cache.find(name, digest)))
+    return listed
+
+
+def remove(name: str | None = None) -> list[str]:
+    """Remove the built versions of an image, or of all images and the fetched packages too.
+
+    Returns the names of the removed folders. Guests that run keep what they booted.
+    Raises `UsageError` for a name that is neither a recipe's nor that of a built image.
+    """
+    with cache.builder(Deadline(_BUILD_SECONDS, "waiting for a build to end")):
+        folders = cache.folders_of(name)
+        if name is not None and not folders and name not in recipe.names():
+            near = difflib.get_close_matches(name, recipe.names(), n=1, cutoff=0.4)
+            raise UsageError(
+                f"there is no image {name}", f"did you mean {near[0]}?" if near else ""
+            )
+        for folder in folders:
+            # First out of sight in one step, so that nobody finds half of it.
+            doomed = folder.parent / ".building" / folder.name
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
+        if name is None:
+            shutil.rmtree(cache.packages(), ignore_errors=True)
+    return [folder.name for folder in folders]
+
+
+def lock(name: str, *, emit: Emit = silent) -> Path:
+    """Pin the packages of a recipe at what the archive has now; return the lock file written.
+
+    Raises `UsageError` for an unknown image or package, `LabctlError` when the archive cannot be
+    read.
+    """
+    loaded = recipe.load(name)
+    deadline = Deadline(_LOCK_SECONDS, f"locking the image {name}")
+    with _reported(name, emit):
+        emit(Event("image", name, "progress", "reading the archive's index"))
+        pinned = mirror.pin(loaded.recipe, deadline=deadline)
+        text = (
+            f"# The packages of {name}, pinned; written by `labctl image lock {name}`.\n"
+            + yaml.safe_dump(pinned.model_dump(), sort_keys=False)
+        )
+        part = loaded.lock_file.with_suffix(".part")
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.rename(loaded.lock_file)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {loaded.lock_file}: {error.strerror}",
+                "copy the recipe to your own folder (docs/images.md) and lock it there",
+            ) from None
+    return loaded.lock_file
+
+
+@contextmanager
+def _reported(name: str, emit: Emit) -> Iterator[None]:
+    """Frame work on an image with its first and last event."""
+    emit(Event("image", name, "start"))
+    try:
+        yield
+    except BaseException as error:
+        emit(Event("image", name, "failed", str(error)))
+        raise
+    emit(Event("image", name, "done", fraction=1.0))
