@@ -62,7 +62,10 @@ def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
         # All that TCG knows: the vector instructions halve an SSH handshake.
         _add(domain, "cpu", mode="maximum", check="none")
     else:
-        _add(domain, "cpu", mode="host-passthrough", check="none", migratable="off")
+        cpu = _add(domain, "cpu", mode="host-passthrough", check="none", migratable="off")
+        # QEMU 7.2 aborts on AMD hosts whose kernel offers this MSR but refuses its value:
+        # "failed to set MSR 0x10a". A lab has no use for it.
+        _add(cpu, "feature", policy="disable", name="arch-capabilities")
     _add(domain, "clock", offset="utc")
     _add(domain, "on_poweroff", "destroy")
     _add(domain, "on_reboot", "restart")

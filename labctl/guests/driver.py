@@ -71,7 +71,6 @@ def _start_event_loop() -> None:
     """Register and run libvirt's event loop: it must be there before the first connection."""
     if _loop_started.is_set():
         return
-    os.environ.setdefault("LIBVIRT_DEBUG", "error")  # its warnings are about our own choices
     libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors are exceptions
     libvirt.virEventRegisterDefaultImpl()
     threading.Thread(target=_run_event_loop, daemon=True, name="libvirt-events").start()

@@ -14,6 +14,9 @@ from labctl.world.deadline import Deadline
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LC_ALL": "C.UTF-8",
+    # libvirt writes warnings about our own choices to standard error; its errors are exceptions.
+    # It reads this when it is imported (virLogSetFromEnv), so it must be there from the start.
+    "LIBVIRT_DEBUG": "4",
 }
 
 
