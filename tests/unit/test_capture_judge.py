@@ -261,3 +261,28 @@ def test_arp_and_strangers_have_no_checksum() -> None:
     seen = judge(arp)
     assert (seen.kind, seen.packet.dst, seen.state) == ("ARP request", "10.0.0.2", Checksum.UNKNOWN)
     assert judge(MACS + b"\x88\xcc" + b"x" * 40).kind == "ethertype 0x88cc"
+
+
+def test_icmpv6_is_never_left_to_a_device_so_never_partial() -> None:
+    body = struct.pack(">BBHHH", 128, 0, 0, 77, 3)
+    head = word_sum(pseudo(6, 58, len(body)))
+    frame = eth(ip(6, 58, body[:2] + head.to_bytes(2, "big") + body[4:]))
+    assert judge(frame, status=TP_STATUS_CSUMNOTREADY).state is Checksum.BAD
+
+
+@pytest.mark.parametrize(("number", "zero"), [(6, 0), (17, 0xFFFF)])
+def test_a_sum_of_zero_is_sent_as_zero_by_tcp_alone(number: int, zero: int) -> None:
+    segment = tcp(payload=b"\0\0") if number == 6 else udp(b"\0\0")
+    rest = word_sum(pseudo(4, number, len(segment)) + segment)
+    segment = segment[:-2] + (0xFFFF - rest).to_bytes(2, "big")  # now all words sum to 0xffff
+    place = 16 if number == 6 else 6
+    segment = segment[:place] + zero.to_bytes(2, "big") + segment[place + 2 :]
+    seen = judge(eth(ip(4, number, segment)))
+    assert (seen.state, seen.field, seen.expected) == (Checksum.VALID, zero, zero)
+
+
+def test_an_authentication_header_counts_its_length_in_other_units() -> None:
+    segment = with_state(6, 6, tcp(), "valid")
+    chain = bytes([6, 4, *[0] * 22])  # 24 bytes: (4 + 2) words of four bytes
+    seen = judge(eth(ip(6, 51, segment, options=chain)))
+    assert (seen.state, seen.packet.dport) == (Checksum.VALID, 22)

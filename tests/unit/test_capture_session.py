@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from test_capture_stream import FRAME, WHOLE, head, record
 
-from labctl.capture.session import Capture, CaptureError, Point, guest_script, host_point
+from labctl.capture.session import (
+    Capture,
+    CaptureError,
+    Handle,
+    Point,
+    guest_script,
+    host_point,
+    start_process,
+)
 from labctl.errors import DeadlineError
 from labctl.world.deadline import Deadline
 
@@ -92,9 +101,18 @@ def test_one_killed_on_the_way_leaves_a_cut_hop(tmp_path: Path) -> None:
 
 
 def test_an_old_stream_in_the_directory_proves_nothing(tmp_path: Path) -> None:
+    def append(argv: Sequence[str], *, stdout: Path, stderr: Path) -> Handle:
+        old = stdout.read_bytes() if stdout.exists() else b""
+        handle = start_process(argv, stdout=stdout, stderr=stderr)
+        stdout.write_bytes(old)
+        return handle
+
     (tmp_path / "00.capture").write_bytes(WHOLE)
+    capture = Capture(
+        [stand_in("vm1", b"")], tmp_path, deadline=Deadline(0.3, "capture"), spawn=append
+    )
     with pytest.raises(DeadlineError):
-        Capture([stand_in("vm1", b"")], tmp_path, deadline=Deadline(0.3, "capture")).__enter__()
+        capture.__enter__()
 
 
 def test_two_points_cannot_share_a_name(tmp_path: Path) -> None:
