@@ -14,21 +14,28 @@ import click
 from labctl import topology
 from labctl.cli import terminal
 from labctl.cli.display import display
-from labctl.cli.words import accel_option, json_option, lab_option, print_json, print_table
+from labctl.cli.words import (
+    accel_option,
+    connect_option,
+    json_option,
+    lab_option,
+    print_json,
+    print_table,
+)
 from labctl.errors import ExitCode, UsageError
 from labctl.guests.accel import Policy
-from labctl.lab import state, status
+from labctl.lab import ending, state, status
 from labctl.lab.lab import Lab
-from labctl.world import space
-from labctl.world.space import Space
+from labctl.world.base import World
 
 
 @click.command()
 @click.argument("file")
 @click.option("--name", metavar="NAME", help="Name the lab other than its topology.")
 @accel_option
+@connect_option
 @json_option
-def up(file: str, name: str | None, accel: Policy, as_json: bool) -> None:
+def up(file: str, name: str | None, accel: Policy, uri: str, as_json: bool) -> None:
     """Bring the topology FILE up: all of it, or nothing stays.
 
     FILE is a path, or the name of a file in this folder or of a shipped one (bridged.yaml).
@@ -36,7 +43,7 @@ def up(file: str, name: str | None, accel: Policy, as_json: bool) -> None:
     model = topology.load(topology.find(file))
     begun = time.monotonic()
     with display() as show:
-        lab = Lab.up(model, name=name, policy=accel, emit=show, keep=True)
+        lab = Lab.up(model, name=name, policy=accel, uri=uri, emit=show, keep=True)
     lab.close()
     seconds = time.monotonic() - begun
     if as_json:
@@ -68,7 +75,7 @@ def down(lab: str | None, everything: bool, as_json: bool) -> None:
         names = ", ".join(folder.name for folder in folders)
         raise UsageError(f"there are several labs: {names}", "name one, or say --all")
     for folder in chosen:
-        space.end(folder)
+        ending.end(folder)
         if not as_json:
             click.echo(f"lab {folder.name} is down")
     if as_json:
@@ -130,7 +137,7 @@ def execute(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     _become(running.world, [*words, "--", shlex.join(command)])
 
 
-def _become(world: Space, words: list[str]) -> NoReturn:
+def _become(world: World, words: list[str]) -> NoReturn:
     """Let this process become a program in the world; its exit status is then ours."""
     sys.stdout.flush()
     inside = [*world.enter(), *words]

@@ -39,6 +39,14 @@ def accel_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
+def connect_option(function: F) -> F:
+    """Add `--connect`."""
+    return click.option(
+        "--connect", "uri", metavar="URI", default="", envvar="LABCTL_CONNECT",
+        help="Run the guests by this host's libvirtd (qemu:///system) in the host's own network.",
+    )(function)  # fmt: skip
+
+
 def print_json(value: object) -> None:
     """Print one JSON document."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))

@@ -75,7 +75,8 @@ def probe(kernel: Path, initramfs: Path, cmdline: str, capabilities: Path) -> bo
         world = Space.create(directory)
         try:
             guest = Guest(
-                name="probe", memory=128, vcpus=1, kernel=kernel, initramfs=initramfs,
+                name="probe", domain="probe", memory=128, vcpus=1,
+                kernel=kernel, initramfs=initramfs,
                 cmdline=cmdline, nics=(), console=directory / "c", log=directory / "log",
             )  # fmt: skip
             hypervisor = driver.Hypervisor(directory / "embed", "", capabilities)

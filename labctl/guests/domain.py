@@ -43,7 +43,7 @@ def _interface(devices: Element, nic: Nic) -> None:
 def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
     """Write the domain of a guest that boots a kernel directly, without disks, USB or video."""
     domain = Element("domain", type="kvm" if accel == "kvm" else "qemu")
-    _add(domain, "name", guest.name)
+    _add(domain, "name", guest.domain)
     metadata = _add(domain, "metadata")
     ElementTree.register_namespace("labctl", NAMESPACE)
     _add(metadata, f"{{{NAMESPACE}}}node", lab=lab, name=guest.name)

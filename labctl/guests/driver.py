@@ -250,18 +250,18 @@ def wait_ready(domain: Any, guest: Guest, directory: Path) -> None:
         )
 
 
-def stop(hypervisor: Hypervisor, name: str) -> None:
+def stop(hypervisor: Hypervisor, domain: str) -> None:
     """End a guest at once; one that is gone already is no error."""
     connection = connect(hypervisor)
     try:
-        connection.lookupByName(name).destroy()
+        connection.lookupByName(domain).destroy()
     except libvirt.libvirtError as reason:
         if reason.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-            raise HostError(f"{name} cannot be stopped: {reason.get_error_message()}") from None
+            raise HostError(f"{domain} cannot be stopped: {reason.get_error_message()}") from None
 
 
 def running(hypervisor: Hypervisor) -> list[str]:
-    """Return the names of the guests that run."""
+    """Return the domain names of the guests that run."""
     connection = connect(hypervisor)
     return sorted(domain.name() for domain in connection.listAllDomains())
 
@@ -276,8 +276,8 @@ def reaches_user_space(hypervisor: Hypervisor, guest: Guest, accel: Accel, secon
     deadline = Deadline(seconds, "waiting for user space")
     while b"labctl:" not in guest.log.read_bytes():
         if deadline.passed or not _active(domain):
-            stop(hypervisor, guest.name)
+            stop(hypervisor, guest.domain)
             return False
         time.sleep(LOOK_SECONDS)
-    stop(hypervisor, guest.name)
+    stop(hypervisor, guest.domain)
     return True

@@ -36,6 +36,8 @@ class Guest:
     """All that is needed to start one guest."""
 
     name: str
+    domain: str
+    """What libvirt calls it; unlike `name` unique beside the guests of others."""
     memory: int
     """MiB."""
     vcpus: int

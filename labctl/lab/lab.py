@@ -18,14 +18,16 @@ from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh
 from labctl.guests.spec import Accel, Guest, Nic, boot_lines, command_line
 from labctl.images import Image
-from labctl.lab import state
+from labctl.lab import shared, state
 from labctl.lab.node import Node
 from labctl.lab.router import Router
 from labctl.network import features, links
 from labctl.routers import namespace
 from labctl.topology import model
 from labctl.world import paths, space
+from labctl.world.base import World
 from labctl.world.deadline import Deadline
+from labctl.world.host import Host
 from labctl.world.space import Space
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -34,7 +36,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 class Lab:
     """A running lab. Made by `up` or `attach`; `down` ends it, `close` only lets go of it."""
 
-    def __init__(self, world: Space, known: state.State, emit: Emit = silent) -> None:
+    def __init__(self, world: World, known: state.State, emit: Emit = silent) -> None:
         """Hold a running lab."""
         self.world = world
         self.name = known.name
@@ -56,13 +58,16 @@ class Lab:
         *,
         name: str | None = None,
         policy: accel.Policy = "auto",
+        uri: str = "",
         emit: Emit = silent,
         keep: bool = False,
     ) -> Lab:
         """Bring a topology up: all of it, or nothing is left.
 
-        Unless `keep` is set the lab ends with this process, however that ends. Raises `UsageError`
-        for a name that is taken, `HostError`, `GuestError` or `DeadlineError` for what failed.
+        Unless `keep` is set the lab ends with this process, however that ends. With the `uri` of a
+        system's libvirt the lab lives in the host's own namespaces; then only `down` ends it.
+        Raises `UsageError` for a name that is taken, `HostError`, `GuestError` or `DeadlineError`
+        for what failed.
         """
         name = name or topology.name
         if not NAME.fullmatch(name):
@@ -73,6 +78,8 @@ class Lab:
                 f"lab {name} is up already",
                 f"take it down: labctl down {name}; or choose another name: --name NAME",
             )
+        if uri:
+            shared.check(topology)
         space.end(folder)  # what a killed PID 1 may have left behind
         begun = time.monotonic()
         timings: dict[str, float] = {}
@@ -80,7 +87,8 @@ class Lab:
             found = {image: images.get(image, emit=emit) for image in _images(topology)}
             chosen = _choose_accel(policy, found, emit)
         with _timed(timings, "world"):
-            world = Space.create(folder)
+            world: World = Host.create(folder) if uri else Space.create(folder)
+        lab = None
         try:
             known = state.State(
                 name=name,
@@ -89,17 +97,22 @@ class Lab:
                 images={node.name: found[node.image] for node in topology.nodes.values()},
                 client=keys.Key.make(),
                 hostkeys={node: keys.Key.make() for node in topology.nodes},
+                uri=uri,
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
                 complete=False,
             )
             lab = cls(world, known, emit)
             lab.timings = timings
+            if uri:
+                state.save(folder, known)  # before anything is made: what `down` goes by
             lab._build()
             lab._state = dataclasses.replace(known, complete=True)
             state.save(folder, lab._state)
             if keep:
                 world.keep()
         except BaseException:
+            if lab:
+                lab.down()
             world.end()
             raise
         timings["up"] = time.monotonic() - begun
@@ -109,10 +122,12 @@ class Lab:
     def attach(cls, name: str | None = None, emit: Emit = silent) -> Lab:
         """Return a running lab by its name, or the only one; raises `UsageError` where none is."""
         folder = state.find(name)
-        return cls(Space.attach(folder), state.load(folder), emit)
+        return cls(state.attach(folder), state.load(folder), emit)
 
     def down(self) -> None:
         """End everything of this lab."""
+        if self._state.uri:
+            shared.dismantle(self.world, self._state)
         self.world.end()
 
     def close(self) -> None:
@@ -152,7 +167,9 @@ class Lab:
     @property
     def hypervisor(self) -> driver.Hypervisor:
         """How this lab's guests are driven."""
-        return driver.Hypervisor(self.directory / "embed", "", paths.cache() / "libvirt")
+        return driver.Hypervisor(
+            self.directory / "embed", self._state.uri, paths.cache() / "libvirt"
+        )
 
     def _write_ssh(self) -> None:
         ssh.write_config(
@@ -179,15 +196,20 @@ class Lab:
         nics.append(Nic(node.mgmt_tap, node.mgmt_mac, "virtio", {}))
         return Guest(
             name=node.name,
+            domain=shared.domain(self._state, node.name),
             memory=node.memory,
             vcpus=node.vcpus,
-            kernel=node.kernel or image.kernel,
-            initramfs=node.initramfs or image.initramfs,
+            kernel=self._boot_file(node.kernel or image.kernel),
+            initramfs=self._boot_file(node.initramfs or image.initramfs),
             cmdline=command_line(images.CMDLINE, lines, node.name),
             nics=tuple(nics),
             console=console / f"{node.name}.sock",
             log=console / f"{node.name}.log",
         )
+
+    def _boot_file(self, path: Path) -> Path:
+        """Return where the hypervisor can read a file: a system's QEMU is another user."""
+        return shared.readable_copy(path, self.directory) if self._state.uri else path
 
     def _start(self, specs: tuple[Guest, ...]) -> None:
         self.world.agent().call_with_events(
@@ -211,7 +233,7 @@ class Lab:
         specs = tuple(self._guest(node) for node in nodes)
         for spec in specs:
             self._forget_connection(spec.name)
-            self.world.call(driver.stop, self.hypervisor, spec.name)
+            self.world.call(driver.stop, self.hypervisor, spec.domain)
             _rotate(spec.log)
         self._start(specs)
         for node in nodes:

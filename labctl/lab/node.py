@@ -12,9 +12,9 @@ from labctl.errors import GuestError, UsageError
 from labctl.guests import driver, ethtool, ssh
 from labctl.topology import model
 from labctl.topology.features import kernel_names
+from labctl.world.base import Process, World
 from labctl.world.deadline import Deadline
 from labctl.world.process import CommandError, Result, last_words
-from labctl.world.space import Process, Space
 
 COMMAND_SECONDS = 60.0
 
@@ -61,7 +61,7 @@ class Job:
 class Node:
     """A guest of a running lab."""
 
-    def __init__(self, world: Space, directory: Path, node: model.Node) -> None:
+    def __init__(self, world: World, directory: Path, node: model.Node) -> None:
         """Hold a node; `Lab.node` makes one."""
         self._world = world
         self._directory = directory

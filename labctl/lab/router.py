@@ -13,9 +13,9 @@ from labctl.network import features
 from labctl.routers import namespace
 from labctl.topology import model
 from labctl.world import agent
+from labctl.world.base import Process, World
 from labctl.world.deadline import Deadline
 from labctl.world.process import Result, last_words
-from labctl.world.space import Process, Space
 
 COMMAND_SECONDS = 30.0
 START_SECONDS = 30.0
@@ -25,7 +25,7 @@ LOOK_SECONDS = 0.02
 class Router:
     """A router of a running lab."""
 
-    def __init__(self, world: Space, directory: Path, router: model.Router) -> None:
+    def __init__(self, world: World, directory: Path, router: model.Router) -> None:
         """Hold a router; `Lab.router` makes one."""
         self._world = world
         self.model = router

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import tempfile
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from labctl.guests.keys import Key
 from labctl.guests.spec import Accel
 from labctl.images import Image
 from labctl.topology.model import Topology
-from labctl.world import paths, space
+from labctl.world import host, paths, space
+from labctl.world.base import World
 
 STATE = "lab.state"
 SOCKET_LIMIT = 107
@@ -33,6 +33,8 @@ class State:
     """The key that lets labctl into every guest, and the guests into each other."""
     hostkeys: dict[str, Key]
     """The host key of each node."""
+    uri: str
+    """The libvirt that runs the guests; empty for the one embedded in labctl."""
     started: str
     """ISO 8601, UTC."""
     complete: bool
@@ -80,19 +82,31 @@ def load(folder: Path) -> State:
 
 def known() -> list[Path]:
     """List the directories of labs, running or left behind by a killed PID 1."""
-    found = []
-    for entry in sorted(paths.runtime().iterdir()):
-        if entry.is_dir() and (entry / space.IDENTITY).exists():
-            found.append(entry)
-    return found
+    marks = (space.IDENTITY, host.MARKER)
+    return [
+        entry
+        for entry in sorted(paths.runtime().iterdir())
+        if any((entry / mark).exists() for mark in marks)
+    ]
+
+
+def attach(folder: Path) -> World:
+    """Return the running world of a lab's directory; raises `LabctlError` when there is none."""
+    try:
+        if (folder / host.MARKER).exists():
+            return host.Host.attach(folder)
+        return space.Space.attach(folder)
+    except (OSError, ValueError, TypeError):
+        raise LabctlError(f"there is no lab in {folder}", "run: labctl status") from None
 
 
 def alive(folder: Path) -> bool:
     """Whether the world of a lab's directory runs."""
-    with contextlib.suppress(LabctlError, OSError, ValueError, TypeError):
-        space.Space.attach(folder)
-        return True
-    return False
+    try:
+        attach(folder)
+    except LabctlError:
+        return False
+    return True
 
 
 def find(name: str | None) -> Path:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from labctl.errors import LabctlError
-from labctl.lab import state
+from labctl.lab import shared, state
 from labctl.lab.router import Router
 from labctl.topology.model import Interface, RouterInterface
-from labctl.world.space import Space
+from labctl.world.base import World
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -19,20 +20,21 @@ def describe(folder: Path) -> dict[str, Any]:
     ended; `labctl down` removes what is left).
     """
     try:
-        world = Space.attach(folder)
-    except (LabctlError, OSError, ValueError, TypeError):
+        world = state.attach(folder)
+    except LabctlError:
         return {"name": folder.name, "state": "dead", "directory": str(folder)}
     try:
         known = state.load(folder)
     except LabctlError:
         return {"name": folder.name, "state": "coming up", "directory": str(folder)}
+    guests = _running(world, known)
     parts: list[dict[str, Any]] = []
     for node in known.topology.nodes.values():
         parts.append(
             {
                 "name": node.name,
                 "is": "node",
-                "state": "running" if _guest_runs(world, node.name) else "ended",
+                "state": "running" if node.name in guests else "ended",
                 "image": known.images[node.name].name,
                 "addresses": _addresses(node.interfaces),
             }
@@ -53,6 +55,8 @@ def describe(folder: Path) -> dict[str, Any]:
         parts.append(
             {"name": network.name, "is": "network", "state": "", "image": "", "addresses": subnets}
         )
+    if not known.complete:
+        return {"name": folder.name, "state": "coming up", "directory": str(folder)}
     damaged = any(part["state"] == "ended" for part in parts)
     return {
         "name": folder.name,
@@ -65,13 +69,16 @@ def describe(folder: Path) -> dict[str, Any]:
     }
 
 
-def _guest_runs(world: Space, name: str) -> bool:
-    """Whether a guest's QEMU runs, by the pid file that libvirt keeps for it."""
-    pid_file = world.directory / "embed" / "run" / "qemu" / f"{name}.pid"
-    try:
-        return world.runs(int(pid_file.read_text()))
-    except (OSError, ValueError):
-        return False
+def _running(world: World, known: state.State) -> set[str]:
+    """Return the nodes whose QEMU runs, by the pid files that libvirt keeps."""
+    folder = Path("/run/libvirt/qemu") if known.uri else world.directory / "embed/run/qemu"
+    found = set()
+    for node in known.topology.nodes:
+        pid_file = folder / f"{shared.domain(known, node)}.pid"
+        with contextlib.suppress(OSError, ValueError):
+            if world.runs(int(pid_file.read_text())):
+                found.add(node)
+    return found
 
 
 def _addresses(interfaces: tuple[Interface, ...] | tuple[RouterInterface, ...]) -> str:

@@ -11,9 +11,9 @@ from labctl.capture.session import Capture, Handle, Point, guest_point, host_poi
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.lab.path import Hop
+from labctl.world.base import Process
 from labctl.world.deadline import Deadline
 from labctl.world.process import CommandError
-from labctl.world.space import Process
 
 START_SECONDS = 60.0
 """For all observers to be ready; Perl takes a second to start in a busy emulated guest."""

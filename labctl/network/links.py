@@ -121,11 +121,29 @@ def _build_network(ip: IPRoute, network: Network) -> None:
     make_bridge(ip, network.bridge, mtu=network.mtu, stp=network.stp, addresses=network.addresses)
 
 
+def names(topology: Topology) -> list[str]:
+    """Return the names of all links that `build` makes."""
+    return [
+        MGMT_BRIDGE,
+        *(network.bridge for network in topology.networks.values()),
+        *(node.mgmt_tap for node in topology.nodes.values()),
+        *(one.tap for node in topology.nodes.values() for one in node.interfaces),
+    ]
+
+
+def remove(topology: Topology) -> None:
+    """Take away what `build` made; no error where it is gone already."""
+    with IPRoute() as ip:
+        for name in names(topology):
+            for index in ip.link_lookup(ifname=name):
+                ip.link("del", index=index)
+
+
 def links() -> list[Link]:
     """List the links of the namespace this runs in."""
     with IPRoute() as ip:
         raw = list(ip.get_links())
-    names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in raw}
+    known = {link["index"]: link.get_attr("IFLA_IFNAME") for link in raw}
     found = []
     for link in raw:
         info = link.get_attr("IFLA_LINKINFO")
@@ -137,7 +155,7 @@ def links() -> list[Link]:
                 mac=link.get_attr("IFLA_ADDRESS") or "",
                 mtu=link.get_attr("IFLA_MTU"),
                 up=link["state"] == "up",
-                master=names.get(master, "") if master else "",
+                master=known.get(master, "") if master else "",
             )
         )
     return found

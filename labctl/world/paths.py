@@ -29,17 +29,21 @@ def state() -> Path:
 def runtime() -> Path:
     """Return the folder that holds one directory a running lab, made if it is missing.
 
-    It is short, because the path of a UNIX socket has 107 bytes at most (unix(7)), and private.
+    It is short, because the path of a UNIX socket has 107 bytes at most (unix(7)). Root has one
+    place however it became root; what is in it is private directory by directory.
     Raises `HostError` when the folder belongs to somebody else.
     """
-    given = os.environ.get("LABCTL_RUNTIME_DIR") or os.environ.get("XDG_RUNTIME_DIR", "")
-    if given.startswith("/") and os.access(given, os.W_OK):
+    given = os.environ.get("LABCTL_RUNTIME_DIR", "")
+    session = os.environ.get("XDG_RUNTIME_DIR", "")
+    if given.startswith("/"):
         folder = Path(given) / "labctl"
     elif os.geteuid() == 0:
         folder = Path("/run/labctl")
+    elif session.startswith("/") and os.access(session, os.W_OK):
+        folder = Path(session) / "labctl"
     else:
         folder = Path(f"/tmp/labctl-{os.geteuid()}")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
     seen = folder.lstat()
     if seen.st_uid != os.geteuid() or not stat.S_ISDIR(seen.st_mode):
         raise HostError(

@@ -17,38 +17,19 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
 
 from labctl.errors import HostError, LabctlError
-from labctl.world import agent, process
-from labctl.world.client import Agent
+from labctl.world import process
+from labctl.world.base import World, in_state_of_running
 from labctl.world.deadline import Deadline
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 START_SECONDS = 30.0
 END_SECONDS = 30.0
 IDENTITY = "world.json"
 SO_PASSCRED = 16
-
-
-class World(Protocol):
-    """What the rooms above need of a place where real things live."""
-
-    directory: Path
-
-    def agent(self) -> Agent:
-        """Return this process's agent in the world, started when first needed."""
-
-    def enter(self, netns: str = "") -> list[str]:
-        """Return the words to put before a command so that it runs in the world."""
-
-    def close(self) -> None:
-        """Let go of the agent; the world stays."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +58,13 @@ def start_ticks(pid: int) -> int:
     return -1 if fields[0] in "ZX" else int(fields[19])
 
 
-class Space:
+class Space(World):
     """A world made of namespaces: network, mount and process, and user where not root."""
 
     def __init__(self, directory: Path, identity: Identity) -> None:
         """Hold a running world; `create` and `attach` make one."""
-        self.directory = directory
+        super().__init__(directory)
         self.identity = identity
-        self._agent: Agent | None = None
         self._lifeline: socket.socket | None = None
         self._shell: subprocess.Popen[bytes] | None = None
 
@@ -147,16 +127,6 @@ class Space:
             self._lifeline = None
             self._shell = None
 
-    def agent(self) -> Agent:
-        """Return this process's agent in the world, started when first needed."""
-        if self._agent is None:
-            self._agent = Agent(self.enter())
-        return self._agent
-
-    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a module-level function inside the world and return its result."""
-        return self.agent().call(function, *args, **kwargs)
-
     def enter(self, netns: str = "") -> list[str]:
         """Return the nsenter(1) words that run a command in the world, or in a named namespace."""
         words = ["nsenter", "--target", str(self.identity.pid), "--mount", "--pid"]
@@ -171,17 +141,7 @@ class Space:
 
     def runs(self, pid: int) -> bool:
         """Whether the process that has this pid inside the world runs (a zombie does not)."""
-        stat = Path(f"/proc/{self.identity.pid}/root/proc/{pid}/stat")
-        try:
-            return stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
-        except OSError:
-            return False
-
-    def close(self) -> None:
-        """Let go of the agent; a world that was not kept ends with this process."""
-        if self._agent:
-            self._agent.close()
-            self._agent = None
+        return in_state_of_running(Path(f"/proc/{self.identity.pid}/root/proc/{pid}/stat"))
 
     def end(self) -> None:
         """End the world and remove its directory, whatever state they are in."""
@@ -255,38 +215,3 @@ def _pidfd(identity: Identity) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
-
-
-class Process:
-    """A long-running program in a world, started by this process's agent."""
-
-    def __init__(self, owner: Agent, pid: int) -> None:
-        """Hold a running program; `start` makes one."""
-        self._agent = owner
-        self.pid = pid
-
-    @classmethod
-    def start(
-        cls,
-        owner: Agent,
-        argv: Sequence[str],
-        *,
-        stdout: Path,
-        stderr: Path,
-        netns: str = "",
-        detached: bool = False,
-    ) -> Process:
-        """Start `argv` with its output in files; detached, it outlives this labctl process."""
-        return cls(owner, owner.call(agent.spawn, argv, stdout, stderr, netns, detached))
-
-    def poll(self) -> int | None:
-        """Return the exit status, or None while it runs."""
-        return self._agent.call(agent.poll, self.pid)
-
-    def finish(self, deadline: Deadline) -> int:
-        """Close its standard input, wait for its end, return its exit status."""
-        return self._agent.call(agent.finish, self.pid, deadline)
-
-    def kill(self, number: int = signal.SIGTERM) -> None:
-        """Signal it."""
-        self._agent.call(agent.kill, self.pid, number)

@@ -1,0 +1,26 @@
+"""Take a lab down by its directory alone, whatever state it is in."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from labctl.errors import LabctlError
+from labctl.lab import shared, state
+from labctl.world import host, space
+from labctl.world.host import Host
+
+
+def end(folder: Path) -> None:
+    """End the lab of a directory and remove the directory.
+
+    Works on a lab that is coming up, damaged or half gone; a state that cannot be read only costs
+    what a lab on a system's libvirt has made in the host's network.
+    """
+    if not (folder / host.MARKER).exists():
+        space.end(folder)
+        return
+    world = Host.attach(folder)
+    with contextlib.suppress(LabctlError):
+        shared.dismantle(world, state.load(folder))
+    world.end()

@@ -1,0 +1,82 @@
+"""Labs on a system's libvirt (`--connect URI`): in the host's own namespaces, beside other things.
+
+Nothing of the host is taken over: every name a lab needs must be free before it starts, and what it
+makes is taken away by those names, which its state holds from before the first is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+from pathlib import Path
+
+from labctl.errors import LabctlError, UsageError
+from labctl.guests import driver
+from labctl.lab.state import State
+from labctl.network import links
+from labctl.routers import namespace
+from labctl.topology.model import Topology
+from labctl.world.base import World
+
+NETNS = Path("/run/netns")
+
+
+def check(topology: Topology) -> None:
+    """Raise `UsageError` unless this host has room for the topology's names, and we are root."""
+    if os.geteuid() != 0:
+        raise UsageError(
+            "a lab on a system's libvirt makes links in the host's network, which takes root",
+            "use sudo, or leave --connect away: labs of your own need no root",
+        )
+    wanted = {*links.names(topology)}
+    wanted |= {one.peer for router in topology.routers.values() for one in router.interfaces}
+    taken = sorted(wanted & {link.name for link in links.links()})
+    taken += sorted(name for name in topology.routers if (NETNS / name).exists())
+    if taken:
+        raise UsageError(
+            f"this host has links or namespaces of these names already: {', '.join(taken)}",
+            "rename the networks, nodes or routers of the topology, or leave --connect away",
+        )
+
+
+def domain(known: State, node: str) -> str:
+    """Return what libvirt calls a node; a system's libvirt has guests of others too."""
+    return f"{known.name}-{node}" if known.uri else node
+
+
+def readable_copy(path: Path, directory: Path) -> Path:
+    """Copy a kernel or initramfs to where the system's QEMU, another user, can read it."""
+    folder = directory / "boot" / path.parent.name
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = folder / path.name
+    if not copy.exists():
+        shutil.copyfile(path, copy)
+    for one, mode in ((folder.parent, 0o755), (folder, 0o755), (copy, 0o644)):
+        one.chmod(mode)
+    return copy
+
+
+def dismantle(world: World, known: State) -> None:
+    """Take away the guests, router programs, namespaces and links of a lab."""
+    hypervisor = driver.Hypervisor(world.directory / "embed", known.uri)
+    with contextlib.suppress(LabctlError):  # libvirtd may be gone; the links must go all the same
+        for node in known.topology.nodes:
+            world.call(driver.stop, hypervisor, domain(known, node))
+    for pid_file in (world.directory / "routers").glob("*.pid"):
+        _end_program(int(pid_file.read_text()))
+    for router in known.topology.routers.values():
+        world.call(namespace.remove, router)
+    world.call(links.remove, known.topology)
+
+
+def _end_program(pid: int) -> None:
+    """End a router's program, if this pid is still that program's."""
+    with contextlib.suppress(OSError):
+        handle = os.pidfd_open(pid)
+        try:
+            if b"labctl.routers.raw" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        finally:
+            os.close(handle)

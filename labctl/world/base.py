@@ -1,0 +1,103 @@
+"""What a world is to the rooms above: a directory, an agent inside, ways to run programs in it."""
+
+from __future__ import annotations
+
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from labctl.world import agent
+from labctl.world.client import Agent
+from labctl.world.deadline import Deadline
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class World(ABC):
+    """A place where the real things of one lab live."""
+
+    def __init__(self, directory: Path) -> None:
+        """Hold a world whose files are in `directory`."""
+        self.directory = directory
+        self._agent: Agent | None = None
+
+    def agent(self) -> Agent:
+        """Return this process's agent in the world, started when first needed."""
+        if self._agent is None:
+            self._agent = Agent(self.enter())
+        return self._agent
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a module-level function inside the world and return its result."""
+        return self.agent().call(function, *args, **kwargs)
+
+    def close(self) -> None:
+        """Let go of the agent."""
+        if self._agent:
+            self._agent.close()
+            self._agent = None
+
+    @abstractmethod
+    def enter(self, netns: str = "") -> list[str]:
+        """Return the words to put before a command so that it runs in the world.
+
+        `netns` names one of the world's network namespaces to run it in.
+        """
+
+    @abstractmethod
+    def runs(self, pid: int) -> bool:
+        """Whether the process that has this pid inside the world runs (a zombie does not)."""
+
+    @abstractmethod
+    def keep(self) -> None:
+        """Let the world outlive this process."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """End the world and remove its directory."""
+
+
+def in_state_of_running(stat: Path) -> bool:
+    """Whether a proc_pid_stat(5) file is there and is not that of a zombie."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+class Process:
+    """A long-running program in a world, started by this process's agent."""
+
+    def __init__(self, owner: Agent, pid: int) -> None:
+        """Hold a running program; `start` makes one."""
+        self._agent = owner
+        self.pid = pid
+
+    @classmethod
+    def start(
+        cls,
+        owner: Agent,
+        argv: Sequence[str],
+        *,
+        stdout: Path,
+        stderr: Path,
+        netns: str = "",
+        detached: bool = False,
+    ) -> Process:
+        """Start `argv` with its output in files; detached, it outlives this labctl process."""
+        return cls(owner, owner.call(agent.spawn, argv, stdout, stderr, netns, detached))
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None while it runs."""
+        return self._agent.call(agent.poll, self.pid)
+
+    def finish(self, deadline: Deadline) -> int:
+        """Close its standard input, wait for its end, return its exit status."""
+        return self._agent.call(agent.finish, self.pid, deadline)
+
+    def kill(self, number: int = signal.SIGTERM) -> None:
+        """Signal it."""
+        self._agent.call(agent.kill, self.pid, number)

@@ -1,0 +1,47 @@
+"""The host's own namespaces as a world: for `--connect`, where a system's libvirtd runs the guests.
+
+Nothing here is cleaned up by construction. What a lab makes is known by its state, which is written
+before the first link is made, so `labctl down` can always take it away.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from labctl.world.base import World, in_state_of_running
+
+MARKER = "host-world"
+
+
+class Host(World):
+    """The namespaces labctl itself runs in."""
+
+    @classmethod
+    def create(cls, directory: Path) -> Host:
+        """Make the lab's directory; libvirtd's QEMU, another user, may pass through it."""
+        directory.mkdir(mode=0o711)
+        (directory / MARKER).touch()
+        return cls(directory)
+
+    @classmethod
+    def attach(cls, directory: Path) -> Host:
+        """Return the world of a directory; raises `FileNotFoundError` when it holds none."""
+        (directory / MARKER).stat()
+        return cls(directory)
+
+    def enter(self, netns: str = "") -> list[str]:
+        """Return the words that enter a named network namespace; none for the host's own."""
+        return ["nsenter", f"--net=/run/netns/{netns}", "--"] if netns else []
+
+    def runs(self, pid: int) -> bool:
+        """Whether this process runs."""
+        return in_state_of_running(Path(f"/proc/{pid}/stat"))
+
+    def keep(self) -> None:
+        """Nothing to do: nothing here ends with this process."""
+
+    def end(self) -> None:
+        """Let go and remove the directory; links and guests are the lab's to remove first."""
+        self.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
