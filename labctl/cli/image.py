@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 
 from labctl import images
@@ -30,13 +32,18 @@ def list_images(as_json: bool) -> None:
     """List the images there are recipes for, and those that are built."""
     found = images.list_images()
     if as_json:
-        print_json([one.to_json() for one in found])
+        print_json([dataclasses.asdict(one) for one in found])
         return
     rows = [
-        [one.name, one.digest[:12], "built" if one.built else "not built",
-         f"{one.size / 1e6:.1f} MB" if one.built else "", one.summary]
+        [
+            one.name,
+            one.digest[:12],
+            "built" if one.image else "not built",
+            f"{one.image.size / 1e6:.1f} MB" if one.image else "",
+            one.problem or one.description,
+        ]
         for one in found
-    ]  # fmt: skip
+    ]
     print_table(["image", "digest", "state", "size", "what it is"], rows)
 
 

@@ -110,7 +110,9 @@ def _memory() -> Iterator[Finding]:
 def _images() -> Iterator[Finding]:
     """Images."""
     for image in images.list_images():
-        if image.built:
+        if image.problem:
+            yield Finding(f"image {image.name}", "fail", image.problem)
+        elif image.image:
             yield Finding(f"image {image.name}", "pass", f"built, {image.digest[:12]}")
         else:
             yield Finding(

@@ -149,6 +149,8 @@ class Lab:
         """Make the networks, then the routers, then the guests; offloads of TAPs come last."""
         with _timed(self.timings, "network"):
             self._emit(Event("network", self.name, "start"))
+            if not self._state.uri:
+                self.world.call(links.leave_bridges_alone)
             self.world.call(links.build, self.topology)
             for router in self.topology.routers.values():
                 self.world.call(namespace.build, router)

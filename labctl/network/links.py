@@ -93,6 +93,18 @@ def make_tap(ip: IPRoute, name: str, bridge: str, mtu: int) -> None:
     ip.link("set", index=index, mtu=mtu, master=master, state="up")
 
 
+def leave_bridges_alone() -> None:
+    """Keep netfilter out of the bridges of this network namespace.
+
+    Where br_netfilter is loaded a new namespace starts with it on (net/bridge/br_netfilter_hooks.c),
+    and bridges then drop frames whose IP header looks wrong. Not for the host's own namespace.
+    """
+    for knob in ("iptables", "ip6tables", "arptables"):
+        path = Path(f"/proc/sys/net/bridge/bridge-nf-call-{knob}")
+        if path.exists():
+            path.write_text("0")
+
+
 def build(topology: Topology) -> None:
     """Make every bridge and TAP of a topology, and the management bridge.
 
