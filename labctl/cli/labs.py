@@ -47,7 +47,8 @@ def up(file: str, name: str | None, accel: Policy, uri: str, as_json: bool) -> N
     lab.close()
     seconds = time.monotonic() - begun
     if as_json:
-        print_json(status.describe(state.directory(lab.name)) | {"seconds": seconds})
+        told = status.describe(state.directory(lab.name))
+        print_json(told | {"seconds": seconds, "timings": lab.timings})
         return
     nodes = ", ".join(model.nodes)
     click.echo(f"lab {lab.name} is up in {seconds:.1f} s: {nodes} ({lab.accel})")

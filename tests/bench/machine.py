@@ -1,0 +1,38 @@
+"""What the figures were measured on, and what a process of a world occupies."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+from labctl.world.deadline import Deadline
+from labctl.world.process import run
+from labctl.world.space import Space
+
+
+def facts(accel: str) -> dict[str, str]:
+    """Describe the machine in a few lines."""
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*: (.*)", cpuinfo)
+    version = run(["qemu-system-x86_64", "--version"], deadline=Deadline(20, "asking QEMU"))
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
+        "cpu": f"{os.cpu_count()} x {model[1] if model else platform.machine()}",
+        "kernel": platform.release(),
+        "qemu": version.stdout.splitlines()[0],
+        "python": platform.python_version(),
+        "accel": accel,
+        "load": f"{os.getloadavg()[0]:.2f} when the run began",
+    }
+
+
+def memory(world: Space, pid: int) -> float:
+    """Return the PSS in MiB of a process, by its pid inside the world (proc(5), smaps_rollup)."""
+    rollup = Path(f"/proc/{world.identity.pid}/root/proc/{pid}/smaps_rollup").read_text()
+    found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.M)
+    if not found:
+        raise RuntimeError(f"process {pid} has no PSS")
+    return int(found[1]) / 1024
