@@ -130,6 +130,10 @@ def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 def execute(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     """Run COMMAND in NODE word by word, without a shell; NODE may be a router too."""
+    if command[0] == "--":  # click leaves it in, as it stands behind the first argument
+        command = command[1:]
+    if not command:
+        raise UsageError(f"no command to run in {node}", f"for a shell: labctl ssh {node}")
     running = Lab.attach(lab)
     if node in running.topology.routers:
         words = [*running.world.enter(netns=node), *command]
