@@ -103,7 +103,10 @@ def show_status(as_json: bool) -> None:
             [part["name"], part["is"], part["state"], part["image"], part["addresses"]]
             for part in lab.get("parts", [])
         ]
-        print_table(["name", "what", "state", "image", "addresses"], rows, title)
+        if rows:
+            print_table(["name", "what", "state", "image", "addresses"], rows, title)
+        else:
+            click.echo(title)
 
 
 @click.command(

@@ -13,6 +13,7 @@ import click
 from labctl import __version__
 from labctl.cli import checks, experiments, image, labs, results
 from labctl.errors import ExitCode, LabctlError
+from labctl.topology import TopologyError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -45,7 +46,9 @@ def _tell(error: LabctlError, as_json: bool) -> None:
         told = {"error": error.message, "hint": error.hint, "detail": error.detail}
         click.echo(json.dumps(told))
         return
-    click.echo(f"labctl: {error.message}", err=True)
+    # Problems of a file begin with their place, one a line, so that editors can jump there.
+    prefix = "" if isinstance(error, TopologyError) else "labctl: "
+    click.echo(f"{prefix}{error.message}", err=True)
     if error.hint:
         click.echo(f"  {error.hint}", err=True)
     if error.detail:

@@ -11,7 +11,7 @@ from labctl import topology
 from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
 from labctl.experiments.model import Experiment
-from labctl.experiments.trial import Trial
+from labctl.experiments.trial import Skip, Trial, state_of
 from labctl.guests.accel import Policy
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Environment, Run, Verdict, host_environment
@@ -50,6 +50,9 @@ def run(
         trial = Trial(lab, recorder.captures, lab.directory / "captures", emit)
         experiment.body(trial)
         partial = False
+    except Skip as why:
+        arms.append(_skipped(str(why)))
+        partial = False
     except LabctlError as error:
         arms.append(_trouble("lab" if lab is None else "body", error))
     except Exception as fault:
@@ -76,9 +79,15 @@ def run(
             partial=partial,
         )
         recorder.finish(record)
-        state = "done" if record.verdict is Verdict.PASS else "failed"
-        emit(Event("experiment", experiment.name, state, str(record.verdict)))  # type: ignore[arg-type]
+        verdict = record.verdict
+        emit(Event("experiment", experiment.name, state_of(verdict), str(verdict)))
     return record, recorder.path
+
+
+def _skipped(why: str) -> ArmResult:
+    """Tell why nothing, or nothing more, was tried."""
+    check = Check("experiment", Verdict.SKIP, "to be tried", why)
+    return ArmResult.judge("skipped", "the experiment said that it cannot be tried here", [check])
 
 
 def _trouble(where: str, error: LabctlError) -> ArmResult:

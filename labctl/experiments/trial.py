@@ -10,9 +10,13 @@ from pathlib import Path
 from labctl.capture import pcapng
 from labctl.capture.session import Evidence
 from labctl.errors import LabctlError
-from labctl.events import Emit, Event, silent
+from labctl.events import Emit, Event, State, silent
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Verdict
+
+
+class Skip(Exception):  # noqa: N818 - it is not an error, and reads better so
+    """Raise it in an experiment to say why an arm, or all of it, cannot be tried here."""
 
 
 class Arm:
@@ -80,6 +84,11 @@ class Arm:
         )
 
 
+def state_of(verdict: Verdict) -> State:
+    """Return the event state that shows a verdict."""
+    return "done" if verdict in (Verdict.PASS, Verdict.SKIP) else "failed"
+
+
 class Trial:
     """What an experiment's body works with."""
 
@@ -112,10 +121,11 @@ class Trial:
             yield arm
         except AssertionError as failed:
             arm.check("assertion", "to hold", str(failed) or "it does not hold", False)
+        except Skip as why:
+            arm.skip("arm", "to be tried", str(why))
         except LabctlError as error:
             arm.error("arm", error.message, [error.hint] if error.hint else [])
         finally:
             result = arm.result()
             self.arms.append(result)
-            state = "done" if result.verdict is Verdict.PASS else "failed"
-            self._emit(Event("arm", name, state, str(result.verdict)))  # type: ignore[arg-type]
+            self._emit(Event("arm", name, state_of(result.verdict), str(result.verdict)))
