@@ -24,7 +24,7 @@ from labctl.lab.router import Router
 from labctl.network import features, links
 from labctl.routers import namespace
 from labctl.topology import model
-from labctl.world import paths, space
+from labctl.world import paths
 from labctl.world.base import World
 from labctl.world.deadline import Deadline
 from labctl.world.host import Host
@@ -73,20 +73,14 @@ class Lab:
         if not NAME.fullmatch(name):
             raise UsageError(f"{name!r} is not a name for a lab", "use a-z, 0-9 and -, 40 at most")
         folder = state.directory(name)
-        if state.alive(folder):
-            raise UsageError(
-                f"lab {name} is up already",
-                f"take it down: labctl down {name}; or choose another name: --name NAME",
-            )
         if uri:
             shared.check(topology)
-        space.end(folder)  # what a killed PID 1 may have left behind
         begun = time.monotonic()
         timings: dict[str, float] = {}
         with _timed(timings, "images"):
             found = {image: images.get(image, emit=emit) for image in _images(topology)}
             chosen = _choose_accel(policy, found, emit)
-        with _timed(timings, "world"):
+        with _timed(timings, "world"), state.creating(folder):
             world: World = Host.create(folder) if uri else Space.create(folder)
         lab = None
         try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import pickle
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +17,10 @@ from labctl.images import Image
 from labctl.topology.model import Topology
 from labctl.world import host, paths, space
 from labctl.world.base import World
+from labctl.world.deadline import Deadline
 
 STATE = "lab.state"
+CREATE_SECONDS = 60.0
 SOCKET_LIMIT = 107
 """Octets in the path of a UNIX socket (unix(7), sun_path less its NUL)."""
 
@@ -88,6 +93,32 @@ def known() -> list[Path]:
         for entry in sorted(paths.runtime().iterdir())
         if any((entry / mark).exists() for mark in marks)
     ]
+
+
+@contextlib.contextmanager
+def creating(folder: Path) -> Iterator[None]:
+    """Reserve a lab's directory while its world is made in the `with` block.
+
+    One labctl at a time, so that nobody takes for a leftover what somebody else is just making.
+    What killed worlds have left behind is removed here. Raises `UsageError` when a lab of this name
+    is up, `DeadlineError` when another labctl does not let go.
+    """
+    with (paths.runtime() / ".lock").open("w") as lock:
+        deadline = Deadline(CREATE_SECONDS, "waiting for another labctl to make its world")
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            deadline.pause(0.02)
+        if alive(folder):
+            raise UsageError(
+                f"lab {folder.name} is up already",
+                f"take it down: labctl down {folder.name}; or choose another name: --name NAME",
+            )
+        for entry in paths.runtime().iterdir():
+            if entry.is_dir() and not entry.name.startswith(".") and not alive(entry):
+                space.end(entry)
+        yield
 
 
 def attach(folder: Path) -> World:

@@ -21,6 +21,7 @@ class Host(World):
     def create(cls, directory: Path) -> Host:
         """Make the lab's directory; libvirtd's QEMU, another user, may pass through it."""
         directory.mkdir(mode=0o711)
+        directory.parent.chmod(0o711)
         (directory / MARKER).touch()
         return cls(directory)
 
