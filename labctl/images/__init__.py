@@ -3,7 +3,10 @@
 from labctl.images.build import ListedImage, build, get, list_images, lock, remove
 from labctl.images.cache import Image
 
-CMDLINE = "console=ttyS0 quiet net.ifnames=0 panic=-1 tsc=reliable no_timer_check mitigations=off"
+CMDLINE = (
+    "console=ttyS0 quiet net.ifnames=0 panic=-1 tsc=reliable no_timer_check mitigations=off"
+    " random.trust_cpu=on cryptomgr.notests"
+)
 """Kernel command line for a guest of these images; `labctl=…` (docs/images.md) goes after it."""
 
 __all__ = ["CMDLINE", "Image", "ListedImage", "build", "get", "list_images", "lock", "remove"]

@@ -19,7 +19,7 @@ from labctl.images.cache import Image
 from labctl.images.closure import choose, copy_modules, copy_with_libraries
 from labctl.images.recipe import LoadedRecipe, Lock
 from labctl.images.tree import Entry, Tree
-from labctl.images.unpack import unpack, unpack_kernel
+from labctl.images.unpack import unpack
 from labctl.world.deadline import Deadline
 
 _BUILD_SECONDS = 900.0
@@ -89,7 +89,7 @@ def _build(
     emit(Event("image", name, "progress", "writing the initramfs", 0.96))
     folder = scratch / "image"
     folder.mkdir()
-    (folder / "kernel").write_bytes(unpack_kernel(source.entries[packaged[0]].read()))
+    (folder / "kernel").write_bytes(source.entries[packaged[0]].read())
     tree = compose(loaded, source, release, deadline=deadline)
     tree.write_cpio(folder / "initramfs.cpio")
     deadline.check()
@@ -115,7 +115,8 @@ def compose(loaded: LoadedRecipe, source: Tree, release: str, *, deadline: Deadl
     wanted = loaded.recipe
     tree = Tree()
     copy_with_libraries(source, choose(source, wanted.files, wanted.exclude), tree)
-    copy_modules(source, release, wanted.modules, tree, deadline=deadline)
+    if wanted.modules:
+        copy_modules(source, release, wanted.modules, tree, deadline=deadline)
     for applet in wanted.applets:
         path = f"usr/bin/{applet}"
         if path in tree or f"usr/sbin/{applet}" in tree:

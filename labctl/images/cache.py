@@ -26,7 +26,7 @@ class Image:
     digest: str
     """SHA-256 in hex over recipe, lock, added files and builder."""
     kernel: Path
-    """An ELF kernel with a PVH entry where the packaged one holds it, else a bzImage."""
+    """The package's kernel as it is: a bzImage."""
     initramfs: Path
     """An uncompressed cpio archive."""
     kernel_release: str
