@@ -3,22 +3,28 @@
 `load`, `loads` and `from_mapping` give a `Topology` or raise `TopologyError` with every problem.
 """
 
-from labctl.topology.features import FEATURES, kernel_names
-from labctl.topology.load import find, from_mapping, load, loads, shipped
-from labctl.topology.model import (
-    MGMT_BRIDGE,
-    Interface,
-    Network,
-    Node,
-    Offload,
-    Route,
-    Router,
-    RouterInterface,
-    RouterKind,
-    Topology,
-)
-from labctl.topology.problems import Problem, TopologyError
-from labctl.topology.shape import schema
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from labctl.topology.features import FEATURES, kernel_names
+    from labctl.topology.model import (
+        MGMT_BRIDGE,
+        Interface,
+        Network,
+        Node,
+        Offload,
+        Route,
+        Router,
+        RouterInterface,
+        RouterKind,
+        Topology,
+    )
+    from labctl.topology.problems import Problem, TopologyError
+    from labctl.topology.reading import find, from_mapping, load, loads, shipped
+    from labctl.topology.shape import schema
 
 __all__ = [
     "FEATURES",
@@ -42,3 +48,22 @@ __all__ = [
     "schema",
     "shipped",
 ]
+
+_ELSEWHERE = {
+    **dict.fromkeys(("FEATURES", "kernel_names"), "features"),
+    **dict.fromkeys(("Problem", "TopologyError"), "problems"),
+    **dict.fromkeys(("find", "from_mapping", "load", "loads", "shipped"), "reading"),
+    "schema": "shape",
+}
+"""Where a name comes from when it is not the model."""
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use: the model is light, but reading needs YAML and pydantic.
+
+    Verbs on a running lab and the processes inside it know the model only, and start in half the
+    time without the rest.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, 'model')}"), name)
