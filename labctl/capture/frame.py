@@ -1,4 +1,4 @@
-"""From a frame's bytes to what its headers say: Ethernet, VLAN, ARP, IPv4, IPv6, TCP, UDP, ICMP.
+"""From a frame's bytes to what its headers say: Ethernet, VLAN, ARP, IP, TCP, UDP, SCTP, ICMP.
 
 Pure functions over captured bytes. Nothing here raises on bad input: what cannot be read is left
 out and said (`truncated`, `fragment`, a `kind` that names the ethertype).
@@ -16,9 +16,9 @@ ETH_P_ARP = 0x0806
 ETH_P_IPV6 = 0x86DD
 VLAN_TYPES = frozenset({0x8100, 0x88A8, 0x9100})
 
-TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
-PROTOCOLS = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmpv6", 132: "sctp", 47: "gre"}
-CHECKSUM_OFFSETS = {TCP: 16, UDP: 6, ICMP: 2, ICMPV6: 2}
+TCP, UDP, ICMP, ICMPV6, SCTP = 6, 17, 1, 58, 132
+PROTOCOLS = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmpv6", SCTP: "sctp", 47: "gre"}
+CHECKSUM_OFFSETS = {TCP: 16, UDP: 6, ICMP: 2, ICMPV6: 2, SCTP: 8}
 """Where a protocol's checksum field lies, in bytes from the start of its header."""
 
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTH, _NO_NEXT, _DESTINATION = 0, 43, 44, 51, 59, 60
@@ -40,6 +40,21 @@ _ICMP_KINDS = {
     (ICMPV6, 135): "ICMPv6 neighbour solicitation",
     (ICMPV6, 136): "ICMPv6 neighbour advertisement",
 }
+
+
+_SCTP_KINDS = {
+    0: "SCTP data",
+    1: "SCTP INIT",
+    2: "SCTP INIT-ACK",
+    3: "SCTP SACK",
+    4: "SCTP heartbeat",
+    5: "SCTP heartbeat ACK",
+    6: "SCTP ABORT",
+    7: "SCTP shutdown",
+    10: "SCTP COOKIE-ECHO",
+    11: "SCTP COOKIE-ACK",
+}
+"""By the first chunk's type, RFC 9260 section 3.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +257,10 @@ def _l4(frame: bytes, at: int, length: int, *, number: int, first: bool, packet:
         found["kind"] = _tcp_kind(flags, length - (frame[at + 12] >> 4) * 4)
     elif first and number == UDP and len(frame) >= at + 4 and length >= 8:
         found["sport"], found["dport"] = struct.unpack_from(">HH", frame, at)
+    elif first and number == SCTP and len(frame) >= at + 4 and length >= 12:
+        found["sport"], found["dport"] = struct.unpack_from(">HH", frame, at)
+        if len(frame) > at + 12 and length >= 16 and not packet.fragment:
+            found["kind"] = _SCTP_KINDS.get(frame[at + 12], f"SCTP chunk {frame[at + 12]}")
     elif first and number in (ICMP, ICMPV6) and len(frame) >= at + 2 and length >= 2:
         kind = frame[at]
         found["kind"] = _ICMP_KINDS.get((number, kind), f"{name.upper()} type {kind}")

@@ -11,7 +11,8 @@ import struct
 from dataclasses import dataclass
 from enum import StrEnum
 
-from labctl.capture.frame import CHECKSUM_OFFSETS, TCP, UDP, Packet, ones_sum, parse
+from labctl.capture.crc import crc32c
+from labctl.capture.frame import CHECKSUM_OFFSETS, SCTP, TCP, UDP, Packet, ones_sum, parse
 
 TP_STATUS_CSUMNOTREADY = 1 << 3
 TP_STATUS_CSUM_VALID = 1 << 7
@@ -28,7 +29,7 @@ class Checksum(StrEnum):
     """What the checksum field of the transport header holds."""
 
     PARTIAL = "partial"
-    """The folded pseudo-header sum, left for a device to finish."""
+    """The folded pseudo-header sum (SCTP: 0), left for a device to finish."""
     VALID = "valid"
     """The right sum."""
     BAD = "bad"
@@ -104,12 +105,13 @@ class Judgement:
     state: Checksum
     metadata: Metadata
     field: int | None = None
-    """The value in the checksum field."""
+    """The value in the checksum field, as it stands on the wire: 16 bits, 32 for SCTP."""
     expected: int | None = None
     """The value that would be `valid`."""
     pseudo_sum: int | None = None
     """The value that would be `partial`: `~tcp_v4_check(len, saddr, daddr, 0)` of the kernel's
-    __tcp_v4_send_check(), which is the folded pseudo-header sum, not complemented."""
+    __tcp_v4_send_check(), which is the folded pseudo-header sum, not complemented. For SCTP, which
+    has no pseudo-header, the 0 that sctp_packet_pack() leaves where the device can CRC32c."""
     gso: str = ""
     """Not empty for a frame that is more than one packet on a wire: the virtio header's GSO type,
     or `merged` for one longer than the MTU. tcp_gro_complete() writes the pseudo-header sum into
@@ -190,12 +192,13 @@ def judge(
     at, length, number = packet.l4_offset, packet.l4_length, packet.protocol_number
     if at is None or length is None or number is None or number not in CHECKSUM_OFFSETS:
         return verdict(Checksum.UNKNOWN)
-    place = at + CHECKSUM_OFFSETS[number]
+    place, size_of_field = at + CHECKSUM_OFFSETS[number], 4 if number == SCTP else 2
     if packet.kind.startswith("malformed"):
         return verdict(Checksum.BAD)
-    if packet.fragment or len(frame) < place + 2 or place + 2 > at + length:
+    end = place + size_of_field
+    if packet.fragment or len(frame) < end or end > at + length:
         return verdict(Checksum.UNKNOWN)
-    value = int.from_bytes(frame[place : place + 2], "big")
+    value = int.from_bytes(frame[place:end], "big")
     if number == UDP:
         announced = int.from_bytes(frame[at + 4 : at + 6], "big")
         if announced and not 8 <= announced <= length:
@@ -204,11 +207,19 @@ def judge(
         if value == 0:
             # Over IPv6 a receiver refuses 0 (RFC 8200 section 8.1), so there it is not "absent".
             return verdict(Checksum.ABSENT if packet.family == "ipv4" else Checksum.BAD, value)
-    pseudo = _pseudo_residue(packet, number, length)
+    pseudo = None if number == SCTP else _pseudo_residue(packet, number, length)
     pseudo_sum = None if pseudo is None else pseudo or 0xFFFF
+    if number == SCTP:
+        pseudo_sum = 0
     if len(frame) < at + length:
         told = metadata is Metadata.NEEDS_CSUM and value == pseudo_sum
         return verdict(Checksum.PARTIAL if told else Checksum.UNKNOWN, value, None, pseudo_sum)
+    if number == SCTP:
+        bare = frame[at:place] + bytes(4) + frame[end : at + length]
+        # The one checksum that goes over the wire lowest byte first (RFC 9260 appendix A).
+        crc = int.from_bytes(crc32c(bare).to_bytes(4, "little"), "big")
+        left_open = Checksum.BAD if value else Checksum.PARTIAL
+        return verdict(Checksum.VALID if value == crc else left_open, value, crc, pseudo_sum)
     total = ((pseudo or 0) + ones_sum(frame[at : at + length])) % 0xFFFF
     expected = 0xFFFF - (total - value) % 0xFFFF
     if number != UDP and expected == 0xFFFF:
