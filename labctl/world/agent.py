@@ -16,12 +16,11 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from labctl.errors import LabctlError
 from labctl.events import Emit, Event
@@ -36,8 +35,8 @@ class Request:
     """Call `function(*args)`, with `emit=` if it wants to report progress."""
 
     number: int
-    function: Callable[..., object]
-    args: tuple[Any, ...]
+    call: bytes
+    """`(function, args)`, pickled apart: one that cannot be read here is that caller's alone."""
     events: bool
 
 
@@ -70,14 +69,19 @@ def serve(connection: Connection) -> None:
     sending = threading.Lock()
 
     def send(reply: Reply) -> None:
+        try:
+            data = pickle.dumps(reply)
+        except Exception as error:  # else the caller would wait for ever
+            data = pickle.dumps(Reply(reply.number, error=_portable(error)))
         with sending, contextlib.suppress(OSError):
-            connection.send(reply)
+            connection.send_bytes(data)
 
     def handle(request: Request) -> None:
         emit: Emit = lambda event: send(Reply(request.number, event=event))  # noqa: E731
         try:
+            function, args = pickle.loads(request.call)
             extra = {"emit": emit} if request.events else {}
-            reply = Reply(request.number, value=request.function(*request.args, **extra))
+            reply = Reply(request.number, value=function(*args, **extra))
         except BaseException as error:  # whatever it is, the caller must hear of it
             reply = Reply(request.number, error=_portable(error))
         send(reply)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,12 +24,14 @@ class World(ABC):
         """Hold a world whose files are in `directory`."""
         self.directory = directory
         self._agent: Agent | None = None
+        self._starting = threading.Lock()
 
     def agent(self) -> Agent:
         """Return this process's agent in the world, started when first needed."""
-        if self._agent is None:
-            self._agent = Agent(self.enter())
-        return self._agent
+        with self._starting:
+            if self._agent is None:
+                self._agent = Agent(self.enter())
+            return self._agent
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a module-level function inside the world and return its result."""
@@ -74,6 +77,8 @@ class Process:
     def __init__(self, owner: Agent, pid: int) -> None:
         """Hold a running program; `start` makes one."""
         self._agent = owner
+        self._status: int | None = None
+        self._finished = False
         self.pid = pid
 
     @classmethod
@@ -92,11 +97,17 @@ class Process:
 
     def poll(self) -> int | None:
         """Return the exit status, or None while it runs."""
-        return self._agent.call(agent.poll, self.pid)
+        if self._status is None:
+            self._status = self._agent.call(agent.poll, self.pid)
+        return self._status
 
     def finish(self, deadline: Deadline) -> int:
         """Close its standard input, wait for its end, return its exit status."""
-        return self._agent.call(agent.finish, self.pid, deadline)
+        if not self._finished:
+            self._status = self._agent.call(agent.finish, self.pid, deadline)
+            self._finished = True
+        assert self._status is not None
+        return self._status
 
     def kill(self, number: int = signal.SIGTERM) -> None:
         """Signal it."""

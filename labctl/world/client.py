@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -47,36 +48,48 @@ class Agent:
         threading.Thread(target=self._receive, daemon=True, name="labctl-agent").start()
 
     def _receive(self) -> None:
-        while True:
+        try:
+            while True:
+                self._take(self._connection.recv())
+        except (EOFError, OSError):
+            pass
+        finally:  # whatever ended it: nobody may wait for an answer that cannot come
+            self._closed = True
+            for future, _ in list(self._waiting.values()):
+                future.set_exception(
+                    LabctlError("the lab went down meanwhile", "run: labctl status")
+                )
+
+    def _take(self, reply: Reply) -> None:
+        if reply.number not in self._waiting:
+            return  # its caller has failed already
+        future, emit = self._waiting[reply.number]
+        if reply.event is not None:
             try:
-                reply: Reply = self._connection.recv()
-            except (EOFError, OSError):
-                break
-            if reply.event is not None:
-                emit = self._waiting[reply.number][1]
                 if emit:
                     emit(reply.event)
-                continue
-            future, _ = self._waiting.pop(reply.number)
-            if reply.error is not None:
-                future.set_exception(reply.error)
-            else:
-                future.set_result(reply.value)
-        self._closed = True
-        for future, _ in list(self._waiting.values()):
-            future.set_exception(LabctlError("the lab went down meanwhile", "run: labctl status"))
+            except Exception as error:  # the listener's fault, told to the one who brought it
+                del self._waiting[reply.number]
+                future.set_exception(error)
+            return
+        del self._waiting[reply.number]
+        if reply.error is not None:
+            future.set_exception(reply.error)
+        else:
+            future.set_result(reply.value)
 
     def _submit(
         self, function: Callable[..., object], args: tuple[Any, ...], emit: Emit | None
     ) -> Future[object]:
         future: Future[object] = Future()
+        packed = pickle.dumps((function, args))
         number = next(self._numbers)
         self._waiting[number] = (future, emit)
         try:
             if self._closed:
                 raise OSError
             with self._sending:
-                self._connection.send(Request(number, function, args, emit is not None))
+                self._connection.send(Request(number, packed, emit is not None))
         except OSError:
             self._waiting.pop(number, None)
             raise LabctlError("the lab is down", "run: labctl status") from None
@@ -97,7 +110,10 @@ class Agent:
         try:
             return cast("T", future.result())
         except AgentError as fault:
-            fault.add_note(fault.detail)  # the traceback from inside, for a developer
+            # The traceback from inside is for a developer, not for the page a user reads.
+            fault.add_note(fault.detail)
+            fault.detail = ""
+            fault.hint = fault.hint or "LABCTL_DEBUG=1 shows where it happened"
             raise
 
     def run(

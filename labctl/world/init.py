@@ -61,9 +61,9 @@ def name_qemu_user(directory: str) -> None:
             lookup("libvirt-qemu")
         except KeyError:
             copy = os.path.join(directory, os.path.basename(path))
-            with open(path) as old, open(copy, "w") as new:
+            with open(path, "rb") as old, open(copy, "wb") as new:
                 os.fchmod(new.fileno(), 0o644)
-                new.write(f"{old.read().rstrip()}\n{line}\n")
+                new.write(old.read().rstrip() + f"\n{line}\n".encode())
             mount("--bind", copy, path)
 
 
@@ -110,7 +110,11 @@ def main(directory: str, lifeline: socket.socket) -> None:
     while not stopped:
         readable, _, _ = select.select(watched, [], [])
         if lifeline.fileno() in readable:
-            if lifeline.recv(16) != b"keep":
+            try:
+                word = lifeline.recv(16)
+            except OSError:  # the maker died with our word unread: the kernel resets the pair
+                break
+            if word != b"keep":
                 break
             watched.remove(lifeline.fileno())
         if wake_read in readable:

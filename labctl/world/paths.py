@@ -31,7 +31,7 @@ def runtime() -> Path:
 
     It is short, because the path of a UNIX socket has 107 bytes at most (unix(7)). Root has one
     place however it became root; what is in it is private directory by directory.
-    Raises `HostError` when the folder belongs to somebody else.
+    Raises `HostError` when the folder cannot be made or belongs to somebody else.
     """
     given = os.environ.get("LABCTL_RUNTIME_DIR", "")
     session = os.environ.get("XDG_RUNTIME_DIR", "")
@@ -43,8 +43,14 @@ def runtime() -> Path:
         folder = Path(session) / "labctl"
     else:
         folder = Path(f"/tmp/labctl-{os.geteuid()}")
-    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-    seen = folder.lstat()
+    try:
+        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        seen = folder.lstat()
+    except OSError as reason:
+        raise HostError(
+            f"{folder} cannot be made: {reason.strerror}",
+            "set LABCTL_RUNTIME_DIR to a folder of yours (a short path)",
+        ) from None
     if seen.st_uid != os.geteuid() or not stat.S_ISDIR(seen.st_mode):
         raise HostError(
             f"{folder} is not a folder of yours",

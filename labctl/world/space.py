@@ -120,9 +120,12 @@ class Space(World):
         return cls(directory, identity)
 
     def keep(self) -> None:
-        """Let the world outlive this process."""
+        """Let the world outlive this process; raises `LabctlError` when it has ended."""
         if self._lifeline:
-            self._lifeline.send(b"keep")
+            try:
+                self._lifeline.send(b"keep")
+            except OSError:
+                raise LabctlError("the lab went down meanwhile", "bring it up again") from None
             self._lifeline.close()
             self._lifeline = None
             self._shell = None
