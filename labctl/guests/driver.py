@@ -44,6 +44,8 @@ LOCK_SECONDS = 60.0
 READY_SECONDS = 240.0
 """A guest under TCG on a busy machine takes tens of seconds; this only catches the dead."""
 LOOK_SECONDS = 0.02
+NO_CARRIER = "labctl: no carrier on"
+CARRIER_TRIES = 400
 KNOCK_SECONDS = 2.0
 """How often to try SSH on a guest whose console never says `ready` (a user's own image)."""
 
@@ -210,6 +212,23 @@ def _active(domain: Any) -> bool:
         raise
 
 
+def first_command(guest: Guest) -> str:
+    """Return what a guest runs to prove that it is ready.
+
+    Emulated NICs of real hardware negotiate for two seconds before they have a carrier; virtio has
+    it at once.
+    """
+    slow = [nic.name for nic in guest.nics if nic.model != "virtio"]
+    if not slow:
+        return "true"
+    return (
+        f"for i in {' '.join(slow)}; do n=0; "
+        'until [ "$(cat /sys/class/net/$i/carrier 2>/dev/null)" = 1 ]; do n=$((n + 1)); '
+        f'[ $n -lt {CARRIER_TRIES} ] || {{ echo "{NO_CARRIER} $i" >&2; exit 1; }}; '
+        "sleep 0.1; done; done"
+    )
+
+
 def wait_ready(domain: Any, guest: Guest, directory: Path) -> None:
     """Wait until a command has run in the guest.
 
@@ -221,11 +240,17 @@ def wait_ready(domain: Any, guest: Guest, directory: Path) -> None:
     while True:
         said = READY in guest.log.read_bytes()
         if said or time.monotonic() > knock_at:
-            words = [*ssh.command(directory, guest.name), "true"]
+            words = [*ssh.command(directory, guest.name), first_command(guest)]
             limit = Deadline(min(60.0, deadline.left or 1.0), f"first command in {guest.name}")
             answer = run(words, deadline=limit, check=False, package="openssh-client")
             if answer.ok:
                 break
+            if NO_CARRIER in answer.stderr:
+                raise GuestError(
+                    f"{guest.name} sees no carrier on {answer.stderr.split()[-1]}",
+                    "use another NIC model, or read its console: labctl logs " + guest.name,
+                    console_tail(guest.log),
+                )
             knock_at = time.monotonic() + KNOCK_SECONDS
         if not _active(domain):
             raise GuestError(

@@ -24,6 +24,8 @@ CMDLINE_LIMIT = 2047
 class Nic:
     """One network interface of a guest, on a TAP that exists already."""
 
+    name: str
+    """Its name in the guest."""
     tap: str
     mac: str
     model: str

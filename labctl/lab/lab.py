@@ -16,7 +16,7 @@ from labctl import images
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh
-from labctl.guests.spec import Accel, Guest, Nic, boot_lines, command_line
+from labctl.guests.spec import MGMT_INTERFACE, Accel, Guest, Nic, boot_lines, command_line
 from labctl.images import Image
 from labctl.lab import shared, state
 from labctl.lab.node import Node
@@ -186,10 +186,10 @@ class Lab:
         client, host = self._state.client, self._state.hostkeys[node.name]
         lines = boot_lines(self.topology, node, host.dropbear, client.dropbear, client.public)
         nics = [
-            Nic(interface.tap, interface.mac, interface.model, interface.offload.device)
-            for interface in node.interfaces
+            Nic(one.name, one.tap, one.mac, one.model, one.offload.device)
+            for one in node.interfaces
         ]
-        nics.append(Nic(node.mgmt_tap, node.mgmt_mac, "virtio", {}))
+        nics.append(Nic(MGMT_INTERFACE, node.mgmt_tap, node.mgmt_mac, "virtio", {}))
         return Guest(
             name=node.name,
             domain=shared.domain(self._state, node.name),
