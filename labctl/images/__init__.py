@@ -1,6 +1,6 @@
 """Images: a kernel and an initramfs made from pinned Debian packages, cached by their content."""
 
-from labctl.images.build import ListedImage, build, get, list_images, lock, remove
+from labctl.images.assemble import ListedImage, build, get, list_images, lock, remove
 from labctl.images.cache import Image
 
 CMDLINE = (

@@ -6,6 +6,7 @@ import tarfile
 from itertools import count
 from pathlib import Path
 
+from debian.arfile import ArError
 from debian.debfile import DebError, DebFile
 
 from labctl.errors import LabctlError
@@ -38,7 +39,7 @@ def unpack(package: Path, stage: Path, tree: Tree) -> None:
                     staged = stage / str(next(numbers))
                     staged.write_bytes(source.read())
                     tree.add(path, Entry(member.mode & 0o755, staged))
-    except (DebError, tarfile.TarError, KeyError, EOFError) as error:
+    except (ArError, DebError, tarfile.TarError, KeyError, EOFError) as error:
         raise LabctlError(
             f"{package.name} is not a Debian package that can be read: {error}"
         ) from None
