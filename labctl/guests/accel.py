@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -84,7 +85,7 @@ def probe(kernel: Path, initramfs: Path, cmdline: str, capabilities: Path) -> bo
         finally:
             world.end()
     finally:
-        directory.parent.rmdir()
+        shutil.rmtree(directory.parent, ignore_errors=True)
 
 
 def choose(

@@ -12,14 +12,14 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import libvirt
 
-from labctl.errors import GuestError, HostError
+from labctl.errors import DeadlineError, GuestError, HostError
 from labctl.events import Emit, Event
 from labctl.guests import ssh
 from labctl.guests.domain import domain_xml
@@ -100,17 +100,21 @@ def _prepare(hypervisor: Hypervisor) -> None:
         cache.symlink_to(hypervisor.capabilities)
 
 
-def _lock(root: Path) -> None:
-    """Wait until no other process drives this root; the lock is kept until this process ends."""
+def _lock(root: Path) -> int:
+    """Wait until no other process drives this root; return the lock, which this process keeps."""
     handle = os.open(root / "driver.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = Deadline(LOCK_SECONDS, "waiting for another labctl to release libvirt")
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            deadline.pause(0.05)
+            try:
+                deadline.pause(0.05)
+            except DeadlineError:
+                os.close(handle)
+                raise
         else:
-            return
+            return handle
 
 
 def connect(hypervisor: Hypervisor) -> Any:
@@ -123,13 +127,16 @@ def connect(hypervisor: Hypervisor) -> Any:
         if uri in _connections:
             return _connections[uri]
         _start_event_loop()
+        lock = -1
         if not hypervisor.uri:
             _prepare(hypervisor)
-            _lock(hypervisor.root)
+            lock = _lock(hypervisor.root)
         try:
             with _one_cpu():
                 connection = libvirt.open(uri)
         except libvirt.libvirtError as reason:
+            if lock >= 0:
+                os.close(lock)  # or the next try would wait for this one
             raise HostError(
                 f"libvirt cannot open {uri}: {reason.get_error_message()}", "run: labctl doctor"
             ) from None
@@ -161,13 +168,14 @@ def start(
     or `DeadlineError` with the tail of the console when one dies or never gets ready.
     """
     connection = connect(hypervisor)
+    give_up = threading.Event()
 
     def one(guest: Guest) -> float:
         begun = time.monotonic()
         emit(Event("boot", guest.name, "start"))
         try:
             domain = create(connection, guest, accel, lab)
-            wait_ready(domain, guest, directory)
+            wait_ready(domain, guest, directory, give_up)
         except BaseException as error:
             emit(Event("boot", guest.name, "failed", str(error)))
             raise
@@ -178,8 +186,13 @@ def start(
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         futures = {guest.name: pool.submit(one, guest) for guest in guests}
         try:
+            done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()  # the first that failed tells
             return {name: future.result() for name, future in futures.items()}
         except BaseException:
+            # The others need not get ready; but none may still be starting when this returns.
+            give_up.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -229,8 +242,8 @@ def first_command(guest: Guest) -> str:
     )
 
 
-def wait_ready(domain: Any, guest: Guest, directory: Path) -> None:
-    """Wait until a command has run in the guest.
+def wait_ready(domain: Any, guest: Guest, directory: Path, give_up: threading.Event) -> None:
+    """Wait until a command has run in the guest, or `give_up` is set.
 
     The console's word says when to knock, so that no time is lost in TCP's and neighbour
     discovery's retries; a guest that never says it is knocked at all the same.
@@ -252,6 +265,8 @@ def wait_ready(domain: Any, guest: Guest, directory: Path) -> None:
                     console_tail(guest.log),
                 )
             knock_at = time.monotonic() + KNOCK_SECONDS
+        if give_up.is_set():
+            raise GuestError(f"{guest.name} was given up: another guest failed")
         if not _active(domain):
             raise GuestError(
                 f"{guest.name} died while booting; its console's last lines are below",
@@ -281,12 +296,13 @@ def stop(hypervisor: Hypervisor, domain: str) -> None:
     try:
         connection.lookupByName(domain).destroy()
     except libvirt.libvirtError as reason:
-        if reason.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+        gone = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
+        if reason.get_error_code() not in gone:
             raise HostError(f"{domain} cannot be stopped: {reason.get_error_message()}") from None
 
 
 def running(hypervisor: Hypervisor) -> list[str]:
-    """Return the domain names of the guests that run."""
+    """Return the domain names of all guests there are, of whichever owner."""
     connection = connect(hypervisor)
     return sorted(domain.name() for domain in connection.listAllDomains())
 
