@@ -21,6 +21,13 @@ def end(folder: Path) -> None:
         space.end(folder)
         return
     world = Host.attach(folder)
+    known = None
     with contextlib.suppress(LabctlError):
-        shared.dismantle(world, state.load(folder))
+        known = state.load(folder)
+    try:
+        if known:
+            shared.dismantle(world, known)
+    except BaseException:
+        world.close()  # the directory stays: it knows what is left for the next try
+        raise
     world.end()

@@ -95,6 +95,8 @@ class Lab:
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
                 complete=False,
             )
+            if uri:
+                shared.check_domains(world, known)
             lab = cls(world, known, emit)
             lab.timings = timings
             if uri:

@@ -86,7 +86,7 @@ class Router:
         self._world.call(namespace.set_forwarding, self.model, False)
         self._kind.unlink(missing_ok=True)
         if self._pid.exists():
-            pid = int(self._pid.read_text())
+            pid = int(self._pid.read_text() or "0")
             deadline = Deadline(START_SECONDS, f"ending the router program of {self.name}")
             while self._world.runs(pid):
                 self._world.call(agent.kill, pid, signal.SIGTERM)

@@ -41,6 +41,18 @@ def check(topology: Topology) -> None:
         )
 
 
+def check_domains(world: World, known: State) -> None:
+    """Raise `UsageError` when libvirt has guests of the names this lab's would get."""
+    hypervisor = driver.Hypervisor(world.directory / "embed", known.uri)
+    wanted = {domain(known, node) for node in known.topology.nodes}
+    taken = sorted(wanted & set(world.call(driver.running, hypervisor)))
+    if taken:
+        raise UsageError(
+            f"libvirt has guests of these names already: {', '.join(taken)}",
+            "name the lab another way: --name NAME",
+        )
+
+
 def domain(known: State, node: str) -> str:
     """Return what libvirt calls a node; a system's libvirt has guests of others too."""
     return f"{known.name}-{node}" if known.uri else node
@@ -61,11 +73,12 @@ def readable_copy(path: Path, directory: Path) -> Path:
 def dismantle(world: World, known: State) -> None:
     """Take away the guests, router programs, namespaces and links of a lab."""
     hypervisor = driver.Hypervisor(world.directory / "embed", known.uri)
-    with contextlib.suppress(LabctlError):  # libvirtd may be gone; the links must go all the same
-        for node in known.topology.nodes:
+    for node in known.topology.nodes:
+        with contextlib.suppress(LabctlError):  # libvirtd may be gone; the links must go anyway
             world.call(driver.stop, hypervisor, domain(known, node))
     for pid_file in (world.directory / "routers").glob("*.pid"):
-        _end_program(int(pid_file.read_text()))
+        with contextlib.suppress(ValueError):  # empty: killed while it was written
+            _end_program(int(pid_file.read_text()))
     for router in known.topology.routers.values():
         world.call(namespace.remove, router)
     world.call(links.remove, known.topology)

@@ -20,6 +20,13 @@ def describe(folder: Path) -> dict[str, Any]:
     ended; `labctl down` removes what is left).
     """
     try:
+        return _describe(folder)
+    except FileNotFoundError:  # it went down while it was looked at
+        return {"name": folder.name, "state": "dead", "directory": str(folder)}
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    try:
         world = state.attach(folder)
     except LabctlError:
         return {"name": folder.name, "state": "dead", "directory": str(folder)}
