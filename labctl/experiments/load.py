@@ -43,11 +43,12 @@ def _from_file(path: Path) -> list[Experiment]:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as wrong:
-        raise UsageError(f"{path}:{wrong.lineno}:{wrong.offset}: {wrong.msg}") from None
+        where = f"{wrong.filename or path}:{wrong.lineno}:{wrong.offset}"
+        raise UsageError(f"{where}: {wrong.msg}") from None
     except Exception as wrong:
         # Of the traceback only the user's own line helps the user.
         lines = [
-            f.lineno for f in traceback.extract_tb(wrong.__traceback__) if f.filename == str(path)
+            f.lineno for f in traceback.extract_tb(wrong.__traceback__) if f.filename == spec.origin
         ]
         where = f"{path}:{lines[-1]}" if lines else str(path)
         raise UsageError(f"{where}: {type(wrong).__name__}: {wrong}") from None

@@ -23,6 +23,7 @@ from labctl.world.deadline import Deadline
 SSH_SECONDS = 90.0
 """For one command over SSH between two busy emulated guests; a hang is told in about a second."""
 LOOK_SECONDS = 0.1
+HANGS = "hangs"
 SIGNS = 2
 """Checksum errors that make a hang: the packet and its retransmission died of the same cause."""
 
@@ -37,6 +38,11 @@ class Answer:
     """One line, for a reader."""
     errors: dict[str, dict[str, int]] = field(default_factory=dict)
     """By how much each node's checksum error counters grew meanwhile."""
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it waits for an answer that cannot come, rather than having got a no."""
+        return self.works is False and self.text.startswith(HANGS)
 
     def grown(self, node: str, counter: str) -> int:
         """Return by how much a node's counter grew."""
@@ -74,6 +80,9 @@ def ssh(lab: Lab, source: str, destination: str, address: str) -> Answer:
                 return Answer(right, "works" if right else f"reached {said!r}", errors)
             if status is not None:
                 words = job.errors.strip().splitlines()
+                if not job.begun:  # the way to run anything there failed, not the way under test
+                    why = words[-1] if words else f"exit status {status}"
+                    return Answer(None, f"{source} did not run the client: {why}", errors)
                 return Answer(False, words[-1] if words else f"exit status {status}", errors)
             blamed = [
                 f"{name} counted {grown['TcpInCsumErrors']} TCP checksum errors"
@@ -81,7 +90,7 @@ def ssh(lab: Lab, source: str, destination: str, address: str) -> Answer:
                 if grown.get("TcpInCsumErrors", 0) >= SIGNS
             ]
             if blamed and job.poll() is None:
-                return Answer(False, f"hangs: {', '.join(blamed)}", errors)
+                return Answer(False, f"{HANGS}: {', '.join(blamed)}", errors)
             time.sleep(LOOK_SECONDS)
     finally:
         job.stop()

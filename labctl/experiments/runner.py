@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
+import traceback
 from pathlib import Path
 
 from labctl import topology
@@ -27,9 +28,9 @@ def run(
 ) -> tuple[Run, Path]:
     """Run an experiment from `up` to the record; return the run and its directory.
 
-    A fault of the host or the lab gives a recorded verdict of error; a mistake of the user's in the
-    topology raises `UsageError` before anything is started. When the user interrupts it, what was
-    found so far is recorded as partial and the interrupt goes on.
+    A fault of the host, the lab or the experiment's own code gives a recorded verdict of error; a
+    mistake in the topology raises `UsageError` before anything is started. When the user interrupts
+    it, what was found so far is recorded as partial and the interrupt goes on.
     """
     model = topology.load(topology.find(experiment.topology))
     recorder = Recorder.create(experiment.name, results)
@@ -56,16 +57,16 @@ def run(
     except LabctlError as error:
         arms.append(_trouble("lab" if lab is None else "body", error))
     except Exception as fault:
-        arms.append(_trouble("body", LabctlError(f"{type(fault).__name__}: {fault}")))
-        raise
+        where = "".join(traceback.format_tb(fault.__traceback__)[1:])  # from the body on
+        arms.append(_trouble("body", LabctlError(f"{type(fault).__name__}: {fault}", "", where)))
     finally:
         timings["experiment"] = time.monotonic() - begun
         if lab is not None:
-            for log in sorted((lab.directory / "console").glob("*.log")):
-                shutil.copy(log, recorder.console)
-            down = time.monotonic()
-            lab.down()
-            timings["down"] = time.monotonic() - down
+            try:
+                _end(lab, recorder, timings)
+            except (LabctlError, OSError) as error:  # the record is to be written all the same
+                told = error if isinstance(error, LabctlError) else LabctlError(str(error))
+                arms.append(_trouble("down", told))
         record = Run.judge(
             recorder.id,
             experiment.name,
@@ -90,10 +91,21 @@ def _skipped(why: str) -> ArmResult:
     return ArmResult.judge("skipped", "the experiment said that it cannot be tried here", [check])
 
 
+def _end(lab: Lab, recorder: Recorder, timings: dict[str, float]) -> None:
+    """Keep the consoles and take the lab down."""
+    begun = time.monotonic()
+    try:
+        for log in sorted((lab.directory / "console").glob("*.log")):
+            shutil.copy(log, recorder.console)
+    finally:
+        lab.down()
+        timings["down"] = time.monotonic() - begun
+
+
 def _trouble(where: str, error: LabctlError) -> ArmResult:
     """Tell of what ended a run early, as an arm that could not be told."""
     evidence = [line for line in (error.hint, *error.detail.splitlines()) if line]
-    check = Check(where, Verdict.ERROR, "to come up and stay up", error.message, tuple(evidence))
+    check = Check(where, Verdict.ERROR, "to go to its end", error.message, tuple(evidence))
     return ArmResult.judge("lab", "the lab itself", [check])
 
 

@@ -13,8 +13,10 @@ PLACES = {"guest": "inside {}", "router": "inside {}", "host": "host's end, {}"}
 def table(columns: Mapping[str, tuple[Sequence[Step], Answer | None]]) -> list[str]:
     """Return a table with a row a hop and a column a way, SSH's fate in the last row.
 
-    All columns must have the same hops.
+    All columns must have the same hops. Without any column there is nothing to tell.
     """
+    if not columns:
+        return []
     steps = next(iter(columns.values()))[0]
     rows = [["hop", "place", *columns]]
     for number, step in enumerate(steps):
@@ -35,4 +37,4 @@ def table(columns: Mapping[str, tuple[Sequence[Step], Answer | None]]) -> list[s
 def _fate(answer: Answer | None) -> str:
     if answer is None or answer.works is None:
         return "could not be told"
-    return "works" if answer.works else "hangs" if "hangs" in answer.text else "fails"
+    return "works" if answer.works else "hangs" if answer.hangs else "fails"

@@ -124,7 +124,11 @@ class Trial:
         except Skip as why:
             arm.skip("arm", "to be tried", str(why))
         except LabctlError as error:
-            arm.error("arm", error.message, [error.hint] if error.hint else [])
+            told = [line for line in (error.hint, *error.detail.splitlines()) if line]
+            arm.error("arm", error.message, told)
+        except BaseException as fault:  # what passed so far must not make this arm a pass
+            arm.error("arm", f"it did not end: {type(fault).__name__}: {fault}".rstrip(": "))
+            raise
         finally:
             result = arm.result()
             self.arms.append(result)

@@ -30,6 +30,11 @@ class Job:
         self._errors = errors
 
     @property
+    def begun(self) -> bool:
+        """Whether the guest's shell has got as far as to start it."""
+        return "\n" in self._output.read_text(errors="replace")
+
+    @property
     def output(self) -> str:
         """What it has written to standard output so far."""
         return self._output.read_text(errors="replace").partition("\n")[2]

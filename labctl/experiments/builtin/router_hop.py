@@ -50,7 +50,10 @@ def router_hop(trial: Trial) -> None:
             crossing = cross(trial, arm, "vm1", "vm2", version)
             found.setdefault("raw, tx off", {})[version] = crossing
             _complete(arm, crossing)
-    trial.story += _story(found)
+    if [len(one) for one in found.values()] == [2] * 4:
+        trial.story += _story(found)
+    else:
+        trial.notes.append("an arm did not come to its end, so there is no story to tell")
 
 
 def _healthy(arm: Arm, crossing: Crossing) -> None:
