@@ -1,0 +1,283 @@
+"""The journey of one packet: every hop it was seen at, what the kernel knew of it there, its end.
+
+Plain data, made by `journey_build`; anything that shows journeys (a table, JSON, a page) needs
+nothing but this module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from labctl.capture.judge import Checksum, Metadata
+from labctl.capture.session import Sighting
+
+
+class Place(Protocol):
+    """A hop: where something was observed."""
+
+    @property
+    def name(self) -> str:
+        """The hop's name, such as `vm1:eth0`."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """`guest`, `host` or `router`."""
+        ...
+
+    @property
+    def owner(self) -> str:
+        """The node or router it belongs to."""
+        ...
+
+    @property
+    def link(self) -> str:
+        """The link's name where it is observed."""
+        ...
+
+
+class Happening(StrEnum):
+    """What happened to a packet between the hop before and this one."""
+
+    SENT = "sent"
+    """First seen here."""
+    FORWARDED = "forwarded"
+    COMPLETED = "completed"
+    """Its checksum was unfinished before and is right now."""
+    LOST = "metadata lost"
+    """Unfinished still, and the note that somebody must finish it is gone."""
+    CORRUPTED = "corrupted"
+    """The checksum is wrong now, or the payload is another."""
+    MERGED = "merged"
+    """Part of a larger frame now (GRO), whose field accuses nobody."""
+    SEGMENTED = "segmented"
+    """Several packets now (TSO, GSO, fragmentation)."""
+    DROPPED = "dropped"
+    """The kernel dropped it here; `Step.reason` is the kernel's."""
+    NOT_SEEN = "not seen"
+    UNKNOWN = "unknown"
+    """Not seen, but the capture there is not complete."""
+
+
+class Fate(StrEnum):
+    """How a journey ended."""
+
+    ARRIVED = "arrived"
+    """Seen at its last hop, unharmed, and no drop was told."""
+    DOOMED = "arrived unusable"
+    """Seen at its last hop with a checksum that its receiver cannot accept."""
+    DROPPED = "dropped"
+    """A kernel told that it dropped the packet."""
+    VANISHED = "never seen again"
+    """Complete captures further on did not see it."""
+    UNKNOWN = "unknown"
+    """The captures further on are not complete."""
+
+
+HARM = frozenset({Happening.LOST, Happening.CORRUPTED})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One hop of a journey."""
+
+    hop: str
+    place: str
+    """`guest`, `host` or `router`."""
+    owner: str
+    happened: Happening
+    time_ns: int | None = None
+    """Nanoseconds since the epoch on the host's clock; None where it was not seen."""
+    state: Checksum | None = None
+    """What the checksum field holds."""
+    metadata: Metadata | None = None
+    """What the kernel knew beside the packet."""
+    field: int | None = None
+    """The field's value."""
+    pseudo_sum: int | None = None
+    """The value that would be `partial`."""
+    expected: int | None = None
+    """The value that would be `valid`."""
+    gso: str = ""
+    gso_size: int = 0
+    length: int = 0
+    """Bytes of the frame (of all pieces together)."""
+    pieces: int = 0
+    """How many frames it was here; 0 where it was not seen."""
+    reason: str = ""
+    """Why the kernel dropped it, such as `TCP_CSUM`."""
+    notes: tuple[str, ...] = ()
+    """What else changed, such as `TTL 64 to 63`."""
+    sightings: tuple[Sighting, ...] = dataclasses.field(default=(), repr=False, compare=False)
+    """What was seen; not part of the JSON."""
+
+    @property
+    def seen(self) -> bool:
+        """Whether the packet was seen here."""
+        return self.pieces > 0
+
+    @property
+    def knowledge(self) -> str:
+        """Field and metadata in a few words, such as `partial, needs_csum`; empty if not seen."""
+        if self.state is None:
+            return ""
+        words = [str(self.state)]
+        if self.metadata not in (None, Metadata.NONE):
+            words.append(str(self.metadata))
+        elif self.state is Checksum.PARTIAL:
+            words.append("no metadata")
+        if self.gso:
+            words.append(f"gso {self.gso}")
+        return ", ".join(words)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the step as plain data; numbers of the field as hexadecimal text."""
+        return {
+            "hop": self.hop,
+            "place": self.place,
+            "owner": self.owner,
+            "happened": str(self.happened),
+            "time_ns": self.time_ns,
+            "state": None if self.state is None else str(self.state),
+            "metadata": None if self.metadata is None else str(self.metadata),
+            "field": _hex(self.field),
+            "pseudo_sum": _hex(self.pseudo_sum),
+            "expected": _hex(self.expected),
+            "gso": self.gso,
+            "gso_size": self.gso_size,
+            "length": self.length,
+            "pieces": self.pieces,
+            "reason": self.reason,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Journey:
+    """One packet from hop to hop."""
+
+    kind: str
+    """A short word, such as `SYN` or `ICMP echo`."""
+    protocol: str
+    source: str
+    """Address as it was sent."""
+    sport: int | None
+    destination: str
+    dport: int | None
+    steps: tuple[Step, ...]
+    """One for every hop of the path, in its order, seen or not."""
+    fate: Fate
+    reason: str = ""
+    """The kernel's reason where `fate` is dropped."""
+
+    @property
+    def label(self) -> str:
+        """Kind and addresses, such as `SYN 10.0.1.1 to 10.0.2.2`."""
+        return f"{self.kind} {self.source} to {self.destination}"
+
+    @property
+    def started_ns(self) -> int:
+        """When it was first seen, nanoseconds since the epoch."""
+        return next((s.time_ns for s in self.steps if s.time_ns is not None), 0)
+
+    @property
+    def first(self) -> Step | None:
+        """The step where it was first seen."""
+        return next((step for step in self.steps if step.seen), None)
+
+    @property
+    def last(self) -> Step | None:
+        """The step where it was last seen."""
+        return next((step for step in reversed(self.steps) if step.seen), None)
+
+    @property
+    def harm(self) -> Step | None:
+        """The first step where something was done to it that its receiver will not accept."""
+        return next((step for step in self.steps if step.happened in HARM), None)
+
+    @property
+    def well(self) -> bool:
+        """Whether it arrived and can be accepted."""
+        return self.fate is Fate.ARRIVED
+
+    def before(self, step: Step) -> Step | None:
+        """Return the step before `step` where the packet was seen."""
+        at = self.steps.index(step)
+        return next((one for one in reversed(self.steps[:at]) if one.seen), None)
+
+    def after(self, step: Step) -> Step | None:
+        """Return the next step of the path, seen or not; None after the last."""
+        at = self.steps.index(step)
+        return self.steps[at + 1] if at + 1 < len(self.steps) else None
+
+    @property
+    def where(self) -> str:
+        """The place that harmed or lost it, in words such as `router r1 (eth0 to eth1)`."""
+        harm = self.harm
+        if harm is not None:
+            return passage(self.before(harm), harm)
+        last = self.last
+        if last is None or self.fate is Fate.ARRIVED:
+            return ""
+        if self.fate is Fate.DROPPED and self.after(last) is None:
+            return last.owner
+        return passage(last, self.after(last) or last)
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """What two journeys of the same kind and course have in common."""
+        course = tuple((s.hop, s.happened, s.knowledge, s.reason) for s in self.steps)
+        return (self.kind, self.source, self.destination, self.fate, self.reason, course)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the journey as plain data."""
+        return {
+            "kind": self.kind,
+            "protocol": self.protocol,
+            "source": self.source,
+            "sport": self.sport,
+            "destination": self.destination,
+            "dport": self.dport,
+            "fate": str(self.fate),
+            "reason": self.reason,
+            "where": self.where,
+            "steps": [step.to_json() for step in self.steps],
+        }
+
+
+def passage(before: Step | None, after: Step) -> str:
+    """Name what lies between two neighbouring hops."""
+    if before is None or before is after:
+        return {"guest": f"{after.owner} itself", "router": f"router {after.owner}"}.get(
+            after.place, after.hop
+        )
+    if before.owner == after.owner:
+        if before.place == after.place == "router":
+            return f"router {after.owner} ({_link(before)} to {_link(after)})"
+        if "guest" in (before.place, after.place):
+            return f"{after.owner}'s network device ({before.hop} to {after.hop})"
+        return f"the veth of {after.owner} ({before.hop} to {after.hop})"
+    if before.place == after.place == "host":
+        return f"the bridge between {before.hop} and {after.hop}"
+    return f"between {before.hop} and {after.hop}"
+
+
+def _link(step: Step) -> str:
+    return step.hop.rpartition(":")[2]
+
+
+def _hex(value: int | None) -> str | None:
+    return None if value is None else f"{value:#06x}"
+
+
+def summary(journeys: Sequence[Journey]) -> list[tuple[Journey, int]]:
+    """Put journeys of the same course together: the first of each, and how many there were."""
+    counted: dict[tuple[object, ...], tuple[Journey, int]] = {}
+    for journey in journeys:
+        first, count = counted.get(journey.signature, (journey, 0))
+        counted[journey.signature] = (first, count + 1)
+    return list(counted.values())

@@ -1,0 +1,138 @@
+"""Packets and captures made by hand, for journeys: a packet is changed as a hop would change it."""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from labctl.capture.judge import Checksum, Metadata, VnetHeader, ones_sum
+from labctl.capture.session import HopEvidence, judged
+from labctl.capture.stream import Header, Record, Stream, Trailer
+
+BEGIN = 1_700_000_000_000_000_000
+MS = 1_000_000
+MTU = 1500
+
+
+@dataclass(frozen=True)
+class Pkt:
+    """A packet as it is at one hop."""
+
+    src: str = "10.0.1.1"
+    dst: str = "10.0.2.2"
+    sport: int = 40000
+    dport: int = 22
+    number: int = 6
+    flags: int = 0x02
+    seq: int = 100
+    ack: int = 0
+    ttl: int = 64
+    ip_id: int = 1
+    place: int = 0
+    """IPv4 flags and fragment offset."""
+    options: bytes = b""
+    payload: bytes = b""
+    state: Checksum = Checksum.PARTIAL
+    meta: Metadata = Metadata.NEEDS_CSUM
+    gso: int = 0
+    gso_size: int = 0
+    mac: int = 1
+
+    def segment(self) -> bytes:
+        if self.number == 17:
+            length = 8 + len(self.payload)
+            plain = struct.pack(">HHHH", self.sport, self.dport, length, 0) + self.payload
+            at = 6
+        elif self.number == 6:
+            offset = (20 + len(self.options)) // 4 << 4
+            fields = (self.sport, self.dport, self.seq, self.ack, offset, self.flags, 1000, 0, 0)
+            plain = struct.pack(">HHIIBBHHH", *fields) + self.options + self.payload
+            at = 16
+        elif self.number == 1:
+            plain = struct.pack(">BBHHH", self.flags, 0, 0, self.ack, self.seq) + self.payload
+            at = 2
+        else:
+            return self.payload
+        ends = b"".join(ipaddress.ip_address(a).packed for a in (self.src, self.dst))
+        head = 0 if self.number == 1 else ones_sum(ends) + self.number + len(plain)
+        partial = head % 0xFFFF or 0xFFFF
+        full = 0xFFFF - (head + ones_sum(plain)) % 0xFFFF
+        value = {Checksum.PARTIAL: partial, Checksum.VALID: full, Checksum.ABSENT: 0}.get(
+            self.state, (full + 0x1234) % 0xFFFF
+        )
+        return plain[:at] + value.to_bytes(2, "big") + plain[at + 2 :]
+
+    def frame(self) -> bytes:
+        segment = self.segment()
+        macs = bytes([2, 0, 0, 0, 0, self.mac + 1, 2, 0, 0, 0, 0, self.mac])
+        ends = [ipaddress.ip_address(a) for a in (self.src, self.dst)]
+        if ends[0].version == 6:
+            head = struct.pack(">IHBB", 6 << 28, len(segment), self.number, self.ttl)
+            return macs + b"\x86\xdd" + head + ends[0].packed + ends[1].packed + segment
+        head = struct.pack(
+            ">BBHHHBBH", 0x45, 0, 20 + len(segment), self.ip_id, self.place, self.ttl,
+            self.number, 0,
+        )  # fmt: skip
+        head += ends[0].packed + ends[1].packed
+        check = 0xFFFF - ones_sum(head)
+        return macs + b"\x08\0" + head[:10] + check.to_bytes(2, "big") + head[12:] + segment
+
+    def record(self, time_ns: int, pkttype: int = 0, snap: int = 1 << 18) -> Record:
+        flags = {Metadata.NEEDS_CSUM: 1, Metadata.DATA_VALID: 2, Metadata.NONE: 0}[self.meta]
+        vnet = VnetHeader(flags, self.gso, 0, self.gso_size, 0, 0)
+        frame = self.frame()
+        return Record(time_ns, pkttype, 1, 0, len(frame), vnet, frame[:snap])
+
+
+LOST: dict[str, Any] = {"state": Checksum.PARTIAL, "meta": Metadata.NONE}
+VALID: dict[str, Any] = {"state": Checksum.VALID, "meta": Metadata.NONE}
+
+
+def hop(
+    name: str,
+    packets: Iterable[tuple[int, Pkt]],
+    *,
+    out: bool = False,
+    cut: bool = False,
+    clock_ns: int = 0,
+    arrived_ns: int | None = None,
+) -> HopEvidence:
+    """What a hop saw: packets with their microseconds since `BEGIN`, its clock `clock_ns` ahead."""
+    records = tuple(
+        packet.record(BEGIN + clock_ns + micro * 1000, 4 if out else 0) for micro, packet in packets
+    )
+    header = Header(name, name, 1, MTU, 1 << 18, BEGIN + clock_ns, "6.1", "python")
+    trailer = None if cut else Trailer(len(records), 0, len(records), 0, BEGIN + clock_ns)
+    stream = Stream(header, records, trailer, "it ends within a block" if cut else "")
+    return judged(name, stream, stream.note, arrived_ns or BEGIN)
+
+
+@dataclass(frozen=True)
+class At:
+    """A hop."""
+
+    name: str
+    place: str
+    owner: str
+    link: str
+
+
+PATH = (
+    At("vm1:eth0", "guest", "vm1", "eth0"),
+    At("vm1-eth0", "host", "vm1", "vm1-eth0"),
+    At("r1-eth0", "host", "r1", "r1-eth0"),
+    At("r1:eth0", "router", "r1", "eth0"),
+    At("r1:eth1", "router", "r1", "eth1"),
+    At("r1-eth1", "host", "r1", "r1-eth1"),
+    At("vm2-eth0", "host", "vm2", "vm2-eth0"),
+    At("vm2:eth0", "guest", "vm2", "eth0"),
+)
+
+
+def along(packet: Pkt, **after_router: Any) -> list[Pkt]:
+    """The packet at each hop of `PATH`: the router takes one from its TTL, and changes so much."""
+    routed = replace(packet, ttl=packet.ttl - 1, mac=7, **after_router)
+    return [packet] * 4 + [routed] * 4
