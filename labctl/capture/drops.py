@@ -43,7 +43,7 @@ class Drop:
     """One packet the kernel dropped."""
 
     time_s: float
-    """Seconds since the guest's boot."""
+    """Seconds on the guest's CLOCK_MONOTONIC."""
     protocol: int
     """The ethertype, 2048 for IPv4."""
     location: str
@@ -111,6 +111,8 @@ def watch_command(reasons: Iterable[str] = ()) -> str:
         f"mkdir -p {_INSTANCE}",
         f"echo 0 > {_EVENT}/enable",
         f"echo 256 > {_INSTANCE}/buffer_size_kb",
+        # The default is a CPU's own clock, which nothing else can be compared with.
+        f"echo mono > {_INSTANCE}/trace_clock",
         f"echo 0 > {_EVENT}/filter",
         f"echo > {_INSTANCE}/trace",
         "filter=",

@@ -252,6 +252,16 @@ class Capture:
         """End what still runs; what was seen stays in the files."""
         self.abandon()
 
+    def so_far(self, hop: str) -> HopEvidence:
+        """Return what one hop has seen up to now, a cut piece of its evidence.
+
+        Raises `KeyError` for a hop that is not observed.
+        """
+        names = [point.hop for point in self.points]
+        if hop not in names:
+            raise KeyError(hop)
+        return self._hop(names.index(hop), "")
+
     def stop(self, deadline: Deadline) -> Evidence:
         """End every observer and return what they saw.
 
