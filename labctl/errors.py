@@ -24,6 +24,8 @@ class ExitCode(IntEnum):
     """Nothing was judged: every experiment was skipped."""
     INTERRUPTED = 130
     """Stopped by the user (Ctrl-C) or by SIGTERM; what was up is down again."""
+    READER_GONE = 141
+    """The reader of the output went away before its end: 128 + SIGPIPE, as for any tool."""
 
 
 class LabctlError(Exception):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sys
+import traceback
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -16,7 +19,33 @@ from labctl.errors import ExitCode, LabctlError
 from labctl.topology import TopologyError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class ReaderGoneError(Exception):
+    """Nobody reads our standard output any more."""
+
+
+class _Commands(click.Group):
+    """A group that says of itself what a broken pipe means: click would exit with 1, a failure."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError as broken:
+            if _reader_gone():
+                raise ReaderGoneError from None
+            raise LabctlError(f"a connection broke: {broken}", "run: labctl status") from broken
+
+
+def _reader_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads (poll(2), POLLERR)."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="labctl")
 def cli() -> None:
     """Virtual network labs from YAML: real guests, real bridges, and the truth about checksums.
@@ -55,13 +84,24 @@ def _tell(error: LabctlError, as_json: bool) -> None:
         click.echo(error.detail, err=True)
 
 
+def _fault(fault: Exception) -> LabctlError:
+    """Tell of a fault of labctl's own in one line."""
+    last = traceback.extract_tb(fault.__traceback__)[-1]
+    return LabctlError(
+        f"{type(fault).__name__}: {fault} ({Path(last.filename).name}:{last.lineno})",
+        "this is a fault of labctl; LABCTL_DEBUG=1 shows all of it",
+    )
+
+
 def main() -> NoReturn:
     """Run the command and exit with one of `ExitCode`."""
     signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGHUP, _stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1) means it
+        signal.signal(signal.SIGHUP, _stop)
     debug = bool(os.environ.get("LABCTL_DEBUG"))
     try:
         code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
     except LabctlError as error:
         if debug:
@@ -76,10 +116,14 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         click.echo("labctl: interrupted; what this command had brought up is down again", err=True)
         sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output went away (`labctl ... | head`): nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.OK)
+    except (ReaderGoneError, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is left to be flushed
+        sys.exit(ExitCode.READER_GONE)
+    except Exception as fault:
+        if debug:
+            raise
+        _tell(_fault(fault), "--json" in sys.argv)
+        sys.exit(ExitCode.ERROR)
 
 
 if __name__ == "__main__":

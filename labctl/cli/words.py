@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from rich import box
@@ -52,9 +52,17 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
+class _Page(Console):
+    """Leaves a broken pipe to the command line: rich would exit with 1, which means failure."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Called by rich while it handles the `BrokenPipeError`."""
+        raise
+
+
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
     """Print a table that fits the terminal; in a pipe nothing is cut."""
-    console = Console(highlight=False)
+    console = _Page(highlight=False)
     if not console.is_terminal:
         console.width = 240
     table = Table(
