@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pyroute2.ethtool import Ethtool
 
-from labctl.errors import HostError
+from labctl.errors import HostError, UsageError
 from labctl.topology.features import FEATURES, kernel_names
 from labctl.world.netns import inside
 
@@ -50,9 +50,14 @@ def read(link: str, netns: str = "") -> Features:
 
 
 def expand(features: Features, wanted: Mapping[str, bool]) -> dict[str, bool]:
-    """Turn ethtool's names into the kernel's, keeping those this link lets be changed."""
+    """Turn ethtool's names into the kernel's, keeping those this link lets be changed.
+
+    Raises `UsageError` for a name that is none of either.
+    """
     kernel: dict[str, bool] = {}
     for name, value in wanted.items():
+        if name not in FEATURES and name not in features:
+            raise UsageError(f"there is no offload feature {name!r}", "ethtool -k lists them")
         for one in kernel_names(FEATURES.get(name, name)):
             if one in features and not features[one].fixed:
                 kernel[one] = value
@@ -62,8 +67,8 @@ def expand(features: Features, wanted: Mapping[str, bool]) -> dict[str, bool]:
 def change(link: str, wanted: Mapping[str, bool], netns: str = "") -> Features:
     """Set features by ethtool's or the kernel's names; return all of them as they were *before*.
 
-    Give the return value to `restore`. Raises `HostError` when a wanted value did not take effect
-    on a feature that exists: a silent no would make every later verdict wrong.
+    Give the return value to `restore`. Raises `UsageError` for an unknown name, `HostError` when
+    one that can be changed was not turned off: a silent no would make every later verdict wrong.
     """
     before = read(link, netns)
     kernel = expand(before, wanted)
