@@ -31,10 +31,15 @@ MIN_MTU = 68
 MIN_IPV6_MTU = 1280
 """Octets (RFC 8200, section 5)."""
 MAX_MTU = 65535
+MAX_LABELS = 16
+MAX_LABEL_KEY = 32
+MAX_LABEL = 64
+"""Characters of a label's text: it must fit into a drawing."""
 LINK_NAME = 15
 """Octets a Linux link's name may have (IFNAMSIZ with its terminating zero is 16)."""
 
 _MEMORY = re.compile(r"([0-9]{1,9})\s*(M|MB|MiB|G|GB|GiB)?", re.IGNORECASE)
+_LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]*")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _LINK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -253,6 +258,22 @@ def _file(value: object) -> str:
     return text
 
 
+def _label_key(name: str) -> str:
+    if len(name) > MAX_LABEL_KEY or not _LABEL_KEY.fullmatch(name):
+        hint = f"letters, digits, '_', '-', '.' and '/', at most {MAX_LABEL_KEY}, such as role"
+        refuse(f"{shown(name)} cannot be a label's name", hint)
+    return name
+
+
+def _label(value: object) -> str:
+    text = _text(value, "a label", "client")
+    if not text.isprintable():
+        refuse("a label is one line of printable text", "leave out line breaks and tabs")
+    if len(text) > MAX_LABEL:
+        refuse(f"a label has at most {MAX_LABEL} characters, not {len(text)}")
+    return text
+
+
 def _schema(**keys: Any) -> WithJsonSchema:
     return WithJsonSchema(keys)
 
@@ -322,3 +343,9 @@ TopologyName = Annotated[
     _schema(type="string", maxLength=63, pattern=f"^{_NAME.pattern}$"),
 ]
 File = Annotated[str, PlainValidator(_file), _schema(type="string", minLength=1)]
+LabelKey = Annotated[
+    str,
+    AfterValidator(_label_key),
+    _schema(type="string", maxLength=MAX_LABEL_KEY, pattern=f"^{_LABEL_KEY.pattern}$"),
+]
+Label = Annotated[str, PlainValidator(_label), _schema(type="string", maxLength=MAX_LABEL)]

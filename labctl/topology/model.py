@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -57,6 +57,7 @@ class Network:
     stp: bool
     subnets: tuple[IPv4Network | IPv6Network, ...]
     addresses: tuple[IPv4Interface | IPv6Interface, ...]
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Interface:
     mtu: int
     offload: Offload
     tap: str
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Node:
     routes: tuple[Route, ...]
     mgmt_mac: str
     mgmt_tap: str
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class RouterInterface:
     mac: str
     mtu: int
     peer: str
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class Router:
     kind: RouterKind
     interfaces: tuple[RouterInterface, ...]
     routes: tuple[Route, ...]
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class Topology:
     source: Path | None
 
     def digest(self) -> str:
-        """Return the SHA-256 (hexadecimal) of everything but file paths.
+        """Return the SHA-256 (hexadecimal) of everything but file paths and labels.
 
         Of a kernel or initramfs of the user's own only its presence counts: which one ran belongs
         to the run's environment.
@@ -140,6 +145,11 @@ class Topology:
         for node in content["nodes"].values():
             node["kernel"] = node["kernel"] is not None
             node["initramfs"] = node["initramfs"] is not None
+        for things in (content["networks"], content["nodes"], content["routers"]):
+            for thing in things.values():
+                del thing["labels"]
+                for interface in thing.get("interfaces", ()):
+                    del interface["labels"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -103,6 +103,7 @@ def _network(name: str, written: shape.Network) -> model.Network:
         stp=written.stp,
         subnets=tuple(written.subnets),
         addresses=tuple(written.addresses),
+        labels=dict(written.labels),
     )
 
 
@@ -139,6 +140,7 @@ def _node(
                 mtu=_mtu(interface.mtu, interface.network, networks),
                 offload=_offload(defaults.offload, written.offload, interface.offload),
                 tap=names.link(name, eth),
+                labels=dict(interface.labels),
             )
         )
     return model.Node(
@@ -152,6 +154,7 @@ def _node(
         routes=tuple(_route(route) for route in written.routes),
         mgmt_mac=names.mac(name, "mgmt"),
         mgmt_tap=names.link(name, "mgmt"),
+        labels=dict(written.labels),
     )
 
 
@@ -166,10 +169,17 @@ def _router(
             mac=interface.mac or names.mac(name, f"eth{index}"),
             mtu=_mtu(interface.mtu, interface.network, networks),
             peer=names.link(name, f"eth{index}"),
+            labels=dict(interface.labels),
         )
         for index, interface in enumerate(written.interfaces)
     )
-    return model.Router(name, written.kind, interfaces, tuple(_route(r) for r in written.routes))
+    return model.Router(
+        name=name,
+        kind=written.kind,
+        interfaces=interfaces,
+        routes=tuple(_route(route) for route in written.routes),
+        labels=dict(written.labels),
+    )
 
 
 def _route(written: shape.Route) -> model.Route:

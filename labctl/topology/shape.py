@@ -22,6 +22,13 @@ class _Shape(BaseModel):
     )
 
 
+class _Labelled(_Shape):
+    labels: dict[fields.LabelKey, fields.Label] = Field(
+        default_factory=dict, max_length=fields.MAX_LABELS
+    )
+    """Short texts of your own, shown in reports: {role: client}. They change nothing."""
+
+
 class Offload(_Shape):
     """What to switch on or off, at three layers; what is not named stays as it comes."""
 
@@ -33,7 +40,7 @@ class Offload(_Shape):
     """Features the virtio device offers to the guest's driver: {csum: off, guest_csum: off}."""
 
 
-class Network(_Shape):
+class Network(_Labelled):
     """A Linux bridge that connects interfaces."""
 
     mtu: fields.Mtu = 1500
@@ -55,7 +62,7 @@ class Route(_Shape):
     """The gateway's address, on a network of this node."""
 
 
-class Interface(_Shape):
+class Interface(_Labelled):
     """A NIC of a node; the first is eth0 in the guest, the second eth1."""
 
     network: fields.NetworkRef
@@ -93,7 +100,7 @@ class Defaults(_Inherited):
     """What nodes inherit."""
 
 
-class Node(_Inherited):
+class Node(_Inherited, _Labelled):
     """A guest."""
 
     interfaces: list[Interface] = Field(default_factory=list, max_length=16)
@@ -102,7 +109,7 @@ class Node(_Inherited):
     """Its static routes."""
 
 
-class RouterInterface(_Shape):
+class RouterInterface(_Labelled):
     """An interface of a router; the first is eth0 in the router's namespace."""
 
     network: fields.NetworkRef
@@ -115,7 +122,7 @@ class RouterInterface(_Shape):
     """Octets; the network's by default, and at most that."""
 
 
-class Router(_Shape):
+class Router(_Labelled):
     """Forwards packets between networks, on the host's side."""
 
     kind: Kind = "namespace"
