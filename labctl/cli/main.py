@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from labctl import __version__
-from labctl.cli import checks, experiments, image, labs, results
+from labctl.cli.verbs import Verbs
 from labctl.errors import ExitCode, LabctlError
 from labctl.topology import TopologyError
 
@@ -23,7 +23,7 @@ class ReaderGoneError(Exception):
     """Nobody reads our standard output any more."""
 
 
-class _Commands(click.Group):
+class _Commands(Verbs):
     """A group that says of itself what a broken pipe means: click would exit with 1, a failure."""
 
     def invoke(self, context: click.Context) -> object:
@@ -53,16 +53,6 @@ def cli() -> None:
     Exit codes: 0 done or passed, 1 an experiment failed, 2 wrong words or input, 3 could not tell
     or could not do, 4 everything was skipped, 130 interrupted.
     """
-
-
-for command in (
-    *labs.COMMANDS,
-    *experiments.COMMANDS,
-    *results.COMMANDS,
-    *checks.COMMANDS,
-    *image.COMMANDS,
-):
-    cli.add_command(command)
 
 
 def _stop(_number: int, _frame: object) -> NoReturn:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,17 +48,15 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-class _Page(Console):
-    """Leaves a broken pipe to the command line: rich would exit with 1, which means failure."""
-
-    def on_broken_pipe(self) -> NoReturn:
-        """Called by rich while it handles the `BrokenPipeError`."""
-        raise
-
-
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
     """Print a table that fits the terminal; in a pipe nothing is cut."""
-    console = _Page(highlight=False)
+    from rich import box  # here: most verbs print none, and rich takes long to import
+    from rich.table import Table
+    from rich.text import Text
+
+    from labctl.cli.page import Page
+
+    console = Page(highlight=False)
     if not console.is_terminal:
         console.width = 240
     table = Table(

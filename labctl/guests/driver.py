@@ -15,9 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import libvirt
+from typing import TYPE_CHECKING, Any
 
 from labctl.errors import DeadlineError, GuestError, HostError
 from labctl.events import Emit, Event
@@ -25,7 +23,13 @@ from labctl.guests import ssh
 from labctl.guests.domain import domain_xml
 from labctl.guests.spec import Accel, Guest
 from labctl.world.deadline import Deadline
+from labctl.world.late import Late
 from labctl.world.process import last_words, run
+
+if TYPE_CHECKING:
+    import libvirt
+else:
+    libvirt = Late("libvirt")
 
 QEMU_CONF = """\
 user = "root"

@@ -1,7 +1,14 @@
 """Images: a kernel and an initramfs made from pinned Debian packages, cached by their content."""
 
-from labctl.images.assemble import ListedImage, build, get, list_images, lock, remove
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from labctl.images.cache import Image
+
+if TYPE_CHECKING:
+    from labctl.images.assemble import ListedImage, build, get, list_images, lock, remove
 
 CMDLINE = (
     "console=ttyS0 quiet net.ifnames=0 panic=-1 tsc=reliable no_timer_check mitigations=off"
@@ -10,3 +17,10 @@ CMDLINE = (
 """Kernel command line for a guest of these images; `labctl=…` (docs/images.md) goes after it."""
 
 __all__ = ["CMDLINE", "Image", "ListedImage", "build", "get", "list_images", "lock", "remove"]
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use: most of labctl only knows what an image is."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.assemble"), name)

@@ -9,18 +9,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from labctl.errors import LabctlError, UsageError
 from labctl.events import Emit, Event, silent
-from labctl.images import cache, mirror, recipe
+from labctl.images import cache, recipe
 from labctl.images.cache import Image
-from labctl.images.closure import choose, copy_modules, copy_with_libraries
 from labctl.images.recipe import LoadedRecipe, Lock
 from labctl.images.tree import Entry, Tree
-from labctl.images.unpack import unpack
 from labctl.world.deadline import Deadline
+from labctl.world.late import Late
+
+# Finding an image in the cache, which every `up` does, must not wait for what building one needs.
+if TYPE_CHECKING:
+    from labctl.images import closure, mirror, unpack
+else:
+    closure = Late("labctl.images.closure")
+    mirror = Late("labctl.images.mirror")
+    unpack = Late("labctl.images.unpack")
 
 _BUILD_SECONDS = 900.0
 _LOCK_SECONDS = 300.0
@@ -77,7 +85,7 @@ def _build(
     # A package that the recipe no longer names, but the lock does, is no part of the image.
     for package in (lock.kernel_package, *loaded.recipe.packages):
         emit(Event("image", name, "progress", f"unpacking {package}", 0.92))
-        unpack(debs[package], scratch / "stage", source)
+        unpack.unpack(debs[package], scratch / "stage", source)
         deadline.check()
     packaged = [path for path in source if path.startswith("boot/vmlinuz-")]
     if len(packaged) != 1:
@@ -114,9 +122,9 @@ def compose(loaded: LoadedRecipe, source: Tree, release: str, *, deadline: Deadl
     """
     wanted = loaded.recipe
     tree = Tree()
-    copy_with_libraries(source, choose(source, wanted.files, wanted.exclude), tree)
+    closure.copy_with_libraries(source, closure.choose(source, wanted.files, wanted.exclude), tree)
     if wanted.modules:
-        copy_modules(source, release, wanted.modules, tree, deadline=deadline)
+        closure.copy_modules(source, release, wanted.modules, tree, deadline=deadline)
     for applet in wanted.applets:
         path = f"usr/bin/{applet}"
         if path in tree or f"usr/sbin/{applet}" in tree:

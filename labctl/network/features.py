@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from pyroute2.ethtool import Ethtool
+from typing import TYPE_CHECKING
 
 from labctl.errors import HostError, UsageError
 from labctl.topology.features import FEATURES, kernel_names
+from labctl.world.late import Late
 from labctl.world.netns import inside
+
+if TYPE_CHECKING:
+    from pyroute2 import ethtool
+else:
+    ethtool = Late("pyroute2.ethtool")
 
 
 @dataclass(frozen=True)
@@ -25,17 +30,17 @@ Features = dict[str, Feature]
 
 
 def _read(link: str) -> Features:
-    with Ethtool() as ethtool:
-        found = ethtool.get_features(link).features.values()
+    with ethtool.Ethtool() as netlink:
+        found = netlink.get_features(link).features.values()
         return {one.name: Feature(bool(one.enable), not one.available) for one in found}
 
 
 def _write(link: str, wanted: Mapping[str, bool]) -> None:
-    with Ethtool() as ethtool:
-        features = ethtool.get_features(link)
+    with ethtool.Ethtool() as netlink:
+        features = netlink.get_features(link)
         for name, value in wanted.items():
             features.features[name].enable = value
-        ethtool.set_features(link, features)
+        netlink.set_features(link, features)
 
 
 def read(link: str, netns: str = "") -> Features:

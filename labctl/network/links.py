@@ -8,11 +8,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
-
-from pyroute2 import IPRoute, NetlinkError
+from typing import TYPE_CHECKING
 
 from labctl.errors import HostError
 from labctl.topology.model import MGMT_BRIDGE, Network, Topology
+from labctl.world.late import Late
+
+if TYPE_CHECKING:
+    import pyroute2
+else:
+    pyroute2 = Late("pyroute2")
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ def _disable_ipv6(name: str) -> None:
 
 
 def make_bridge(
-    ip: IPRoute,
+    ip: pyroute2.IPRoute,
     name: str,
     *,
     mtu: int,
@@ -73,7 +78,7 @@ def make_bridge(
                 prefixlen=address.network.prefixlen)  # fmt: skip
 
 
-def make_tap(ip: IPRoute, name: str, bridge: str, mtu: int) -> None:
+def make_tap(ip: pyroute2.IPRoute, name: str, bridge: str, mtu: int) -> None:
     """Make a persistent TAP on a bridge and bring it up; QEMU attaches to it later.
 
     Raises `HostError` when `/dev/net/tun` cannot be used.
@@ -96,8 +101,8 @@ def make_tap(ip: IPRoute, name: str, bridge: str, mtu: int) -> None:
 def leave_bridges_alone() -> None:
     """Keep netfilter out of the bridges of this network namespace.
 
-    Where br_netfilter is loaded a new namespace starts with it on (net/bridge/br_netfilter_hooks.c),
-    and bridges then drop frames whose IP header looks wrong. Not for the host's own namespace.
+    Where br_netfilter is loaded a new namespace starts with it on (br_netfilter_hooks.c), and
+    bridges then drop frames whose IP header looks wrong. Not for the host's own namespace.
     """
     for knob in ("iptables", "ip6tables", "arptables"):
         path = Path(f"/proc/sys/net/bridge/bridge-nf-call-{knob}")
@@ -110,7 +115,7 @@ def build(topology: Topology) -> None:
 
     Runs inside the world. Raises `HostError` where the kernel lacks a part.
     """
-    with IPRoute() as ip:
+    with pyroute2.IPRoute() as ip:
         try:
             make_bridge(ip, MGMT_BRIDGE, mtu=1500, stp=False, ipv6=True)
             for network in topology.networks.values():
@@ -120,7 +125,7 @@ def build(topology: Topology) -> None:
                 for interface in node.interfaces:
                     bridge = topology.networks[interface.network].bridge
                     make_tap(ip, interface.tap, bridge, interface.mtu)
-        except NetlinkError as reason:
+        except pyroute2.NetlinkError as reason:
             if reason.code == errno.EOPNOTSUPP:
                 raise HostError(
                     "this kernel has no bridge or TUN support",
@@ -129,7 +134,7 @@ def build(topology: Topology) -> None:
             raise
 
 
-def _build_network(ip: IPRoute, network: Network) -> None:
+def _build_network(ip: pyroute2.IPRoute, network: Network) -> None:
     make_bridge(ip, network.bridge, mtu=network.mtu, stp=network.stp, addresses=network.addresses)
 
 
@@ -145,7 +150,7 @@ def names(topology: Topology) -> list[str]:
 
 def remove(topology: Topology) -> None:
     """Take away what `build` made; no error where it is gone already."""
-    with IPRoute() as ip:
+    with pyroute2.IPRoute() as ip:
         for name in names(topology):
             for index in ip.link_lookup(ifname=name):
                 ip.link("del", index=index)
@@ -153,7 +158,7 @@ def remove(topology: Topology) -> None:
 
 def links() -> list[Link]:
     """List the links of the namespace this runs in."""
-    with IPRoute() as ip:
+    with pyroute2.IPRoute() as ip:
         raw = list(ip.get_links())
     known = {link["index"]: link.get_attr("IFLA_IFNAME") for link in raw}
     found = []

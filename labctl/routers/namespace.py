@@ -10,13 +10,17 @@ import contextlib
 import errno
 import socket
 from pathlib import Path
-
-from pyroute2 import IPRoute, NetlinkError
-from pyroute2 import netns as namespaces
+from typing import TYPE_CHECKING
 
 from labctl.errors import HostError
 from labctl.topology.model import Router, RouterInterface
+from labctl.world.late import Late
 from labctl.world.netns import inside
+
+if TYPE_CHECKING:
+    import pyroute2
+else:
+    pyroute2 = Late("pyroute2")
 
 _SYSCTL = Path("/proc/sys/net")
 _NODAD = 0x02
@@ -40,13 +44,13 @@ def build(router: Router) -> None:
     Raises `HostError` where a bridge is missing or the kernel lacks a part.
     """
     try:
-        namespaces.create(router.name)
+        pyroute2.netns.create(router.name)
         inside(router.name, _prepare)
-        with IPRoute() as ipr:
+        with pyroute2.IPRoute() as ipr:
             for interface in router.interfaces:
                 _plug(ipr, router.name, interface)
         inside(router.name, _configure, router)
-    except (OSError, NetlinkError) as wrong:
+    except (OSError, pyroute2.NetlinkError) as wrong:
         remove(router)
         reason = wrong.args[1] if len(wrong.args) > 1 and wrong.args[1] else wrong
         hint = ""
@@ -60,13 +64,14 @@ def build(router: Router) -> None:
 
 def remove(router: Router) -> None:
     """Take a router's namespace and veths away; no error where there are none."""
-    with IPRoute() as ipr:
+    with pyroute2.IPRoute() as ipr:
         for interface in router.interfaces:
             for index in ipr.link_lookup(ifname=interface.peer):
-                with contextlib.suppress(NetlinkError):  # it may go with its namespace meanwhile
+                # It may go with its namespace meanwhile.
+                with contextlib.suppress(pyroute2.NetlinkError):
                     ipr.link("del", index=index)
     with contextlib.suppress(FileNotFoundError):
-        namespaces.remove(router.name)
+        pyroute2.netns.remove(router.name)
 
 
 def set_forwarding(router: Router, forward: bool) -> None:
@@ -84,7 +89,7 @@ def _prepare() -> None:
         for knob, value in _DEFAULTS.items():
             _write(knob.format(where), value)
     _forward(False)
-    with IPRoute() as ipr:
+    with pyroute2.IPRoute() as ipr:
         ipr.link("set", index=1, state="up")
 
 
@@ -103,7 +108,7 @@ def _forwards() -> bool:
     return all(knob.read_text().strip() == "1" for knob in knobs if knob.exists())
 
 
-def _plug(ipr: IPRoute, name: str, interface: RouterInterface) -> None:
+def _plug(ipr: pyroute2.IPRoute, name: str, interface: RouterInterface) -> None:
     """Make a veth with one end in the namespace and the other on the network's bridge."""
     bridges = ipr.link_lookup(ifname=interface.network)
     if not bridges:
@@ -121,7 +126,7 @@ def _plug(ipr: IPRoute, name: str, interface: RouterInterface) -> None:
 
 
 def _configure(router: Router) -> None:
-    with IPRoute() as ipr:
+    with pyroute2.IPRoute() as ipr:
         for interface in router.interfaces:
             (index,) = ipr.link_lookup(ifname=interface.name)
             ipr.link("set", index=index, state="up")

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from pyroute2 import netns as pyroute2_netns
+from labctl.world.late import Late
+
+if TYPE_CHECKING:
+    from pyroute2 import netns
+else:
+    netns = Late("pyroute2.netns")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,7 +30,7 @@ def inside(name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwarg
 
     def body() -> None:
         try:
-            pyroute2_netns.setns(name)
+            netns.setns(name)
             results.append(function(*args, **kwargs))
         except BaseException as error:
             errors.append(error)

@@ -18,7 +18,7 @@ import yaml
 from labctl import images
 from labctl.errors import DeadlineError, LabctlError, UsageError
 from labctl.events import Event
-from labctl.images import assemble, cache, closure, recipe
+from labctl.images import assemble, cache, closure, recipe, unpack
 from labctl.images.tree import Entry, Tree
 from labctl.world.deadline import Deadline
 
@@ -372,7 +372,8 @@ def test_an_interrupted_build_leaves_no_half_image(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache if moment == "keep" else assemble, moment, interrupt)
+        where = {"unpack": unpack, "compose": assemble, "keep": cache}[moment]
+        patch.setattr(where, moment, interrupt)
         with pytest.raises(KeyboardInterrupt):
             images.get("mine")
     assert left_behind() == []
