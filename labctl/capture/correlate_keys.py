@@ -11,10 +11,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from labctl.capture.frame import ICMP, ICMPV6, TCP, UDP, Packet, parse
+from labctl.capture.frame import ICMP, ICMPV6, SCTP, TCP, UDP, Packet, parse
+from labctl.capture.vxlan import decapsulate
 
-SCTP = 132
-VXLAN_PORT = 4789
 _CONGESTION = 0xC0  # CWR and ECE: a split leaves CWR on its first segment only (RFC 3168)
 
 Key = Callable[["Traits"], Hashable | None]
@@ -81,19 +80,9 @@ def traits(frame: bytes, packet: Packet, gso: str = "", gso_size: int = 0) -> Tr
 
 
 def inner_traits(frame: bytes, packet: Packet) -> Traits | None:
-    """Return the traits of what a VXLAN packet carries (RFC 7348); None for any other packet."""
-    inner = vxlan_inner(frame, packet)
-    return traits(inner, parse(inner)) if inner else None
-
-
-def vxlan_inner(frame: bytes, packet: Packet) -> bytes | None:
-    """Return the Ethernet frame inside a VXLAN packet; None for any other packet."""
-    at = packet.l4_offset
-    if packet.protocol_number != UDP or packet.dport != VXLAN_PORT or at is None or packet.fragment:
-        return None
-    if len(frame) < at + 16 + 14 or not frame[at + 8] & 0x08:  # the flag of a valid identifier
-        return None
-    return frame[at + 16 :]
+    """Return the traits of what a VXLAN packet carries; None for any other packet."""
+    inner = decapsulate(frame, packet)
+    return traits(inner.frame, parse(inner.frame, inner.original_length)) if inner else None
 
 
 def _exact(one: Traits) -> Hashable:

@@ -14,8 +14,9 @@ from labctl.capture.correlate_clocks import HOST, Clock, guest_clock
 from labctl.capture.correlate_keys import differences
 from labctl.capture.frame import Packet
 from labctl.capture.journey import Fate, Happening, Journey, Place, Step
-from labctl.capture.judge import Checksum, Judgement, Metadata
+from labctl.capture.judge import VNET_NEEDS_CSUM, Checksum, Judgement, Metadata, judge
 from labctl.capture.session import Evidence
+from labctl.capture.vxlan import HEADER, PORTS, decapsulate
 
 Wanted = Callable[[Packet], bool]
 """Tells the packets of a flow by their headers."""
@@ -135,14 +136,14 @@ def _advance(
         seen = [here[index] for index in dict.fromkeys(link.later for link in mine)]
         company = max(len(sharing[link.later]) for link in mine) - 1
         damaged = any(link.damaged for link in mine)
-        trail.steps.append(_step(place, seen, trail.last, damaged, company))
+        trail.steps.append(_step(place, trail.packet, seen, trail.last, damaged, company))
         trail.last = seen
 
 
 def _begin(passed: Sequence[Place], evidence: Evidence, place: Place, seen: Seen) -> _Trail:
     trail = _Trail(seen.sighting.judgement.packet)
     trail.steps = [_missing(one, evidence[one.name].complete) for one in passed]
-    trail.steps.append(_step(place, [seen], [], False, 0))
+    trail.steps.append(_step(place, trail.packet, [seen], [], False, 0))
     trail.last = [seen]
     return trail
 
@@ -152,23 +153,45 @@ def _missing(place: Place, complete: bool) -> Step:
     return Step(place.name, place.place, place.owner, what)
 
 
-def _rank(seen: Seen) -> int:
-    judgement = seen.sighting.judgement
+def _judged(seen: Seen, packet: Packet) -> tuple[Judgement, str]:
+    """Return the judgement on the packet followed, and words on what it travels in.
+
+    Inside a VXLAN packet it is the inner packet that is followed, and the virtio header speaks of
+    the checksum that its csum_start points at.
+    """
+    outer, record = seen.sighting.judgement, seen.sighting.record
+    inner = decapsulate(record.frame, outer.packet)
+    if inner is None or packet.dport in PORTS:
+        return outer, ""
+    begins = (outer.packet.l4_offset or 0) + HEADER
+    flags, start = record.vnet.flags, record.vnet.csum_start
+    if flags & VNET_NEEDS_CSUM and start < begins:
+        flags &= ~VNET_NEEDS_CSUM
+    vnet = replace(record.vnet, flags=flags, csum_start=max(0, start - begins))
+    judgement = judge(inner.frame, original_length=inner.original_length, vnet=vnet)
+    return judgement, f"inside VXLAN {inner.vni}, the outer {outer.describe()}"
+
+
+def _rank(judgement: Judgement) -> int:
     if judgement.lost:
         return 0
     return 1 if judgement.state is Checksum.BAD else 2
 
 
 def _step(
-    place: Place, seen: Sequence[Seen], before: Sequence[Seen], damaged: bool, company: int
+    place: Place,
+    packet: Packet,
+    seen: Sequence[Seen],
+    before: Sequence[Seen],
+    damaged: bool,
+    company: int,
 ) -> Step:
     """Tell what happened on the way here; of several pieces the worst one speaks."""
-    worst = min(seen, key=_rank)
-    now = worst.sighting.judgement
-    notes: list[str] = []
+    now, carrier = min((_judged(one, packet) for one in seen), key=lambda pair: _rank(pair[0]))
+    notes = [carrier] if carrier else []
     happened = Happening.SENT
     if before:
-        then = min(before, key=_rank).sighting.judgement
+        then = min((_judged(one, packet)[0] for one in before), key=_rank)
         happened = _happened(then, now, damaged, len(seen) > len(before), company > 0)
         notes += differences(then.packet, now.packet)
         if damaged:

@@ -247,6 +247,31 @@ def test_fragments_are_the_packet_they_were_cut_from() -> None:
     assert course(journey)[4] is Happening.SEGMENTED
 
 
+def test_in_a_tunnel_the_inner_packet_is_judged() -> None:
+    inner = Pkt(dst="10.0.1.2")
+    outer = Pkt(
+        src="192.0.2.1", dst="192.0.2.2", dport=4789, number=17, state=Checksum.ABSENT,
+        payload=b"\x08\0\0\0\0\0\x07\0" + inner.frame(),
+    )  # fmt: skip
+    begins = 14 + 20 + 16
+    hops = []
+    for number, place in enumerate(PATH):
+        packet = inner if number in (0, 7) else outer
+        seen = hop(place.name, [(number * 10, packet)])
+        if packet is outer and number < 5:  # the virtio header points at the inner checksum
+            record = seen.sightings[0].record
+            vnet = replace(record.vnet, csum_start=begins + 34, csum_offset=16)
+            record = replace(record, vnet=vnet)
+            sighting = replace(seen.sightings[0], record=record, judgement=record.judge())
+            seen = replace(seen, sightings=(sighting,))
+        hops.append(seen)
+    (journey,) = follow(Evidence(tuple(hops)), PATH, wanted)
+    assert journey.kind == "SYN"
+    assert [step.knowledge for step in journey.steps[:5]] == ["partial, needs_csum"] * 5
+    assert "inside VXLAN 7, the outer UDP: absent, needs_csum" in journey.steps[1].notes
+    assert course(journey)[5] is Happening.LOST, "here it points at the outer header"
+
+
 def drop(reason: str, micro: int, owner: str = "vm2", protocol: int = 0x0800) -> GuestDrop:
     return GuestDrop(owner, BEGIN + AHEAD + micro * 1000, protocol, reason)
 
