@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import secrets
+import shlex
 import shutil
 import time
 import traceback
@@ -16,7 +19,8 @@ from labctl.experiments.trial import Skip, Trial, state_of
 from labctl.guests.accel import Policy
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Environment, Run, Verdict, host_environment
-from labctl.results.recorder import Recorder
+from labctl.results.recorder import TOPOLOGY, Recorder
+from labctl.topology import stored
 
 
 def run(
@@ -34,6 +38,7 @@ def run(
     """
     model = topology.load(topology.find(experiment.topology))
     recorder = Recorder.create(experiment.name, results)
+    _keep_topology(recorder.path / TOPOLOGY, model)
     emit(Event("experiment", experiment.name, "start", experiment.hypothesis))
     trial: Trial | None = None
     lab: Lab | None = None
@@ -78,11 +83,31 @@ def run(
             story="\n".join(trial.story) if trial else "",
             notes=trial.notes if trial else (),
             partial=partial,
+            command=_command(experiment, policy),
         )
         recorder.finish(record)
         verdict = record.verdict
         emit(Event("experiment", experiment.name, state_of(verdict), str(verdict)))
     return record, recorder.path
+
+
+def _keep_topology(path: Path, model: topology.Topology) -> None:
+    """Keep the topology as it was resolved, so that a report can draw it wherever it is made."""
+    try:
+        path.write_text(json.dumps(stored.to_json(model), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise LabctlError(f"cannot record in {path.parent}: {error.strerror}") from error
+
+
+def _command(experiment: Experiment, policy: Policy) -> str:
+    """Return what to type to run it again: the name of a built-in, or the user's file."""
+    word = experiment.name
+    if not experiment.body.__module__.startswith("labctl."):
+        word = inspect.getsourcefile(experiment.body) or word
+    words = ["labctl", "experiment", word]
+    if policy != "auto":
+        words += ["--accel", policy]
+    return shlex.join(words)
 
 
 def _skipped(why: str) -> ArmResult:
@@ -106,7 +131,7 @@ def _trouble(where: str, error: LabctlError) -> ArmResult:
     """Tell of what ended a run early, as an arm that could not be told."""
     evidence = [line for line in (error.hint, *error.detail.splitlines()) if line]
     check = Check(where, Verdict.ERROR, "to go to its end", error.message, tuple(evidence))
-    return ArmResult.judge("lab", "the lab itself", [check])
+    return ArmResult.judge(f"lab/{where}", "the lab itself", [check])
 
 
 def _environment(lab: Lab, host: Environment) -> Environment:

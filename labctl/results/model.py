@@ -163,6 +163,8 @@ class Run:
     """What a reader should know besides: warnings, captures that were cut, why it was skipped."""
     partial: bool = False
     """Whether it was stopped before everything it planned was checked."""
+    command: Text = ""
+    """What to type to run it again."""
 
     @model_validator(mode="after")
     def _a_pass_is_earned(self) -> Self:
@@ -187,6 +189,7 @@ class Run:
         story: str = "",
         notes: Iterable[str] = (),
         partial: bool = False,
+        command: str = "",
     ) -> Run:
         """Make the run whose verdict is that of its `arms` together; a partial pass is an error."""
         kept = tuple(arms)
@@ -205,6 +208,7 @@ class Run:
             story=story,
             notes=tuple(notes),
             partial=partial,
+            command=command,
         )
 
     def to_json(self) -> dict[str, Any]:

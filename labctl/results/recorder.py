@@ -25,6 +25,8 @@ from labctl.results.model import Run
 SCHEMA_VERSION = 1
 RESULT = "result.json"
 JUNIT = "junit.xml"
+TOPOLOGY = "topology.json"
+"""The lab's topology as it was resolved, see `labctl.topology.stored`."""
 MARKER = "running"
 _HINT = "name a folder you can write to with --results DIR or LABCTL_RESULTS"
 

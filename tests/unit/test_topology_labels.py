@@ -19,7 +19,10 @@ nodes:
   vm1:
     labels: {role: client}
     interfaces: [{network: lan, addresses: [10.0.1.1/24, fd00:1::1/64], labels: {speed: "fast"}}]
-routers: {r1: {labels: {rack: A}, interfaces: [{network: lan, labels: {side: left}}, {network: lan}]}}
+routers:
+  r1:
+    labels: {rack: A}
+    interfaces: [{network: lan, labels: {side: left}}, {network: lan}]
 """
 
 
@@ -78,5 +81,5 @@ def test_a_record_from_before_labels_is_still_read() -> None:
 
 @pytest.mark.parametrize("data", [None, [], {}, {"name": 3}, {"name": "x", "nodes": {"a": 1}}])
 def test_what_is_no_topology_is_refused(data: object) -> None:
-    with pytest.raises(ValueError, match=".+"):
+    with pytest.raises(ValueError, match=r"\w"):
         stored.from_json(data)
