@@ -1,0 +1,360 @@
+"""Trace a flow through a running lab: send it or wait for it, and follow each of its packets.
+
+The result is plain data (`Trace.to_json`); the evidence it was made from stays with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from labctl.capture import drops
+from labctl.capture.journey import Fate, Journey
+from labctl.capture.journey_build import GuestDrop, clocks, follow
+from labctl.capture.session import Capture, Evidence
+from labctl.errors import LabctlError, UsageError
+from labctl.events import Emit, Event, silent
+from labctl.experiments.trace_errors import Complaint, complaints
+from labctl.experiments.trace_flow import Flow, Protocol, receive_command, send_command
+from labctl.lab.lab import Lab
+from labctl.lab.node import Node
+from labctl.lab.path import Hop, hops
+from labctl.lab.watch import DropWatch, capture, counters, watch_drops
+from labctl.world.deadline import Deadline
+
+CONNECT_SECONDS = 6.0
+"""For a connection to be established: long enough for two retransmissions of a SYN."""
+WAIT_SECONDS = 60.0
+STOP_SECONDS = 60.0
+QUIET_SECONDS = 0.3
+"""How long nothing may be written at any hop before the packets are taken to have arrived."""
+LINGER_SECONDS = 3.0
+LOOK_SECONDS = 0.1
+
+_CLOCKS = (
+    'perl -e \'for (0, 1) { my $s = "\\0" x 16; syscall(228, $_, $s);'
+    ' my ($a, $b) = unpack "q2", $s; print $a * 1000000000 + $b, "\\n" }\''
+)
+"""Prints a guest's CLOCK_REALTIME and CLOCK_MONOTONIC in nanoseconds (clock_gettime, x86-64)."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What became of a flow."""
+
+    lab: str
+    source: str
+    destination: str
+    flow: Flow
+    path: tuple[Hop, ...]
+    evidence: Evidence = field(repr=False)
+    there: tuple[Journey, ...] = ()
+    """Journeys from the source, in the order they began."""
+    back: tuple[Journey, ...] = ()
+    """Journeys of the answers."""
+    said: tuple[str, ...] = ()
+    """What the sending program said, one line a thing: `1 connected`, `1 error 111 refused`."""
+    errors: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By how much each node's checksum error counters grew meanwhile."""
+    complaints: tuple[Complaint, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What a reader should know besides, such as captures that were cut."""
+    partial: bool = False
+    """Whether evidence is missing, so that what was not seen proves nothing."""
+
+    @property
+    def journeys(self) -> tuple[Journey, ...]:
+        """All journeys, in the order they began."""
+        return tuple(sorted((*self.there, *self.back), key=lambda one: one.started_ns))
+
+    @property
+    def came(self) -> bool:
+        """Whether any packet of the flow was seen."""
+        return bool(self.there or self.back)
+
+    @property
+    def well(self) -> bool | None:
+        """Whether all packets arrived unharmed; None where that could not be told."""
+        if not self.came or any(one.fate is Fate.UNKNOWN for one in self.journeys):
+            return None
+        if not all(one.well for one in self.journeys):
+            return False
+        return None if self.partial else True
+
+    def seen(self) -> dict[str, dict[str, int]]:
+        """Return how many frames of which kind each hop saw, whatever flow they belong to."""
+        return {
+            hop.hop: dict(Counter(one.judgement.kind for one in hop.sightings))
+            for hop in self.evidence.hops
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the trace as plain data."""
+        return {
+            "lab": self.lab,
+            "source": self.source,
+            "destination": self.destination,
+            "flow": self.flow.to_json(),
+            "path": [hop.name for hop in self.path],
+            "well": self.well,
+            "partial": self.partial,
+            "notes": list(self.notes),
+            "said": list(self.said),
+            "checksum_errors": self.errors,
+            "complaints": [one.to_json() for one in self.complaints],
+            "journeys": [one.to_json() for one in self.journeys],
+            "seen": self.seen(),
+        }
+
+
+def plan(
+    lab: Lab,
+    source: str,
+    destination: str,
+    protocol: Protocol,
+    port: int | None,
+    *,
+    version: int | None = None,
+    to: str = "",
+    at: Sequence[str] = (),
+) -> tuple[Flow, tuple[Hop, ...]]:
+    """Return the flow and the hops to observe it at.
+
+    `to` is an address of the destination that the topology does not know, `at` names further
+    devices as OWNER:LINK. Raises `UsageError` for what the lab does not have.
+    """
+    for name in (source, destination):
+        if name in lab.topology.routers:
+            raise UsageError(f"{name} is a router", "name two nodes; a trace passes the routers")
+        lab.node(name)
+    if source == destination:
+        raise UsageError(f"{source} is both ends", "name two different nodes")
+    path = hops(lab.topology, source, destination)
+    if to:
+        flow = Flow(protocol, port, 6 if ":" in to else 4, "", to)
+    else:
+        flow = _addressed(lab, path, protocol, port, version)
+    for name in at:
+        path = _with_device(lab, path, name)
+    return flow, path
+
+
+def _addressed(
+    lab: Lab, path: Sequence[Hop], protocol: Protocol, port: int | None, version: int | None
+) -> Flow:
+    first, last = path[0], path[-1]
+    wanted = [version] if version else [4, 6]
+    for number, one in enumerate(wanted):
+        try:
+            there = lab.node(first.owner).address(one, first.link)
+            back = lab.node(last.owner).address(one, last.link)
+        except UsageError:
+            if number == len(wanted) - 1:
+                raise
+            continue
+        return Flow(protocol, port, one, there, back)
+    raise AssertionError("unreachable")
+
+
+def _with_device(lab: Lab, path: tuple[Hop, ...], name: str) -> tuple[Hop, ...]:
+    """Put a device that the topology does not know beside the hops of its owner."""
+    owner, _, link = name.partition(":")
+    if not link or any(hop.name == name for hop in path):
+        hint = "write OWNER:LINK, such as vm1:vxlan0"
+        raise UsageError(f"{name!r} is not a further device", hint)
+    if owner in lab.topology.routers:
+        place = [i for i, hop in enumerate(path) if hop.owner == owner and hop.place == "router"]
+        hop = Hop(name, "router", owner, link)
+        if place:
+            return (*path[: place[0] + 1], hop, *path[place[0] + 1 :])
+    elif owner in (path[0].owner, path[-1].owner):
+        hop = Hop(name, "guest", owner, link)
+        return (hop, *path) if owner == path[0].owner else (*path, hop)
+    raise UsageError(f"{owner} is not on the way", f"the way: {', '.join(h.name for h in path)}")
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """Give a folder outside the lab's own: what was seen must outlive a lab that goes down."""
+    folder = Path(tempfile.mkdtemp(prefix="labctl-trace-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def trace(
+    lab: Lab,
+    flow: Flow,
+    path: Sequence[Hop],
+    *,
+    count: int = 1,
+    wait: float | None = None,
+    emit: Emit = silent,
+) -> Trace:
+    """Send the flow `count` times, or wait at most `wait` seconds for it, and follow its packets.
+
+    Once the observers are ready there is always a result: what fails later makes it partial.
+    Raises `LabctlError` when the observers cannot be started.
+    """
+    path = tuple(path)
+    run = _Run(lab, flow, path, count, emit)
+    with _folder() as folder:
+        return run.go(folder, wait)
+
+
+class _Run:
+    """One trace on its way."""
+
+    def __init__(self, lab: Lab, flow: Flow, path: tuple[Hop, ...], count: int, emit: Emit) -> None:
+        self.lab, self.flow, self.path, self.count, self.emit = lab, flow, path, count, emit
+        self.source, self.destination = _ends(path)
+        self.nodes = {name: lab.node(name) for name in (self.source, self.destination)}
+        self.said: list[str] = []
+        self.notes: list[str] = []
+        self.trouble = ""
+        self.errors: dict[str, dict[str, int]] = {}
+        self.drops: list[GuestDrop] = []
+
+    def go(self, folder: Path, wait: float | None) -> Trace:
+        self.emit(Event("trace", self.flow.text, "start", "starting the observers"))
+        with capture(self.lab, self.path, folder) as seeing:
+            try:
+                self._traffic(seeing, wait)
+            except LabctlError as wrong:
+                self.trouble = wrong.message
+            evidence = seeing.stop(Deadline(STOP_SECONDS, "ending the capture"))
+        found = self._result(evidence)
+        state = "done" if found.came else "failed"
+        detail = f"{len(found.journeys)} packets followed"
+        self.emit(Event("trace", self.flow.text, state, detail))  # type: ignore[arg-type]
+        return found
+
+    def _traffic(self, seeing: Capture, wait: float | None) -> None:
+        before = {name: counters(node) for name, node in self.nodes.items()}
+        with contextlib.ExitStack() as stack:
+            watches = {
+                name: stack.enter_context(watch_drops(node)) for name, node in self.nodes.items()
+            }
+            self.emit(Event("trace", self.flow.text, "progress", "sending"))
+            if wait is None:
+                self._send()
+            else:
+                self._wait(seeing, wait)
+            self._settle(seeing)
+            for name, watch in watches.items():
+                self.drops += self._told(self.nodes[name], watch)
+        for name, node in self.nodes.items():
+            grown = drops.grown(before[name], counters(node))
+            if grown:
+                self.errors[name] = grown
+
+    def _send(self) -> None:
+        with contextlib.ExitStack() as stack:
+            if self.flow.protocol == "udp":
+                stack.enter_context(self._receiving())
+            command = send_command(self.flow, self.count, CONNECT_SECONDS)
+            limit = 60 + self.count * (CONNECT_SECONDS + 2)
+            result = self.nodes[self.source].run(command, check=False, timeout=limit)
+        text = result.stdout if result.stdout.strip() else result.stderr
+        self.said = [line.strip() for line in text.splitlines() if line.strip()]
+
+    @contextlib.contextmanager
+    def _receiving(self) -> Iterator[None]:
+        """Let a program take in the datagrams, unless one listens there already."""
+        job = self.nodes[self.destination].start(receive_command(self.flow))
+        deadline = Deadline(30, f"listening in {self.destination}")
+        try:
+            while not re.search("listening|taken", job.output):
+                if job.poll() is not None:
+                    raise LabctlError(f"the receiver ended: {job.errors.strip()[:120]}")
+                deadline.pause(0.02)
+            yield
+        finally:
+            job.stop()
+
+    def _wait(self, seeing: Capture, seconds: float) -> None:
+        deadline = Deadline(seconds, f"waiting for {self.flow.text}")
+        while not deadline.passed:
+            seen = seeing.so_far(self.path[0].name).sightings
+            if sum(self.flow.forth(one.judgement.packet) for one in seen) >= self.count:
+                return
+            time.sleep(LOOK_SECONDS)
+
+    def _settle(self, seeing: Capture) -> None:
+        """Let what is under way arrive: until nothing is written anywhere for a moment."""
+        end, quiet, size = Deadline(LINGER_SECONDS, "settling"), time.monotonic(), -1
+        while not end.passed and time.monotonic() - quiet < QUIET_SECONDS:
+            now = sum(file.stat().st_size for file in seeing.directory.iterdir())
+            if now != size:
+                quiet, size = time.monotonic(), now
+            time.sleep(0.02)
+
+    def _told(self, node: Node, watch: DropWatch) -> list[GuestDrop]:
+        """Read the drops a guest told of, their times on the clock its packets were seen by."""
+        if watch.why_not:
+            self.notes.append(watch.why_not)
+            return []
+        found = watch.read()
+        if not found:
+            return []
+        words = node.run(_CLOCKS).stdout.split()
+        ahead = int(words[0]) - int(words[1])
+        return [
+            GuestDrop(
+                node.name, int(d.time_s * 1e9) + ahead, d.protocol, d.reason or "", d.location
+            )
+            for d in found
+        ]
+
+    def _result(self, evidence: Evidence) -> Trace:
+        known = clocks(evidence, self.path)
+        there = follow(evidence, self.path, self.flow.forth, known=known, drops=self.drops)
+        answers = self.flow.returning(there)
+        back = follow(evidence, self.path[::-1], answers, known=known, drops=self.drops)
+        # What is there and back at once (a hop that begins in the middle) is told once.
+        cut = [f"{hop.hop}: {hop.note}" for hop in evidence.hops if hop.cut]
+        lost = [
+            f"{hop.hop}: the observer missed {hop.drops or 0} frames"
+            for hop in evidence.hops
+            if not hop.cut and not hop.complete
+        ]
+        notes = [*([self.trouble] if self.trouble else []), *cut, *lost, *self.notes]
+        ends = {self.flow.back, self.flow.there} | {
+            packet.src or ""
+            for journey in there
+            for step in journey.steps
+            for packet in (seen.judgement.packet for seen in step.sightings)
+        }
+        return Trace(
+            lab=self.lab.name,
+            source=self.source,
+            destination=self.destination,
+            flow=self.flow,
+            path=self.path,
+            evidence=evidence,
+            there=tuple(there),
+            back=tuple(back),
+            said=tuple(self.said),
+            errors=self.errors,
+            complaints=complaints(evidence, ends - {""}),
+            notes=tuple(notes),
+            partial=bool(self.trouble or cut or lost),
+        )
+
+
+def _ends(path: Sequence[Hop]) -> tuple[str, str]:
+    return path[0].owner, path[-1].owner
+
+
+def with_size(flow: Flow, size: int) -> Flow:
+    """Return an ICMP flow whose echoes carry `size` bytes."""
+    return replace(flow, protocol="icmp", port=None, size=size)
