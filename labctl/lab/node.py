@@ -50,10 +50,18 @@ class Job:
 
     def stop(self) -> None:
         """End it in the guest, and wait until it has ended."""
-        pid = self._output.read_text(errors="replace").partition("\n")[0]
-        if self.poll() is None and pid.isdigit():
+        deadline = Deadline(COMMAND_SECONDS, f"ending a command in {self._node.name}")
+        # Stopped right after its start, it may not have told yet what there is to kill.
+        while not (pid := self._pid()) and self.poll() is None and not deadline.passed:
+            deadline.pause(0.02)
+        if pid and self.poll() is None:
             self._node.run(f"kill -9 {pid}", check=False)
-        self._process.finish(Deadline(COMMAND_SECONDS, f"ending a command in {self._node.name}"))
+        self._process.finish(deadline)
+
+    def _pid(self) -> str:
+        """Return its pid in the guest; empty until its shell has told it."""
+        pid, end, _ = self._output.read_text(errors="replace").partition("\n")
+        return pid if end and pid.isdigit() else ""
 
     def wait(self, deadline: Deadline) -> int:
         """Wait until it ends by itself; return its exit status."""
