@@ -122,6 +122,7 @@ def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     """
     running = Lab.attach(lab)
     words = running.node(node).ssh_argv()
+    status.check_running(running.directory, node)
     _become(running.world, [*words, *command])
 
 
@@ -142,6 +143,7 @@ def execute(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
         words = [*running.world.enter(netns=node), *command]
         os.execvp(words[0], words)
     words = running.node(node).ssh_argv()
+    status.check_running(running.directory, node)
     _become(running.world, [*words, "--", shlex.join(command)])
 
 

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from labctl.errors import LabctlError
+from labctl.errors import GuestError, LabctlError
 from labctl.lab import shared, state
 from labctl.lab.router import Router
 from labctl.topology.model import Interface, RouterInterface
@@ -74,6 +74,12 @@ def _describe(folder: Path) -> dict[str, Any]:
         "started": known.started,
         "parts": parts,
     }
+
+
+def check_running(folder: Path, node: str) -> None:
+    """Raise `GuestError` when a node's guest has ended: nobody would answer for minutes."""
+    if node not in _running(state.attach(folder), state.load(folder)):
+        raise GuestError(f"{node} has ended", f"read what it said last: labctl logs {node}")
 
 
 def _running(world: World, known: state.State) -> set[str]:
