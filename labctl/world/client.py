@@ -48,17 +48,18 @@ class Agent:
         threading.Thread(target=self._receive, daemon=True, name="labctl-agent").start()
 
     def _receive(self) -> None:
+        why = "the lab went down meanwhile"
         try:
             while True:
                 self._take(self._connection.recv())
         except (EOFError, OSError):
             pass
-        finally:  # whatever ended it: nobody may wait for an answer that cannot come
-            self._closed = True
-            for future, _ in list(self._waiting.values()):
-                future.set_exception(
-                    LabctlError("the lab went down meanwhile", "run: labctl status")
-                )
+        except Exception as error:
+            why = f"what a lab's agent answered cannot be read: {type(error).__name__}: {error}"
+        # Whatever ended it: nobody may wait for an answer that cannot come.
+        self._closed = True
+        for future, _ in list(self._waiting.values()):
+            future.set_exception(LabctlError(why, "run: labctl status"))
 
     def _take(self, reply: Reply) -> None:
         if reply.number not in self._waiting:
