@@ -1,0 +1,336 @@
+"""The `labctl` command in a place of its own, and proof that nothing of its labs is left."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from pyroute2 import IPRoute
+
+from labctl.guests.accel import Policy
+
+LABCTL = str(Path(sys.executable).parent / "labctl")
+SECONDS = 240.0
+"""For one command: a guest under emulation on a busy machine takes its time."""
+GONE_SECONDS = 20.0
+SUBREAPER = 36
+NAMESPACES = ("net", "mnt", "pid", "user")
+
+SOLO = """\
+name: solo
+networks:
+  left: {subnets: [10.0.1.0/24]}
+  right: {subnets: [10.0.2.0/24]}
+nodes:
+  vm1:
+    interfaces: [{network: left, addresses: [10.0.1.1/24]}]
+    routes: [{to: default, via: 10.0.1.254}]
+routers:
+  r1:
+    kind: raw
+    interfaces:
+      - {network: left, addresses: [10.0.1.254/24]}
+      - {network: right, addresses: [10.0.2.254/24]}
+"""
+"""The least that has every kind of thing: a guest, bridges, a namespace, a program in it."""
+
+
+def until(what: str, seen: Callable[[], object], seconds: float = SECONDS) -> None:
+    """Wait until `seen` says so; fail after `seconds`."""
+    end = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < end, f"{what}: not within {seconds:g} s"
+        time.sleep(0.01)
+
+
+@dataclass
+class Done:
+    """What a finished command left."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    def json(self) -> Any:
+        """Parse what it printed."""
+        return json.loads(self.stdout)
+
+
+@dataclass
+class Place:
+    """A runtime folder and results of its own, so that no other lab of this host matters."""
+
+    root: Path
+    accel: Policy = "auto"
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.env = {
+            **os.environ,
+            "LABCTL_RUNTIME_DIR": str(self.root),
+            "LABCTL_RESULTS": str(self.results),
+            "LABCTL_ACCEL": self.accel,
+        }
+
+    @property
+    def runtime(self) -> Path:
+        """Where the labs' directories are."""
+        return self.root / "labctl"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file for a command to read."""
+        path = self.root / name
+        path.write_text(text)
+        return path
+
+    def run(self, *words: str, stdin: bytes = b"", cwd: Path | None = None) -> Done:
+        """Run `labctl` to its end."""
+        done = subprocess.run(
+            [LABCTL, *words],
+            input=stdin,
+            capture_output=True,
+            env=self.env,
+            cwd=cwd or self.root,
+            timeout=SECONDS,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def ok(self, *words: str, stdin: bytes = b"") -> Done:
+        """Run `labctl` and require that it exits with 0."""
+        done = self.run(*words, stdin=stdin)
+        assert done.status == 0, f"labctl {' '.join(words)}: {done}"
+        return done
+
+    @contextmanager
+    def start(self, *words: str, group: bool = False) -> Iterator[Running]:
+        """Start `labctl`; it is killed at the end of the `with` block if it still runs."""
+        with self._start([LABCTL, *words], group) as running:
+            yield running
+
+    @contextmanager
+    def python(self, script: str) -> Iterator[Running]:
+        """Start a Python script; its argument is the accelerator policy."""
+        with self._start([sys.executable, script, self.accel], False) as running:
+            yield running
+
+    @contextmanager
+    def _start(self, argv: list[str], group: bool) -> Iterator[Running]:
+        log = self.root / f"stderr-{time.monotonic_ns()}"
+        with log.open("wb") as err:
+            child = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=err,
+                env=self.env,
+                cwd=self.root,
+                start_new_session=group,
+            )
+        try:
+            yield Running(child, log)
+        finally:
+            child.kill()
+            child.wait()
+
+    def lab_files(self) -> list[str]:
+        """List the directories in the runtime folder."""
+        with suppress(FileNotFoundError):
+            return sorted(path.name for path in self.runtime.iterdir() if path.is_dir())
+        return []
+
+
+@dataclass
+class Running:
+    """A `labctl` that runs."""
+
+    child: subprocess.Popen[bytes]
+    log: Path
+
+    def said(self, words: str, count: int = 1) -> bool:
+        """Whether a line with these words has been written to standard error `count` times."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return sum(" ".join(line.split()).find(words) >= 0 for line in lines) >= count
+
+    def wait(self, seconds: float = SECONDS) -> int:
+        return self.child.wait(seconds)
+
+    def reach(self, what: str, seen: Callable[[], object]) -> None:
+        """Wait for a moment of its run; fail if it ends before."""
+
+        def look() -> bool:
+            if seen():
+                return True
+            status = self.child.poll()
+            assert status is None or seen(), (
+                f"labctl ended with {status} before {what}:\n{self.log.read_text()}"
+            )
+            return False
+
+        until(what, look)
+
+
+@contextmanager
+def place(accel: Policy) -> Iterator[Place]:
+    """Make a place; its path is short because sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="lt", dir="/tmp") as folder:
+        where = Place(Path(folder), accel)
+        try:
+            yield where
+        finally:
+            where.run("down", "--all")
+
+
+# --- what is left -------------------------------------------------------------------------------
+
+
+def _stat(pid: int) -> tuple[int, str] | None:
+    """Return parent and state of a process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[1]), fields[0]
+
+
+def pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def descendants(of: int) -> set[int]:
+    """Return the processes that stem from `of`, zombies apart."""
+    children: dict[int, list[int]] = {}
+    alive = set()
+    for pid in pids():
+        found = _stat(pid)
+        if found:
+            children.setdefault(found[0], []).append(pid)
+            if found[1] not in "ZX":
+                alive.add(pid)
+    result: set[int] = set()
+    waiting = [of]
+    while waiting:
+        for child in children.get(waiting.pop(), []):
+            if child not in result:
+                result.add(child)
+                waiting.append(child)
+    return result & alive
+
+
+def namespaces_of(pid: int) -> set[str]:
+    found = set()
+    for kind in NAMESPACES:
+        with suppress(OSError):
+            found.add(str(Path(f"/proc/{pid}/ns/{kind}").readlink()))
+    return found
+
+
+def words_of(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    return "(gone)"
+
+
+def host_links() -> set[str]:
+    with IPRoute() as netlink:
+        return {str(link.get("ifname")) for link in netlink.get_links()}
+
+
+def process_of(lab: Path, *wanted: str) -> int:
+    """Return the one process of a lab whose command line has its directory and all these words."""
+    found = [
+        pid
+        for pid in pids()
+        if str(lab) in (text := words_of(pid)) and all(word in text for word in wanted)
+    ]
+    assert len(found) == 1, f"{wanted}: {[(pid, words_of(pid)) for pid in found]}"
+    return found[0]
+
+
+class Watch:
+    """Sees every process that stems from this one, also those whose parents have died.
+
+    Orphans become children of the nearest subreaper (prctl(2)), which for the length of the `with`
+    block is this process: so none of a killed command's processes can hide.
+    """
+
+    def __init__(self, where: Place) -> None:
+        self._place = where
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._namespaces: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self._libc.prctl(SUBREAPER, 1)
+        self._before = descendants(os.getpid())
+        self._ours = set().union(*(namespaces_of(pid) for pid in {*self._before, os.getpid(), 1}))
+        self._links = host_links()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._libc.prctl(SUBREAPER, 0)
+        for pid in self.processes():  # the test has failed: let it not harm the others
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._reap()
+
+    def _reap(self) -> None:
+        """Collect the orphans that have ended; children of others' `Popen`s are not touched."""
+        for pid in pids():
+            found = _stat(pid)
+            if found and found[0] == os.getpid() and found[1] == "Z" and pid not in self._before:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+
+    def processes(self) -> set[int]:
+        """Return what runs now because of what was started since."""
+        return descendants(os.getpid()) - self._before
+
+    def note(self) -> None:
+        """Remember the namespaces that are there now, to look for them afterwards."""
+        for pid in self.processes():
+            self._namespaces |= namespaces_of(pid) - self._ours
+
+    @property
+    def seen(self) -> set[str]:
+        """The namespaces that were noted."""
+        return self._namespaces
+
+    def left(self, files: bool = True) -> list[str]:
+        """Say what is left: processes, namespaces, mounts, links, directories."""
+        found = [f"process {pid}: {words_of(pid)}" for pid in self.processes()]
+        for pid in pids():
+            held = namespaces_of(pid) & self._namespaces
+            if held and (_stat(pid) or (0, "Z"))[1] not in "ZX":
+                found.append(f"namespace {held} of process {pid}: {words_of(pid)}")
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        root = str(self._place.root)
+        found += [f"mount: {line}" for line in mounts if root in line]
+        found += [
+            f"mount: {line}" for line in mounts if any(name in line for name in self._namespaces)
+        ]
+        found += [f"link {name}" for name in sorted(host_links() - self._links)]
+        found += [f"directory {name}" for name in self._place.lab_files() if files]
+        return found
+
+    def nothing_left(self, *, files: bool = True) -> None:
+        """Require that nothing is left, within a deadline; `files` False forgives directories."""
+        end = time.monotonic() + GONE_SECONDS
+        while found := self.left(files):
+            assert time.monotonic() < end, "left behind:\n" + "\n".join(found)
+            time.sleep(0.02)
+        self._reap()
