@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from labctl.errors import UsageError
+from labctl.guests.keys import Key
 from labctl.topology.model import Node, Topology
 
 Accel = Literal["kvm", "tcg"]
@@ -62,39 +63,57 @@ def link_local(mac: str) -> str:
     return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + identifier))
 
 
-def boot_lines(topology: Topology, node: Node, hostkey: str, clientkey: str, public: str) -> str:
+def boot_lines(topology: Topology, node: Node, client: Key, hostkeys: Mapping[str, Key]) -> str:
     """Write what the guest's init reads: one setting a line (docs/images.md, the boot contract)."""
     lines = [
         f"host {node.name}",
-        f"hostkey {hostkey}",
-        f"clientkey {clientkey}",
-        f"authorized {public}",
+        f"hostkey {hostkeys[node.name].dropbear}",
+        f"clientkey {client.dropbear}",
+        f"authorized {client.public}",
         f"iface {node.mgmt_mac} {MGMT_INTERFACE} 1500",
     ]
-    for interface in node.interfaces:
-        addresses = " ".join(str(address) for address in interface.addresses)
-        lines.append(f"iface {interface.mac} {interface.name} {interface.mtu} {addresses}".rstrip())
+    for one in node.interfaces:
+        words = [one.mac, one.name, str(one.mtu), *map(str, one.addresses)]
+        lines.append(f"iface {' '.join(words)}")
     lines += [f"route {route.to} {route.via}" for route in node.routes]
     for interface in node.interfaces:
         guest = interface.offload.guest
         if guest:
-            words = " ".join(f"{name} {'on' if value else 'off'}" for name, value in guest.items())
-            lines.append(f"offload {interface.name} {words}")
+            wanted = " ".join(f"{name} {'on' if on else 'off'}" for name, on in guest.items())
+            lines.append(f"offload {interface.name} {wanted}")
     for other in topology.nodes.values():
-        if other.name != node.name:
-            for address in (a for interface in other.interfaces for a in interface.addresses):
-                lines.append(f"peer {address.ip} {other.name}")
+        if other.name == node.name:
+            continue
+        lines += [f"peer {address} {other.name}" for address in _addresses(other)]
     return "\n".join(lines) + "\n"
 
 
-def command_line(base: str, lines: str, subject: str) -> str:
-    """Append the packed configuration to a kernel command line.
+def known_lines(topology: Topology, node: Node, hostkeys: Mapping[str, Key]) -> str:
+    """Write the host keys of a node's peers, once a name: packing makes the repeated key short."""
+    lines = [
+        f"known {name} {hostkeys[other.name].public}\n"
+        for other in topology.nodes.values()
+        if other.name != node.name
+        for name in (other.name, *_addresses(other))
+    ]
+    return "".join(lines)
+
+
+def _addresses(node: Node) -> list[str]:
+    return [str(address.ip) for interface in node.interfaces for address in interface.addresses]
+
+
+def command_line(base: str, lines: str, subject: str, optional: str = "") -> str:
+    """Append the packed configuration to a kernel command line; `optional` lines where they fit.
 
     Raises `UsageError` when it does not fit: the kernel would cut it off silently.
     """
-    packed = base64.b64encode(gzip.compress(lines.encode(), mtime=0)).decode()
-    whole = f"{base} labctl={packed}"
-    if len(whole) > CMDLINE_LIMIT:
+    for text in (lines + optional, lines):
+        packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+        whole = f"{base} labctl={packed}"
+        if len(whole) <= CMDLINE_LIMIT:
+            break
+    else:
         raise UsageError(
             f"{subject} has too much configuration for a kernel command line: "
             f"{len(whole)} characters of {CMDLINE_LIMIT}",

@@ -109,6 +109,7 @@ def _build(
             kernel=folder / "kernel",
             initramfs=folder / "initramfs.cpio",
             kernel_release=release,
+            memory=loaded.recipe.memory,
             size=sum(file.stat().st_size for file in folder.iterdir()),
             built=datetime.now(UTC).isoformat(timespec="seconds"),
         ),

@@ -31,6 +31,8 @@ class Image:
     """An uncompressed cpio archive."""
     kernel_release: str
     """What `uname -r` says in the guest."""
+    memory: int
+    """MiB: the least that a guest boots it with."""
     size: int
     """Bytes of kernel and initramfs together."""
     built: str
@@ -63,6 +65,7 @@ def find(name: str, digest: str) -> Image | None:
             kernel=folder / "kernel",
             initramfs=folder / "initramfs.cpio",
             kernel_release=notes["kernel_release"],
+            memory=notes["memory"],
             size=notes["size"],
             built=notes["built"],
         )

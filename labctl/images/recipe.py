@@ -44,6 +44,8 @@ class Recipe(BaseModel):
     """Debian's suite by its code name, such as `bookworm`; only its main archive is used."""
     kernel: str
     """Package of the kernel; of a meta package, the kernel that it depends on."""
+    memory: int = Field(ge=1)
+    """MiB: the least that a guest boots the image with; found by trying."""
     packages: list[str]
     """Packages whose files may be used, libraries among them."""
     files: list[str]

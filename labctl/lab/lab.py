@@ -16,7 +16,15 @@ from labctl import images
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh
-from labctl.guests.spec import MGMT_INTERFACE, Accel, Guest, Nic, boot_lines, command_line
+from labctl.guests.spec import (
+    MGMT_INTERFACE,
+    Accel,
+    Guest,
+    Nic,
+    boot_lines,
+    command_line,
+    known_lines,
+)
 from labctl.images import Image
 from labctl.lab import shared, state
 from labctl.lab.node import Node
@@ -79,6 +87,7 @@ class Lab:
         timings: dict[str, float] = {}
         with _timed(timings, "images"):
             found = {image: images.get(image, emit=emit) for image in _images(topology)}
+            _check_memory(topology, found)
             chosen = _choose_accel(policy, found, emit)
         with _timed(timings, "world"), state.creating(folder):
             world: World = Host.create(folder) if uri else Space.create(folder)
@@ -185,8 +194,8 @@ class Lab:
         console = self.directory / "console"
         console.mkdir(exist_ok=True)
         image = self.images[node.name]
-        client, host = self._state.client, self._state.hostkeys[node.name]
-        lines = boot_lines(self.topology, node, host.dropbear, client.dropbear, client.public)
+        lines = boot_lines(self.topology, node, self._state.client, self._state.hostkeys)
+        known = known_lines(self.topology, node, self._state.hostkeys)
         nics = [
             Nic(one.name, one.tap, one.mac, one.model, one.offload.device)
             for one in node.interfaces
@@ -199,7 +208,7 @@ class Lab:
             vcpus=node.vcpus,
             kernel=self._boot_file(node.kernel or image.kernel),
             initramfs=self._boot_file(node.initramfs or image.initramfs),
-            cmdline=command_line(images.CMDLINE, lines, node.name),
+            cmdline=command_line(images.CMDLINE, lines, node.name, known),
             nics=tuple(nics),
             console=console / f"{node.name}.sock",
             log=console / f"{node.name}.log",
@@ -320,6 +329,17 @@ class Lab:
 
 def _images(topology: model.Topology) -> list[str]:
     return sorted({node.image for node in topology.nodes.values()})
+
+
+def _check_memory(topology: model.Topology, found: Mapping[str, Image]) -> None:
+    """Raise `UsageError` for a node with too little memory to boot its image."""
+    for node in topology.nodes.values():
+        least = found[node.image].memory
+        if node.memory < least and not node.initramfs:
+            raise UsageError(
+                f"{node.name} has {node.memory} MiB; its image {node.image} needs {least} to boot",
+                f"write memory: {least} (or more) in the topology",
+            )
 
 
 def _choose_accel(policy: accel.Policy, found: Mapping[str, Image], emit: Emit) -> Accel:

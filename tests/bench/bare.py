@@ -119,16 +119,20 @@ def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, An
             plan = []
             for node in topology.nodes.values():
                 image = images.get(node.image)
-                lines = spec.boot_lines(
-                    topology, node, hosts[node.name].dropbear, client.dropbear, client.public
+                lines = spec.boot_lines(topology, node, client, hosts)
+                nics = [
+                    spec.Nic(one.name, one.tap, one.mac, one.model, {}) for one in node.interfaces
+                ]
+                nics.append(
+                    spec.Nic(spec.MGMT_INTERFACE, node.mgmt_tap, node.mgmt_mac, "virtio", {})
                 )
-                nics = [spec.Nic(one.tap, one.mac, one.model, {}) for one in node.interfaces]
-                nics.append(spec.Nic(node.mgmt_tap, node.mgmt_mac, "virtio", {}))
                 log = world.directory / f"{node.name}.log"
                 guest = spec.Guest(
-                    name=node.name, memory=node.memory, vcpus=node.vcpus, kernel=image.kernel,
-                    initramfs=image.initramfs, nics=tuple(nics), console=log, log=log,
-                    cmdline=spec.command_line(images.CMDLINE, lines, node.name),
+                    name=node.name, domain=node.name, memory=node.memory, vcpus=node.vcpus,
+                    kernel=image.kernel, initramfs=image.initramfs, nics=tuple(nics), console=log, log=log,
+                    cmdline=spec.command_line(
+                        images.CMDLINE, lines, node.name, spec.known_lines(topology, node, hosts)
+                    ),
                 )  # fmt: skip
                 plan.append(
                     {
