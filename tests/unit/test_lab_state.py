@@ -1,0 +1,202 @@
+"""What a lab remembers, and finding it again, with worlds that are only files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from labctl.errors import LabctlError, UsageError
+from labctl.guests.keys import Key
+from labctl.images import Image
+from labctl.lab import ending, shared, state, status
+from labctl.topology import find as find_topology
+from labctl.topology import load as load_topology
+from labctl.world.space import IDENTITY, Identity, start_ticks
+
+IMAGE = Image(
+    name="micro", digest="ab" * 32, kernel=Path("k"), initramfs=Path("i"), kernel_release="6.1",
+    memory=96, size=1, built="2026-01-01T00:00:00+00:00",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LABCTL_RUNTIME_DIR", str(tmp_path))
+    folder = tmp_path / "labctl"
+    folder.mkdir()
+    return folder
+
+
+def make(runtime: Path, name: str, *, alive: bool = True, host: bool = False) -> Path:
+    """Make a lab's directory; its PID 1 is this very process, or none at all."""
+    folder = runtime / name
+    folder.mkdir()
+    if host:
+        (folder / "host-world").touch()
+    else:
+        started = start_ticks(os.getpid()) if alive else 1
+        identity = Identity(os.getpid(), started, user=False)
+        (folder / IDENTITY).write_text(json.dumps(asdict(identity)))
+    return folder
+
+
+def known(name: str) -> state.State:
+    topology = load_topology(find_topology("bridged"))
+    return state.State(
+        name=name, topology=topology, accel="tcg", images=dict.fromkeys(topology.nodes, IMAGE),
+        client=Key("a", "b", "c"), hostkeys={}, uri="", started="now", complete=True,
+    )  # fmt: skip
+
+
+def test_a_state_is_read_as_it_was_written(runtime: Path) -> None:
+    folder = make(runtime, "one")
+    state.save(folder, known("one"))
+    assert state.load(folder) == known("one")
+    assert sorted(entry.name for entry in folder.iterdir()) == ["lab.state", IDENTITY]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x80", b"not a pickle", b"cno_such_module\nthing\n.", pickle.dumps("text")]
+)
+def test_a_state_that_cannot_be_read_is_one_error(runtime: Path, data: bytes) -> None:
+    folder = make(runtime, "one")
+    (folder / state.STATE).write_bytes(data)
+    with pytest.raises(LabctlError, match="one"):
+        state.load(folder)
+
+
+def test_a_lab_without_a_state_is_not_up_yet(runtime: Path) -> None:
+    with pytest.raises(LabctlError, match="not up yet"):
+        state.load(make(runtime, "one"))
+
+
+def test_a_process_that_only_has_the_number_is_not_the_lab(runtime: Path) -> None:
+    assert state.alive(make(runtime, "one"))
+    assert not state.alive(make(runtime, "two", alive=False))
+    assert not state.alive(runtime / "none")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1}', "7"])
+def test_a_damaged_identity_is_a_dead_lab(runtime: Path, text: str) -> None:
+    folder = make(runtime, "one")
+    (folder / IDENTITY).write_text(text)
+    assert not state.alive(folder)
+    assert state.known() == [folder]
+    assert status.describe(folder)["state"] == "dead"
+
+
+def test_known_labs_are_all_those_with_a_mark(runtime: Path) -> None:
+    (runtime / "no-lab").mkdir()
+    (runtime / "file").touch()
+    dead, host = make(runtime, "dead", alive=False), make(runtime, "host", host=True)
+    assert state.known() == [dead, host]
+
+
+def test_the_only_lab_needs_no_name(runtime: Path) -> None:
+    with pytest.raises(UsageError, match="no lab is up"):
+        state.find(None)
+    one = make(runtime, "one")
+    make(runtime, "dead", alive=False)
+    assert state.find(None) == one
+    two = make(runtime, "two")
+    with pytest.raises(UsageError, match="several labs are up: one, two"):
+        state.find(None)
+    assert state.find("two") == two
+    with pytest.raises(UsageError, match="no lab dead is up") as told:
+        state.find("dead")
+    assert "one, two" in told.value.hint
+
+
+def test_a_directory_too_deep_for_sockets_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABCTL_RUNTIME_DIR", "/tmp")
+    assert state.directory("short").name == "short"
+    deep = tmp_path / ("d" * 90)
+    monkeypatch.setenv("LABCTL_RUNTIME_DIR", str(deep))
+    with pytest.raises(UsageError, match="too long for the sockets") as told:
+        state.directory("short")
+    assert "LABCTL_RUNTIME_DIR" in told.value.hint
+
+
+# --- status -------------------------------------------------------------------------------------
+
+
+def test_a_lab_without_a_state_is_coming_up(runtime: Path) -> None:
+    folder = make(runtime, "one")
+    assert status.describe(folder)["state"] == "coming up"
+    state.save(folder, dataclasses.replace(known("one"), complete=False))
+    assert status.describe(folder)["state"] == "coming up"
+
+
+def test_a_lab_whose_guests_have_ended_is_damaged(runtime: Path) -> None:
+    folder = make(runtime, "one")
+    state.save(folder, known("one"))
+    told = status.describe(folder)
+    assert told["state"] == "damaged"
+    assert {part["state"] for part in told["parts"] if part["is"] == "node"} == {"ended"}
+
+
+def test_a_lab_whose_guests_run_is_up(runtime: Path) -> None:
+    folder = make(runtime, "one")
+    state.save(folder, known("one"))
+    pids = folder / "embed/run/qemu"
+    pids.mkdir(parents=True)
+    for name in ("vm1", "vm2"):
+        (pids / f"{name}.pid").write_text(f"{os.getpid()}\n")
+    assert status.describe(folder)["state"] == "up"
+    (pids / "vm2.pid").write_text("")
+    assert status.describe(folder)["state"] == "damaged"
+
+
+def test_a_lab_that_goes_while_it_is_looked_at_is_dead(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(runtime, "one")
+    state.save(folder, known("one"))
+
+    def gone(*_: object) -> set[str]:
+        raise FileNotFoundError(folder / "routers")
+
+    monkeypatch.setattr(status, "_running", gone)
+    assert status.describe(folder)["state"] == "dead"
+
+
+# --- ending -------------------------------------------------------------------------------------
+
+
+def test_a_dead_lab_leaves_nothing_when_it_is_ended(runtime: Path) -> None:
+    folder = make(runtime, "dead", alive=False)
+    ending.end(folder)
+    assert not folder.exists()
+    ending.end(folder)
+
+
+def test_a_shared_lab_that_never_got_a_state_is_ended(runtime: Path) -> None:
+    folder = make(runtime, "host", host=True)
+    ending.end(folder)
+    assert not folder.exists()
+
+
+def test_a_shared_lab_that_cannot_be_dismantled_is_kept_for_another_try(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(runtime, "host", host=True)
+    state.save(folder, known("host"))
+
+    def refuse(*_: object) -> None:
+        raise LabctlError("a link cannot be removed")
+
+    monkeypatch.setattr(shared, "dismantle", refuse)
+    with pytest.raises(LabctlError, match="cannot be removed"):
+        ending.end(folder)
+    assert state.known() == [folder]
+    monkeypatch.setattr(shared, "dismantle", lambda *_: None)
+    ending.end(folder)
+    assert not folder.exists()
