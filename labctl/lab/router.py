@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from labctl.capture import drops
 from labctl.errors import HostError
 from labctl.network import features
 from labctl.routers import namespace
@@ -92,6 +94,25 @@ class Router:
                 self._world.call(agent.kill, pid, signal.SIGTERM)
                 deadline.pause(LOOK_SECONDS)
             self._pid.unlink()
+
+    def counters(self) -> dict[str, int]:
+        """Return the counters of what forwards: the program's, or the namespace's kernel's.
+
+        A program's are named as in `labctl.routers.raw.COUNTERS`, the kernel's such as
+        `IpOutNoRoutes`. Empty while nothing forwards.
+        """
+        kind = self.kind
+        if kind is None:
+            return {}
+        if kind == "namespace":
+            return drops.parse_counters(self.run(["sh", "-c", drops.COUNTERS_COMMAND]).stdout)
+        told = self._out.read_text()
+        self._world.call(agent.kill, int(self._pid.read_text()), signal.SIGUSR1)
+        deadline = Deadline(START_SECONDS, f"asking the router program of {self.name}")
+        while not (news := self._out.read_text()[len(told) :]).endswith("\n"):
+            deadline.pause(LOOK_SECONDS)
+        counted: dict[str, int] = json.loads(news.splitlines()[-1])["counters"]
+        return counted
 
     @contextlib.contextmanager
     def as_kind(self, kind: model.RouterKind) -> Iterator[None]:
