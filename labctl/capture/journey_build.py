@@ -277,6 +277,7 @@ def _with_drops(journeys: list[Journey], drops: Sequence[GuestDrop]) -> list[Jou
 
     A drop names no packet; it belongs to the one last seen there shortly before, of the same
     family, whose checksum fits the reason: for a checksum's sake only a harmed packet is dropped.
+    An ICMP answer has no socket once the raw ones have had their copies (kernel: ping_rcv).
     """
     free = [drop for drop in drops if drop.reason not in SILENT_REASONS]
     for number, journey in enumerate(journeys):
@@ -290,6 +291,7 @@ def _with_drops(journeys: list[Journey], drops: Sequence[GuestDrop]) -> list[Jou
             if drop.owner == last.owner
             and drop.protocol == seen.judgement.packet.ethertype
             and (drop.reason in CHECKSUM_REASONS) == _unusable(last)
+            and not (drop.reason == "NO_SOCKET" and journey.protocol.startswith("icmp"))
             and 0 <= drop.time_ns - seen.time_ns + _JITTER_NS <= DROP_WINDOW_NS
         ]
         if not fitting:

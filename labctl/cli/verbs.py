@@ -14,11 +14,13 @@ VERBS = {
     "experiment": "experiments",
     "experiments": "experiments",
     "image": "image",
+    "inspect": "inspect",
     "logs": "labs",
     "results": "results",
     "schema": "checks",
     "ssh": "labs",
     "status": "labs",
+    "trace": "trace",
     "up": "labs",
     "validate": "checks",
 }

@@ -1,0 +1,231 @@
+"""The verb `trace`: follow a flow through a running lab, hop by hop."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from labctl.capture import pcapng
+from labctl.capture.journey import Fate, Happening, Journey, Step, summary
+from labctl.cli.display import display
+from labctl.cli.words import json_option, lab_option, print_json
+from labctl.errors import ExitCode, LabctlError, UsageError
+from labctl.experiments import trace as tracing
+from labctl.experiments.trace_flow import Protocol
+from labctl.lab.lab import Lab
+
+TABLES = 8
+"""At most so many tables unless all are asked for."""
+STYLES = {
+    Happening.LOST: "bold red",
+    Happening.CORRUPTED: "bold red",
+    Happening.DROPPED: "red",
+    Happening.NOT_SEEN: "yellow",
+    Happening.UNKNOWN: "yellow",
+    Happening.COMPLETED: "cyan",
+}
+
+
+def chosen_protocol(tcp: int | None, udp: int | None, icmp: bool) -> tuple[Protocol, int | None]:
+    """Return the protocol and port of `--tcp`, `--udp` or `--icmp`; ICMP where none is given."""
+    if sum((tcp is not None, udp is not None, icmp)) > 1:
+        raise UsageError("--tcp, --udp and --icmp contradict each other", "give one of them")
+    if tcp is not None:
+        return "tcp", tcp
+    if udp is not None:
+        return "udp", udp
+    return "icmp", None
+
+
+def chosen_version(four: bool, six: bool) -> int | None:
+    """Return the IP version of `-4` or `-6`; None where neither is given."""
+    if four and six:
+        raise UsageError("-4 and -6 contradict each other", "give one of the two")
+    return 4 if four else 6 if six else None
+
+
+def writable(path: Path | None) -> None:
+    """Refuse a file that cannot be written, before anything is started."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UsageError(f"{path} cannot be written", "name a file in a folder that exists")
+
+
+def write_pcapng(path: Path, found: tracing.Trace) -> int:
+    """Write what was seen at every hop; return how many frames."""
+    try:
+        return pcapng.write(path, found.evidence.hops)
+    except OSError as wrong:
+        raise LabctlError(
+            f"{path} cannot be written: {wrong.strerror}", "free some space or name another file"
+        ) from None
+
+
+@click.command("trace")
+@lab_option
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@click.option("--tcp", type=int, metavar="PORT", help="A TCP connection.")
+@click.option("--udp", type=int, metavar="PORT", help="A UDP datagram.")
+@click.option("--icmp", is_flag=True, help="An echo request (the default).")
+@click.option("--count", "-n", type=click.IntRange(1, 1000), default=1, show_default=True)
+@click.option("-4", "four", is_flag=True, help="IPv4.")
+@click.option("-6", "six", is_flag=True, help="IPv6.")
+@click.option("--to", metavar="ADDRESS", default="", help="Another address of DST, as in a tunnel.")
+@click.option(
+    "--at", multiple=True, metavar="OWNER:LINK", help="Observe this device too (vm1:vxlan0)."
+)
+@click.option("--wait", is_flag=True, help="Send nothing: wait until somebody does.")
+@click.option(
+    "--timeout", type=click.FloatRange(0.1, 3600), default=tracing.WAIT_SECONDS,
+    show_default=True, metavar="SECONDS", help="How long to wait for the flow with --wait.",
+)  # fmt: skip
+@click.option("--all", "everything", is_flag=True, help="Show a table for every packet.")
+@click.option("--pcapng", "file", type=click.Path(path_type=Path), help="Write the packets there.")
+@json_option
+def trace_flow(
+    lab: str | None,
+    source: str,
+    destination: str,
+    tcp: int | None,
+    udp: int | None,
+    icmp: bool,
+    count: int,
+    four: bool,
+    six: bool,
+    to: str,
+    at: Sequence[str],
+    wait: bool,
+    timeout: float,
+    everything: bool,
+    file: Path | None,
+    as_json: bool,
+) -> None:
+    """Follow packets from node SRC to node DST and back: what every hop saw and knew.
+
+    Exits with 0 when all arrived unharmed, 1 when some did not, 3 when that could not be told.
+    """
+    protocol, port = chosen_protocol(tcp, udp, icmp)
+    version = chosen_version(four, six)
+    writable(file)
+    running = Lab.attach(lab)
+    flow, path = tracing.plan(
+        running, source, destination, protocol, port, version=version, to=to, at=at
+    )
+    with display() as show:
+        found = tracing.trace(
+            running, flow, path, count=count, wait=timeout if wait else None, emit=show
+        )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_trace(found, everything=everything, waited=timeout if wait else None)
+    if file is not None:
+        frames = write_pcapng(file, found)
+        if not as_json:
+            click.echo(f"written: {file} ({frames} frames)")
+    running.close()
+    sys.exit({True: ExitCode.OK, False: ExitCode.FAIL, None: ExitCode.ERROR}[found.well])
+
+
+def print_trace(
+    found: tracing.Trace, *, everything: bool = False, waited: float | None = None
+) -> None:
+    """Print the journeys: a table for what matters, a line for the rest."""
+    click.echo(click.style(f"{found.flow.text}, {found.source} to {found.destination}", bold=True))
+    courses = summary(found.journeys)
+    first = {id(way[0]) for way in (found.there, found.back) if way}
+    shown = [
+        (journey, times)
+        for journey, times in courses
+        if everything or id(journey) in first or not journey.well
+    ]
+    limit = len(shown) if everything else TABLES
+    for journey, times in shown[:limit]:
+        print_journey(journey, times)
+    rest = [pair for pair in courses if pair not in shown[:limit]]
+    if rest:
+        click.echo("\nalso:")
+    for journey, times in rest:
+        click.echo(f"  {title(journey, times)}: {ending(journey)}")
+    if not found.came:
+        _print_nothing(found, waited)
+    for one in found.complaints:
+        click.echo(f"  {one.line}")
+    for node, grown in found.errors.items():
+        words = ", ".join(f"{name} grew by {count}" for name, count in grown.items())
+        click.echo(f"  {node}: {words}")
+    for note in found.notes:
+        click.echo(f"  note: {note}")
+    if found.partial:
+        click.echo(click.style("  partial: evidence is missing, see the notes", fg="yellow"))
+
+
+def _print_nothing(found: tracing.Trace, waited: float | None) -> None:
+    when = f" in {waited:g} s" if waited is not None else ""
+    click.echo(f"  the flow never came{when}; seen meanwhile:")
+    for hop, kinds in found.seen().items():
+        words = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        click.echo(f"    {hop}: {words or 'nothing'}")
+    for line in found.said:
+        click.echo(f"  {found.source} said: {line}")
+
+
+def title(journey: Journey, times: int = 1) -> str:
+    """Name a journey, and how many there were of its course."""
+    many = f" ({times} times)" if times > 1 else ""
+    return f"{journey.kind}  {journey.source} → {journey.destination}{many}"
+
+
+def ending(journey: Journey) -> str:
+    """Say how a journey ended and who is to blame."""
+    words = str(journey.fate)
+    if journey.reason:
+        words += f" ({journey.reason})"
+    if journey.harm is not None:
+        words += f"; {journey.harm.happened} at {journey.where}"
+    elif journey.fate is Fate.VANISHED:
+        last = journey.last
+        words += f" after {last.hop if last else 'nowhere'}: {journey.where}"
+    elif journey.where:
+        words += f" at {journey.where}"
+    return words
+
+
+def print_journey(journey: Journey, times: int = 1) -> None:
+    """Print one journey as a table."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in ("hop", "ms", "checksum", "what happened", ""):
+        table.add_column(name, justify="right" if name == "ms" else "left", overflow="fold")
+    for step in journey.steps:
+        table.add_row(*_row(step, journey.started_ns))
+    click.echo("")
+    console.print(Text(title(journey, times), style="bold"))
+    console.print(table)
+    style = "green" if journey.well else "yellow" if journey.fate is Fate.UNKNOWN else "red"
+    console.print(Text(f"→ {ending(journey)}", style=style))
+
+
+def _row(step: Step, begun_ns: int) -> list[Text]:
+    style = STYLES.get(step.happened, "")
+    when = "" if step.time_ns is None else f"{(step.time_ns - begun_ns) / 1e6:.3f}"
+    happened = f"{step.happened}" + (f": {step.reason}" if step.reason else "")
+    return [
+        Text(step.hop),
+        Text(when),
+        Text(step.knowledge, style="red" if style.endswith("red") else ""),
+        Text(happened, style=style),
+        Text(", ".join(step.notes)),
+    ]
+
+
+COMMANDS = (trace_flow,)
