@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from labctl.cli import report
 from labctl.cli.display import display
 from labctl.cli.words import accel_option, json_option, print_json, print_table
 from labctl.errors import ExitCode
@@ -29,9 +30,10 @@ EXITS = {
 @click.option(
     "--results", type=click.Path(path_type=Path), help="Record below this folder instead."
 )
+@click.option("--report", "reports", is_flag=True, help="Make a page of each; see labctl report.")
 @json_option
 def run_experiments(
-    names: tuple[str, ...], accel: Policy, results: Path | None, as_json: bool
+    names: tuple[str, ...], accel: Policy, results: Path | None, reports: bool, as_json: bool
 ) -> None:
     """Run experiments by NAME (see `labctl experiments`) or from a Python FILE of yours.
 
@@ -44,6 +46,9 @@ def run_experiments(
         runs.append((run, path))
         if not as_json:
             _print_page(run, path)
+        if reports:
+            page = report.write(run, path)
+            click.echo(f"report: {page}", err=as_json)
     if as_json:
         print_json([{"path": str(path), **run.to_json()} for run, path in runs])
     sys.exit(EXITS[combine(run.verdict for run, _ in runs)])

@@ -16,6 +16,7 @@ VERBS = {
     "image": "image",
     "inspect": "inspect",
     "logs": "labs",
+    "report": "report",
     "results": "results",
     "schema": "checks",
     "ssh": "labs",

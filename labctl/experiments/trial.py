@@ -13,6 +13,7 @@ from labctl.errors import LabctlError
 from labctl.events import Emit, Event, State, silent
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Verdict
+from labctl.results.recorder import capture_name
 
 
 class Skip(Exception):  # noqa: N818 - it is not an error, and reads better so
@@ -72,7 +73,7 @@ class Arm:
 
     def keep(self, evidence: Evidence) -> Path:
         """Write what was captured to the record's `captures/<arm>.pcapng`; return its path."""
-        path = self._captures / f"{self.name.replace('/', '-').replace(' ', '-')}.pcapng"
+        path = self._captures / capture_name(self.name)
         pcapng.write(path, evidence.hops)
         return path
 

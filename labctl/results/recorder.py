@@ -46,6 +46,11 @@ def results_root(root: Path | None = None) -> Path:
     return state / "labctl" / "results"
 
 
+def capture_name(arm: str) -> str:
+    """Return the name of the file in `captures` that holds what was seen in an arm."""
+    return f"{arm.replace('/', '-').replace(' ', '-')}.pcapng"
+
+
 class Recorder:
     """The directory of one run while it goes on."""
 

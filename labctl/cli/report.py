@@ -1,0 +1,74 @@
+"""The verb that makes a page of a record."""
+
+from __future__ import annotations
+
+import os
+import webbrowser
+from pathlib import Path
+
+import click
+
+from labctl.cli.words import json_option, print_json
+from labctl.errors import LabctlError, UsageError
+from labctl.report import gather, page
+from labctl.results import Run, store
+from labctl.results.recorder import RESULT
+
+REPORT = "report.html"
+
+
+def write(run: Run, directory: Path, output: Path | None = None) -> Path:
+    """Write the report of the run recorded in `directory`, beside the record unless told where.
+
+    The file appears under its name only when it is whole. Raises `LabctlError` where it cannot be
+    written.
+    """
+    text = page.render(gather.from_record(directory, run))
+    path = output or directory / REPORT
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as wrong:
+        message = f"{path} cannot be written: {wrong.strerror}"
+        raise LabctlError(message, "name another file: --output FILE") from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+@click.command("report")
+@click.argument("run", default="last", metavar="RUN")
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), metavar="FILE",
+    help=f"Write it there; {REPORT} beside the record by default.",
+)  # fmt: skip
+@click.option("--open", "show", is_flag=True, help="Open it in the browser.")
+@click.option(
+    "--results", "root", type=click.Path(path_type=Path), envvar="LABCTL_RESULTS",
+    help="Where the records are.",
+)  # fmt: skip
+@json_option
+def report(run: str, output: Path | None, show: bool, root: Path | None, as_json: bool) -> None:
+    """Make one HTML page of RUN (an id, the beginning of one, `last`, or a run's folder).
+
+    The page shows the topology with what every hop saw, a packet that failed beside one that did
+    not, checks and environment. It loads nothing: send it, keep it, open it from disk.
+    """
+    if output is not None and output.is_dir():
+        raise UsageError(f"{output} is a folder", "name the file to write: --output FILE")
+    folder = Path(run)
+    if (folder / RESULT).is_file():
+        folder = folder.resolve()
+        run, root = folder.name, folder.parent
+    found = store.load(run, root)
+    path = write(found, store.find(run, root).path, output)
+    if as_json:
+        print_json({"run": found.id, "verdict": found.verdict, "path": str(path)})
+    else:
+        click.echo(str(path))
+    if show and not webbrowser.open(path.resolve().as_uri()):
+        raise LabctlError("no browser could be opened", f"open this file yourself: {path}")
+
+
+COMMANDS = (report,)

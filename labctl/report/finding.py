@@ -1,0 +1,180 @@
+"""The sentences a report begins with: what was found, what it means, and what mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from labctl.capture.journey import Fate, Happening, Journey
+from labctl.capture.judge import Checksum
+from labctl.report.gather import Arm, Report
+from labctl.results.model import Check, Verdict
+
+_FEW = 3
+
+VERDICTS = {
+    Verdict.PASS: "Every check came out as the hypothesis says.",
+    Verdict.FAIL: "Something else was observed than the hypothesis says.",
+    Verdict.ERROR: "It could not be told: the host, a guest or the lab failed before an answer.",
+    Verdict.SKIP: "It was not tried.",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a reader should know who reads nothing else."""
+
+    headline: str
+    """One sentence."""
+    mends: str
+    """Which arms were healthy where others were not; empty where that is no question."""
+
+
+@dataclass(frozen=True)
+class Cure:
+    """What an arm did beside a broken one on the same path."""
+
+    name: str
+    description: str
+    outcomes: tuple[tuple[str, str, bool], ...]
+    """IP version, outcome, whether it is a good one."""
+    helped: bool
+    reference: bool
+    """Whether it is the broken arm that the others are compared with."""
+
+
+def find(report: Report) -> Finding:
+    """Return the finding of a run."""
+    run = report.run
+    if run.verdict is not Verdict.PASS:
+        return Finding(_trouble(report), "")
+    broken = [arm for arm in report.arms if arm.broken]
+    if broken:
+        return Finding(_broken(report, broken), _mended(report, broken))
+    told = [arm for arm in report.arms if arm.healthy]
+    if not told:
+        return Finding(f"As expected: {_checks(report)} came out right.", "")
+    what = "SSH works" if any(arm.ssh for arm in told) else "The packets arrive"
+    unfinished = [
+        arm for arm in told if arm.main and all(s.state is Checksum.PARTIAL for s in arm.main.steps)
+    ]
+    headline = f"{what} in all {len(told)} arms"
+    if len(told) == 1:
+        headline = what
+    if unfinished:
+        where = "" if len(unfinished) == len(told) else f" (in {names(unfinished)})"
+        headline += (
+            f" although no checksum is finished on the way{where}: "
+            "the flag needs_csum reaches the receiver with every packet"
+        )
+    return Finding(headline + ".", "")
+
+
+def _checks(report: Report) -> str:
+    count = sum(len(arm.result.checks) for arm in report.arms)
+    return "the one check" if count == 1 else f"all {count} checks"
+
+
+def _trouble(report: Report) -> str:
+    run = report.run
+    for arm in report.arms:
+        for check in arm.result.checks:
+            if check.verdict is run.verdict:
+                return _sentence(arm, check)
+    if run.partial:
+        return "It was stopped before everything was tried."
+    return VERDICTS[run.verdict]
+
+
+def _sentence(arm: Arm, check: Check) -> str:
+    start = {
+        Verdict.FAIL: "Not as expected",
+        Verdict.ERROR: "It could not be told",
+        Verdict.SKIP: "Not tried",
+    }[check.verdict]
+    if check.verdict is not Verdict.FAIL:
+        return f"{start}: {check.observed.rstrip('.')}."
+    return f"{start} in {arm.name}: {check.name} was {check.observed!r}, not {check.expected!r}."
+
+
+def _broken(report: Report, broken: Sequence[Arm]) -> str:
+    told = [arm for arm in report.arms if arm.outcome]
+    word = broken[0].outcome
+    what = f"SSH {word}" if broken[0].ssh else f"The packet is {word}"
+    if len({arm.outcome for arm in broken}) > 1:
+        what = "Traffic fails"
+    short = list(dict.fromkeys(arm.short for arm in broken))
+    where = (
+        f"with {_list(short)}" if len(short) <= _FEW else f"in {len(broken)} of {len(told)} arms"
+    )
+    because = cause([arm.main for arm in broken if arm.main and not arm.main.well])
+    return f"{what} {where}: {because}." if because else f"{what} {where}."
+
+
+def cause(journeys: Iterable[Journey]) -> str:
+    """Say what was done to packets that did not get through, and where."""
+    whats: dict[str, list[str]] = {}
+    for journey in journeys:
+        whats.setdefault(_what(journey), []).append(journey.where)
+    said = []
+    for what, wheres in whats.items():
+        places = list(dict.fromkeys(where for where in wheres if where))
+        if len(places) > 1:  # router r1, whichever way it was passed
+            places = list(dict.fromkeys(place.partition(" (")[0] for place in places))
+        said.append(f"{what} in {_list(places)}" if places else what)
+    return _list(said)
+
+
+def _what(journey: Journey) -> str:
+    harm = journey.harm
+    if harm is not None:
+        lost = harm.happened is Happening.LOST
+        return "the metadata was lost" if lost else "the packet was corrupted"
+    if journey.fate is Fate.DROPPED:
+        return f"the kernel dropped it ({journey.reason})" if journey.reason else "it was dropped"
+    return "the packet was not seen again"
+
+
+def _mended(report: Report, broken: Sequence[Arm]) -> str:
+    helped = [
+        cure.name for group in report.groups for cure in cures(group) if cure.helped
+    ]  # of paths where something is broken only
+    helped = list(dict.fromkeys(helped))
+    if not helped:
+        return ""
+    if len(helped) > _FEW + 1:
+        return f"{len(helped)} settings mend it, see below."
+    verb = "works" if broken[0].ssh else "arrives"
+    return f"On the same way it {verb} with {_list(helped)}."
+
+
+def cures(group: Sequence[Arm]) -> list[Cure]:
+    """Return what each setting did on a path where something is broken, what helped first."""
+    broken = [arm for arm in group if arm.broken]
+    if not broken:
+        return []
+    by_name: dict[str, list[Arm]] = {}
+    for arm in group:
+        by_name.setdefault(arm.short, []).append(arm)
+    found = [
+        Cure(
+            name=name,
+            description=several[0].result.description,
+            outcomes=tuple((arm.family, arm.outcome or "not told", arm.healthy) for arm in several),
+            helped=all(arm.healthy for arm in several),
+            reference=broken[0] in several,
+        )
+        for name, several in by_name.items()
+    ]
+    return sorted(found, key=lambda cure: (not cure.reference, not cure.helped))
+
+
+def names(arms: Iterable[Arm]) -> str:
+    """Return the arms' names as one text."""
+    return _list([arm.name for arm in arms])
+
+
+def _list(words: Sequence[str]) -> str:
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"

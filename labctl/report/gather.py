@@ -1,0 +1,203 @@
+"""From a run's directory to what its report says: arms with their journeys, what broke, what mends.
+
+Everything is read from the record: `result.json`, `topology.json` and the captures. A capture that
+is missing or damaged costs its journeys, never the report.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from labctl.capture.frame import Packet
+from labctl.capture.journey import Journey
+from labctl.capture.journey_build import follow
+from labctl.errors import LabctlError
+from labctl.lab.path import Hop
+from labctl.report import recorded
+from labctl.results.model import ArmResult, Check, Run, Verdict
+from labctl.results.recorder import TOPOLOGY, capture_name
+from labctl.topology import stored
+from labctl.topology.model import Topology
+
+KINDS = ("SYN", "SYN-ACK", "UDP", "SCTP INIT", "ICMP echo", "ICMPv6 echo")
+"""Packets whose journey a report tells: those that fit the MTU and that nothing has merged."""
+_FAMILY = re.compile(r"[/ ]?(ipv[46])$", re.IGNORECASE)
+_CONSOLE_LINES = 30
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm, with what its capture shows."""
+
+    number: int
+    result: ArmResult
+    path: tuple[Hop, ...] = ()
+    journeys: tuple[Journey, ...] = ()
+    trouble: str = ""
+    """Why the capture tells nothing, or not everything."""
+
+    @property
+    def name(self) -> str:
+        """The arm's name."""
+        return self.result.name
+
+    @property
+    def short(self) -> str:
+        """The arm's name without the IP version at its end."""
+        return _FAMILY.sub("", self.name) or self.name
+
+    @property
+    def family(self) -> str:
+        """`IPv4` or `IPv6` as its packets are, else as its name says; empty where neither does."""
+        journey = self.main
+        if journey is not None:
+            return "IPv6" if ":" in journey.source else "IPv4"
+        found = _FAMILY.search(self.name)
+        return found[1].replace("ip", "IP") if found else ""
+
+    @property
+    def main(self) -> Journey | None:
+        """The journey that tells most: the first that ended badly, else that of the first kind."""
+        told = [journey for journey in self.journeys if journey.kind in KINDS]
+        told.sort(key=lambda journey: KINDS.index(journey.kind))
+        return next((one for one in told if not one.well), told[0] if told else None)
+
+    def first(self, kind: str) -> Journey | None:
+        """Return the first journey of a kind."""
+        return next((one for one in self.journeys if one.kind == kind), None)
+
+    @property
+    def ssh(self) -> Check | None:
+        """The check that tells what became of SSH."""
+        return next((check for check in self.result.checks if check.name == "ssh"), None)
+
+    @property
+    def outcome(self) -> str:
+        """What became of the traffic in a word, such as `works` or `hangs`; empty: not tried."""
+        if self.ssh is not None:
+            if self.ssh.verdict in (Verdict.ERROR, Verdict.SKIP):
+                return "not told"
+            return self.ssh.observed.partition(":")[0].strip()[:40]
+        if self.main is None:
+            return ""
+        return "arrives" if self.main.well else str(self.main.fate)
+
+    @property
+    def broken(self) -> bool:
+        """Whether traffic that should pass did not."""
+        return self.outcome not in ("", "not told", "works", "arrives")
+
+    @property
+    def healthy(self) -> bool:
+        """Whether traffic passed."""
+        return self.outcome in ("works", "arrives")
+
+    @property
+    def count(self) -> str:
+        """How many checks pass, such as `8 of 8`."""
+        passed = sum(check.verdict is Verdict.PASS for check in self.result.checks)
+        return f"{passed} of {len(self.result.checks)}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report shows."""
+
+    run: Run
+    arms: tuple[Arm, ...]
+    topology: Topology | None = None
+    consoles: dict[str, str] = field(default_factory=dict)
+    """The last lines of each guest's console, where the run did not pass."""
+    captures: tuple[str, ...] = ()
+    """The capture files, relative to the run's directory."""
+    directory: str = ""
+    """The run's directory as the report's reader can find it; empty where there is none."""
+
+    @property
+    def groups(self) -> list[list[Arm]]:
+        """The arms that were observed, put together by the path their packets took."""
+        found: dict[tuple[str, ...], list[Arm]] = {}
+        for arm in self.arms:
+            if arm.path:
+                found.setdefault(tuple(hop.name for hop in arm.path), []).append(arm)
+        return list(found.values())
+
+
+def from_record(directory: Path, run: Run) -> Report:
+    """Return the report of the run that is recorded in `directory`."""
+    topology = _topology(directory)
+    nodes = list(topology.nodes) if topology else list(run.environment.guest_kernels)
+    arms = tuple(
+        _arm(number, result, directory, nodes, topology) for number, result in enumerate(run.arms)
+    )
+    told = {} if run.verdict in (Verdict.PASS, Verdict.SKIP) else _consoles(directory)
+    captures = tuple(f"captures/{one.name}" for one in sorted(directory.glob("captures/*.pcapng")))
+    return Report(run, arms, topology, told, captures, directory.name)
+
+
+def _topology(directory: Path) -> Topology | None:
+    try:
+        return stored.from_json(json.loads((directory / TOPOLOGY).read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return None  # a record from before topologies were kept, or a damaged one
+
+
+def _arm(
+    number: int,
+    result: ArmResult,
+    directory: Path,
+    nodes: Sequence[str],
+    topology: Topology | None,
+) -> Arm:
+    file = directory / "captures" / capture_name(result.name)
+    try:
+        evidence = recorded.read(file)
+    except FileNotFoundError:
+        return Arm(number, result)
+    except (LabctlError, OSError) as wrong:
+        return Arm(number, result, trouble=f"its capture cannot be read: {wrong}")
+    path = recorded.path_of(evidence, nodes, topology)
+    if not path:
+        return Arm(number, result, trouble="its capture holds no hops")
+    senders = {
+        seen.judgement.packet.src
+        for seen in evidence.hops[0].sightings
+        if seen.direction == "out" and seen.judgement.kind in KINDS
+    }
+
+    def there(packet: Packet) -> bool:
+        return packet.kind in KINDS and packet.src in senders
+
+    def back(packet: Packet) -> bool:
+        return packet.kind in KINDS and packet.src not in senders
+
+    try:
+        journeys = follow(evidence, path, there) + follow(evidence, path[::-1], back)
+    except KeyError as missing:
+        return Arm(number, result, path, trouble=f"its capture lacks the hop {missing}")
+    blind = [hop.hop for hop in evidence.hops if not hop.complete]
+    trouble = f"the capture is not complete at {', '.join(blind)}" if blind else ""
+    return Arm(number, result, path, tuple(journeys), trouble)
+
+
+def _consoles(directory: Path) -> dict[str, str]:
+    found = {}
+    for log in sorted(directory.glob("console/*.log")):
+        try:
+            text = log.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        lines = [printable(line) for line in text.splitlines()[-_CONSOLE_LINES:]]
+        if any(lines):
+            found[log.stem] = "\n".join(lines)
+    return found
+
+
+def printable(text: str) -> str:
+    """Return a line without escape sequences and control characters, which HTML cannot hold."""
+    plain = re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-_])", "", text)
+    return "".join(letter for letter in plain if letter.isprintable() or letter == "\t").rstrip()
