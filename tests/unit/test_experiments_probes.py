@@ -1,0 +1,229 @@
+"""Probes against guests that are only scripts: works, refused, hangs, could not be told."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from labctl.experiments import probes
+from labctl.experiments.probes import Answer
+from labctl.experiments.story import table
+from labctl.world.process import Result
+
+
+class Job:
+    """A command that takes `polls` looks to end with `status` (None: never)."""
+
+    def __init__(
+        self,
+        status: int | None,
+        output: str = "",
+        errors: str = "",
+        *,
+        polls: int = 0,
+        begun: bool = True,
+    ) -> None:
+        self.status = status
+        self.output = output
+        self.errors = errors
+        self.polls = polls
+        self.begun = begun
+        self.stopped = False
+
+    def poll(self) -> int | None:
+        self.polls -= 1
+        return self.status if self.polls < 0 else None
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class Node:
+    def __init__(self, name: str, job: Job | None = None, answer: Result | None = None) -> None:
+        self.name = name
+        self.job = job
+        self.answer = answer
+        self.counters: Iterator[dict[str, int]] = iter(())
+        self.last: dict[str, int] = {}
+        self.ran: list[Any] = []
+
+    def start(self, command: str) -> Job:
+        self.ran.append(command)
+        assert self.job
+        return self.job
+
+    def run(self, command: Any, *, check: bool = True) -> Result:
+        self.ran.append(command)
+        answer = self.answer or Result((), 0, "", "")
+        assert answer.ok or not check
+        return answer
+
+    def look(self) -> dict[str, int]:
+        self.last = next(self.counters, self.last)
+        return self.last
+
+
+class Lab:
+    def __init__(self, *nodes: Node) -> None:
+        self.nodes = {node.name: node for node in nodes}
+
+    def node(self, name: str) -> Node:
+        return self.nodes[name]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "counters", lambda node: node.look())
+    monkeypatch.setattr(probes, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(probes, "SSH_SECONDS", 0.05)
+
+
+def zero(**grown: int) -> dict[str, int]:
+    return {"TcpInCsumErrors": 0, "UdpInCsumErrors": 0, "Udp6InCsumErrors": 0, **grown}
+
+
+def ssh(job: Job, client: list[dict[str, int]], server: list[dict[str, int]]) -> Answer:
+    vm1, vm2 = Node("vm1", job), Node("vm2")
+    vm1.counters, vm2.counters = iter([zero(), *client]), iter([zero(), *server])
+    lab: Any = Lab(vm1, vm2)
+    answer = probes.ssh(lab, "vm1", "vm2", "10.0.1.2")
+    assert job.stopped
+    assert vm1.ran == ["ssh root@10.0.1.2 hostname"]
+    return answer
+
+
+def test_ssh_works_when_the_right_host_answers() -> None:
+    answer = ssh(Job(0, "vm2\n", polls=3), [], [])
+    assert answer == Answer(True, "works", {"vm1": {}, "vm2": {}})
+
+
+def test_ssh_that_reaches_somebody_else_does_not_work() -> None:
+    answer = ssh(Job(0, "vm3\n"), [], [])
+    assert (answer.works, answer.hangs) == (False, False)
+    assert "vm3" in answer.text
+
+
+def test_ssh_that_is_refused_does_not_work_and_does_not_hang() -> None:
+    answer = ssh(Job(255, errors="\nwarning\nConnection refused\n"), [], [])
+    assert (answer.works, answer.text, answer.hangs) == (False, "Connection refused", False)
+
+
+def test_a_client_that_never_started_tells_nothing_of_the_network() -> None:
+    answer = ssh(Job(255, errors="Connection to vm1 lost\n", begun=False), [], [])
+    assert answer.works is None
+    assert "Connection to vm1 lost" in answer.text
+
+
+@pytest.mark.parametrize("blamed", ["vm1", "vm2"])
+def test_ssh_hangs_when_a_receiver_counts_two_checksum_errors(blamed: str) -> None:
+    grows = [zero(TcpInCsumErrors=1), zero(TcpInCsumErrors=2)]
+    still = [zero(), zero()]
+    job = Job(None)
+    answer = ssh(job, grows if blamed == "vm1" else still, grows if blamed == "vm2" else still)
+    assert (answer.works, answer.hangs) == (False, True)
+    assert answer.text == f"hangs: {blamed} counted 2 TCP checksum errors"
+    assert answer.grown(blamed, "TcpInCsumErrors") == 2
+    assert answer.grown("nobody", "TcpInCsumErrors") == 0
+
+
+def test_one_checksum_error_is_no_proof_and_silence_is_none() -> None:
+    answer = ssh(Job(None), [], [zero(TcpInCsumErrors=1)])
+    assert answer.works is None
+    assert "no answer and no cause" in answer.text
+
+
+def test_errors_from_before_do_not_count() -> None:
+    vm1, vm2 = Node("vm1", Job(0, "vm2\n", polls=2)), Node("vm2")
+    vm1.counters = iter([zero()])
+    vm2.counters = iter([zero(TcpInCsumErrors=100)])
+    lab: Any = Lab(vm1, vm2)
+    assert probes.ssh(lab, "vm1", "vm2", "10.0.1.2").works
+
+
+def test_the_job_is_stopped_even_when_a_guest_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(None)
+    vm1, vm2 = Node("vm1", job), Node("vm2")
+    looks = iter([zero(), zero()])
+    monkeypatch.setattr(probes, "counters", lambda _node: next(looks))
+    lab: Any = Lab(vm1, vm2)
+    with pytest.raises((StopIteration, RuntimeError)):
+        probes.ssh(lab, "vm1", "vm2", "10.0.1.2")
+    assert job.stopped
+
+
+# --- ping ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "works", "text"),
+    [
+        ("2 packets transmitted, 2 received, 0% packet loss", True, "2 of 2 answered"),
+        ("2 packets transmitted, 2 packets received, 0% packet loss", True, "2 of 2 answered"),
+        ("2 packets transmitted, 1 packets received, 50% packet loss", False, "1 of 2 answered"),
+        ("2 packets transmitted, 0 received, 100% packet loss", False, "0 of 2 answered"),
+        ("", None, "ping said: Network is unreachable"),
+    ],
+)
+def test_ping_works_when_every_request_is_answered(
+    said: str, works: bool | None, text: str
+) -> None:
+    node = Node("vm1", answer=Result((), int(not works), said, "Network is unreachable\n"))
+    lab: Any = Lab(node)
+    assert probes.ping(lab, "vm1", "10.0.1.2") == Answer(works, text)
+
+
+# --- UDP ----------------------------------------------------------------------------------------
+
+
+def udp(job: Job, server: list[dict[str, int]], address: str = "10.0.1.2") -> Answer:
+    vm1, vm2 = Node("vm1"), Node("vm2", job)
+    vm1.counters, vm2.counters = iter([zero()]), iter([zero(), *server])
+    lab: Any = Lab(vm1, vm2)
+    answer = probes.udp(lab, "vm1", "vm2", address)
+    assert job.stopped
+    return answer
+
+
+def test_udp_works_when_the_datagram_is_read() -> None:
+    answer = udp(Job(0, "listening\nreceived labctl-datagram\n"), [])
+    assert (answer.works, answer.text) == (True, "received")
+
+
+@pytest.mark.parametrize(
+    ("address", "counter"), [("10.0.1.2", "UdpInCsumErrors"), ("fd00::2", "Udp6InCsumErrors")]
+)
+def test_udp_is_lost_when_the_receiver_counts_it_as_damaged(address: str, counter: str) -> None:
+    answer = udp(Job(None, "listening\n"), [zero(**{counter: 1})], address)
+    assert (answer.works, answer.text) == (False, f"lost: vm2 counted 1 {counter}")
+
+
+def test_the_other_versions_counter_does_not_speak_for_this_one() -> None:
+    answer = udp(Job(None, "listening\n"), [zero(Udp6InCsumErrors=1)])
+    assert answer.works is None
+
+
+def test_udp_without_a_receiver_cannot_be_told() -> None:
+    answer = udp(Job(2, errors="bind: Address in use\n"), [])
+    assert answer.works is None
+    assert "Address in use" in answer.text
+
+
+def test_a_receiver_that_gives_up_leaves_it_open() -> None:
+    answer = udp(Job(1, "listening\n"), [])
+    assert answer == Answer(None, "neither received nor counted as an error")
+
+
+@pytest.mark.parametrize("code", [probes._RECEIVER, probes._SENDER])
+def test_the_guests_programs_are_whole(code: str) -> None:
+    done = subprocess.run(["perl", "-ce", code], capture_output=True, text=True, check=False)
+    assert "syntax OK" in done.stderr
+
+
+# --- the story's table --------------------------------------------------------------------------
+
+
+def test_a_table_without_columns_is_empty() -> None:
+    assert table({}) == []
