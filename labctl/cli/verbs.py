@@ -8,6 +8,7 @@ import click
 
 VERBS = {
     "console": "labs",
+    "diagnose": "diagnose",
     "doctor": "checks",
     "down": "labs",
     "exec": "labs",

@@ -64,6 +64,8 @@ class Trace:
     """What the sending program said, one line a thing: `1 connected`, `1 error 111 refused`."""
     errors: dict[str, dict[str, int]] = field(default_factory=dict)
     """By how much each node's checksum error counters grew meanwhile."""
+    forwarded: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By how much each router's counters grew, those that did not left out."""
     complaints: tuple[Complaint, ...] = ()
     notes: tuple[str, ...] = ()
     """What a reader should know besides, such as captures that were cut."""
@@ -109,6 +111,7 @@ class Trace:
             "notes": list(self.notes),
             "said": list(self.said),
             "checksum_errors": self.errors,
+            "router_counters": self.forwarded,
             "complaints": [one.to_json() for one in self.complaints],
             "journeys": [one.to_json() for one in self.journeys],
             "seen": self.seen(),
@@ -198,15 +201,17 @@ def trace(
     *,
     count: int = 1,
     wait: float | None = None,
+    receive: bool = True,
     emit: Emit = silent,
 ) -> Trace:
     """Send the flow `count` times, or wait at most `wait` seconds for it, and follow its packets.
 
+    Where nothing takes in UDP datagrams, a program of labctl's own does so unless `receive` is off.
     Once the observers are ready there is always a result: what fails later makes it partial.
     Raises `LabctlError` when the observers cannot be started.
     """
     path = tuple(path)
-    run = _Run(lab, flow, path, count, emit)
+    run = _Run(lab, flow, path, count, receive, emit)
     with _folder() as folder:
         return run.go(folder, wait)
 
@@ -214,15 +219,27 @@ def trace(
 class _Run:
     """One trace on its way."""
 
-    def __init__(self, lab: Lab, flow: Flow, path: tuple[Hop, ...], count: int, emit: Emit) -> None:
-        self.lab, self.flow, self.path, self.count, self.emit = lab, flow, path, count, emit
+    def __init__(
+        self,
+        lab: Lab,
+        flow: Flow,
+        path: tuple[Hop, ...],
+        count: int,
+        receive: bool,
+        emit: Emit,
+    ) -> None:
+        self.lab, self.flow, self.path, self.emit = lab, flow, path, emit
+        self.count, self.receive = count, receive
         self.source, self.destination = _ends(path)
         self.nodes = {name: lab.node(name) for name in (self.source, self.destination)}
         self.said: list[str] = []
         self.notes: list[str] = []
         self.trouble = ""
         self.errors: dict[str, dict[str, int]] = {}
+        self.forwarded: dict[str, dict[str, int]] = {}
         self.drops: list[GuestDrop] = []
+        names = dict.fromkeys(hop.owner for hop in path if hop.place == "router")
+        self.routers = {name: lab.router(name) for name in names}
 
     def go(self, folder: Path, wait: float | None) -> Trace:
         self.emit(Event("trace", self.flow.text, "start", "starting the observers"))
@@ -240,6 +257,7 @@ class _Run:
 
     def _traffic(self, seeing: Capture, wait: float | None) -> None:
         before = {name: counters(node) for name, node in self.nodes.items()}
+        passed = {name: router.counters() for name, router in self.routers.items()}
         with contextlib.ExitStack() as stack:
             watches = {
                 name: stack.enter_context(watch_drops(node)) for name, node in self.nodes.items()
@@ -256,10 +274,13 @@ class _Run:
             grown = drops.grown(before[name], counters(node))
             if grown:
                 self.errors[name] = grown
+        for name, router in self.routers.items():
+            after = router.counters()
+            self.forwarded[name] = drops.grown(passed[name], after, sorted(after))
 
     def _send(self) -> None:
         with contextlib.ExitStack() as stack:
-            if self.flow.protocol == "udp":
+            if self.flow.protocol == "udp" and self.receive:
                 stack.enter_context(self._receiving())
             command = send_command(self.flow, self.count, CONNECT_SECONDS)
             limit = 60 + self.count * (CONNECT_SECONDS + 2)
@@ -320,7 +341,6 @@ class _Run:
         there = follow(evidence, self.path, self.flow.forth, known=known, drops=self.drops)
         answers = self.flow.returning(there)
         back = follow(evidence, self.path[::-1], answers, known=known, drops=self.drops)
-        # What is there and back at once (a hop that begins in the middle) is told once.
         cut = [f"{hop.hop}: {hop.note}" for hop in evidence.hops if hop.cut]
         lost = [
             f"{hop.hop}: the observer missed {hop.drops or 0} frames"
@@ -345,6 +365,7 @@ class _Run:
             back=tuple(back),
             said=tuple(self.said),
             errors=self.errors,
+            forwarded=self.forwarded,
             complaints=complaints(evidence, ends - {""}),
             notes=tuple(notes),
             partial=bool(self.trouble or cut or lost),

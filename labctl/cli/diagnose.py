@@ -1,0 +1,116 @@
+"""The verb `diagnose`: what is wrong with a flow, and which knobs mend it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from labctl.cli.display import display
+from labctl.cli.trace import (
+    chosen_protocol,
+    chosen_version,
+    print_journey,
+    writable,
+    write_pcapng,
+)
+from labctl.cli.words import json_option, lab_option, print_json, print_table
+from labctl.errors import ExitCode
+from labctl.experiments import diagnose as diagnosing
+from labctl.experiments import trace as tracing
+from labctl.experiments.diagnose_verdict import Finding
+from labctl.experiments.knobs import Knob, Proof
+from labctl.lab.lab import Lab
+
+
+@click.command("diagnose")
+@lab_option
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@click.option("--tcp", type=int, metavar="PORT", help="A TCP connection.")
+@click.option("--udp", type=int, metavar="PORT", help="A UDP datagram.")
+@click.option("--icmp", is_flag=True, help="An echo request (the default).")
+@click.option("-4", "four", is_flag=True, help="IPv4.")
+@click.option("-6", "six", is_flag=True, help="IPv6.")
+@click.option("--prove", is_flag=True, help="Try what should mend it, one by one, and put it back.")
+@click.option("--pcapng", "file", type=click.Path(path_type=Path), help="Write the packets there.")
+@json_option
+def diagnose_flow(
+    lab: str | None,
+    source: str,
+    destination: str,
+    tcp: int | None,
+    udp: int | None,
+    icmp: bool,
+    four: bool,
+    six: bool,
+    prove: bool,
+    file: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what is wrong with traffic from node SRC to node DST, why, and what mends it.
+
+    Exits with 0 when it is healthy, 1 when a problem was found, 3 when that could not be told.
+    """
+    protocol, port = chosen_protocol(tcp, udp, icmp)
+    version = chosen_version(four, six)
+    writable(file)
+    running = Lab.attach(lab)
+    flow, path = tracing.plan(running, source, destination, protocol, port, version=version)
+    with display() as show:
+        found = diagnosing.diagnose(running, flow, path, proving=prove, emit=show)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _print(found)
+    if file is not None:
+        frames = write_pcapng(file, found.trace)
+        if not as_json:
+            click.echo(f"written: {file} ({frames} frames)")
+    running.close()
+    sys.exit({True: ExitCode.OK, False: ExitCode.FAIL, None: ExitCode.ERROR}[found.healthy])
+
+
+def _print(found: diagnosing.Diagnosis) -> None:
+    colour = {Finding.HEALTHY: "green", Finding.UNKNOWN: "yellow"}.get(found.verdict.finding, "red")
+    click.echo(click.style(found.verdict.sentence, fg=colour, bold=True))
+    if found.verdict.journey is not None:
+        print_journey(found.verdict.journey)
+    if found.verdict.evidence:
+        click.echo("\nevidence:")
+    for line in found.verdict.evidence:
+        click.echo(f"  {line}")
+    for note in (*found.notes, *found.trace.notes):
+        click.echo(f"  note: {note}")
+    if found.trace.partial:
+        click.echo(click.style("  partial: evidence is missing, see the notes", fg="yellow"))
+    if found.proof:
+        _print_proof(found.proof)
+    elif found.knobs:
+        _print_knobs(found.knobs)
+
+
+def _print_knobs(knobs: tuple[Knob, ...]) -> None:
+    click.echo("")
+    rows = [[knob.name, knob.how, knob.cost] for knob in knobs if knob.should]
+    print_table(["should mend it", "how", "what it costs"], rows)
+    click.echo("--prove tries these and the rest on the live lab, and puts everything back")
+
+
+def _print_proof(proof: Proof) -> None:
+    click.echo(f"\nwith nothing changed: {proof.before}\n")
+    told = {True: "mends it", False: "does not", None: "not told"}
+    rows = [
+        [t.knob.name, told[t.works], t.text, t.knob.cost if t.works else ""] for t in proof.trials
+    ]
+    print_table(["tried, one at a time", "", "what was seen", "what it costs"], rows)
+    working = [trial.knob for trial in proof.trials if trial.works]
+    if working:
+        click.echo("to keep one:")
+    for knob in working:
+        click.echo(f"  {knob.name}: {knob.how}")
+    click.echo(f"left as it was: {proof.values} values read before and after, all equal")
+
+
+COMMANDS = (diagnose_flow,)

@@ -1,0 +1,94 @@
+"""What a lab tells besides its packets: who listens, who forwards, who filters a bridge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from labctl.experiments.trace_flow import Flow
+from labctl.lab.lab import Lab
+from labctl.lab.path import Hop
+from labctl.routers import namespace
+
+_BRIDGE = Path("/proc/sys/net/bridge")
+_LISTEN, _UNCONNECTED = "0A", "07"
+"""States in /proc/net/tcp and udp (kernel: include/net/tcp_states.h)."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a lab around a flow."""
+
+    listening: bool | None = None
+    """Whether a socket of the destination waits on the port; None where that has no meaning."""
+    route: str = ""
+    """How the source's kernel would send it, as `ip route get` says; empty where it cannot."""
+    forwards: dict[str, bool] = field(default_factory=dict)
+    """By router of the way: whether anything forwards there."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """By router of the way: its kind now, empty for none."""
+    bridge_netfilter: bool = False
+    """Whether the host's bridges hand this family's packets to the packet filter."""
+    finishing: tuple[str, ...] = ()
+    """The ends whose guests finish their checksums themselves (tx-checksumming is off)."""
+
+
+def gather(lab: Lab, flow: Flow, path: Sequence[Hop]) -> Facts:
+    """Read the facts; raises `LabctlError` when the lab cannot be asked."""
+    source, destination = path[0], path[-1]
+    routers = list(dict.fromkeys(hop.owner for hop in path if hop.place == "router"))
+    forwards: dict[str, bool] = {}
+    kinds: dict[str, str] = {}
+    for name in routers:
+        router = lab.router(name)
+        kinds[name] = router.kind or ""
+        works = bool(router.kind)
+        if router.kind == "namespace":
+            works = lab.world.call(namespace.forwarding, router.model)
+        forwards[name] = works
+    result = lab.node(source.owner).run(["ip", "route", "get", flow.back], check=False)
+    ends = [hop for hop in (source, destination) if _known(lab, hop)]
+    return Facts(
+        listening=_listening(lab, flow, destination.owner),
+        route=" ".join(result.stdout.split()) if result.ok else "",
+        forwards=forwards,
+        kinds=kinds,
+        bridge_netfilter=lab.world.call(_bridge_netfilter, flow.version),
+        finishing=tuple(
+            hop.owner
+            for hop in ends
+            if not lab.node(hop.owner).features(hop.link)["tx-checksumming"].active
+        ),
+    )
+
+
+def _known(lab: Lab, hop: Hop) -> bool:
+    """Tell whether the topology has the device: others have features nobody here would change."""
+    return any(one.name == hop.link for one in lab.node(hop.owner).model.interfaces)
+
+
+def _bridge_netfilter(version: int) -> bool:
+    knob = _BRIDGE / ("bridge-nf-call-iptables" if version == 4 else "bridge-nf-call-ip6tables")
+    return knob.exists() and knob.read_text().strip() != "0"
+
+
+def _listening(lab: Lab, flow: Flow, destination: str) -> bool | None:
+    if flow.protocol == "icmp":
+        return None
+    # A socket of IPv6 usually serves IPv4 too.
+    tables = [flow.protocol + "6"] + ([flow.protocol] if flow.version == 4 else [])
+    files = " ".join(f"/proc/net/{name}" for name in tables)
+    text = lab.node(destination).run(f"cat {files} 2>/dev/null || true").stdout
+    return listens(text, flow.port or 0, _LISTEN if flow.protocol == "tcp" else _UNCONNECTED)
+
+
+def listens(text: str, port: int, state: str = _LISTEN) -> bool:
+    """Tell from the lines of /proc/net/tcp or udp whether a socket on `port` is in `state`."""
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) < 4 or ":" not in words[1] or not words[0].endswith(":"):
+            continue
+        if int(words[1].rpartition(":")[2], 16) == port and words[3] == state:
+            return True
+    return False

@@ -1,0 +1,265 @@
+"""Knobs: what may be turned so that a flow's checksums survive, and the proof of which do.
+
+A proof turns one knob at a time on the live lab, sends the flow, and puts everything back. Nobody
+is believed: features are read before and after, and a mend counts only if the flow works and no
+receiver counts a checksum error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from labctl.capture import drops
+from labctl.errors import LabctlError
+from labctl.events import Emit, Event, silent
+from labctl.experiments.diagnose_facts import Facts
+from labctl.experiments.diagnose_verdict import Verdict
+from labctl.experiments.knobs_state import mend, put_back, read, restoring, unbroken
+from labctl.experiments.trace import CONNECT_SECONDS, trace
+from labctl.experiments.trace_flow import Flow, send_command
+from labctl.lab.lab import Lab
+from labctl.lab.path import Hop
+from labctl.lab.watch import counters
+from labctl.network import features
+from labctl.topology.model import RouterKind
+from labctl.world.deadline import Deadline
+
+__all__ = ["Knob", "Proof", "Trial", "candidates", "mend", "prove"]
+
+LOOK_SECONDS = 0.1
+SIGNS = 2
+"""Checksum errors that make a failure: a packet and its repetition died of the same cause."""
+OFF = {"tx-checksumming": False}
+
+Layer = Literal["guest", "tap", "bridge-side veth", "router-side veth", "router"]
+
+_COSTS: Mapping[str, str] = {
+    "guest": "the guest's CPU sums every packet, and segments itself: TSO goes off with it",
+    "tap": "the host's CPU sums every packet to the guest and cuts super-frames",
+    "bridge-side veth": "the host's CPU sums every packet to the router and cuts super-frames",
+    "router-side veth": "the host's CPU sums every packet the router sends",
+    "raw-vnet": "none: the program keeps the virtio header, one socket option more",
+    "namespace": "the program no longer forwards: the kernel does",
+}
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One thing, or the same thing at both ends, that can be turned."""
+
+    name: str
+    """Such as `vm1 tx off`."""
+    layer: Layer
+    how: str
+    """A command or setting that does the same for good."""
+    cost: str
+    should: bool
+    """Whether it is expected to mend the flow."""
+    places: tuple[Hop, ...] = ()
+    """Where a feature is turned off."""
+    router: str = ""
+    kind: RouterKind | None = None
+    """What kind the router becomes."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the knob as plain data."""
+        return {
+            "name": self.name,
+            "layer": self.layer,
+            "how": self.how,
+            "cost": self.cost,
+            "should_mend": self.should,
+        }
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of turning one knob."""
+
+    knob: Knob
+    works: bool | None
+    """None: it could not be tried, or not be told."""
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the trial as plain data."""
+        return {"knob": self.knob.name, "works": self.works, "text": self.text}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """All trials, and the state before and after them."""
+
+    trials: tuple[Trial, ...]
+    values: int
+    """How many values were read, before and after, and found the same."""
+    before: str
+    """What the flow did with nothing turned, just before the trials."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the proof as plain data."""
+        return {
+            "before": self.before,
+            "trials": [trial.to_json() for trial in self.trials],
+            "values_put_back": self.values,
+        }
+
+
+def candidates(path: Sequence[Hop], verdict: Verdict, facts: Facts) -> tuple[Knob, ...]:
+    """Return the knobs that could mend lost metadata, those expected to first."""
+    found: list[Knob] = []
+    source, destination = path[0], path[-1]
+    ends = (source, destination)
+    lost_in = verdict.where.split()[1] if verdict.where.startswith("router ") else ""
+    done = set(facts.finishing)
+    for chosen in ((source, destination), (source,), (destination,)):
+        rest = {hop.owner for hop in ends} - {hop.owner for hop in chosen} - done
+        turned = [hop for hop in chosen if hop.owner not in done]
+        if len(turned) < len(chosen):
+            continue  # it is off there already: nothing would be tried
+        found.append(
+            Knob(
+                name=f"tx off in {' and '.join(hop.owner for hop in turned)}",
+                layer="guest",
+                how="; ".join(f"{hop.owner}: ethtool -K {hop.link} tx off" for hop in turned),
+                cost=_COSTS["guest"],
+                should=not rest,
+                places=tuple(turned),
+            )
+        )
+    taps = [hop for hop in path if hop.place == "host" and hop.owner in _owners(ends)]
+    found.append(_links("TAP", "tap", taps, should=False))
+    for name in dict.fromkeys(hop.owner for hop in path if hop.place == "router"):
+        here = name == lost_in
+        outer = [hop for hop in path if hop.owner == name and hop.place == "host"]
+        inner = [hop for hop in path if hop.owner == name and hop.place == "router"]
+        found.append(_links(f"{name}'s bridge-side", "bridge-side veth", outer, should=here))
+        found.append(_links(f"{name}'s own", "router-side veth", inner, should=False))
+        kind = facts.kinds.get(name, "")
+        found += [
+            Knob(
+                name=f"{name} as {other}",
+                layer="router",
+                how=f"kind: {other} (router {name} in the topology)",
+                cost=_COSTS[other],
+                should=here,
+                router=name,
+                kind=other,
+            )
+            for other in _OTHERS.get(kind, ())
+        ]
+    return tuple(sorted(found, key=lambda knob: not knob.should))
+
+
+_OTHERS: Mapping[str, tuple[RouterKind, ...]] = {
+    "raw": ("raw-vnet", "namespace"),
+    "raw-vnet": ("namespace",),
+}
+
+
+def _owners(hops: Sequence[Hop]) -> set[str]:
+    return {hop.owner for hop in hops}
+
+
+def _links(what: str, layer: Layer, places: Sequence[Hop], *, should: bool) -> Knob:
+    names = " and ".join(hop.name for hop in places)
+    where = [f"ip netns exec {hop.owner} " if hop.place == "router" else "" for hop in places]
+    how = "; ".join(
+        f"{prefix}ethtool -K {hop.link} tx off" for prefix, hop in zip(where, places, strict=True)
+    )
+    ending = "the TAP" if what == "TAP" else f"{what} veth"
+    return Knob(
+        name=f"tx off at {ending}s {names}",
+        layer=layer,
+        how=how,
+        cost=_COSTS[layer],
+        should=should,
+        places=tuple(places),
+    )
+
+
+def prove(
+    lab: Lab,
+    flow: Flow,
+    path: Sequence[Hop],
+    knobs: Sequence[Knob],
+    emit: Emit = silent,
+) -> Proof:
+    """Turn each knob, send the flow, put everything back; return what worked.
+
+    Raises `LabctlError` when something could not be put back, or the lab fails.
+    """
+    before = read(lab, path)
+    trials: list[Trial] = []
+    with restoring(lab, before, path):
+        works, untouched = attempt(lab, flow, path)
+        if works:
+            untouched += " (so the trials below prove nothing)"
+        for number, knob in enumerate(knobs):
+            emit(Event("knob", knob.name, "start", fraction=number / len(knobs)))
+            try:
+                try:
+                    with unbroken():
+                        _turn(lab, knob)
+                    works, text = attempt(lab, flow, path)
+                except LabctlError as wrong:
+                    works, text = None, f"cannot be tried: {wrong.message}"
+            finally:
+                with unbroken():
+                    put_back(lab, before, path)
+            trials.append(Trial(knob, works, text))
+            emit(Event("knob", knob.name, "done", text))
+    return Proof(tuple(trials), before.count, untouched)
+
+
+def _turn(lab: Lab, knob: Knob) -> None:
+    if knob.kind is not None:
+        lab.router(knob.router).set_kind(knob.kind)
+    for hop in knob.places:
+        if hop.place == "guest":
+            node = lab.node(hop.owner)
+            node.set_features(OFF, hop.link)
+            if node.features(hop.link)["tx-checksumming"].active:
+                raise LabctlError(f"{hop.owner}'s {hop.link} did not turn off tx-checksumming")
+        else:
+            netns = hop.owner if hop.place == "router" else ""
+            lab.world.call(features.change, hop.link, OFF, netns)
+
+
+def attempt(lab: Lab, flow: Flow, path: Sequence[Hop]) -> tuple[bool | None, str]:
+    """Send the flow once; return whether it works (None: not to be told) and words for it."""
+    if flow.protocol != "tcp":
+        found = trace(lab, flow, path, receive=False)
+        return found.well, "all arrived unharmed" if found.well else "not all arrived unharmed"
+    nodes = {hop.owner: lab.node(hop.owner) for hop in (path[0], path[-1])}
+    before = {name: counters(node) for name, node in nodes.items()}
+
+    def grown() -> dict[str, int]:
+        now = {n: drops.grown(before[n], counters(node)) for n, node in nodes.items()}
+        return {name: sum(counts.values()) for name, counts in now.items() if counts}
+
+    job = nodes[path[0].owner].start(send_command(flow, 1, CONNECT_SECONDS))
+    deadline = Deadline(60, f"connecting to {flow.back}")
+    errors: dict[str, int] = {}
+    try:
+        while job.poll() is None and not any(count >= SIGNS for count in errors.values()):
+            deadline.check()
+            time.sleep(LOOK_SECONDS)
+            errors = grown()
+        output = job.output
+        errors = grown()
+    finally:
+        job.stop()
+    counted = ", ".join(f"{name} counted {count} checksum errors" for name, count in errors.items())
+    if counted:
+        return False, f"{'connects, but ' if 'connected' in output else 'hangs: '}{counted}"
+    if "connected" in output:
+        return True, "connects, no checksum error"
+    line = next((one for one in output.splitlines() if " error " in one), "")
+    number, _, words = line.partition(" error ")[2].partition(" ")
+    if number in ("", "110"):
+        return None, "no answer, and no checksum error either"
+    return False, words.lower()

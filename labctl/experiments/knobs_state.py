@@ -1,0 +1,171 @@
+"""Everything a proof may change, read before and after, and put back whatever happens between.
+
+The reading before the first change also lies in the lab's folder, so that even a proof that was
+killed can be undone by the next `labctl diagnose`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any
+
+from labctl.errors import LabctlError
+from labctl.guests import ethtool
+from labctl.lab.lab import Lab
+from labctl.lab.path import Hop
+from labctl.network import features
+from labctl.topology.model import RouterKind
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_JOURNAL = "knobs.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """Every feature and router kind along a path."""
+
+    guests: dict[str, dict[str, ethtool.Feature]] = field(default_factory=dict)
+    """By `NODE/INTERFACE`."""
+    links: dict[str, dict[str, features.Feature]] = field(default_factory=dict)
+    """By `NETNS/LINK`; the host's side has an empty namespace."""
+    routers: dict[str, RouterKind | None] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many values this holds."""
+        return len(self._flat())
+
+    def differing(self, other: State) -> list[str]:
+        """Name every value that is another in `other`."""
+        mine, theirs = self._flat(), other._flat()
+        return [name for name, value in mine.items() if theirs.get(name) != value]
+
+    def _flat(self) -> dict[str, object]:
+        flat: dict[str, object] = {f"{name} kind": kind for name, kind in self.routers.items()}
+        for place, found in self.guests.items():
+            flat |= {f"{place} {name}": value for name, value in found.items()}
+        for place, values in self.links.items():
+            flat |= {f"{place} {name}": value for name, value in values.items()}
+        return flat
+
+
+def read(lab: Lab, path: Sequence[Hop]) -> State:
+    """Read every feature and kind along a path; raises `LabctlError` when one cannot be."""
+    guests, links, routers = {}, {}, {}
+    for hop in path:
+        if hop.place == "guest":
+            node = lab.node(hop.owner)
+            if any(one.name == hop.link for one in node.model.interfaces):
+                guests[f"{hop.owner}/{hop.link}"] = node.features(hop.link)
+            continue
+        netns = hop.owner if hop.place == "router" else ""
+        links[f"{netns}/{hop.link}"] = lab.world.call(features.read, hop.link, netns)
+        if hop.place == "router":
+            routers[hop.owner] = lab.router(hop.owner).kind
+    return State(guests, links, routers)
+
+
+def put_back(lab: Lab, before: State, path: Sequence[Hop]) -> None:
+    """Make everything as it was in `before`, and check that it is.
+
+    Every value is tried, whatever fails. Raises `LabctlError` naming what could not be put back.
+    """
+    troubles: list[str] = []
+    for name, kind in before.routers.items():
+        with _collected(troubles):
+            router = lab.router(name)
+            if router.kind != kind:
+                if kind is None:
+                    router.stop()
+                else:
+                    router.set_kind(kind)
+    for place, values in before.links.items():
+        netns, _, link = place.rpartition("/")
+        with _collected(troubles):
+            lab.world.call(features.restore, link, values, netns)
+    for place, wanted in before.guests.items():
+        name, _, interface = place.partition("/")
+        with _collected(troubles):
+            lab.node(name).restore_features(wanted, interface)
+    wrong: list[str] = []
+    with _collected(troubles):
+        wrong = before.differing(read(lab, path))
+    if troubles or wrong:
+        words = "; ".join(dict.fromkeys([*troubles, *wrong]))
+        raise LabctlError(f"not everything could be put back: {words}", "run: labctl down")
+
+
+@contextlib.contextmanager
+def _collected(troubles: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except LabctlError as wrong:
+        troubles.append(wrong.message)
+
+
+@contextlib.contextmanager
+def restoring(lab: Lab, before: State, path: Sequence[Hop]) -> Iterator[None]:
+    """Put everything back to `before` at the end of a `with` block, however that ends.
+
+    Raises `LabctlError` when something could not be put back.
+    """
+    file = lab.directory / _JOURNAL
+    told = {"state": asdict(before), "path": [asdict(hop) for hop in path]}
+    draft = file.with_suffix(".draft")
+    draft.write_text(json.dumps(told))
+    draft.replace(file)
+    try:
+        yield
+    finally:
+        with unbroken():
+            put_back(lab, before, path)
+            file.unlink(missing_ok=True)
+
+
+def mend(lab: Lab) -> bool:
+    """Put back what a killed proof had changed; tell whether there was one.
+
+    Raises `LabctlError` when it cannot be put back.
+    """
+    file = lab.directory / _JOURNAL
+    try:
+        told: dict[str, Any] = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    state = told["state"]
+    before = State(
+        {p: {n: ethtool.Feature(**f) for n, f in v.items()} for p, v in state["guests"].items()},
+        {p: {n: features.Feature(**f) for n, f in v.items()} for p, v in state["links"].items()},
+        state["routers"],
+    )
+    with unbroken():
+        put_back(lab, before, [Hop(**hop) for hop in told["path"]])
+        file.unlink(missing_ok=True)
+    return True
+
+
+@contextlib.contextmanager
+def unbroken() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the `with` block is over: a change is whole or not made."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+
+    earlier = {number: signal.signal(number, note) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
