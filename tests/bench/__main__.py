@@ -11,6 +11,7 @@ PARTS = ("labs", "inspect")
 
 
 def main(words: list[str]) -> None:
+    chosen: tuple[str, ...]
     if words and not words[0].startswith("-"):
         if words[0] not in PARTS:
             sys.exit(f"bench: there is no part {words[0]}; there are: {', '.join(PARTS)}")

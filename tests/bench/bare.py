@@ -98,9 +98,10 @@ def qemu(guest: Any, accel: str, tb_cache: int) -> list[str]:
 def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
     """Make a world with everything but the guests; give it and the plan of the guests."""
     from labctl import images
-    from labctl.guests import domain, keys, spec, ssh
+    from labctl.guests import domain, keys, ssh
+    from labctl.lab.lab import Lab
+    from labctl.lab.state import State
     from labctl.network import links
-    from labctl.topology.model import MGMT_BRIDGE
     from labctl.world import paths
     from labctl.world.space import Space
 
@@ -109,35 +110,27 @@ def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, An
         try:
             world.call(links.build, topology)
             world.close()  # an idle agent must not count on either side
-            client = keys.Key.make()
-            hosts = {name: keys.Key.make() for name in topology.nodes}
-            known = {
-                node.name: (node.mgmt_mac, hosts[node.name].public)
-                for node in topology.nodes.values()
-            }
-            ssh.write_config(world.directory, MGMT_BRIDGE, client, known)
+            known = State(
+                name=topology.name,
+                topology=topology,
+                accel=accel,  # type: ignore[arg-type]
+                images={name: images.get(node.image) for name, node in topology.nodes.items()},
+                client=keys.Key.make(),
+                hostkeys={name: keys.Key.make() for name in topology.nodes},
+                uri="",
+                started="",
+                complete=False,
+            )
+            # The lab writes what is given to the guests, so that both sides boot the same.
+            lab = Lab(world, known)
+            lab._write_ssh()
             plan = []
             for node in topology.nodes.values():
-                image = images.get(node.image)
-                lines = spec.boot_lines(topology, node, client, hosts)
-                nics = [
-                    spec.Nic(one.name, one.tap, one.mac, one.model, {}) for one in node.interfaces
-                ]
-                nics.append(
-                    spec.Nic(spec.MGMT_INTERFACE, node.mgmt_tap, node.mgmt_mac, "virtio", {})
-                )
-                log = world.directory / f"{node.name}.log"
-                guest = spec.Guest(
-                    name=node.name, domain=node.name, memory=node.memory, vcpus=node.vcpus,
-                    kernel=image.kernel, initramfs=image.initramfs, nics=tuple(nics), console=log, log=log,
-                    cmdline=spec.command_line(
-                        images.CMDLINE, lines, node.name, spec.known_lines(topology, node, hosts)
-                    ),
-                )  # fmt: skip
+                guest = lab._guest(node)
                 plan.append(
                     {
                         "qemu": qemu(guest, accel, domain.TB_CACHE_MIB),
-                        "log": str(log),
+                        "log": str(guest.log),
                         "ssh": [*ssh.command(world.directory, node.name), "true"],
                     }
                 )
