@@ -22,7 +22,7 @@ from labctl.cli.words import (
     print_json,
     print_table,
 )
-from labctl.errors import ExitCode, UsageError
+from labctl.errors import ExitCode, LabctlError, UsageError
 from labctl.guests.accel import Policy
 from labctl.lab import ending, state, status
 from labctl.lab.lab import Lab
@@ -75,10 +75,17 @@ def down(lab: str | None, everything: bool, as_json: bool) -> None:
     else:
         names = ", ".join(folder.name for folder in folders)
         raise UsageError(f"there are several labs: {names}", "name one, or say --all")
+    troubles = []
     for folder in chosen:
-        ending.end(folder)
-        if not as_json:
-            click.echo(f"lab {folder.name} is down")
+        try:
+            ending.end(folder)
+        except LabctlError as error:  # the others are to go all the same
+            troubles.append(error)
+        else:
+            if not as_json:
+                click.echo(f"lab {folder.name} is down")
+    if troubles:
+        raise troubles[0]
     if as_json:
         print_json({"down": [folder.name for folder in chosen]})
     elif not chosen:
