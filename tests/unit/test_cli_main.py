@@ -1,0 +1,402 @@
+"""The command line: exit codes, one line of what is wrong, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from labctl.cli import main
+from labctl.cli.verbs import VERBS
+from labctl.errors import ExitCode, GuestError, HostError, LabctlError, UsageError
+from labctl.experiments import runner
+from labctl.lab import ending, state, status
+from labctl.lab.lab import Lab
+from labctl.results.model import ArmResult, Check, Environment, Run, Verdict
+from labctl.world.space import IDENTITY, Identity, start_ticks
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place of the test's own; and no signal handlers of `main` in the test's process."""
+    monkeypatch.setenv("LABCTL_RUNTIME_DIR", str(tmp_path))
+    for name in ("LABCTL_ACCEL", "LABCTL_CONNECT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (tmp_path / "labctl").mkdir()
+    return tmp_path / "labctl"
+
+
+class Told:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+
+
+Labctl = Callable[..., Told]
+
+
+@pytest.fixture
+def labctl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Labctl:
+    def call(*words: str) -> Told:
+        monkeypatch.setattr(sys, "argv", ["labctl", *words])
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        out, err = capsys.readouterr()
+        return Told(int(ended.value.code or 0), out, err)
+
+    return call
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def body(*_: object, **__: object) -> None:
+        raise error
+
+    return body
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("it is wrong", "do right"), ExitCode.USAGE),
+        (HostError("it is wrong", "do right"), ExitCode.ERROR),
+        (GuestError("it is wrong", "do right"), ExitCode.ERROR),
+    ],
+)
+def test_an_error_is_one_line_and_a_hint(
+    labctl: Labctl, monkeypatch: pytest.MonkeyPatch, error: LabctlError, code: int
+) -> None:
+    monkeypatch.setattr(state, "known", raising(error))
+    told = labctl("status")
+    assert (told.code, told.out, told.err) == (code, "", "labctl: it is wrong\n  do right\n")
+
+
+def test_details_follow_the_hint(labctl: Labctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "known", raising(GuestError("died", "see", "    kernel panic")))
+    assert labctl("status").err == "labctl: died\n  see\n    kernel panic\n"
+
+
+def test_errors_are_json_where_json_was_asked_for(
+    labctl: Labctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "known", raising(HostError("it is wrong", "do right")))
+    told = labctl("status", "--json")
+    assert told.code == ExitCode.ERROR
+    assert json.loads(told.out) == {"error": "it is wrong", "hint": "do right", "detail": ""}
+    assert told.err == ""
+
+
+@pytest.mark.parametrize("fault", [KeyError("x"), OSError(28, "disk full"), ZeroDivisionError()])
+def test_a_fault_of_labctl_is_an_error_in_one_line_and_no_verdict(
+    labctl: Labctl, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    monkeypatch.setattr(state, "known", raising(fault))
+    told = labctl("status")
+    assert told.code == ExitCode.ERROR
+    assert "Traceback" not in told.err
+    assert told.err.startswith(f"labctl: {type(fault).__name__}")
+    assert "LABCTL_DEBUG=1" in told.err
+
+
+def test_debugging_shows_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABCTL_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["labctl", "status"])
+    for fault in (KeyError("x"), HostError("it is wrong")):
+        monkeypatch.setattr(state, "known", raising(fault))
+        with pytest.raises(type(fault)):
+            main.main()
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), click.Abort()])
+def test_an_interrupt_has_its_own_code(
+    labctl: Labctl, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    monkeypatch.setattr(state, "known", raising(stop))
+    told = labctl("status")
+    assert told.code == ExitCode.INTERRUPTED
+    assert "Traceback" not in told.err
+
+
+def test_a_broken_connection_is_not_a_reader_that_left(
+    labctl: Labctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "known", raising(BrokenPipeError(32, "Broken pipe")))
+    monkeypatch.setattr(main, "_reader_gone", lambda: False)
+    assert labctl("status").code == ExitCode.ERROR
+
+
+@pytest.mark.parametrize("words", [["experiments"], ["experiments", "--json"], ["schema"]])
+def test_a_reader_that_left_is_no_verdict_and_no_traceback(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "labctl.cli.main", *words],
+            stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (ExitCode.READER_GONE, "")
+
+
+# --- words --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["frobnicate"],
+        ["up"],
+        ["up", "a", "b"],
+        ["up", "bridged.yaml", "--accel", "maybe"],
+        ["up", "no-such-topology"],
+        ["up", "bridged.yaml", "--name", "Not A Name"],
+        ["ssh"],
+        ["ssh", "vm1"],  # no lab is up
+        ["experiment"],
+        ["experiment", "no-such-experiment"],
+        ["down", "no-such-lab"],
+        ["down", "x", "--all"],
+        ["status", "--nonsense"],
+        ["validate"],
+    ],
+)
+def test_wrong_words_exit_as_usage_with_a_line_that_says_so(
+    labctl: Labctl, words: list[str]
+) -> None:
+    told = labctl(*words)
+    assert told.code == ExitCode.USAGE
+    assert told.err.strip()
+    assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_tells_what_it_is_for(verb: str) -> None:
+    found = main.cli.get_command(click.Context(main.cli), verb)
+    assert found is not None
+    done = CliRunner().invoke(main.cli, [verb, "--help"])
+    assert done.exit_code == 0
+    assert found.get_short_help_str(200).endswith(".")
+
+
+def test_help_lists_every_verb(labctl: Labctl) -> None:
+    told = labctl("--help")
+    assert told.code == 0
+    assert {line.split()[0] for line in told.out.splitlines() if line[:2] == "  "} >= set(VERBS)
+
+
+# --- topologies ---------------------------------------------------------------------------------
+
+BROKEN = """\
+networks: {lan: {}}
+nodes:
+  vm1: {interfaces: [{network: lam}], memroy: 3}
+"""
+
+
+def test_all_problems_of_a_topology_are_told_with_their_places(
+    labctl: Labctl, tmp_path: Path
+) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(BROKEN)
+    for verb in ("up", "validate"):
+        told = labctl(verb, str(file))
+        assert told.code == ExitCode.USAGE
+        places = [line for line in told.err.splitlines() if line.startswith(f"{file}:3:")]
+        assert len(places) == 2, told.err
+
+
+def test_validate_judges_every_file(labctl: Labctl, tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(BROKEN)
+    told = labctl("validate", "--json", str(file), "bridged.yaml")
+    assert told.code == ExitCode.USAGE
+    assert [one["valid"] for one in json.loads(told.out)] == [False, False, True]
+    told = labctl("validate", "bridged.yaml")
+    assert (told.code, told.out) == (0, "bridged.yaml: valid (1 networks, 2 nodes, 0 routers)\n")
+
+
+def test_the_schema_is_json(labctl: Labctl) -> None:
+    assert "$schema" in json.loads(labctl("schema").out)
+
+
+# --- labs ---------------------------------------------------------------------------------------
+
+
+def make(runtime: Path, name: str, started: int = 1) -> Path:
+    folder = runtime / name
+    folder.mkdir()
+    identity = Identity(os.getpid(), started, user=False)
+    (folder / IDENTITY).write_text(json.dumps(asdict(identity)))
+    return folder
+
+
+def test_without_labs_nothing_is_wrong(labctl: Labctl) -> None:
+    assert "no lab is up" in labctl("status").out
+    assert json.loads(labctl("status", "--json").out) == []
+    assert labctl("down").out == "no lab is up\n"
+    assert json.loads(labctl("down", "--all", "--json").out) == {"down": []}
+
+
+def test_several_labs_need_a_name_or_all(labctl: Labctl, runtime: Path) -> None:
+    make(runtime, "one")
+    make(runtime, "two")
+    told = labctl("down")
+    assert told.code == ExitCode.USAGE
+    assert "one, two" in told.err
+    assert {lab["state"] for lab in json.loads(labctl("status", "--json").out)} == {"dead"}
+    assert labctl("down", "two").out == "lab two is down\n"
+    assert labctl("down").out == "lab one is down\n"
+    assert list(runtime.iterdir()) == []
+
+
+def test_one_lab_that_does_not_go_does_not_keep_the_others(
+    labctl: Labctl, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        make(runtime, name)
+    real = ending.end
+
+    def end(folder: Path) -> None:
+        if folder.name == "one":
+            raise LabctlError("a link stays")
+        real(folder)
+
+    monkeypatch.setattr(ending, "end", end)
+    told = labctl("down", "--all")
+    assert (told.code, told.out, told.err) == (
+        ExitCode.ERROR,
+        "lab two is down\n",
+        "labctl: a link stays\n",
+    )
+
+
+def test_verbs_on_a_lab_that_is_coming_up_say_so(labctl: Labctl, runtime: Path) -> None:
+    make(runtime, "one", start_ticks(os.getpid()))
+    for words in (["ssh", "vm1"], ["exec", "vm1", "--", "true"], ["logs", "vm1"]):
+        told = labctl(*words)
+        assert told.code == ExitCode.ERROR
+        assert "labctl: lab one is not up yet" in told.err
+
+
+def test_up_that_fails_tells_the_reason(labctl: Labctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lab, "up", raising(GuestError("vm1 died while booting", "hint", "tail")))
+    told = labctl("up", "bridged.yaml")
+    assert (told.code, told.out) == (ExitCode.ERROR, "")
+    assert told.err.splitlines()[-3:] == ["labctl: vm1 died while booting", "  hint", "tail"]
+
+
+def test_words_after_the_node_belong_to_the_command(
+    labctl: Labctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Node:
+        def ssh_argv(self) -> list[str]:
+            return ["ssh", "vm1"]
+
+    class World:
+        def enter(self, netns: str = "") -> list[str]:
+            return ["enter", netns] if netns else ["enter"]
+
+    class Fake:
+        world = World()
+        directory = Path("/lab")
+        topology = type("T", (), {"routers": {"r1": 1}})
+
+        def node(self, _name: str) -> Node:
+            return Node()
+
+    became: list[list[str]] = []
+    monkeypatch.setattr(Lab, "attach", lambda *_: Fake())
+    monkeypatch.setattr(status, "check_running", lambda *_: None)
+    monkeypatch.setattr(os, "execvp", lambda _program, words: became.append(words))
+    labctl("ssh", "vm1", "--", "ssh", "vm2", "uname", "-a")
+    labctl("ssh", "vm1", "ls", "--json", "-l")
+    assert [word for word in became[0] if word != "--"] == [
+        "enter", "ssh", "vm1", "ssh", "vm2", "uname", "-a",
+    ]  # fmt: skip
+    assert became[1] == ["enter", "ssh", "vm1", "ls", "--json", "-l"]
+    became.clear()
+    labctl("exec", "vm1", "--", "echo", "two words", "$HOME")
+    assert became[0] == ["enter", "ssh", "vm1", "--", "echo 'two words' '$HOME'"]
+
+
+def test_logs_leave_carriage_returns_out(
+    labctl: Labctl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "console").mkdir()
+    (tmp_path / "console" / "vm1.log").write_bytes(b"one\r\ntwo\r\n")
+
+    class Fake:
+        directory = tmp_path
+
+        def node(self, name: str) -> None:
+            assert name == "vm1"
+
+    monkeypatch.setattr(Lab, "attach", lambda *_: Fake())
+    assert labctl("logs", "vm1").out == "one\ntwo\n"
+
+
+# --- experiments --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        (["pass"], ExitCode.OK),
+        (["fail"], ExitCode.FAIL),
+        (["error"], ExitCode.ERROR),
+        (["skip"], ExitCode.SKIP),
+        (["pass", "skip"], ExitCode.OK),
+        (["pass", "fail"], ExitCode.FAIL),
+        (["fail", "error"], ExitCode.ERROR),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_experiments_verdict_is_the_exit_code(
+    labctl: Labctl,
+    monkeypatch: pytest.MonkeyPatch,
+    verdicts: list[str],
+    code: int,
+    as_json: bool,
+) -> None:
+    waiting = iter(verdicts)
+
+    def run(experiment: Any, **_: object) -> tuple[Run, Path]:
+        check = Check("ssh", Verdict(next(waiting)), "works", "as seen", ("a line of evidence",))
+        arm = ArmResult.judge("ipv4", "an arm", [check])
+        return Run.judge(
+            "id", experiment.name, "it works", [arm], environment=Environment(),
+            started="2026-01-01T00:00:00Z", timings={"experiment": 1.0}, story="the story",
+        ), Path("/records/id")  # fmt: skip
+
+    monkeypatch.setattr(runner, "run", run)
+    words = ["bridged", "router-hop"][: len(verdicts)]
+    told = labctl("experiment", *words, *(["--json"] if as_json else []))
+    assert told.code == code
+    if as_json:
+        assert [one["verdict"] for one in json.loads(told.out)] == verdicts
+    else:
+        assert told.out.count("the story") == len(verdicts)
+        assert told.out.count("/records/id") == len(verdicts)
+        shown = sum(verdict != "pass" for verdict in verdicts)
+        assert told.out.count("a line of evidence") == shown
+
+
+def test_experiments_are_listed_with_what_they_show(labctl: Labctl) -> None:
+    assert "router-hop" in labctl("experiments").out
+    listed = json.loads(labctl("experiments", "--json").out)
+    assert all(one["summary"] and one["hypothesis"] for one in listed)
