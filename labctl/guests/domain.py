@@ -8,6 +8,7 @@ from xml.etree.ElementTree import Element, SubElement
 from labctl.guests.spec import Accel, Guest, Nic
 
 NAMESPACE = "urn:labctl:node:1"
+QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 TB_CACHE_MIB = 128
 """Bounds what TCG keeps of translated code; its default grows with the host's memory."""
 
@@ -82,5 +83,11 @@ def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
     _add(devices, "memballoon", model="none")
     rng = _add(devices, "rng", model="virtio")
     _add(rng, "backend", "/dev/urandom", model="random")
+    # With this capability libvirt asks QEMU for each feature of the CPU, eight hundred questions
+    # one after another (qemuProcessFetchGuestCPU), before the guest may run; without it, for one
+    # word of all. It only serves migration.
+    ElementTree.register_namespace("qemu", QEMU_NAMESPACE)
+    capabilities = _add(domain, f"{{{QEMU_NAMESPACE}}}capabilities")
+    _add(capabilities, f"{{{QEMU_NAMESPACE}}}del", capability="cpu-unavailable-features")
     ElementTree.indent(domain)
     return ElementTree.tostring(domain, encoding="unicode")
