@@ -44,6 +44,7 @@ remember_owner = 0
 
 READY = b"labctl: ready"
 TROUBLE = b"labctl: error:"
+PANIC = b"Kernel panic - not syncing"
 LOCK_SECONDS = 60.0
 READY_SECONDS = 240.0
 """A guest under TCG on a busy machine takes tens of seconds; this only catches the dead."""
@@ -271,7 +272,8 @@ def wait_ready(domain: Any, guest: Guest, directory: Path, give_up: threading.Ev
             knock_at = time.monotonic() + KNOCK_SECONDS
         if give_up.is_set():
             raise GuestError(f"{guest.name} was given up: another guest failed")
-        if not _active(domain):
+        # It reboots after a panic, and would go on so until the deadline.
+        if PANIC in guest.log.read_bytes() or not _active(domain):
             raise GuestError(
                 f"{guest.name} died while booting; its console's last lines are below",
                 f"is {guest.kernel} a kernel for this machine?",
