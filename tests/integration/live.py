@@ -279,6 +279,7 @@ class Watch:
         self._before = descendants(os.getpid())
         self._ours = set().union(*(namespaces_of(pid) for pid in {*self._before, os.getpid(), 1}))
         self._links = host_links()
+        self._files = self._place.lab_files()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -324,7 +325,11 @@ class Watch:
             f"mount: {line}" for line in mounts if any(name in line for name in self._namespaces)
         ]
         found += [f"link {name}" for name in sorted(host_links() - self._links)]
-        found += [f"directory {name}" for name in self._place.lab_files() if files]
+        found += [
+            f"directory {name}"
+            for name in self._place.lab_files()
+            if files and name not in self._files
+        ]
         return found
 
     def nothing_left(self, *, files: bool = True) -> None:
@@ -334,3 +339,10 @@ class Watch:
             assert time.monotonic() < end, "left behind:\n" + "\n".join(found)
             time.sleep(0.02)
         self._reap()
+
+
+def last_of(text: str, begin: str) -> str:
+    """Return the last line that begins so."""
+    found = [line for line in text.splitlines() if line.startswith(begin)]
+    assert found, f"no line begins with {begin!r}:\n{text}"
+    return found[-1]
