@@ -15,10 +15,10 @@ from typing import Literal
 from labctl.lab.path import Hop
 from labctl.topology.model import Topology
 
-BOX = (112.0, 66.0)
-NEAR = 24.0
+BOX = (104.0, 66.0)
+NEAR = 39.0
 """From a box's border to the middle of the hop's sign."""
-PITCH = {"wide": (238.0, 150.0), "tall": (182.0, 172.0)}
+PITCH = {"wide": (246.0, 150.0), "tall": (182.0, 172.0)}
 """Along the main row, and from row to row."""
 MARGIN = {"wide": (14.0, 26.0), "tall": (14.0, 14.0)}
 TALL_WIDTH = 346.0
@@ -239,9 +239,10 @@ def _spot(
     below: bool,
 ) -> Spot:
     length = math.dist(here, there) or 1.0
-    share = min(0.5, NEAR / length)
+    share = min(0.3, NEAR / length)
     x = here[0] + (there[0] - here[0]) * share
     y = here[1] + (there[1] - here[1]) * share
     if shape == "tall" or abs(there[0] - here[0]) < abs(there[1] - here[1]):
         return Spot(hop, numbers.get(hop, 0), x, y, x + 20, y + 4, "start")
-    return Spot(hop, numbers.get(hop, 0), x, y, x, y + 29 if below else y - 22, "middle")
+    aside = x + math.copysign(9, there[0] - here[0])  # away from the box
+    return Spot(hop, numbers.get(hop, 0), x, y, aside, y + 29 if below else y - 25, "middle")

@@ -11,10 +11,12 @@ from labctl.report.gather import Arm, Report
 from labctl.results.model import Check, Verdict
 
 _FEW = 3
+_LONG = 110
+"""Characters of what was observed that a headline quotes."""
 
 VERDICTS = {
-    Verdict.PASS: "Every check came out as the hypothesis says.",
-    Verdict.FAIL: "Something else was observed than the hypothesis says.",
+    Verdict.PASS: "The hypothesis holds: every check came out as it says.",
+    Verdict.FAIL: "The hypothesis does not hold here: something else was observed.",
     Verdict.ERROR: "It could not be told: the host, a guest or the lab failed before an answer.",
     Verdict.SKIP: "It was not tried.",
 }
@@ -55,18 +57,16 @@ def find(report: Report) -> Finding:
     if not told:
         return Finding(f"As expected: {_checks(report)} came out right.", "")
     what = "SSH works" if any(arm.ssh for arm in told) else "The packets arrive"
+    headline = what if len(told) == 1 else f"{what} in all {len(told)} arms"
     unfinished = [
         arm for arm in told if arm.main and all(s.state is Checksum.PARTIAL for s in arm.main.steps)
     ]
-    headline = f"{what} in all {len(told)} arms"
-    if len(told) == 1:
-        headline = what
-    if unfinished:
-        where = "" if len(unfinished) == len(told) else f" (in {names(unfinished)})"
-        headline += (
-            f" although no checksum is finished on the way{where}: "
-            "the flag needs_csum reaches the receiver with every packet"
-        )
+    reason = "the flag needs_csum reaches the receiver with every packet"
+    if unfinished and len(unfinished) == len(told):
+        headline += f" although no checksum is finished on the way: {reason}"
+    elif unfinished:
+        where = _list([arm.name for arm in unfinished])
+        headline += f". In {where} no checksum is finished on the way: {reason}"
     return Finding(headline + ".", "")
 
 
@@ -92,9 +92,15 @@ def _sentence(arm: Arm, check: Check) -> str:
         Verdict.ERROR: "It could not be told",
         Verdict.SKIP: "Not tried",
     }[check.verdict]
+    observed = _short(check.observed)
     if check.verdict is not Verdict.FAIL:
-        return f"{start}: {check.observed.rstrip('.')}."
-    return f"{start} in {arm.name}: {check.name} was {check.observed!r}, not {check.expected!r}."
+        return f"{start}: {observed}."
+    return f"{start} in {arm.name}: {check.name} was “{observed}”, not “{_short(check.expected)}”."
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split()).rstrip(".")
+    return text if len(text) <= _LONG else text[:_LONG].rstrip() + "…"
 
 
 def _broken(report: Report, broken: Sequence[Arm]) -> str:
@@ -136,16 +142,17 @@ def _what(journey: Journey) -> str:
 
 
 def _mended(report: Report, broken: Sequence[Arm]) -> str:
+    found = {c.name: c for group in report.groups for c in cures(group) if c.helped}
     helped = [
-        cure.name for group in report.groups for cure in cures(group) if cure.helped
-    ]  # of paths where something is broken only
-    helped = list(dict.fromkeys(helped))
+        f"{cure.name} ({cure.description})" if cure.description else cure.name
+        for cure in found.values()
+    ]
     if not helped:
         return ""
     if len(helped) > _FEW + 1:
-        return f"{len(helped)} settings mend it, see below."
+        return f"{len(helped)} settings mend it: {_list(list(found))}."
     verb = "works" if broken[0].ssh else "arrives"
-    return f"On the same way it {verb} with {_list(helped)}."
+    return f"On the same path it {verb} with {_list(helped)}."
 
 
 def cures(group: Sequence[Arm]) -> list[Cure]:
@@ -167,11 +174,6 @@ def cures(group: Sequence[Arm]) -> list[Cure]:
         for name, several in by_name.items()
     ]
     return sorted(found, key=lambda cure: (not cure.reference, not cure.helped))
-
-
-def names(arms: Iterable[Arm]) -> str:
-    """Return the arms' names as one text."""
-    return _list([arm.name for arm in arms])
 
 
 def _list(words: Sequence[str]) -> str:

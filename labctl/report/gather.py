@@ -26,6 +26,7 @@ from labctl.topology.model import Topology
 KINDS = ("SYN", "SYN-ACK", "UDP", "SCTP INIT", "ICMP echo", "ICMPv6 echo")
 """Packets whose journey a report tells: those that fit the MTU and that nothing has merged."""
 _FAMILY = re.compile(r"[/ ]?(ipv[46])$", re.IGNORECASE)
+_KERNEL = ("TcpInCsumErrors", "drop reason")
 _CONSOLE_LINES = 30
 
 
@@ -95,6 +96,11 @@ class Arm:
     def healthy(self) -> bool:
         """Whether traffic passed."""
         return self.outcome in ("works", "arrives")
+
+    @property
+    def told(self) -> list[Check]:
+        """The checks that say what the receivers' kernels counted and gave as their reason."""
+        return [check for check in self.result.checks if check.name.startswith(_KERNEL)]
 
     @property
     def count(self) -> str:

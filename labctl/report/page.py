@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from labctl.capture.journey import HARM, Journey
 from labctl.report import drawing, finding, offloads, pairs
 from labctl.report.drawing import Drawing
-from labctl.report.gather import Arm, Report
+from labctl.report.gather import KINDS, Arm, Report
 from labctl.report.signs import SIGNS, sign, words
 from labctl.results.model import Verdict
 
@@ -47,6 +47,8 @@ class Line:
     arm: Arm
     cells: tuple[tuple[str, str], ...]
     """Sign and words, hop by hop in the order of the path."""
+    note: str
+    """Which packet it is, where it is not the usual one."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def render(report: Report) -> str:
         marks=MARKS,
         meaning=finding.VERDICTS[report.run.verdict],
         found=finding.find(report),
+        broken=any(arm.broken for arm in report.arms),
         figures=figures,
         shown=shown,
         legend=used,
@@ -109,9 +112,8 @@ def _figures(report: Report) -> list[Figure]:
     for arm in observed:
         journey = arm.main
         assert journey is not None
-        if report.topology is None and arm.path != longest:
-            drawn = drawing.of_path(arm.path)
-        found.append(_figure(arm, journey, drawn))
+        alone = report.topology is None and arm.path != longest
+        found.append(_figure(arm, journey, drawing.of_path(arm.path) if alone else drawn))
     return found
 
 
@@ -148,10 +150,18 @@ def _matrices(report: Report) -> list[Matrix]:
         for arm in group:
             steps = {step.hop: step for step in arm.main.steps} if arm.main else {}
             cells = tuple((sign(steps.get(h.name)), words(steps.get(h.name))) for h in arm.path)
-            lines.append(Line(arm, cells))
+            lines.append(Line(arm, cells, _packet(arm)))
         hops = tuple(hop.name for hop in group[0].path)
         found.append(Matrix(hops, tuple(lines), tuple(finding.cures(group))))
     return found
+
+
+def _packet(arm: Arm) -> str:
+    journey = arm.main
+    if journey is None or journey.kind == KINDS[0]:
+        return ""
+    forward = journey.steps[0].hop == arm.path[0].name
+    return journey.kind if forward else f"{journey.kind}, read from {len(arm.path)} to 1"
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:

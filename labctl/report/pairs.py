@@ -193,5 +193,12 @@ def _statement(rows: Sequence[Row]) -> str:
             f"In both the field is {state} at all {len(rows)} hops: a capture of bytes shows no "
             f"difference. Only the flag beside the packet differs, from {first.hop} {until}."
         )
+    if all(row.left.sign in ("flag", "lost") for row in rows) and all(
+        row.right and row.right.sign == "valid" for row in rows
+    ):
+        return (
+            f"On the left the checksum is left unfinished on all {len(rows)} hops. On the right "
+            "the sender finishes it itself: there is no flag, and none to lose."
+        )
     many = "all" if len(differing) == len(rows) else str(len(differing))
     return f"They differ at {many} of {len(rows)} hops, first at {first.hop}."

@@ -1,0 +1,117 @@
+"""A recorded run made by hand: a packet that loses its flag in a router, and one that keeps it."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+from labctl.capture import pcapng
+from labctl.capture.judge import VnetHeader
+from labctl.capture.session import HopEvidence, judged
+from labctl.capture.stream import Header, Record, Stream, Trailer
+from labctl.results import ArmResult, Check, Environment, Recorder, Run, Verdict
+from labctl.results.recorder import TOPOLOGY, capture_name
+from labctl.topology import find, load, stored
+
+BEGIN = 1_700_000_000_000_000_000
+HOPS = (
+    "vm1:eth0", "vm1-eth0", "r1-eth0", "r1:eth0", "r1:eth1", "r1-eth1", "vm2-eth0", "vm2:eth0",
+)  # fmt: skip
+FLAG, LOST, VALID = "flag", "lost", "valid"
+ENDS = {4: ("10.0.1.1", "10.0.2.2"), 6: ("fd00:1::1", "fd00:2::2")}
+
+
+def ones_sum(data: bytes) -> int:
+    words: tuple[int, ...] = struct.unpack(f">{len(data) // 2}H", data)
+    return sum(words) % 0xFFFF
+
+
+def syn(state: str, version: int = 4, ttl: int = 64) -> bytes:
+    """A SYN with a checksum that is finished or not."""
+    ends = b"".join(ipaddress.ip_address(end).packed for end in ENDS[version])
+    segment = struct.pack(">HHIIBBHHH", 40000, 22, 100, 0, 5 << 4, 2, 1000, 0, 0)
+    pseudo = (ones_sum(ends) + 6 + len(segment)) % 0xFFFF
+    full = 0xFFFF - (pseudo + ones_sum(segment)) % 0xFFFF
+    value = full if state == VALID else pseudo
+    segment = segment[:16] + value.to_bytes(2, "big") + segment[18:]
+    macs = bytes([2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, ttl & 0xFF])
+    if version == 6:
+        head = struct.pack(">IHBB", 6 << 28, len(segment), 6, ttl) + ends
+        return macs + b"\x86\xdd" + head + segment
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(segment), 7, 0, ttl, 6, 0) + ends
+    head = head[:10] + (0xFFFF - ones_sum(head)).to_bytes(2, "big") + head[12:]
+    return macs + b"\x08\0" + head + segment
+
+
+def seen(states: Sequence[str | None], version: int = 4, cut: str = "") -> list[HopEvidence]:
+    """What every hop saw of one SYN; None is a hop that did not see it, `cut` one that died."""
+    hops = []
+    for number, (name, state) in enumerate(zip(HOPS, states, strict=True)):
+        records: tuple[Record, ...] = ()
+        if state is not None:
+            frame = syn(state, version, 64 if number < 4 else 63)
+            vnet = VnetHeader(1 if state == FLAG else 0, 0, 0, 0, 0, 0)
+            time_ns, pkttype = BEGIN + number * 10_000, 4 if number == 0 else 0
+            records = (Record(time_ns, pkttype, 1, 0, len(frame), vnet, frame),)
+        header = Header(name, name, 1, 1500, 1 << 18, BEGIN, "6.1", "python")
+        trailer = None if name == cut else Trailer(len(records), 0, len(records), 0, BEGIN)
+        stream = Stream(header, records, trailer, "it ends within a block" if name == cut else "")
+        hops.append(judged(name, stream, stream.note, BEGIN))
+    return hops
+
+
+WAYS: dict[str, Sequence[str | None]] = {
+    "namespace": [FLAG] * 8,
+    "raw": [FLAG] * 4 + [LOST] * 4,
+    "raw-vnet": [FLAG] * 8,
+    "raw tx-off": [VALID] * 8,
+}
+
+
+def arm(name: str, works: bool, description: str = "") -> ArmResult:
+    """An arm in which SSH did as it should, by what was expected."""
+    word = "works" if works else "hangs"
+    observed = word if works else "hangs: vm2 counted 2 TCP checksum errors"
+    off = name.startswith("raw tx-off")
+    offloads = {"vm1/eth0": {"guest": {"tx-checksumming": not off, "tx-lockless": False}}}
+    checks = [Check("ssh", Verdict.PASS, word, observed, ("vm2:eth0: evidence",))]
+    return ArmResult.judge(name, description or f"what {name} is", checks, offloads=offloads)
+
+
+def record(root: Path, *, versions: Sequence[int] = (4, 6), topology: bool = True) -> Path:
+    """Record a run with the arms of `WAYS`; return its directory."""
+    with Recorder.create("router-hop", root) as recorder:
+        arms = []
+        for version in versions:
+            for way, states in WAYS.items():
+                name = f"{way}/ipv{version}"
+                arms.append(arm(name, works=LOST not in states))
+                pcapng.write(recorder.captures / capture_name(name), seen(states, version))
+        if topology:
+            data = stored.to_json(load(find("router-hop.yaml")))
+            (recorder.path / TOPOLOGY).write_text(json.dumps(data))
+        recorder.finish(judge(recorder, arms))
+    return recorder.path
+
+
+def judge(recorder: Recorder, arms: Sequence[ArmResult], **rest: object) -> Run:
+    """The run of a recorder's."""
+    environment = Environment(
+        qemu="7.2",
+        guest_kernels={"vm1": "6.1.0", "vm2": "6.1.0"},
+        offloads={"vm1/eth0": {"guest": {"tx-checksumming": True, "tx-lockless": False}}},
+    )
+    return Run.judge(
+        recorder.id,
+        recorder.experiment,
+        "SSH hangs behind a router that loses the flag.",
+        arms,
+        environment=environment,
+        started=recorder.started,
+        timings={"up": 4.5},
+        command="labctl experiment router-hop",
+        **rest,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,256 @@
+"""The page of a run: what it says, that it loads nothing, and that records are not believed."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import report_records
+from labctl.capture import pcapng
+from labctl.report import gather, page
+from labctl.results import ArmResult, Check, Recorder, Verdict, load
+from labctl.results.recorder import TOPOLOGY, capture_name
+from report_records import FLAG, LOST, VALID, arm, record
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\" ' & </title></style>"
+VOID = {"meta", "input", "br", "img", "link"}
+
+
+def page_of(directory: Path) -> str:
+    return page.render(gather.from_record(directory, load(directory.name, directory.parent)))
+
+
+def recorded(root: Path, arms: list[ArmResult], **rest: object) -> Path:
+    with Recorder.create("mine", root) as recorder:
+        recorder.finish(report_records.judge(recorder, arms, **rest))
+    return recorder.path
+
+
+def text_of(html: str) -> str:
+    body = re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
+
+
+class Checker(HTMLParser):
+    """Notes elements, ids and references, and complains about wrong nesting."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.ids: list[str] = []
+        self.targets: list[str] = []
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.handlers: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.stack
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.stack.append(tag)
+        for name, value in attrs:
+            value = value or ""
+            if name == "id":
+                self.ids.append(value)
+            elif name in ("for", "aria-labelledby"):
+                self.targets += value.split()
+            elif name == "href" and value.startswith("#"):
+                self.targets.append(value[1:])
+            elif name in ("src", "srcset", "href", "action", "data", "poster", "xlink:href"):
+                self.loads.append(value)
+            elif name.startswith("on"):
+                self.handlers.append(name)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.stack.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack, tag
+        assert self.stack.pop() == tag
+
+
+def test_the_page_names_the_culprit_first(tmp_path: Path) -> None:
+    html = page_of(record(tmp_path))
+    headline = re.search(r"<h1>(.*?)</h1>", html)
+    assert headline
+    assert headline[1] == "SSH hangs with raw: the metadata was lost in router r1 (eth0 to eth1)."
+    assert "works with namespace" in text_of(html)
+
+
+def test_two_journeys_whose_only_difference_is_the_flag_stand_side_by_side(tmp_path: Path) -> None:
+    text = text_of(page_of(record(tmp_path)))
+    assert "Two journeys, and the flag is all that differs" in text
+    assert "In both the field is partial at all 8 hops" in text
+    assert "from r1:eth1 to the end" in text
+    assert "router r1 (eth0 to eth1) ✗ metadata lost here ✓ passed on" in text
+
+
+def test_the_field_stands_beside_both_sums(tmp_path: Path) -> None:
+    text = text_of(page_of(record(tmp_path)))
+    assert re.search(r"field 0x[0-9a-f]{4} = pseudo-header sum ≠ full sum 0x[0-9a-f]{4}", text)
+
+
+def test_every_hop_is_drawn_for_every_arm_with_its_state(tmp_path: Path) -> None:
+    html = page_of(record(tmp_path))
+    figures = re.findall(r'<figure class="f\d">.*?</figure>', html, flags=re.DOTALL)
+    assert len(figures) == 8
+    for figure in figures:
+        for shape in ("wide", "tall"):
+            svg = re.search(rf'<svg class="map {shape}".*?</svg>', figure, flags=re.DOTALL)
+            assert svg
+            for hop in report_records.HOPS:
+                assert f"</tspan> {hop}</text>" in svg[0]
+    raw = figures[1]
+    assert raw.count('href="#g-lost"') == raw.count('href="#g-flag"') == 8  # four hops, two shapes
+    assert raw.count("flag lost</text>") == 2
+    assert "lost" not in re.sub(r"<figcaption>.*?</figcaption>", "", figures[2], flags=re.DOTALL)
+
+
+def test_the_broken_arm_is_the_one_shown_first(tmp_path: Path) -> None:
+    html = page_of(record(tmp_path))
+    assert re.findall(r'id="(a\d)" class="pick" checked', html) == ["a1"]
+
+
+def test_the_page_is_well_formed_and_loads_nothing(tmp_path: Path) -> None:
+    html = page_of(record(tmp_path))
+    found = Checker(html)
+    assert found.loads == []
+    assert "script" not in found.tags
+    assert len(found.ids) == len(set(found.ids))
+    assert set(found.targets) <= set(found.ids)
+    assert not re.search(r"https?://|url\(|@import", html)
+    assert "default-src 'none'" in html
+
+
+def test_text_from_a_record_is_text_and_nothing_else(tmp_path: Path) -> None:
+    check = Check(EVIL, Verdict.FAIL, EVIL, EVIL, (EVIL,), hop=EVIL)
+    arms = [ArmResult.judge(EVIL, EVIL, [check])]
+    directory = recorded(tmp_path, arms, story=EVIL, notes=[EVIL])
+    (directory / "console" / "vm1.log").write_text(f"\x1b[31m{EVIL}\x00\x07\n")
+    found = Checker(page_of(directory))
+    assert not {"script", "img"} & set(found.tags)
+    assert found.handlers == []
+    assert "\x00" not in page_of(directory)
+    assert "[31m" not in page_of(directory)
+
+
+def test_labels_of_the_topology_are_shown_and_are_text(tmp_path: Path) -> None:
+    directory = record(tmp_path)
+    data = json.loads((directory / TOPOLOGY).read_text())
+    data["nodes"]["vm1"]["labels"] = {"role": "client"}
+    data["networks"]["left"]["labels"] = {"note": "<script>alert(1)</script>"}
+    data["nodes"]["vm1"]["interfaces"][0]["labels"] = {"speed": "fast"}
+    (directory / TOPOLOGY).write_text(json.dumps(data))
+    html = page_of(directory)
+    assert "role: client" in html
+    assert "speed: fast" in html
+    assert "script" not in Checker(html).tags
+
+
+def test_a_failing_arm_is_open_and_a_passing_one_closed(tmp_path: Path) -> None:
+    bad = ArmResult.judge("bad", "", [Check("ssh", Verdict.FAIL, "works", "hangs: why", ("line",))])
+    html = page_of(recorded(tmp_path, [arm("good", works=True), bad]))
+    checks = html[html.index('id="checks"') :]
+    assert re.findall(r"<details( open)?>\s*<summary>.*?<b>(\w+)</b>", checks) == [
+        ("", "good"),
+        (" open", "bad"),
+    ]
+    assert '<details class="evidence" open>' in checks
+    assert "Not as expected in bad: ssh was “hangs: why”, not “works”." in html
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"),
+    [
+        (Verdict.ERROR, "It could not be told: the guest died."),
+        (Verdict.SKIP, "Not tried: the guest died."),
+    ],
+)
+def test_a_run_without_an_answer_says_so(tmp_path: Path, verdict: Verdict, told: str) -> None:
+    arms = [ArmResult.judge("lab", "", [Check("lab", verdict, "", "the guest died")])]
+    html = page_of(recorded(tmp_path, arms))
+    assert f"<h1>{told}</h1>" in html
+    assert "<figure" not in html
+    Checker(html)
+
+
+def test_a_run_that_checked_nothing_still_has_a_page(tmp_path: Path) -> None:
+    html = page_of(recorded(tmp_path, [], partial=True))
+    assert "stopped before everything was tried" in html
+    assert "Nothing was tried." in html
+    Checker(html)
+
+
+def test_a_record_without_topology_is_drawn_by_its_path(tmp_path: Path) -> None:
+    html = page_of(record(tmp_path, topology=False))
+    assert html.count('href="#g-lost"') >= 16
+    assert ">bridge</text>" in html
+    assert "lost in router r1 (eth0 to eth1)" in html
+
+
+@pytest.mark.parametrize("damage", [b"no pcapng at all", b""])
+def test_a_damaged_capture_costs_its_journeys_only(tmp_path: Path, damage: bytes) -> None:
+    directory = record(tmp_path)
+    (directory / "captures" / capture_name("raw/ipv4")).write_bytes(damage)
+    text = text_of(page_of(directory))
+    assert "its capture" in text
+    assert "SSH hangs with raw: the metadata was lost in router r1" in text  # ipv6 still tells
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"name": "x"}', '{"name": 3, "nodes": {}}'])
+def test_a_damaged_topology_costs_the_drawing_of_it_only(tmp_path: Path, damage: str) -> None:
+    directory = record(tmp_path)
+    (directory / TOPOLOGY).write_text(damage)
+    assert ">bridge</text>" in page_of(directory)
+
+
+def test_a_topology_that_does_not_fit_the_capture_draws_what_it_can(tmp_path: Path) -> None:
+    directory = record(tmp_path)
+    data = json.loads((directory / TOPOLOGY).read_text())
+    data["routers"] = {}
+    (directory / TOPOLOGY).write_text(json.dumps(data))
+    Checker(page_of(directory))
+
+
+def test_a_capture_that_was_cut_says_where(tmp_path: Path) -> None:
+    directory = record(tmp_path)
+    states = [FLAG] * 4 + [LOST] * 3 + [None]
+    file = directory / "captures" / capture_name("raw/ipv4")
+    pcapng.write(file, report_records.seen(states, cut="vm2:eth0"))
+    html = page_of(directory)
+    assert "the capture is not complete at vm2:eth0" in html
+    assert "cannot be told" in html
+
+
+def test_a_bridge_that_breaks_nothing_is_compared_with_its_control(tmp_path: Path) -> None:
+    directory = recorded(tmp_path, [arm("ipv4", works=True), arm("raw tx-off", works=True)])
+    for name, state in (("ipv4", FLAG), ("raw tx-off", VALID)):
+        file = directory / "captures" / capture_name(name)
+        pcapng.write(file, report_records.seen([state] * 8))
+    text = text_of(page_of(directory))
+    assert "SSH works in all 2 arms" in text
+    assert "On the left the checksum is left unfinished on all 8 hops." in text
+    assert "What every hop saw" in text
+
+
+def test_what_an_arm_changed_of_the_offloads_comes_first(tmp_path: Path) -> None:
+    text = text_of(page_of(record(tmp_path)))
+    assert "raw tx-off/ipv4, raw tx-off/ipv6 vm1/eth0, guest off: tx-checksumming" in text
+    assert (
+        "tx-lockless" not in text.split("Everything that was on and off")[0].split("read back")[1]
+    )
+
+
+def test_the_command_to_run_it_again_is_there(tmp_path: Path) -> None:
+    directory = record(tmp_path)
+    text = text_of(page_of(directory))
+    assert "labctl experiment router-hop" in text
+    assert f"labctl results diff {directory.name} last" in text
