@@ -1,0 +1,211 @@
+"""Judged by arrays or one by one: the answers must not differ."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections import Counter
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from inspect_files import any_frame, echo, pcap
+from test_capture_judge import eth, ip, pseudo, tcp, udp, with_state, word_sum
+from test_capture_tunnels import vxlan
+
+from labctl.capture.frame import ones_sum
+from labctl.inspect import links, vector
+from labctl.inspect import pcap as reader
+from labctl.inspect.batch import SLACK, Windows
+from labctl.inspect.fields import Sums
+from labctl.inspect.flows import Table, group, group_keys
+from labctl.inspect.kinds import Kind
+from labctl.inspect.scalar import examine_all
+from labctl.inspect.source import Ending
+from labctl.inspect.vector import Judged, judge_batch
+
+MTU = 1500
+
+
+def judged(some: list[tuple[bytes, int]], link: int) -> Judged:
+    windows = Windows(io.BytesIO(pcap(some, link=link)).readinto, 1 << 20)
+    (batch,) = reader.read(windows, Ending("a file"))
+    return judge_batch(batch, MTU)
+
+
+def check(some: list[tuple[bytes, int]], link: int) -> None:
+    seen = judged(some, link)
+    kinds: list[Kind] = []
+    flows: Counter[tuple[bytes, Kind]] = Counter()
+    pairs: Counter[tuple[Kind, Kind]] = Counter()
+    inner: Counter[tuple[int, Kind]] = Counter()
+    headers = 0
+    for place, (frame, original) in enumerate(some):
+        layers = examine_all(link, frame, original, MTU)
+        kinds.append(layers[0].kind)
+        for layer in layers:
+            if layer.key is not None:
+                flows[layer.key, layer.kind] += 1
+            if layer.judgement and layer.judgement.packet.header_valid is False:
+                headers += 1
+        for outer, within in itertools.pairwise(layers):
+            pairs[outer.kind, within.kind] += 1
+            inner[place, within.kind] += 1
+    for number, kind in enumerate(seen.kinds):
+        assert Kind(int(kind)) is kinds[number], some[number]
+    assert seen.bad_headers == headers
+    table = Table()
+    for some_flows in seen.groups:
+        table.add(some_flows)
+    counted = {
+        (key, Kind(kind)): int(counts[kind])
+        for key, counts in zip(table.keys, table.counts, strict=True)
+        for kind in np.flatnonzero(counts)
+    }
+    assert counted == flows
+    assert {(a, b): int(seen.pairs[a, b]) for a in Kind for b in Kind if seen.pairs[a, b]} == pairs
+    assert inner == Counter(
+        (int(place), Kind(kind))
+        for places, found in seen.inner
+        for place, kind in zip(places, found, strict=True)
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_ethernet_frames_are_judged_as_by_the_judge(seed: int) -> None:
+    rng = Random(seed)
+    check([any_frame(rng, links.ETHERNET) for _ in range(200)], links.ETHERNET)
+
+
+@pytest.mark.parametrize("link", sorted(set(links.NAMES) - {links.ETHERNET}))
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_frames_of_other_links_are_judged_as_by_the_judge(link: int, seed: int) -> None:
+    rng = Random(seed)
+    check([any_frame(rng, link) for _ in range(100)], link)
+
+
+@settings(max_examples=50, deadline=None)
+@given(some=st.lists(st.tuples(st.binary(max_size=120), st.integers(0, 2**32 - 1)), min_size=1))
+def test_any_bytes_are_judged_as_by_the_judge(some: list[tuple[bytes, int]]) -> None:
+    for link in (links.ETHERNET, links.RAW, links.NULL):
+        check(some, link)
+
+
+def patched(frame: bytes, at: int, value: bytes) -> bytes:
+    return frame[:at] + value + frame[at + len(value) :]
+
+
+def edges() -> list[tuple[bytes, int]]:
+    """Frames one step on either side of each rule, which chance seldom makes."""
+    found: list[bytes] = []
+    for version, l4 in ((4, 34), (6, 54)):
+        whole = eth(ip(version, 17, with_state(version, 17, udp(b"abcdefgh"), "valid")))
+        for announced in (0, 1, 7, 8, 9, 15, 16, 17, 40):
+            found.append(patched(whole, l4 + 4, announced.to_bytes(2, "big")))
+        for size in (0, 7, 8, 9, 16, 17, 18, 19, 20, 21):  # TCP as short as the IP header says
+            for number in (6, 17, 58):
+                # Its sum holds the pseudo-header's: bytes 16 and 17 exist from 18 on.
+                body = with_state(version, 6, tcp(0x10, b"zz"), "partial")[:size]
+                found.append(eth(ip(version, number, body)))
+        for state in ("valid", "partial"):  # an echo that holds the pseudo-header's sum
+            whole_echo = bytearray(echo(version, b"", True))
+            number = 1 if version == 4 else 58
+            if state == "partial":
+                whole_echo[2:4] = word_sum(pseudo(version, number, len(whole_echo))).to_bytes(
+                    2, "big"
+                )
+            found.append(eth(ip(version, number, bytes(whole_echo))))
+        for size in range(1436, 1466):  # around the MTU and two tags
+            body = with_state(version, 6, tcp(0x10, b"y" * size), "partial")
+            found.append(eth(ip(version, 6, body), b"\x81\0\0\1"))
+        # A pseudo-header whose sum is 0xffff: what folds to 0 is written as all ones.
+        body = tcp()
+        plain = ip(version, 6, body)
+        missing = 0xFFFF - word_sum(pseudo(version, 6, len(body)))
+        place = 14 if version == 4 else 22  # the last two bytes of the source
+        last = (int.from_bytes(plain[place : place + 2], "big") + missing).to_bytes(3, "big")[1:]
+        for value in (b"\xff\xff", b"\0\0"):
+            found.append(patched(patched(eth(plain), 14 + place, last), l4 + 16, value))
+        inner = eth(ip(4, 6, with_state(4, 6, tcp(), "valid")))
+        tunnel = eth(ip(version, 17, vxlan(inner)))
+        for more in (-1, 0, 1, -54, -55):
+            size = 16 + len(inner) + more
+            found.append(patched(tunnel, l4 + 4, size.to_bytes(2, "big")))
+            found.append(patched(tunnel, l4 + 4, size.to_bytes(2, "big")) + bytes(9))
+    long = eth(ip(6, 6, tcp(0x10, b"x" * 2000)))
+    found += [patched(long, 18, b"\0\0"), patched(eth(ip(6, 6, b"")), 18, b"\0\0")]
+    several = [(frame, len(frame)) for frame in found]
+    tagged = eth(ip(4, 6, tcp()), b"\x81\0\0\1")
+    several += [(tagged[:size], len(tagged)) for size in range(len(tagged))]
+    return several
+
+
+def test_frames_at_the_edge_of_every_rule_are_judged_as_by_the_judge() -> None:
+    check(edges(), links.ETHERNET)
+    assert {Kind.PARTIAL_MERGED, Kind.PARTIAL_DATA} <= set(judged(edges(), 1).kinds.tolist())
+
+
+def test_the_common_shapes_do_not_go_to_the_slow_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector, "examine", None)
+    some = [
+        eth(ip(version, number, with_state(version, number, body, state)), tags)
+        for version in (4, 6)
+        for number, body in ((6, tcp(payload=b"abc")), (17, udp(b"abc")))
+        for state in ("valid", "partial", "bad")
+        for tags in (b"", b"\x81\0\0\1")
+    ]
+    seen = judged([(frame, len(frame)) for frame in some], links.ETHERNET)
+    assert np.bincount(seen.kinds, minlength=4).tolist() == [8, 8, 0, 8]
+
+
+def test_an_unknown_link_type_is_said_so() -> None:
+    assert judged([(b"x" * 80, 80)], 147).kinds.tolist() == [Kind.LINK]
+
+
+@given(
+    data=st.binary(max_size=300),
+    ends=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), min_size=1),
+)
+def test_sums_of_any_range_are_those_of_its_words(data: bytes, ends: list[tuple[int, int]]) -> None:
+    ranges = [sorted((min(a, len(data)), min(b, len(data)))) for a, b in ends]
+    window = np.frombuffer(data + b"\xff" * SLACK, np.uint8)  # what follows must not count
+    window = np.concatenate([window, np.zeros(-len(window) % 8, np.uint8)])
+    start, end = np.array(ranges, np.int64).T
+    found = Sums(window, len(data)).of(start, end)
+    assert found.tolist() == [ones_sum(data[a:b]) for a, b in ranges]
+
+
+def test_sums_of_a_large_window_carry_over_its_pieces() -> None:
+    window = np.full((1 << 20) + SLACK, 0xFF, np.uint8)
+    sums = Sums(window, 1 << 20)
+    data = window.tobytes()
+    for a, b in ((0, 1 << 20), (32767, 32769), (1, (1 << 20) - 1), (65535, 131073)):
+        assert sums.of(np.array([a]), np.array([b])).tolist() == [ones_sum(data[a:b])]
+
+
+def test_flows_whose_digests_collide_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    from labctl.inspect import flows
+
+    columns = [np.array([7, 8, 7, 9], np.uint64), np.array([1, 1, 1, 2], np.uint64)]
+    kinds = np.array([0, 1, 2, 0], np.uint8)
+    usual = group(columns, kinds)
+    monkeypatch.setattr(flows, "_FACTORS", [np.uint64(0)] * 6)
+    collided = group(columns, kinds)
+    for found in (usual, collided):
+        counts = dict(zip(found.keys, found.counts.tolist(), strict=True))
+        assert len(counts) == 3
+        key = np.array([7, 1], "<u8").tobytes()
+        assert (counts[key][0], counts[key][2]) == (1, 1)
+
+
+def test_a_full_table_counts_later_flows_together() -> None:
+    table = Table(most=2)
+    table.add(group_keys([b"a" * 16, b"b" * 16, b"c" * 16, None], [0, 0, 1, 1]))
+    table.add(group_keys([b"c" * 16, b"a" * 16], [1, 1]))
+    assert table.keys == [b"a" * 16, b"b" * 16]
+    assert table.counts[:, :2].tolist() == [[1, 1], [1, 0]]
+    assert table.others[:2].tolist() == [0, 2]
