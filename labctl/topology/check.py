@@ -1,7 +1,7 @@
 """Whether the parts of a topology fit together: names, links, MTUs, offloads, files.
 
 Works on the resolved model and reports at the place in the file. Addresses and routes are in
-`addressing`.
+`addressing`, what lives on Xen hosts in `hosting`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from labctl.topology import addressing, model, shape
+from labctl.topology import addressing, hosting, model, shape
 from labctl.topology.features import DEVICE_MODELS, FEATURES
 from labctl.topology.fields import MIN_IPV6_MTU
 from labctl.topology.problems import nearest, shown
@@ -18,6 +18,8 @@ from labctl.topology.tree import Loc, Report
 
 MAX_TAP_MTU = 65521
 """Octets: 65535 less an Ethernet header (drivers/net/tun.c)."""
+MAX_VIF_MTU = 65517
+"""Octets: 65535 less a header with a VLAN tag (xenvif_alloc, xen-netback/interface.c)."""
 
 
 def check(topology: model.Topology, written: shape.Topology, base: Path, report: Report) -> None:
@@ -35,6 +37,7 @@ def check(topology: model.Topology, written: shape.Topology, base: Path, report:
         if len(item.sequence or ()) < 2:
             hint = "a router needs at least two"
             report.add(loc, f"the router {name} has fewer than two interfaces", hint)
+    hosting.check(topology, written, report)
     addressing.check(topology, report)
 
 
@@ -92,9 +95,15 @@ def _links(topology: model.Topology, report: Report) -> None:
         six = list(interface.addresses)
         if interface.mtu < MIN_IPV6_MTU and any(address.version == 6 for address in six):
             _small((*loc, "mtu"), interface.mtu, report)
-        if isinstance(interface, model.Interface) and interface.mtu > MAX_TAP_MTU:
-            message = f"mtu {interface.mtu} is more than a TAP can have"
-            report.add((*loc, "mtu"), message, f"the most is {MAX_TAP_MTU}")
+        if isinstance(interface, model.Interface):
+            _host_side(loc, interface, report)
+
+
+def _host_side(loc: Loc, interface: model.Interface, report: Report) -> None:
+    what, most = ("vif", MAX_VIF_MTU) if interface.model == "xen" else ("TAP", MAX_TAP_MTU)
+    if interface.mtu > most:
+        message = f"mtu {interface.mtu} is more than a {what} can have"
+        report.add((*loc, "mtu"), message, f"the most is {most}")
 
 
 def _small(loc: Loc, mtu: int, report: Report) -> None:
@@ -138,6 +147,10 @@ def _device_offloads(topology: model.Topology, written: shape.Topology, report: 
                 f"{name}'s {interface.name} is {interface.model}, which has no device offloads"
             )
             hint = "use model: virtio, or set them for virtio interfaces only"
+            if node.host:
+                hint = (
+                    "set guest or tap features; of a Xen host, only its own virtio NICs have them"
+                )
             report.add((*loc, "offload", "device"), message, hint, key=True)
 
 

@@ -249,6 +249,10 @@ def _network_ref(value: object) -> str:
     return _text(value, "the network's name", "lan")
 
 
+def _node_ref(value: object) -> str:
+    return _text(value, "the Xen host's name", "xen1")
+
+
 def _file(value: object) -> str:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -334,6 +338,7 @@ LinkName = Annotated[
     _schema(type="string", maxLength=LINK_NAME, pattern=f"^{_LINK.pattern}$"),
 ]
 NetworkRef = Annotated[str, PlainValidator(_network_ref), _schema(type="string")]
+NodeRef = Annotated[str, PlainValidator(_node_ref), _schema(type="string")]
 ImageName = Annotated[
     str, PlainValidator(_image), _schema(type="string", maxLength=63, pattern=f"^{_NAME.pattern}$")
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import (
     IPv4Address,
@@ -32,6 +32,10 @@ RouterKind = Literal["namespace", "raw", "raw-vnet"]
 
 MGMT_BRIDGE = "mgmt"
 """The link name of the management bridge; no network can have it."""
+DOM0_MEMORY = 512
+"""MiB that a Xen host's dom0 needs at least; with 384 it does not come up."""
+XEN_MEMORY = 128
+"""MiB of a Xen host for the hypervisor: itself, its tables, and what it keeps of each guest."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,10 @@ class Route:
 
 @dataclass(frozen=True)
 class Interface:
-    """A guest's NIC: `name` in the guest, `tap` the link name on the host's side."""
+    """A guest's NIC: `name` in the guest, `tap` the link name on the host's side.
+
+    With the model `xen`, that side is dom0 of the Xen host and `tap` the name of the vif.
+    """
 
     name: str
     network: str
@@ -85,7 +92,11 @@ class Interface:
 
 @dataclass(frozen=True)
 class Node:
-    """A guest; `memory` in MiB, `kernel` and `initramfs` in place of the image's where given."""
+    """A guest; `memory` in MiB, `kernel` and `initramfs` in place of the image's where given.
+
+    A Xen host has a `hypervisor`; its interfaces are uplinks, each in dom0's bridge of its network.
+    A node with a `host` is a PV guest on that Xen host, and `mgmt_tap` is its second vif there.
+    """
 
     name: str
     image: str
@@ -98,6 +109,8 @@ class Node:
     mgmt_mac: str
     mgmt_tap: str
     labels: dict[str, str] = field(default_factory=dict)
+    hypervisor: Literal["", "xen"] = ""
+    host: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,13 +128,27 @@ class RouterInterface:
 
 @dataclass(frozen=True)
 class Router:
-    """Forwards between networks."""
+    """Forwards between networks; in dom0 of the Xen host `host`, if it has one."""
 
     name: str
     kind: RouterKind
     interfaces: tuple[RouterInterface, ...]
     routes: tuple[Route, ...]
     labels: dict[str, str] = field(default_factory=dict)
+    host: str = ""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What there is on one Xen host, in the topology's order."""
+
+    networks: tuple[Network, ...]
+    """The bridges in dom0. `addresses` are those of the bridge there: the uplink's, or the
+    network's own where it is on this host only."""
+    nodes: tuple[Node, ...]
+    routers: tuple[Router, ...]
+    uplinks: dict[str, Interface]
+    """By network: the Xen host's interface that dom0 puts into the bridge of that network."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +172,11 @@ class Topology:
         for node in content["nodes"].values():
             node["kernel"] = node["kernel"] is not None
             node["initramfs"] = node["initramfs"] is not None
+        # Topologies without Xen keep the digests from before there was any.
+        for thing in (*content["nodes"].values(), *content["routers"].values()):
+            for key in ("hypervisor", "host"):
+                if not thing.get(key, True):
+                    del thing[key]
         for things in (content["networks"], content["nodes"], content["routers"]):
             for thing in things.values():
                 del thing["labels"]
@@ -152,6 +184,43 @@ class Topology:
                     del interface["labels"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def xen_hosts(self) -> tuple[Node, ...]:
+        """Return the nodes that others may live on."""
+        return tuple(node for node in self.nodes.values() if node.hypervisor == "xen")
+
+    def outer_nodes(self) -> tuple[Node, ...]:
+        """Return the nodes that are QEMU guests of the lab itself, Xen hosts among them."""
+        return tuple(node for node in self.nodes.values() if not node.host)
+
+    def outer_routers(self) -> tuple[Router, ...]:
+        """Return the routers that are in the lab itself, not in a dom0."""
+        return tuple(router for router in self.routers.values() if not router.host)
+
+    def outer_networks(self) -> tuple[Network, ...]:
+        """Return the networks with a bridge in the lab itself: all but those in a Xen host only."""
+        outer = _used(self.outer_nodes(), self.outer_routers())
+        everywhere = _used(self.nodes.values(), self.routers.values())
+        return tuple(
+            network
+            for name, network in self.networks.items()
+            if name in outer or name not in everywhere
+        )
+
+    def inside(self, host: str) -> Inside:
+        """Return what there is on a Xen host; raises `UsageError` for a node that is none."""
+        node = _known({node.name: node for node in self.xen_hosts()}, host, "Xen host")
+        nodes = tuple(node for node in self.nodes.values() if node.host == host)
+        routers = tuple(router for router in self.routers.values() if router.host == host)
+        uplinks = {interface.network: interface for interface in node.interfaces}
+        networks = []
+        used = _used(nodes, routers)
+        for name, network in self.networks.items():
+            if name in uplinks:
+                networks.append(dataclasses.replace(network, addresses=uplinks[name].addresses))
+            elif name in used:  # without an uplink it is on this host alone
+                networks.append(network)
+        return Inside(tuple(networks), nodes, routers, uplinks)
 
     def with_device_offload(self, node: str, device: Mapping[str, bool]) -> Topology:
         """Return a copy where every interface of `node` has these device features set too.
@@ -167,7 +236,8 @@ class Topology:
         for interface in old.interfaces:
             if interface.model not in DEVICE_MODELS:
                 where = f"{node}'s {interface.name} is {interface.model}"
-                raise UsageError(f"{where}: only virtio has device offloads", "use model: virtio")
+                hint = "set guest or tap features" if old.host else "use model: virtio"
+                raise UsageError(f"{where}: only virtio has device offloads", hint)
             merged = dict(sorted({**interface.offload.device, **device}.items()))
             offload = dataclasses.replace(interface.offload, device=merged)
             interfaces.append(dataclasses.replace(interface, offload=offload))
@@ -186,6 +256,12 @@ class Topology:
             )
         new = dataclasses.replace(old, kind=kind)
         return dataclasses.replace(self, routers={**self.routers, router: new})
+
+
+def _used(nodes: Iterable[Node], routers: Iterable[Router]) -> set[str]:
+    """Return the names of the networks that these have interfaces on."""
+    at_nodes = {interface.network for node in nodes for interface in node.interfaces}
+    return at_nodes | {port.network for router in routers for port in router.interfaces}
 
 
 def _known(things: Mapping[str, _T], name: str, what: str) -> _T:

@@ -17,6 +17,9 @@ from labctl.topology.fields import LINK_NAME
 DEFAULT_IMAGE = "micro"
 DEFAULT_MEMORY = 128
 DEFAULT_MTU = 1500
+XEN_IMAGE = "xen-host"
+XEN_MEMORY = 2048
+XEN_VCPUS = 2
 
 
 class _Names:
@@ -121,6 +124,17 @@ def _node(
     names: _Names,
     base: Path,
 ) -> model.Node:
+    if written.hypervisor:
+        # A guest's image and size are none for a host of guests; what defaults say of NICs is.
+        defaults = shape.Defaults(
+            image=XEN_IMAGE,
+            memory=XEN_MEMORY,
+            vcpus=XEN_VCPUS,
+            model=defaults.model,
+            offload=defaults.offload,
+        )
+    nic = written.model or ("xen" if written.host else defaults.model) or "virtio"
+
     def own_file(key: str) -> Path | None:
         # An explicit null takes the image's again, whatever the defaults say.
         holder = written if key in written.model_fields_set else defaults
@@ -136,7 +150,7 @@ def _node(
                 network=interface.network,
                 addresses=tuple(interface.addresses),
                 mac=interface.mac or names.mac(name, eth),
-                model=interface.model or written.model or defaults.model or "virtio",
+                model=interface.model or nic,
                 mtu=_mtu(interface.mtu, interface.network, networks),
                 offload=_offload(defaults.offload, written.offload, interface.offload),
                 tap=names.link(name, eth),
@@ -155,6 +169,8 @@ def _node(
         mgmt_mac=names.mac(name, "mgmt"),
         mgmt_tap=names.link(name, "mgmt"),
         labels=dict(written.labels),
+        hypervisor=written.hypervisor or "",
+        host=written.host or "",
     )
 
 
@@ -179,6 +195,7 @@ def _router(
         interfaces=interfaces,
         routes=tuple(_route(route) for route in written.routes),
         labels=dict(written.labels),
+        host=written.host or "",
     )
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from labctl.topology import fields
 
-Model = Literal["virtio", "e1000", "e1000e", "rtl8139", "vmxnet3"]
+Model = Literal["virtio", "e1000", "e1000e", "rtl8139", "vmxnet3", "xen"]
 Kind = Literal["namespace", "raw", "raw-vnet"]
 
 
@@ -72,7 +72,7 @@ class Interface(_Labelled):
     mac: fields.Mac | None = None
     """Its MAC address; made from the names by default, always the same."""
     model: Model | None = None
-    """The NIC that QEMU emulates."""
+    """The NIC that QEMU emulates; xen for a guest of a Xen host, which has no other kind."""
     mtu: fields.Mtu | None = None
     """Octets; the network's by default, and at most that."""
     offload: Offload | None = None
@@ -81,28 +81,34 @@ class Interface(_Labelled):
 
 class _Inherited(_Shape):
     image: fields.ImageName | None = None
-    """The image the guest boots; micro by default."""
+    """The image the guest boots; micro by default, xen-host for a Xen host."""
     kernel: fields.File | None = None
     """A kernel of your own in place of the image's; a path relative to this file."""
     initramfs: fields.File | None = None
     """An initramfs of your own in place of the image's; a path relative to this file."""
     memory: fields.Memory | None = None
-    """Memory in MiB, or with a unit: 256M, 1G; 128 by default."""
+    """Memory in MiB, or with a unit: 256M, 1G; 128 by default, 2048 for a Xen host."""
     vcpus: fields.Vcpus | None = None
-    """Virtual CPUs; 1 by default."""
+    """Virtual CPUs; 1 by default, 2 for a Xen host."""
     model: Model | None = None
-    """The NIC that QEMU emulates, for interfaces that name none; virtio by default."""
+    """The NIC that QEMU emulates, for interfaces that name none; virtio by default. Guests of a Xen
+    host have xen."""
     offload: Offload | None = None
     """Offloads of every interface that does not say otherwise."""
 
 
 class Defaults(_Inherited):
-    """What nodes inherit."""
+    """What nodes inherit; Xen hosts only the model and the offloads."""
 
 
 class Node(_Inherited, _Labelled):
     """A guest."""
 
+    hypervisor: Literal["xen"] | None = None
+    """xen makes this node a Xen host: other nodes and routers can live on it. Its interfaces are
+    the uplinks of the networks inside."""
+    host: fields.NodeRef | None = None
+    """The Xen host this node lives on; none by default: it is a QEMU guest of the lab itself."""
     interfaces: list[Interface] = Field(default_factory=list, max_length=16)
     """Its NICs on the lab's networks, in the order eth0, eth1, …"""
     routes: list[Route] = Field(default_factory=list, max_length=1024)
@@ -125,6 +131,8 @@ class RouterInterface(_Labelled):
 class Router(_Labelled):
     """Forwards packets between networks, on the host's side."""
 
+    host: fields.NodeRef | None = None
+    """The Xen host in whose dom0 this router is; none by default: it is in the lab itself."""
     kind: Kind = "namespace"
     """namespace: the kernel forwards. raw: a program forwards over packet sockets and loses the
     metadata. raw-vnet: the same program keeps the virtio header."""

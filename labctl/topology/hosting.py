@@ -1,0 +1,159 @@
+"""Whether what lives on Xen hosts fits: homes, NIC models, memory, uplinks, names in dom0.
+
+A network is one segment. Its parts, a bridge in the lab itself and one in each Xen host that uses
+it, are joined by the uplinks of those hosts, and by nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from labctl.topology import model, shape
+from labctl.topology.problems import nearest, shown
+from labctl.topology.tree import Loc, Report
+
+_DOM0_LINK = re.compile(r"eth[0-9]+|mgmt0")
+"""dom0's own NICs have these names."""
+
+
+def check(topology: model.Topology, written: shape.Topology, report: Report) -> None:
+    """Report everything that does not fit."""
+    for loc, holder in _things(topology):
+        if holder.host:
+            _home(loc, holder, topology, report)
+    for node in topology.nodes.values():
+        _models(node, topology, written, report)
+    for host in topology.xen_hosts():
+        _memory(host, topology, report)
+        _loops(host, report)
+    _joined(topology, report)
+    _names(topology, report)
+
+
+def _things(topology: model.Topology) -> Iterator[tuple[Loc, model.Node | model.Router]]:
+    for name, node in topology.nodes.items():
+        yield ("nodes", name), node
+    for name, router in topology.routers.items():
+        yield ("routers", name), router
+
+
+def _doubtful(report: Report, loc: Loc, *keys: str) -> bool:
+    """Tell whether one of these keys at `loc` was left out for a fault of its own."""
+    found = report.root.walk(loc)
+    inside = found[-1].mapping or {} if len(found) > len(loc) else {}
+    return any(inside[key].dead for key in keys if key in inside)
+
+
+def _home(
+    loc: Loc, thing: model.Node | model.Router, topology: model.Topology, report: Report
+) -> None:
+    here: Loc = (*loc, "host")
+    if isinstance(thing, model.Node) and thing.hypervisor:
+        message = f"{thing.name} is a Xen host: it cannot live on another"
+        report.add(here, message, "leave out host, or hypervisor", key=True)
+        return
+    hosts = [node.name for node in topology.xen_hosts()]
+    if thing.host not in topology.nodes:
+        if thing.host in (report.root.walk(("nodes",))[-1].mapping or ()):
+            return  # it is there, with faults of its own
+        hint = nearest(thing.host, hosts) if hosts else "no node has hypervisor: xen"
+        report.add(here, f"there is no node {shown(thing.host)}", hint)
+    elif thing.host not in hosts and not _doubtful(report, ("nodes", thing.host), "hypervisor"):
+        hint = nearest(thing.host, hosts) if hosts else f"write hypervisor: xen in {thing.host}"
+        report.add(here, f"{thing.host} is not a Xen host", hint)
+
+
+def _models(
+    node: model.Node, topology: model.Topology, written: shape.Topology, report: Report
+) -> None:
+    """Find NICs of a kind that does not exist where their node lives."""
+    loc: Loc = ("nodes", node.name)
+    if (node.host and node.hypervisor) or _doubtful(report, loc, "host", "hypervisor"):
+        return
+    for index, interface in enumerate(node.interfaces):
+        if (interface.model == "xen") == bool(node.host):
+            continue
+        # Point to the innermost layer that asks for it.
+        mine: Loc = (*loc, "interfaces", index)
+        layers: list[tuple[Loc, shape.Model | None]] = [
+            (mine, written.nodes[node.name].interfaces[index].model),
+            (loc, written.nodes[node.name].model),
+            (("defaults",), written.defaults.model),
+        ]
+        place = next(at for at, kind in layers if kind)
+        name = f"{node.name}'s {interface.name}"
+        if node.host:
+            message = f"{name} cannot be {interface.model}: {node.name} lives on {node.host}"
+            hint = "guests of a Xen host have model: xen, which is their default"
+        elif node.hypervisor:
+            message = f"{name} cannot be xen: it is the Xen host's own NIC, which QEMU makes"
+            hint = "write model: virtio, or e1000"
+        else:
+            message = f"{name} cannot be xen: {node.name} does not live on a Xen host"
+            hosts = [host.name for host in topology.xen_hosts()]
+            home = hosts[0] if hosts else "NAME"
+            hint = f"add host: {home} to {node.name}, or write model: virtio"
+        report.add((*place, "model"), message, hint)
+
+
+def _memory(host: model.Node, topology: model.Topology, report: Report) -> None:
+    guests = [node for node in topology.inside(host.name).nodes if not node.hypervisor]
+    places: list[Loc] = [("nodes", node.name) for node in (host, *guests)]
+    if any(_doubtful(report, loc, "memory") for loc in (("defaults",), *places)):
+        return
+    inside = sum(node.memory for node in guests)
+    needed = model.DOM0_MEMORY + model.XEN_MEMORY + inside
+    if host.memory < needed:
+        parts = f"{model.DOM0_MEMORY} for dom0, {model.XEN_MEMORY} for Xen"
+        parts += f", {inside} for its guests" if guests else ""
+        message = f"memory {host.memory} is too little for the Xen host {host.name}: {parts}"
+        report.add(("nodes", host.name, "memory"), message, f"write memory: {needed} (or more)")
+
+
+def _loops(host: model.Node, report: Report) -> None:
+    seen: set[str] = set()
+    for index, interface in enumerate(host.interfaces):
+        if interface.network in seen:
+            message = f"{host.name} has two uplinks on network {interface.network}: a loop"
+            here = ("nodes", host.name, "interfaces", index, "network")
+            report.add(here, message, "leave one of them out")
+        seen.add(interface.network)
+
+
+def _joined(topology: model.Topology, report: Report) -> None:
+    """Find networks in more places than one that lack an uplink between them."""
+    places: dict[str, dict[str, str]] = {}  # network: place: who is the first one there
+    for loc, thing in _things(topology):
+        nested = isinstance(thing, model.Node) and thing.hypervisor and thing.host
+        if nested or _doubtful(report, loc, "host"):
+            continue
+        for interface in thing.interfaces:
+            places.setdefault(interface.network, {}).setdefault(thing.host, thing.name)
+    for host in topology.xen_hosts():
+        item = report.root.walk(("nodes", host.name))[-1]
+        nics = (item.mapping or {}).get("interfaces")
+        if host.host or (nics and (nics.dead or nics.hurt())):  # one left out may be the uplink
+            continue
+        uplinks = {interface.network for interface in host.interfaces}
+        for name, users in places.items():
+            if name in uplinks or host.name not in users or name not in topology.networks:
+                continue
+            others = [f"on {place}" for place in sorted(users) if place in topology.nodes]
+            others.remove(f"on {host.name}")
+            if "" in users:  # the others join there, not with each other
+                others = [f"in the lab itself ({users['']})"]
+            if others:
+                message = f"network {name} is on {host.name} and {' and '.join(others)}"
+                hint = f"add {{network: {name}}} to {host.name}'s interfaces"
+                here = ("nodes", host.name, "interfaces")
+                report.add(here, f"{message}, with no uplink of {host.name}'s", hint, key=True)
+
+
+def _names(topology: model.Topology, report: Report) -> None:
+    for host in topology.xen_hosts():
+        for network in topology.inside(host.name).networks:
+            if _DOM0_LINK.fullmatch(network.bridge):
+                message = f"a network on a Xen host cannot be named {network.name}"
+                hint = f"a NIC of {host.name} has this name"
+                report.add(("networks", network.name), message, hint, key=True)
