@@ -80,6 +80,7 @@ class Lab:
         name = name or topology.name
         if not NAME.fullmatch(name):
             raise UsageError(f"{name!r} is not a name for a lab", "use a-z, 0-9 and -, 40 at most")
+        _check_xen(topology)
         folder = state.directory(name)
         if uri:
             shared.check(topology)
@@ -329,6 +330,15 @@ class Lab:
 
 def _images(topology: model.Topology) -> list[str]:
     return sorted({node.image for node in topology.nodes.values()})
+
+
+def _check_xen(topology: model.Topology) -> None:
+    """Raise `UsageError` for a topology with Xen hosts, which no lab can hold yet."""
+    if hosts := topology.xen_hosts():
+        raise UsageError(
+            f"{topology.name} has a Xen host ({hosts[0].name}), which labs cannot hold yet",
+            "validate it, or take a topology without hypervisor: xen",
+        )
 
 
 def _check_memory(topology: model.Topology, found: Mapping[str, Image]) -> None:
