@@ -272,10 +272,11 @@ def wait_ready(domain: Any, guest: Guest, directory: Path, give_up: threading.Ev
             knock_at = time.monotonic() + KNOCK_SECONDS
         if give_up.is_set():
             raise GuestError(f"{guest.name} was given up: another guest failed")
-        # It reboots after a panic, and would go on so until the deadline.
-        if PANIC in guest.log.read_bytes() or not _active(domain):
+        panicked = guest.log.read_bytes().partition(PANIC)[2].splitlines()
+        if panicked or not _active(domain):  # after a panic it reboots: it would go on for ever
+            why = ": kernel panic" + panicked[0].decode(errors="replace") if panicked else ""
             raise GuestError(
-                f"{guest.name} died while booting; its console's last lines are below",
+                f"{guest.name} died while booting{why}; its console's last lines are below",
                 f"is {guest.kernel} a kernel for this machine?",
                 console_tail(guest.log),
             )
