@@ -1,0 +1,90 @@
+"""An ordinary user has the same labs as root, on a host that nobody has to prepare for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live import LABCTL, SECONDS, Place, Watch, place
+
+from labctl import images
+
+pytestmark = pytest.mark.integration
+
+SCRIPT = """\
+set -eux
+id
+{labctl} up router-hop.yaml >&2
+{labctl} status --json
+{labctl} ssh vm1 -- ssh vm2 uname -a >&2
+test "$({labctl} exec vm2 -- printf %s 'two words')" = 'two words'
+test "$({labctl} ssh vm1 -- ssh vm2 hostname)" = vm2
+{labctl} exec r1 -- cat /proc/self/uid_map >&2
+{labctl} exec vm2 -- sh -c 'exit 7' && exit 1 || test $? = 7
+{labctl} down >&2
+test "$({labctl} status --json)" = '[]'
+"""
+
+
+@pytest.fixture
+def here(pytestconfig: pytest.Config) -> Iterator[Place]:
+    accel = pytestconfig.getoption("--accel")
+    # Who may open /dev/kvm is for the host to say; what is tested here is the namespaces.
+    with place("auto" if accel == "require" else accel) as where:
+        yield where
+
+
+def _why_not() -> str:
+    try:
+        if int(Path("/proc/sys/user/max_user_namespaces").read_text()) == 0:
+            return "this kernel has no user namespaces"
+    except OSError:
+        return "this kernel has no user namespaces"
+    return "" if os.geteuid() == 0 else "only root can become another user"
+
+
+def _ranges() -> list[bytes | None]:
+    files = [Path("/etc/subuid"), Path("/etc/subgid")]
+    return [file.read_bytes() if file.exists() else None for file in files]
+
+
+def test_an_ordinary_user_brings_up_uses_and_ends_a_lab(here: Place) -> None:
+    if why := _why_not():
+        pytest.skip(why)
+    images.get("micro")  # as root, with root's cache
+    home = here.root / "home"
+    home.mkdir()
+    repository = Path(__file__).parents[2]
+    before = _ranges()
+    device = Path("/dev/net/tun").stat()
+    with Watch(here) as watch:
+        here.root.chmod(0o711)
+        done = subprocess.run(
+            [
+                sys.executable,
+                str(Path(__file__).with_name("as_user.py")),
+                str(home),
+                *(sys.base_prefix, sys.prefix, str(repository)),
+                *("--", "/bin/sh", "-c", SCRIPT.format(labctl=LABCTL)),
+            ],
+            capture_output=True,
+            text=True,
+            env={**here.env, "LABCTL_RUNTIME_DIR": str(home)},
+            timeout=SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        watch.nothing_left()
+    assert "uid=65534(nobody)" in done.stdout
+    (lab,) = json.loads(done.stdout[done.stdout.index("[") :])
+    assert lab["state"] == "up"
+    assert {part["state"] for part in lab["parts"] if part["is"] == "node"} == {"running"}
+    assert "200000" in done.stderr  # the ranges were used: PID 1's view of /etc/subuid
+    assert _ranges() == before
+    assert Path("/dev/net/tun").stat().st_mode == device.st_mode
+    assert not list(home.iterdir())
