@@ -13,6 +13,7 @@ MAKEFLAGS += --no-print-directory
 
 BIN := $(VENV)/bin
 PACKAGES := labctl/system-packages.txt
+TEST_PACKAGES := tests/system-packages.txt
 LOCKS := requirements/build.lock requirements/dev.lock
 
 # A stamp's name holds a digest of all that the step depends on: not times, which a checkout
@@ -20,6 +21,7 @@ LOCKS := requirements/build.lock requirements/dev.lock
 digest = $(shell { cat $(1) /etc/machine-id; $(2) pwd; echo $(PYTHON); } 2>/dev/null \
   | sha256sum | cut -c1-16)
 SYSTEM := .stamps/system-$(call digest,$(PACKAGES))
+TEST_SYSTEM := .stamps/test-system-$(call digest,$(TEST_PACKAGES))
 # Inside the environment, so that it goes with it.
 # Of pyproject.toml the package's part counts; what follows are the settings of the tools.
 ENVIRONMENT := $(VENV)/.made-$(call digest,$(PACKAGES) $(LOCKS),sed '/^\[tool.ruff/Q' pyproject.toml;)
@@ -36,7 +38,7 @@ demo: install ## Install what is missing, then lose a checksum's metadata and se
 	@$(BIN)/labctl experiment router-hop $(ARGS)
 
 .PHONY: test
-test: install ## Run every test (options by ARGS, such as ARGS="--accel require")
+test: install $(TEST_SYSTEM) ## Run every test (options by ARGS, such as ARGS="--accel require")
 	@$(PYTEST) $(ARGS)
 
 .PHONY: unit
@@ -73,8 +75,10 @@ clean: ## Remove what make made here (results and images stay)
 	find labctl tests -name __pycache__ -prune -exec rm -rf {} +
 	echo "make: removed $(VENV) and caches"
 
-$(SYSTEM):
-	@wanted=$$(sed -E 's/#.*//' $(PACKAGES) | xargs)
+$(SYSTEM): WANTED := $(PACKAGES)
+$(TEST_SYSTEM): WANTED := $(TEST_PACKAGES)
+$(SYSTEM) $(TEST_SYSTEM):
+	@wanted=$$(sed -E 's/#.*//' $(WANTED) | xargs)
 	if ! command -v apt-get >/dev/null; then
 	  echo "make: this is no Debian: install by hand what corresponds to: $$wanted"
 	else
@@ -96,8 +100,9 @@ $(SYSTEM):
 	  fi
 	fi
 	mkdir -p .stamps
-	rm -f .stamps/system-*
-	touch $@
+	stamp=$@
+	rm -f "$${stamp%-*}"-*
+	touch "$$stamp"
 
 $(ENVIRONMENT): | $(SYSTEM)
 	@echo "make: installing labctl and its pinned Python packages into $(VENV)"
