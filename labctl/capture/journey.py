@@ -215,6 +215,19 @@ class Journey:
         return self.steps[at + 1] if at + 1 < len(self.steps) else None
 
     @property
+    def missed(self) -> Step | None:
+        """The first step after the last sighting whose complete capture did not see it.
+
+        Where all further captures have gaps, the next step of the path; None at its end.
+        """
+        last = self.last
+        if last is None:
+            return None
+        rest = self.steps[self.steps.index(last) + 1 :]
+        blind = rest[0] if rest else None
+        return next((step for step in rest if step.happened is Happening.NOT_SEEN), blind)
+
+    @property
     def where(self) -> str:
         """The place that harmed or lost it, in words such as `router r1 (eth0 to eth1)`."""
         harm = self.harm
@@ -225,7 +238,7 @@ class Journey:
             return ""
         if self.fate is Fate.DROPPED and self.after(last) is None:
             return last.owner
-        return passage(last, self.after(last) or last)
+        return passage(last, self.missed or last)
 
     @property
     def signature(self) -> tuple[object, ...]:

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pyroute2 import IPRoute
+
 from labctl.experiments.trace_flow import Flow
 from labctl.lab.lab import Lab
 from labctl.lab.path import Hop
 from labctl.routers import namespace
+from labctl.world.netns import inside
 
 _BRIDGE = Path("/proc/sys/net/bridge")
+IFF_UP = 1
 _LISTEN, _UNCONNECTED = "0A", "07"
 """States in /proc/net/tcp and udp (kernel: include/net/tcp_states.h)."""
 
@@ -24,6 +28,10 @@ class Facts:
     """Whether a socket of the destination waits on the port; None where that has no meaning."""
     route: str = ""
     """How the source's kernel would send it, as `ip route get` says; empty where it cannot."""
+    route_back: bool = True
+    """Whether the destination's kernel knows a way to the source's address."""
+    down: tuple[str, ...] = ()
+    """The hops of the way whose link is down."""
     forwards: dict[str, bool] = field(default_factory=dict)
     """By router of the way: whether anything forwards there."""
     kinds: dict[str, str] = field(default_factory=dict)
@@ -48,10 +56,13 @@ def gather(lab: Lab, flow: Flow, path: Sequence[Hop]) -> Facts:
             works = lab.world.call(namespace.forwarding, router.model)
         forwards[name] = works
     result = lab.node(source.owner).run(["ip", "route", "get", flow.back], check=False)
+    answer = ["ip", "route", "get", flow.there or flow.back]
     ends = [hop for hop in (source, destination) if _known(lab, hop)]
     return Facts(
         listening=_listening(lab, flow, destination.owner),
         route=" ".join(result.stdout.split()) if result.ok else "",
+        route_back=lab.node(destination.owner).run(answer, check=False).ok,
+        down=tuple(hop.name for hop in path if not _is_up(lab, hop)),
         forwards=forwards,
         kinds=kinds,
         bridge_netfilter=lab.world.call(_bridge_netfilter, flow.version),
@@ -66,6 +77,18 @@ def gather(lab: Lab, flow: Flow, path: Sequence[Hop]) -> Facts:
 def _known(lab: Lab, hop: Hop) -> bool:
     """Tell whether the topology has the device: others have features nobody here would change."""
     return any(one.name == hop.link for one in lab.node(hop.owner).model.interfaces)
+
+
+def _is_up(lab: Lab, hop: Hop) -> bool:
+    if hop.place == "guest":
+        text = lab.node(hop.owner).run(f"cat /sys/class/net/{hop.link}/flags", check=False).stdout
+        return not text.strip() or bool(int(text, 16) & IFF_UP)
+    return lab.world.call(inside, hop.owner if hop.place == "router" else "", _link_up, hop.link)
+
+
+def _link_up(link: str) -> bool:
+    with IPRoute() as ip:
+        return any(one["flags"] & IFF_UP for one in ip.get_links(ifname=link))
 
 
 def _bridge_netfilter(version: int) -> bool:

@@ -50,28 +50,26 @@ class Verdict:
 
 _ROUTER_REASONS = {
     "ttl_expired": "its TTL ended",
-    "no_route": "no route",
-    "unresolved": "no answer for the next hop's address",
-    "queue_full": "no answer for the next hop's address",
-    "too_long": "MTU: the frame is too long to be sent",
+    "no_route": "there is no route",
+    "unresolved": "nobody answers for the next hop's address",
+    "queue_full": "nobody answers for the next hop's address",
+    "too_long": "it is longer than the MTU",
     "send_errors": "it could not be sent",
     "malformed": "its IP header is broken",
     "not_forwardable": "its addresses may not be forwarded",
     "socket_drops": "the program could not keep up",
-    "IpOutNoRoutes": "no route",
-    "IpExtInNoRoutes": "no route",
-    "Ip6OutNoRoutes": "no route",
-    "Ip6InNoRoutes": "no route",
-    "IpFragFails": "MTU",
-    "Ip6InTooBigErrors": "MTU",
+    "IpOutNoRoutes": "there is no route",
+    "IpExtInNoRoutes": "there is no route",
+    "Ip6OutNoRoutes": "there is no route",
+    "Ip6InNoRoutes": "there is no route",
+    "IpFragFails": "it is longer than the MTU",
+    "Ip6InTooBigErrors": "it is longer than the MTU",
     "IpInHdrErrors": "its IP header is refused (TTL, header checksum)",
     "Ip6InHdrErrors": "its IP header is refused (hop limit)",
     "IpInDiscards": "the kernel had no room",
     "IpOutDiscards": "the kernel had no room",
 }
 """What a router's counter means, those that tell most first."""
-
-_COMPLAINTS = {"mtu": "MTU", "ttl": "its TTL ended"}
 
 
 def conclude(trace: Trace, facts: Facts, full: Trace | None = None) -> Verdict:
@@ -93,7 +91,7 @@ def conclude(trace: Trace, facts: Facts, full: Trace | None = None) -> Verdict:
             return _ended(journey, trace, facts)
     if trace.well is None:
         return _blind(trace)
-    return _all_arrived(trace, full)
+    return _all_arrived(trace, facts, full)
 
 
 def _harmed(journey: Journey, trace: Trace) -> Verdict | None:
@@ -109,7 +107,7 @@ def _harmed(journey: Journey, trace: Trace) -> Verdict | None:
         last = journey.steps[-1]
         evidence.insert(len(lines) + 1, f"{last.owner}'s kernel dropped it: {journey.reason}")
     if harm.happened is Happening.CORRUPTED:
-        sentence = f"The packet was corrupted{way} at {where}."
+        sentence = f"The packet was corrupted{way} {_at(where)}."
         return Verdict(Finding.CORRUPTED, sentence, where, journey.reason, tuple(evidence), journey)
     told = f" ({journey.reason})" if journey.reason else ""
     end = f"{journey.steps[-1].owner} drops the packet{told}"
@@ -117,7 +115,7 @@ def _harmed(journey: Journey, trace: Trace) -> Verdict | None:
         end = f"the packet is {journey.fate}"
         if journey.fate is Fate.UNKNOWN:
             end = "what came of the packet was not observed"
-    sentence = f"Checksum metadata is lost{way} at {where}: nobody finishes the sum, and {end}."
+    sentence = f"Checksum metadata is lost{way} {_at(where)}: nobody finishes the sum, and {end}."
     return Verdict(Finding.LOST, sentence, where, journey.reason, tuple(evidence), journey)
 
 
@@ -152,11 +150,14 @@ def _ended(journey: Journey, trace: Trace, facts: Facts) -> Verdict:
     """Tell of a sound packet that did not arrive."""
     last = journey.last
     assert last is not None
-    after = journey.after(last)
+    after = journey.missed
     way = "" if journey in trace.there else " on the way back"
     evidence = [f"{journey.label}:", _seen(last)]
     if after is not None:
-        evidence.append(f"  {after.hop}: not seen")
+        evidence.append(f"  {after.hop}: {after.happened}")
+    arrived = sum(one.well for one in trace.journeys)
+    if arrived:
+        evidence.append(f"{arrived} of {len(trace.journeys)} packets arrived unharmed")
     evidence += [one.line for one in trace.complaints]
     if journey.fate is Fate.DROPPED and after is None:
         sentence = f"Dropped{way} at {last.owner} because {journey.reason}."
@@ -170,21 +171,31 @@ def _ended(journey: Journey, trace: Trace, facts: Facts) -> Verdict:
             Finding.DROPPED, sentence, last.owner, journey.reason, tuple(evidence), journey
         )
     where = journey.where
-    reason = _reason(last, after, trace, facts)
+    reason = _reason(journey, trace, facts)
     evidence += _router_lines(trace)
     if not reason:
-        sentence = f"Dropped{way} at {where}; the checksum was sound there, the reason is not told."
+        sentence = (
+            f"Dropped{way} {_at(where)}; the checksum was sound there, the reason is not told."
+        )
         return Verdict(Finding.DROPPED, sentence, where, "", tuple(evidence), journey)
-    sentence = f"Not a checksum problem: dropped{way} at {where} because of {reason}."
+    sentence = f"Not a checksum problem: dropped{way} {_at(where)} because {reason}."
     return Verdict(Finding.OTHER, sentence, where, reason, tuple(evidence), journey)
 
 
-def _reason(last: Step, after: Step | None, trace: Trace, facts: Facts) -> str:
+def _reason(journey: Journey, trace: Trace, facts: Facts) -> str:
     """Say why a packet did not get from one hop to the next; empty where nothing tells."""
+    last, after = journey.last, journey.missed
+    assert last is not None
+    begin = journey.steps.index(last)
+    for step in journey.steps[begin : journey.steps.index(after) + 1 if after else None]:
+        if step.hop in facts.down:
+            return f"{step.hop} is down"
     for one in trace.complaints:
+        if one.what == "mtu":
+            fits = f" of {one.mtu} bytes" if one.mtu else ""
+            return f"it is longer than the MTU{fits}"
         if one.what != "closed port":
-            fits = f" ({one.mtu} bytes)" if one.mtu else ""
-            return _COMPLAINTS.get(one.what, one.text) + fits
+            return f"{one.sender} says: {one.text}"
     if after is not None and last.place == after.place == "router":
         if not facts.forwards.get(last.owner, True):
             return f"nothing forwards in {last.owner}"
@@ -193,10 +204,10 @@ def _reason(last: Step, after: Step | None, trace: Trace, facts: Facts) -> str:
             if grown.get(name):
                 return words
     mtu = _mtu(trace, after) if after is not None else None
-    if mtu is not None and not last.gso and last.length > mtu + ETHERNET:
-        return f"MTU ({mtu} bytes at {after.hop if after else ''})"
+    if after is not None and mtu is not None and not last.gso and last.length > mtu + ETHERNET:
+        return f"it is longer than the MTU of {mtu} bytes at {after.hop}"
     if after is not None and last.place == after.place == "host" and facts.bridge_netfilter:
-        return "bridge-netfilter: the bridge hands packets to the packet filter"
+        return "bridge-netfilter hands bridged packets to the packet filter"
     return ""
 
 
@@ -236,10 +247,16 @@ def _blind(trace: Trace) -> Verdict:
     return Verdict(Finding.UNKNOWN, sentence, "", "partial evidence", evidence)
 
 
-def _all_arrived(trace: Trace, full: Trace | None) -> Verdict:
+def _all_arrived(trace: Trace, facts: Facts, full: Trace | None) -> Verdict:
     """Tell of a flow whose every packet arrived."""
     failed = [line for line in trace.said if re.match(r"\d+ error\b", line)]
     if failed or (trace.flow.protocol != "udp" and not trace.back):
+        if not facts.route_back:
+            sentence = (
+                f"Not a checksum problem: {trace.destination} got what was sent, "
+                f"but has no route back to {trace.flow.there}."
+            )
+            return Verdict(Finding.OTHER, sentence, trace.destination, "no route", trace.said)
         sentence = (
             f"Could not tell: all that {trace.source} sent arrived unharmed at "
             f"{trace.destination}, which did not answer."
@@ -263,12 +280,16 @@ def _large(found: Verdict, full: Trace) -> Verdict:
         mtu = f" of {told[0].mtu} bytes" if told[0].mtu else ""
         sentence = f"Healthy: small packets pass; a smaller MTU{mtu} on the way is told to senders."
         return Verdict(Finding.HEALTHY, sentence, found.where, "MTU", found.evidence, found.journey)
-    reason = found.reason if "MTU" in found.reason else "MTU"
+    reason = f" because {found.reason}" if "MTU" in found.reason else ""
     sentence = (
-        f"Not a checksum problem: small packets pass, those of {full.flow.size} bytes end at "
-        f"{found.where} because of {reason}, and nobody tells their sender."
+        f"Not a checksum problem: small packets pass, those of {full.flow.size} bytes end "
+        f"{_at(found.where)}{reason}, and nobody tells their sender."
     )
-    return Verdict(Finding.OTHER, sentence, found.where, reason, found.evidence, found.journey)
+    return Verdict(Finding.OTHER, sentence, found.where, "MTU", found.evidence, found.journey)
+
+
+def _at(where: str) -> str:
+    return where if where.startswith("between ") else f"at {where}"
 
 
 def _seen(step: Step) -> str:

@@ -343,9 +343,10 @@ class _Run:
         back = follow(evidence, self.path[::-1], answers, known=known, drops=self.drops)
         cut = [f"{hop.hop}: {hop.note}" for hop in evidence.hops if hop.cut]
         lost = [
-            f"{hop.hop}: the observer missed {hop.drops or 0} frames"
+            f"{hop.hop}: the observer missed {hop.trailer.drops} frames "
+            f"and met {hop.trailer.errors} errors"
             for hop in evidence.hops
-            if not hop.cut and not hop.complete
+            if hop.trailer is not None and not hop.complete
         ]
         notes = [*([self.trouble] if self.trouble else []), *cut, *lost, *self.notes]
         ends = {self.flow.back, self.flow.there} | {

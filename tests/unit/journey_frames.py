@@ -99,12 +99,13 @@ def hop(
     cut: bool = False,
     clock_ns: int = 0,
     arrived_ns: int | None = None,
+    mtu: int = MTU,
 ) -> HopEvidence:
     """What a hop saw: packets with their microseconds since `BEGIN`, its clock `clock_ns` ahead."""
     records = tuple(
         packet.record(BEGIN + clock_ns + micro * 1000, 4 if out else 0) for micro, packet in packets
     )
-    header = Header(name, name, 1, MTU, 1 << 18, BEGIN + clock_ns, "6.1", "python")
+    header = Header(name, name, 1, mtu, 1 << 18, BEGIN + clock_ns, "6.1", "python")
     trailer = None if cut else Trailer(len(records), 0, len(records), 0, BEGIN + clock_ns)
     stream = Stream(header, records, trailer, "it ends within a block" if cut else "")
     return judged(name, stream, stream.note, arrived_ns or BEGIN)
