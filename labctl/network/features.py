@@ -32,7 +32,8 @@ Features = dict[str, Feature]
 def _read(link: str) -> Features:
     with ethtool.Ethtool() as netlink:
         found = netlink.get_features(link).features.values()
-        return {one.name: Feature(bool(one.enable), not one.available) for one in found}
+        # Bits that this kernel does not use have no name.
+        return {one.name: Feature(bool(one.enable), not one.available) for one in found if one.name}
 
 
 def _write(link: str, wanted: Mapping[str, bool]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -85,10 +86,11 @@ def make_tap(ip: pyroute2.IPRoute, name: str, bridge: str, mtu: int) -> None:
     """
     try:
         ip.link("add", ifname=name, kind="tuntap", mode="tap")
-    except OSError as reason:
-        if reason.errno in (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENODEV):
+    except (OSError, pyroute2.NetlinkError) as reason:  # pyroute2 wraps what the device says
+        number = reason.code if isinstance(reason, pyroute2.NetlinkError) else reason.errno
+        if number in (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENODEV, errno.ENXIO):
             raise HostError(
-                f"/dev/net/tun cannot be used: {reason.strerror}",
+                f"/dev/net/tun cannot be used: {os.strerror(number)}",
                 "as root, run: modprobe tun; chmod 666 /dev/net/tun",
             ) from None
         raise

@@ -21,7 +21,7 @@ def inside(name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwarg
     """Run `function` in the network namespace `name` ("" for the world's own); return its result.
 
     setns(2) moves one thread only, so the function runs in a thread that ends with it and the
-    caller never moves.
+    caller never moves. Raises `OSError` when there is no such namespace.
     """
     if not name:
         return function(*args, **kwargs)
@@ -30,7 +30,7 @@ def inside(name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwarg
 
     def body() -> None:
         try:
-            netns.setns(name)
+            netns.setns(name, flags=0)  # by default it would make a missing one
             results.append(function(*args, **kwargs))
         except BaseException as error:
             errors.append(error)

@@ -122,10 +122,10 @@ class Space(World):
     def keep(self) -> None:
         """Let the world outlive this process; raises `LabctlError` when it has ended."""
         if self._lifeline:
-            try:
+            with contextlib.suppress(OSError):
                 self._lifeline.send(b"keep")
-            except OSError:
-                raise LabctlError("the lab went down meanwhile", "bring it up again") from None
+            if not self.identity.alive:
+                raise LabctlError("the lab went down meanwhile", "bring it up again")
             self._lifeline.close()
             self._lifeline = None
             self._shell = None
