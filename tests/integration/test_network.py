@@ -1,0 +1,208 @@
+"""Bridges, TAPs and their features, made for real in a world."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labctl.errors import HostError, LabctlError
+from labctl.network import features, links
+from labctl.topology import FEATURES, Topology, find, from_mapping, kernel_names, load, shipped
+from labctl.world.deadline import Deadline
+from labctl.world.space import Space
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+]
+
+LAN = from_mapping(
+    {
+        "networks": {
+            "lan": {"mtu": 1400, "stp": True, "addresses": ["10.0.1.254/24", "fd00::f/64"]},
+            "bare": {},
+        },
+        "nodes": {"vm1": {"interfaces": [{"network": "lan"}, {"network": "bare"}]}},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
+    made = Space.create(tmp_path_factory.mktemp("network") / "w")
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def built(world: Space) -> Iterator[Space]:
+    world.call(links.build, LAN)
+    yield world
+    world.call(links.remove, LAN)
+
+
+def found(world: Space) -> dict[str, links.Link]:
+    return {link.name: link for link in world.call(links.links)}
+
+
+def read(world: Space, path: str) -> str:
+    """Read a file with a /sys that shows the world's own links."""
+    script = 'mount -t sysfs x /sys; cat "$0"'
+    words = ["unshare", "--mount", "sh", "-ec", script, path]
+    return world.agent().run(words, Deadline(10, "reading")).stdout.strip()
+
+
+@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
+def test_every_shipped_topology_is_built_and_removed(world: Space, path: Path) -> None:
+    topology: Topology = load(path)
+    before = found(world)
+    world.call(links.build, topology)
+    names = links.names(topology)
+    assert set(found(world)) == {*before, *names}
+    assert len(set(names)) == len(names)
+    world.call(links.remove, topology)
+    assert found(world) == before
+    world.call(links.remove, topology)
+
+
+def test_links_are_what_the_topology_says(built: Space) -> None:
+    seen = found(built)
+    assert (seen["lan"].kind, seen["lan"].mtu, seen["lan"].up) == ("bridge", 1400, True)
+    tap = seen["vm1-eth0"]
+    assert (tap.kind, tap.mtu, tap.up, tap.master) == ("tun", 1400, True, "lan")
+    assert (seen["vm1-eth1"].mtu, seen["vm1-eth1"].master) == (1500, "bare")
+    assert (seen["vm1-mgmt"].master, seen["mgmt"].kind) == ("mgmt", "bridge")
+    assert read(built, "/sys/class/net/lan/bridge/stp_state") == "1"
+    assert read(built, "/sys/class/net/bare/bridge/stp_state") == "0"
+    assert read(built, "/sys/class/net/bare/bridge/multicast_snooping") == "0"
+
+
+def test_only_bridges_that_are_told_to_have_addresses(built: Space) -> None:
+    told = built.agent().run([sys.executable, "-c", ADDRESSES], Deadline(10, "listing")).stdout
+    addresses = {line for line in told.splitlines() if "fe80" not in line}
+    assert addresses == {"lo 127.0.0.1/8", "lo ::1/128", "lan 10.0.1.254/24", "lan fd00::f/64"}
+    assert {line.split()[0] for line in told.splitlines() if "fe80" in line} <= {"lan", "mgmt"}
+
+
+def test_the_observer_does_not_speak_ipv6_on_what_it_observes(built: Space) -> None:
+    for name, value in (("bare", "1"), ("vm1-eth0", "1"), ("lan", "0"), ("mgmt", "0")):
+        assert read(built, f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6") == value
+
+
+def test_netfilter_keeps_out_of_the_bridges(world: Space) -> None:
+    world.call(links.leave_bridges_alone)
+    told = world.agent().run(
+        ["sh", "-c", "cat /proc/sys/net/bridge/bridge-nf-call-* 2>/dev/null || true"],
+        Deadline(10, "reading"),
+    )
+    assert set(told.stdout.split()) <= {"0"}
+
+
+def test_names_that_are_taken_are_an_error(built: Space) -> None:
+    before = found(built)
+    with pytest.raises(LabctlError, match="exists"):
+        built.call(links.build, LAN)
+    assert found(built) == before
+
+
+# --- features -----------------------------------------------------------------------------------
+
+
+# The older interface of the kernel: SIOCETHTOOL (linux/ethtool.h), one feature at a time.
+OTHER_WAY = """
+import array, fcntl, socket, struct, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    for name, command in (("tx", 0x16), ("sg", 0x18), ("tso", 0x1e), ("gro", 0x2b)):
+        value = array.array("I", [command, 0])
+        request = struct.pack("16sP16x", sys.argv[1].encode(), value.buffer_info()[0])
+        fcntl.ioctl(s, 0x8946, request)
+        print(name, value[1])
+"""
+
+
+ADDRESSES = """
+from pyroute2 import IPRoute
+with IPRoute() as ip:
+    names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in ip.get_links()}
+    for one in ip.get_addr():
+        print(names[one["index"]], f"{one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}")
+"""
+
+
+def active(seen: features.Features) -> dict[str, bool]:
+    return {name: feature.active for name, feature in seen.items()}
+
+
+@pytest.mark.parametrize("link", ["vm1-eth0", "lan", "lo"])
+def test_features_read_as_the_kernel_tells_them_another_way(built: Space, link: str) -> None:
+    told = built.agent().run([sys.executable, "-c", OTHER_WAY, link], Deadline(10, "asking")).stdout
+    seen = built.call(features.read, link, "")
+    assert "" not in seen
+    words = dict(line.split() for line in told.splitlines())
+    assert len(words) == 4
+    for word, value in words.items():
+        names = kernel_names(FEATURES[word])
+        assert any(seen[name].active for name in names if name in seen) == (value == "1"), word
+
+
+CHANGES = [
+    ("vm1-eth0", {"gro": False}),
+    ("vm1-eth0", {"sg": False, "gso": False}),
+    ("lan", {"tx": False}),
+    ("lan", {"tso": False, "gso": False}),
+]
+
+
+@pytest.mark.parametrize(("link", "wanted"), CHANGES)
+def test_what_is_changed_is_put_back_exactly(
+    built: Space, link: str, wanted: dict[str, bool]
+) -> None:
+    before = built.call(features.read, link, "")
+    assert built.call(features.change, link, wanted, "") == before
+    now = built.call(features.read, link, "")
+    assert active(now) != active(before)
+    for name in features.expand(before, wanted):
+        assert not now[name].active
+    built.call(features.restore, link, before, "")
+    assert built.call(features.read, link, "") == before
+
+
+def test_a_feature_that_was_off_stays_off_when_others_come_back(built: Space) -> None:
+    start = built.call(features.change, "vm1-eth0", {"gro": False}, "")
+    before = built.call(features.change, "vm1-eth0", {"sg": False}, "")
+    built.call(features.restore, "vm1-eth0", before, "")
+    assert not built.call(features.read, "vm1-eth0", "")["rx-gro"].active
+    built.call(features.restore, "vm1-eth0", start, "")
+    assert built.call(features.read, "vm1-eth0", "") == start
+
+
+def test_a_link_that_is_not_there_is_told(built: Space) -> None:
+    with pytest.raises(HostError, match="features of none cannot be read"):
+        built.call(features.read, "none", "")
+    with pytest.raises(HostError, match="features of none cannot be read"):
+        built.call(features.change, "none", {"tx": False}, "")
+
+
+def test_a_feature_name_that_does_not_exist_changes_nothing(built: Space) -> None:
+    before = built.call(features.read, "vm1-eth0", "")
+    with pytest.raises(LabctlError, match="no offload feature"):
+        built.call(features.change, "vm1-eth0", {"tx": False, "frobnication": False}, "")
+    assert built.call(features.read, "vm1-eth0", "") == before
+
+
+def test_without_a_tun_device_the_error_says_what_mends_it(tmp_path: Path) -> None:
+    world = Space.create(tmp_path / "w")
+    try:
+        mount = ["mount", "-t", "tmpfs", "x", "/dev/net"]
+        world.agent().run(mount, Deadline(10, "hiding the device"))
+        with pytest.raises(
+            HostError, match=r"/dev/net/tun cannot be used|no bridge or TUN"
+        ) as told:
+            world.call(links.build, load(find("bridged")))
+        assert "tun" in told.value.hint
+    finally:
+        world.end()
