@@ -47,13 +47,13 @@ def read(windows: Windows, ending: Ending) -> Iterator[Batch]:
             yield _batch(windows, starts, number, order, unit, interfaces)
             number += len(starts)
         if damaged:
-            ending.note = f"damaged at byte {windows.base + at}: {damaged}"
+            ending.say(f"damaged at byte {windows.base + at}: {damaged}")
             return
         grown = windows.more(at)
         at = 0
         if not grown:
             if windows.end:
-                ending.note = f"cut within the record at byte {windows.base}"
+                ending.say(f"cut within the record at byte {windows.base}")
             return
 
 

@@ -76,13 +76,13 @@ def read(windows: Windows, ending: Ending) -> Iterator[Batch]:
                 yield batch
                 number += len(batch)
         if damage:
-            ending.note = damage
+            ending.say(damage)
             return
         if following == "skip":
             (total,) = struct.unpack_from(f"{section.order}I", windows.window.data, at + 4)
             at, place = 0, windows.base + at
             if not windows.skip(place - windows.base + total):
-                ending.note = f"cut within the block at byte {place}"
+                ending.say(f"cut within the block at byte {place}")
                 return
             continue
         grown = windows.more(at)
@@ -90,12 +90,12 @@ def read(windows: Windows, ending: Ending) -> Iterator[Batch]:
         if following == "section":
             section = _section(windows, interfaces)
             if section is None:
-                ending.note = f"damaged or cut at byte {windows.base}: a section header"
+                ending.say(f"damaged or cut at byte {windows.base}: a section header")
                 return
             at = section.size
         elif not grown:
             if windows.end:
-                ending.note = f"cut within the block at byte {windows.base}"
+                ending.say(f"cut within the block at byte {windows.base}")
             return
 
 

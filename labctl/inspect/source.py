@@ -34,6 +34,10 @@ class Ending:
     note: str = ""
     """Empty where the file is whole."""
 
+    def say(self, note: str) -> None:
+        """Give a reason; the first given is the cause of the others."""
+        self.note = self.note or note
+
 
 @contextmanager
 def opened(path: Path | None, ending: Ending) -> Iterator[Callable[[memoryview], int]]:
@@ -57,7 +61,7 @@ def _unpacking(file: BinaryIO, ending: Ending) -> Callable[[memoryview], int]:
         try:
             return stream.readinto(view)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            ending.note = f"the gzip stream is damaged or cut: {error}"
+            ending.say(f"the gzip stream is damaged or cut: {error}")
             return 0
 
     return read_into

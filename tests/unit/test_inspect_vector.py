@@ -53,8 +53,8 @@ def check(some: list[tuple[bytes, int]], link: int) -> None:
         for outer, within in itertools.pairwise(layers):
             pairs[outer.kind, within.kind] += 1
             inner[place, within.kind] += 1
-    for number, kind in enumerate(seen.kinds):
-        assert Kind(int(kind)) is kinds[number], some[number]
+    for number, kind in enumerate(seen.kinds.tolist()):
+        assert Kind(kind) is kinds[number], some[number]
     assert seen.bad_headers == headers
     table = Table()
     for some_flows in seen.groups:
@@ -62,7 +62,7 @@ def check(some: list[tuple[bytes, int]], link: int) -> None:
     counted = {
         (key, Kind(kind)): int(counts[kind])
         for key, counts in zip(table.keys, table.counts, strict=True)
-        for kind in np.flatnonzero(counts)
+        for kind in np.flatnonzero(counts).tolist()
     }
     assert counted == flows
     assert {(a, b): int(seen.pairs[a, b]) for a in Kind for b in Kind if seen.pairs[a, b]} == pairs
@@ -111,6 +111,12 @@ def edges() -> list[tuple[bytes, int]]:
                 # Its sum holds the pseudo-header's: bytes 16 and 17 exist from 18 on.
                 body = with_state(version, 6, tcp(0x10, b"zz"), "partial")[:size]
                 found.append(eth(ip(version, number, body)))
+                found.append(patched(found[-1], l4 + 12, b"\0") + bytes(9))
+        eighteen = word_sum(pseudo(version, 6, 18)).to_bytes(2, "big")
+        short = patched(tcp(0x10)[:16] + eighteen, 12, b"\0")  # no room for a data offset
+        found.append(eth(ip(version, 6, short)))
+        seven = word_sum(pseudo(version, 17, 7)).to_bytes(2, "big")
+        found.append(patched(patched(whole, l4 + 4, b"\0\7"), l4 + 6, seven))
         for state in ("valid", "partial"):  # an echo that holds the pseudo-header's sum
             whole_echo = bytearray(echo(version, b"", True))
             number = 1 if version == 4 else 58
