@@ -108,7 +108,7 @@ def _memory(host: model.Node, topology: model.Topology, report: Report) -> None:
         parts = f"{model.DOM0_MEMORY} for dom0, {model.XEN_MEMORY} for Xen"
         parts += f", {inside} for its guests" if guests else ""
         message = f"memory {host.memory} is too little for the Xen host {host.name}: {parts}"
-        report.add(("nodes", host.name, "memory"), message, f"write memory: {needed} (or more)")
+        report.add(("nodes", host.name, "memory"), message, f"write memory: {needed} or more")
 
 
 def _loops(host: model.Node, report: Report) -> None:
