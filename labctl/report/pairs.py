@@ -151,7 +151,7 @@ def compare(
 
 def cell(step: Step) -> Cell:
     """Return what is to be shown of one step."""
-    named = (("pseudo-header sum", step.pseudo_sum), ("full sum", step.expected))
+    named = (("pseudo-header", step.pseudo_sum), ("full", step.expected))
     sums = tuple(
         Sum(name, f"{value:#06x}", value == step.field)
         for name, value in named

@@ -95,7 +95,7 @@ def test_two_journeys_whose_only_difference_is_the_flag_stand_side_by_side(tmp_p
 
 def test_the_field_stands_beside_both_sums(tmp_path: Path) -> None:
     text = text_of(page_of(record(tmp_path)))
-    assert re.search(r"field 0x[0-9a-f]{4} = pseudo-header sum ≠ full sum 0x[0-9a-f]{4}", text)
+    assert re.search(r"field 0x[0-9a-f]{4} = pseudo-header ≠ full 0x[0-9a-f]{4}", text)
 
 
 def test_every_hop_is_drawn_for_every_arm_with_its_state(tmp_path: Path) -> None:
