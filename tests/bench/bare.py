@@ -32,6 +32,8 @@ class Bare:
 
     up: float
     down: float
+    cpu: float
+    """CPU seconds of all QEMUs until the last was ready."""
     memory: list[float]
 
 
@@ -141,7 +143,7 @@ def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, An
 
 def measure(topology: Any, accel: str) -> Bare:
     """Start the guests of a topology once as bare QEMU, all at once."""
-    from .machine import memory
+    from . import machine
 
     with prepared(topology, accel) as (world, plan):
         inside = subprocess.Popen(
@@ -158,10 +160,11 @@ def measure(topology: Any, accel: str) -> Bare:
             first = json.loads(inside.stdout.readline() or "{}")
             if first.get("ready") != len(plan):
                 raise RuntimeError(f"bare QEMU: {first.get('ready')} of {len(plan)} became ready")
-            used = [memory(world, pid) for pid in first["pids"]]
+            cpu = sum(machine.cpu(world, pid) for pid in first["pids"])
+            used = [machine.memory(world, pid) for pid in first["pids"]]
             inside.stdin.close()
             last = json.loads(inside.stdout.readline())
-    return Bare(first["up"], last["down"], used)
+    return Bare(first["up"], last["down"], cpu, used)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import resource
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,3 +37,16 @@ def memory(world: Space, pid: int) -> float:
     if not found:
         raise RuntimeError(f"process {pid} has no PSS")
     return int(found[1]) / 1024
+
+
+def cpu(world: Space, pid: int) -> float:
+    """Return the CPU seconds a process has used, by its pid inside the world (proc_pid_stat(5))."""
+    stat = Path(f"/proc/{world.identity.pid}/root/proc/{pid}/stat").read_text()
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def children_cpu() -> float:
+    """Return the CPU seconds of all ended children of this process."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
