@@ -88,6 +88,8 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1) means it
         signal.signal(signal.SIGHUP, _stop)
+    # pydantic looks through every installed package for plugins before its first model.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     debug = bool(os.environ.get("LABCTL_DEBUG"))
     try:
         code = cli.main(standalone_mode=False)
