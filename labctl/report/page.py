@@ -6,38 +6,25 @@ nothing be loaded or run, whatever it contains.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from labctl.capture.journey import HARM, Journey
-from labctl.report import drawing, finding, offloads, pairs
-from labctl.report.drawing import Drawing
+from labctl import __version__
+from labctl.capture.journey import Journey, summary
+from labctl.lab.path import Hop
+from labctl.report import figures, finding, offloads, pairs
+from labctl.report.figures import Subject
 from labctl.report.gather import KINDS, Arm, Report
 from labctl.report.signs import SIGNS, sign, words
 from labctl.results.model import Verdict
+from labctl.topology.model import Topology
 
 _TEMPLATES = Path(__file__).with_name("templates")
 MARKS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.ERROR: "!", Verdict.SKIP: "-"}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One arm's journey drawn on the topology."""
-
-    arm: Arm
-    journey: Journey
-    signs: dict[str, str]
-    """The sign of every hop on the packet's way."""
-    words: dict[str, str]
-    harmed: str
-    """Key of the element that harmed the packet; empty where none alone did."""
-    edges: frozenset[str]
-    """Inside hops of the interfaces it passed."""
-    wide: Drawing
-    tall: Drawing
 
 
 @dataclass(frozen=True)
@@ -61,12 +48,9 @@ class Matrix:
 
 
 def render(report: Report) -> str:
-    """Return the page of a report."""
-    figures = _figures(report)
-    shown = next((n for n, one in enumerate(figures) if one.arm.broken), 0)
-    # A report without evidence explains no signs.
-    used = [SIGNS[key] for key in SIGNS if key in _used(figures)]
-    return _template().render(
+    """Return the page of a recorded run."""
+    drawn = figures.draw(figures.of_arms(report.arms), report.topology)
+    return _template("page.html.j2").render(
         report=report,
         run=report.run,
         mark=MARKS[report.run.verdict],
@@ -74,21 +58,66 @@ def render(report: Report) -> str:
         meaning=finding.VERDICTS[report.run.verdict],
         found=finding.find(report),
         broken=any(arm.broken for arm in report.arms),
-        figures=figures,
-        shown=shown,
-        legend=used,
+        figures=drawn,
+        shown=figures.shown_first(drawn),
+        legend=figures.legend(drawn),
         signs=SIGNS,
         pairs=pairs.pairs(report),
         matrices=_matrices(report),
         changed=offloads.changed(report.run.environment.offloads, report.arms),
         offloads=offloads.everything(report.run.environment.offloads),
         facts=_facts(report),
+        made_by=report.run.environment.labctl,
+    )
+
+
+def render_journeys(
+    title: str,
+    headline: str,
+    journeys: Sequence[Journey],
+    path: Sequence[Hop],
+    *,
+    topology: Topology | None = None,
+    notes: Sequence[str] = (),
+    command: str = "",
+) -> str:
+    """Return a page of journeys that belong to no record, such as those of a trace.
+
+    `title` says what was followed, `headline` what came of it, `path` is the way there; those on
+    the way back have its hops in reverse. Journeys of the same course are shown once, with how
+    many there were.
+    """
+    courses = summary(journeys)
+    subjects = [
+        Subject(
+            name=journey.kind if count == 1 else f"{journey.kind} ({count} of them)",
+            journey=journey,
+            path=tuple(path),
+            good=journey.well,
+        )
+        for journey, count in courses
+    ]
+    drawn = figures.draw(subjects, topology)
+    told = [pairs.alone(subject.name, subject.journey) for subject in subjects]
+    told.sort(key=lambda pair: pair.left_journey.well)
+    return _template("journeys.html.j2").render(
+        title=title,
+        headline=headline,
+        notes=tuple(notes),
+        command=command,
+        broken=not all(journey.well for journey in journeys),
+        figures=drawn,
+        shown=figures.shown_first(drawn),
+        legend=figures.legend(drawn),
+        signs=SIGNS,
+        pairs=told,
+        made_by=__version__,
     )
 
 
 @cache
-def _template() -> Template:
-    environment = Environment(
+def _environment() -> Environment:
+    return Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -96,52 +125,10 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("page.html.j2")
 
 
-def _figures(report: Report) -> list[Figure]:
-    observed = [arm for arm in report.arms if arm.main is not None]
-    if not observed:
-        return []
-    longest = max((arm.path for arm in observed), key=len)
-    drawn = (
-        drawing.of_topology(report.topology, longest)
-        if report.topology
-        else drawing.of_path(longest)
-    )
-    found = []
-    for arm in observed:
-        journey = arm.main
-        assert journey is not None
-        alone = report.topology is None and arm.path != longest
-        found.append(_figure(arm, journey, drawing.of_path(arm.path) if alone else drawn))
-    return found
-
-
-def _figure(arm: Arm, journey: Journey, drawn: drawing.Map) -> Figure:
-    steps = {step.hop: step for step in journey.steps}
-    forward = [step.hop for step in journey.steps] == [hop.name for hop in arm.path]
-    path = arm.path if forward else arm.path[::-1]
-    harm = next((step for step in journey.steps if step.happened in HARM), None)
-    before = journey.before(harm) if harm else None
-    inside = harm and before and harm.owner == before.owner and harm.place == before.place
-    return Figure(
-        arm=arm,
-        journey=journey,
-        signs={hop: sign(step) for hop, step in steps.items()},
-        words={hop: words(step) for hop, step in steps.items()},
-        harmed=harm.owner if harm and inside else "",
-        edges=frozenset(steps),
-        wide=drawing.place(drawn, path, "wide"),
-        tall=drawing.place(drawn, path, "tall"),
-    )
-
-
-def _used(figures: list[Figure]) -> set[str]:
-    found = {key for figure in figures for key in figure.signs.values()}
-    if any(len(figure.signs) < len(figure.wide.spots) for figure in figures):
-        found.add("off")
-    return found
+def _template(name: str) -> Template:
+    return _environment().get_template(name)
 
 
 def _matrices(report: Report) -> list[Matrix]:

@@ -51,12 +51,22 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Side:
+    """Whose journey a column shows."""
+
+    name: str
+    description: str = ""
+    told: tuple[str, ...] = ()
+    """What came of it besides: what SSH did, what kernels counted."""
+
+
+@dataclass(frozen=True)
 class Pair:
     """A journey, and another of the same kind to compare it with, where there is one."""
 
-    left: Arm
+    left: Side
     left_journey: Journey
-    right: Arm | None
+    right: Side | None
     right_journey: Journey | None
     rows: tuple[Row, ...]
     statement: str
@@ -128,10 +138,25 @@ def _alike(left: Arm, journey: Journey, arms: Sequence[Arm], kind: str) -> Arm |
     return max(fitting, key=likeness, default=None)
 
 
+def alone(name: str, journey: Journey) -> Pair:
+    """Return a journey with nothing to compare it with."""
+    return _pair(Side(name), journey, None, None)
+
+
 def compare(
     left: Arm, journey: Journey, right: Arm | None = None, other: Journey | None = None
 ) -> Pair:
-    """Put two journeys side by side, by the names of their hops."""
+    """Put the journeys of two arms side by side, by the names of their hops."""
+    return _pair(_side(left), journey, _side(right) if right else None, other)
+
+
+def _side(arm: Arm) -> Side:
+    told = [f"SSH: {arm.ssh.observed}"] if arm.ssh else []
+    told += [f"{check.name}: {check.observed}" for check in arm.told]
+    return Side(arm.name, arm.result.description, tuple(told))
+
+
+def _pair(left: Side, journey: Journey, right: Side | None, other: Journey | None) -> Pair:
     across = {step.hop: step for step in other.steps} if other else {}
     rows = []
     for number, step in enumerate(journey.steps, start=1):

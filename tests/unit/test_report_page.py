@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,9 +12,15 @@ import pytest
 
 import report_records
 from labctl.capture import pcapng
+from labctl.capture.journey import Journey
+from labctl.capture.journey_build import follow
+from labctl.capture.session import Evidence
+from labctl.lab.path import Hop, hops
 from labctl.report import gather, page
 from labctl.results import ArmResult, Check, Recorder, Verdict, load
 from labctl.results.recorder import TOPOLOGY, capture_name
+from labctl.topology import find
+from labctl.topology import load as load_topology
 from report_records import FLAG, LOST, VALID, arm, record
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\" ' & </title></style>"
@@ -254,3 +261,26 @@ def test_the_command_to_run_it_again_is_there(tmp_path: Path) -> None:
     text = text_of(page_of(directory))
     assert "labctl experiment router-hop" in text
     assert f"labctl results diff {directory.name} last" in text
+
+
+def journeys(states: Sequence[str | None]) -> tuple[list[Journey], tuple[Hop, ...]]:
+    path = hops(load_topology(find("router-hop.yaml")), "vm1", "vm2")
+    return follow(Evidence(tuple(report_records.seen(states))), path, lambda _packet: True), path
+
+
+def test_journeys_without_a_record_have_a_page_too() -> None:
+    found, path = journeys([FLAG] * 4 + [LOST] * 4)
+    html = page.render_journeys("trace <b>", "lost & found", found * 2, path, notes=["<i>note"])
+    Checker(html)
+    assert "<h1>lost &amp; found</h1>" in html
+    assert "trace &lt;b&gt;" in html
+    text = text_of(html)
+    assert "SYN (2 of them)" in text
+    assert "✗ metadata lost here" in text
+    assert "needs_csum" in text
+
+
+def test_no_journeys_are_a_page_that_says_so() -> None:
+    html = page.render_journeys("trace", "nothing came", [], ())
+    Checker(html)
+    assert "No packet was seen." in html

@@ -1,0 +1,111 @@
+"""Journeys drawn on the topology: one figure each, of which a reader picks one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from labctl.capture.journey import HARM, Journey
+from labctl.lab.path import Hop
+from labctl.report import drawing
+from labctl.report.drawing import Drawing
+from labctl.report.gather import Arm
+from labctl.report.signs import SIGNS, Sign, sign, words
+from labctl.topology.model import Topology
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a figure is of: a journey, what to call it, and what to say of it."""
+
+    name: str
+    journey: Journey
+    path: tuple[Hop, ...]
+    good: bool | None
+    """Whether it went well; None where that is not told."""
+    description: str = ""
+    outcome: str = ""
+    """What became of the traffic, a sentence without its full stop."""
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One journey drawn, wide and tall."""
+
+    subject: Subject
+    signs: dict[str, str]
+    """The sign of every hop on the packet's way."""
+    words: dict[str, str]
+    harmed: str
+    """Key of the element that harmed the packet; empty where none alone did."""
+    wide: Drawing
+    tall: Drawing
+
+    @property
+    def journey(self) -> Journey:
+        """What is drawn."""
+        return self.subject.journey
+
+
+def of_arms(arms: Sequence[Arm]) -> list[Subject]:
+    """Return what there is to draw of arms."""
+    return [
+        Subject(
+            name=arm.name,
+            journey=arm.main,
+            path=arm.path,
+            good=True if arm.healthy else False if arm.broken else None,
+            description=arm.result.description,
+            outcome=f"SSH {arm.ssh.observed}" if arm.ssh else "",
+            trouble=arm.trouble,
+        )
+        for arm in arms
+        if arm.main is not None
+    ]
+
+
+def draw(subjects: Sequence[Subject], topology: Topology | None) -> list[Figure]:
+    """Draw journeys on the topology, or each on what its path tells where there is none."""
+    if not subjects:
+        return []
+    longest = max((subject.path for subject in subjects), key=len)
+    whole = drawing.of_topology(topology, longest) if topology else drawing.of_path(longest)
+    return [
+        _figure(
+            subject,
+            whole if topology or subject.path == longest else drawing.of_path(subject.path),
+        )
+        for subject in subjects
+    ]
+
+
+def _figure(subject: Subject, drawn: drawing.Map) -> Figure:
+    journey = subject.journey
+    steps = {step.hop: step for step in journey.steps}
+    forward = [step.hop for step in journey.steps] == [hop.name for hop in subject.path]
+    path = subject.path if forward else subject.path[::-1]
+    harm = next((step for step in journey.steps if step.happened in HARM), None)
+    before = journey.before(harm) if harm else None
+    inside = harm and before and harm.owner == before.owner and harm.place == before.place
+    return Figure(
+        subject=subject,
+        signs={hop: sign(step) for hop, step in steps.items()},
+        words={hop: words(step) for hop, step in steps.items()},
+        harmed=harm.owner if harm and inside else "",
+        wide=drawing.place(drawn, path, "wide"),
+        tall=drawing.place(drawn, path, "tall"),
+    )
+
+
+def shown_first(figures: Sequence[Figure]) -> int:
+    """Return which figure to show at first: one that went wrong."""
+    return next((n for n, one in enumerate(figures) if one.subject.good is False), 0)
+
+
+def legend(figures: Sequence[Figure]) -> list[Sign]:
+    """Return the signs that figures use, in the legend's order."""
+    used = {key for figure in figures for key in figure.signs.values()}
+    if any(len(figure.signs) < len(figure.wide.spots) for figure in figures):
+        used.add("off")
+    return [SIGNS[key] for key in SIGNS if key in used]
