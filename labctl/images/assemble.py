@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import gzip
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +85,7 @@ def _build(
     debs = mirror.fetch(name, lock.packages, cache.packages(), deadline=deadline, emit=emit)
     source = Tree()
     # A package that the recipe no longer names, but the lock does, is no part of the image.
-    for package in (lock.kernel_package, *loaded.recipe.packages):
+    for package in (lock.kernel_package, *loaded.recipe.wanted):
         emit(Event("image", name, "progress", f"unpacking {package}", 0.92))
         unpack.unpack(debs[package], scratch / "stage", source)
         deadline.check()
@@ -98,6 +100,8 @@ def _build(
     folder = scratch / "image"
     folder.mkdir()
     (folder / "kernel").write_bytes(source.entries[packaged[0]].read())
+    if loaded.recipe.hypervisor:
+        (folder / "hypervisor").write_bytes(_hypervisor(source, loaded.recipe.hypervisor))
     tree = compose(loaded, source, release, deadline=deadline)
     tree.write_cpio(folder / "initramfs.cpio")
     deadline.check()
@@ -114,6 +118,17 @@ def _build(
             built=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
     )
+
+
+def _hypervisor(source: Tree, package: str) -> bytes:
+    """Return the unpacked Xen of a package; raises `UsageError` where it holds not one."""
+    found = [path for path in source if fnmatchcase(path, "boot/xen-*.gz")]
+    if len(found) != 1:
+        raise UsageError(
+            f"the package {package} holds {len(found)} hypervisors, not one",
+            "name a package xen-hypervisor-… as the recipe's `hypervisor`",
+        )
+    return gzip.decompress(source.entries[found[0]].read())
 
 
 def compose(loaded: LoadedRecipe, source: Tree, release: str, *, deadline: Deadline) -> Tree:

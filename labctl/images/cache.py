@@ -34,9 +34,11 @@ class Image:
     memory: int
     """MiB: the least that a guest boots it with."""
     size: int
-    """Bytes of kernel and initramfs together."""
+    """Bytes of all its files together."""
     built: str
     """When, in UTC: ISO 8601."""
+    hypervisor: Path | None = None
+    """A Xen hypervisor, unpacked: QEMU's multiboot starts it, and it the kernel; None without."""
 
 
 def root() -> Path:
@@ -68,8 +70,10 @@ def find(name: str, digest: str) -> Image | None:
             memory=notes["memory"],
             size=notes["size"],
             built=notes["built"],
+            hypervisor=folder / "hypervisor" if (folder / "hypervisor").exists() else None,
         )
-        size = image.kernel.stat().st_size + image.initramfs.stat().st_size
+        files = [image.kernel, image.initramfs, *([image.hypervisor] if image.hypervisor else [])]
+        size = sum(file.stat().st_size for file in files)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return image if (image.digest, image.size) == (digest, size) else None
@@ -77,7 +81,8 @@ def find(name: str, digest: str) -> Image | None:
 
 def keep(folder: Path, image: Image) -> Image:
     """Move a finished image from its building folder to its place; return it as it lies there."""
-    notes = {key: value for key, value in asdict(image).items() if not isinstance(value, Path)}
+    files = ("kernel", "initramfs", "hypervisor")
+    notes = {key: value for key, value in asdict(image).items() if key not in files}
     (folder / "image.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
     for file in folder.iterdir():
         with file.open("rb") as handle:

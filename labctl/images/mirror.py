@@ -182,7 +182,7 @@ def pin(recipe: Recipe, *, deadline: Deadline) -> Lock:
         asked = show([recipe.kernel])[recipe.kernel]
         depends = re.search(r"\blinux-image-[0-9][^ ,|(]*", str(asked.get("Depends", "")))
         kernel = depends.group() if depends else recipe.kernel
-        records = show([kernel, *recipe.packages])
+        records = show([kernel, *recipe.wanted])
     packages = [
         LockedPackage(
             name=name,

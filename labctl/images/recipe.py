@@ -44,6 +44,8 @@ class Recipe(BaseModel):
     """Debian's suite by its code name, such as `bookworm`; only its main archive is used."""
     kernel: str
     """Package of the kernel; of a meta package, the kernel that it depends on."""
+    hypervisor: str = ""
+    """Package of a Xen hypervisor that starts the kernel as its dom0; none by default."""
     memory: int = Field(ge=1)
     """MiB: the least that a guest boots the image with; found by trying."""
     packages: list[str]
@@ -62,6 +64,11 @@ class Recipe(BaseModel):
     """Symbolic links: place in the image to target."""
     text: dict[str, str] = {}
     """Short files, written down in the recipe."""
+
+    @property
+    def wanted(self) -> list[str]:
+        """Every package but the kernel's: those whose files may be used, and the hypervisor's."""
+        return [*self.packages, *([self.hypervisor] if self.hypervisor else [])]
 
     @field_validator("applets", mode="before")
     @classmethod
@@ -132,7 +139,7 @@ class LoadedRecipe:
                 hint,
             )
         locked = {package.name for package in lock.packages}
-        for name in (lock.kernel_package, *self.recipe.packages):
+        for name in (lock.kernel_package, *self.recipe.wanted):
             if name not in locked:
                 raise UsageError(f"{self.lock_file} lacks the package {name}", hint)
         return lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.server
 import io
@@ -60,6 +61,7 @@ PACKAGES = {
     "linux-image-two": deb({"boot/vmlinuz-1": b"1", "boot/vmlinuz-2": b"2"}),
     "shell": deb({"bin/sh": Path("/bin/sh").read_bytes()}),
     "linked": deb({"usr/bin/dangling": "nowhere"}),
+    "xen-test": deb({"boot/xen-9.amd64.gz": gzip.compress(b"a hypervisor")}),
     "broken": b"not a package at all",
 }
 
@@ -67,6 +69,7 @@ RECIPE: dict[str, Any] = {
     "description": "a test image",
     "suite": "bookworm",
     "kernel": "linux-image-test",
+    "memory": 64,
     "packages": ["tools"],
     "files": ["usr/bin/tool", "usr/sbin/*"],
     "applets": "ls cat",
@@ -95,7 +98,9 @@ class Archive:
         (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
         (folder / "init").write_text("#!/bin/sh\n")
         if "kernel" in content and "packages" in content:
-            self.lock(folder, content["kernel"], [content["kernel"], *content["packages"]])
+            hypervisor = [content["hypervisor"]] if "hypervisor" in content else []
+            names = [content["kernel"], *content["packages"], *hypervisor]
+            self.lock(folder, content["kernel"], names)
         return folder
 
     def lock(self, folder: Path, kernel: str, names: list[str]) -> None:
@@ -181,6 +186,26 @@ def test_built_twice_is_the_same_bytes(archive: Archive) -> None:
     first.initramfs.unlink()
     second = images.build("mine", force=True)
     assert (second.kernel.read_bytes(), second.initramfs.read_bytes()) == before
+
+
+def test_a_hypervisor_is_unpacked_beside_the_kernel(archive: Archive) -> None:
+    archive.write(hypervisor="xen-test")
+    image = images.get("mine")
+    assert image.hypervisor is not None
+    assert image.hypervisor.read_bytes() == b"a hypervisor"
+    assert images.get("mine") == image
+    image.hypervisor.unlink()
+    rebuilt = images.get("mine")
+    assert rebuilt.hypervisor is not None
+    assert rebuilt.hypervisor.read_bytes() == b"a hypervisor"
+    archive.write()
+    assert images.get("mine").hypervisor is None
+
+
+def test_a_package_without_a_hypervisor_is_refused_as_one(archive: Archive) -> None:
+    archive.write(hypervisor="shell")
+    with pytest.raises(UsageError, match="shell holds 0 hypervisors"):
+        images.get("mine")
 
 
 @pytest.mark.parametrize("change", ["recipe", "file", "mode", "lock", "builder"])

@@ -1,0 +1,67 @@
+"""Kernels as ELF files, as Xen wants them: its loaders take a bzImage too, but unpack it slowly."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import tempfile
+from pathlib import Path
+
+from labctl.errors import UsageError
+from labctl.images import cache
+
+ELF = b"\x7fELF"
+
+
+def unpacked(kernel: Path) -> Path:
+    """Return the ELF kernel inside a bzImage, or `kernel` itself where it is one already.
+
+    It lies in the cache under the bzImage's SHA-256. Raises `UsageError` for any other file.
+    """
+    try:
+        image = kernel.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the kernel {kernel}: {error.strerror}") from None
+    if image.startswith(ELF):
+        return kernel
+    place = cache.root() / "kernels" / hashlib.sha256(image).hexdigest()
+    if not place.is_file():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as part:
+            try:
+                part.write(_unpack(image, kernel))
+                part.flush()
+                os.fsync(part.fileno())
+                os.fchmod(part.fileno(), 0o644)
+                Path(part.name).rename(place)
+            except BaseException:
+                Path(part.name).unlink()
+                raise
+    return place
+
+
+def _unpack(image: bytes, name: Path) -> bytes:
+    """Return the payload of an x86 bzImage, unpacked.
+
+    Where it lies is said by the setup header: Documentation/arch/x86/boot.rst, fields
+    `setup_sects`, `payload_offset` and `payload_length`.
+    """
+    import libarchive
+
+    hint = "name a bzImage or an unpacked vmlinux for x86-64"
+    if len(image) < 0x250 or image[0x202:0x206] != b"HdrS":
+        raise UsageError(f"{name} is not a Linux kernel for x86", hint)
+    setup_sects = image[0x1F1] or 4
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    start = (setup_sects + 1) * 512 + offset
+    # The last four bytes of the payload are its length when unpacked, no part of the stream.
+    payload = image[start : start + length - 4]
+    try:
+        with libarchive.memory_reader(payload, format_name="raw") as archive:
+            kernel = b"".join(block for entry in archive for block in entry.get_blocks())
+    except libarchive.ArchiveError as error:
+        raise UsageError(f"the kernel {name} cannot be unpacked: {error}", hint) from None
+    if not kernel.startswith(ELF):
+        raise UsageError(f"the kernel {name} holds no ELF file", hint)
+    return kernel

@@ -1,0 +1,74 @@
+"""Kernels unpacked for Xen."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from labctl.errors import UsageError
+from labctl.images import cache
+from labctl.images.kernel import unpacked
+
+ELF = b"\x7fELF" + bytes(range(256)) * 40
+
+
+def bzimage(payload: bytes, setup_sects: int = 3) -> bytes:
+    """A kernel image whose setup header says where its payload lies."""
+    image = bytearray((setup_sects + 1) * 512 + 100)
+    image[0x1F1] = setup_sects
+    image[0x202:0x206] = b"HdrS"
+    struct.pack_into("<II", image, 0x248, 100, len(payload) + 4)
+    return bytes(image) + payload + struct.pack("<I", len(ELF)) + b"more"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    "pack", [gzip.compress, lambda data: lzma.compress(data, check=lzma.CHECK_CRC32)]
+)
+def test_the_elf_file_inside_is_found_and_kept(
+    pack: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(bzimage(pack(ELF)))
+    found = unpacked(kernel)
+    assert found.read_bytes() == ELF
+    assert found.is_relative_to(cache.root())
+    assert unpacked(kernel) == found
+    assert [file.name for file in found.parent.iterdir()] == [found.name]
+
+
+def test_an_unpacked_kernel_is_taken_as_it_is(tmp_path: Path) -> None:
+    kernel = tmp_path / "vmlinux"
+    kernel.write_bytes(ELF)
+    assert unpacked(kernel) == kernel
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"#!/bin/sh\n", "is not a Linux kernel"),
+        (bytes(0x300), "is not a Linux kernel"),
+        (bzimage(b"no format that is known"), "cannot be unpacked|holds no ELF file"),
+        (bzimage(gzip.compress(b"a shell script")), "holds no ELF file"),
+        (bzimage(gzip.compress(ELF)[:200]), "cannot be unpacked"),
+        (None, "cannot read the kernel"),
+    ],
+)
+def test_what_is_no_kernel_is_refused_and_leaves_nothing(
+    content: bytes | None, why: str, tmp_path: Path
+) -> None:
+    kernel = tmp_path / "odd"
+    if content is not None:
+        kernel.write_bytes(content)
+    with pytest.raises(UsageError, match=why):
+        unpacked(kernel)
+    assert not list((cache.root() / "kernels").glob("*"))
