@@ -22,6 +22,7 @@ from labctl.world.process import Result, last_words
 COMMAND_SECONDS = 30.0
 START_SECONDS = 30.0
 LOOK_SECONDS = 0.02
+PROGRAM = "labctl.routers.raw"
 
 
 class Router:
@@ -45,7 +46,7 @@ class Router:
         if not self._kind.exists():
             return None
         kind: model.RouterKind = self._kind.read_text()  # type: ignore[assignment]
-        if kind != "namespace" and not self._world.runs(int(self._pid.read_text() or "0")):
+        if kind != "namespace" and not self._world.runs(int(self._pid.read_text() or "0"), PROGRAM):
             return None
         return kind
 
@@ -66,7 +67,7 @@ class Router:
         self._kind.write_text(kind)
 
     def _start_program(self, vnet: bool) -> None:
-        words = [sys.executable, "-P", "-m", "labctl.routers.raw", "--netns", self.name]
+        words = [sys.executable, "-P", "-m", PROGRAM, "--netns", self.name]
         if vnet:
             words.append("--vnet")
         words += [interface.name for interface in self.model.interfaces]
@@ -90,7 +91,7 @@ class Router:
         if self._pid.exists():
             pid = int(self._pid.read_text() or "0")
             deadline = Deadline(START_SECONDS, f"ending the router program of {self.name}")
-            while self._world.runs(pid):
+            while self._world.runs(pid, PROGRAM):
                 self._world.call(agent.kill, pid, signal.SIGTERM)
                 deadline.pause(LOOK_SECONDS)
             self._pid.unlink()

@@ -51,8 +51,12 @@ class World(ABC):
         """
 
     @abstractmethod
-    def runs(self, pid: int) -> bool:
-        """Whether the process that has this pid inside the world runs (a zombie does not)."""
+    def runs(self, pid: int, words: str = "") -> bool:
+        """Whether the process that has this pid inside the world runs (a zombie does not).
+
+        Where a pid has been known for long, `words` of its command line tell it from a later
+        process that got the same number.
+        """
 
     @abstractmethod
     def keep(self) -> None:
@@ -63,10 +67,13 @@ class World(ABC):
         """End the world and remove its directory."""
 
 
-def in_state_of_running(stat: Path) -> bool:
-    """Whether a proc_pid_stat(5) file is there and is not that of a zombie."""
+def in_state_of_running(folder: Path, words: str) -> bool:
+    """Whether a folder of proc(5) is that of a process, no zombie, with `words` in its command."""
     try:
-        return stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+        if (folder / "stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+            return False
+        command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+        return words.encode() in command
     except OSError:
         return False
 

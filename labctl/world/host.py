@@ -35,9 +35,9 @@ class Host(World):
         """Return the words that enter a named network namespace; none for the host's own."""
         return ["nsenter", f"--net=/run/netns/{netns}", "--"] if netns else []
 
-    def runs(self, pid: int) -> bool:
-        """Whether this process runs."""
-        return in_state_of_running(Path(f"/proc/{pid}/stat"))
+    def runs(self, pid: int, words: str = "") -> bool:
+        """Whether this process runs, with these words in its command line."""
+        return in_state_of_running(Path(f"/proc/{pid}"), words)
 
     def keep(self) -> None:
         """Nothing to do: nothing here ends with this process."""

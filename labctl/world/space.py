@@ -142,9 +142,9 @@ class Space(World):
         # Named namespaces live on the world's private /run, reached through its PID 1's root.
         return f"/proc/{self.identity.pid}/root/run/netns/{name}"
 
-    def runs(self, pid: int) -> bool:
-        """Whether the process that has this pid inside the world runs (a zombie does not)."""
-        return in_state_of_running(Path(f"/proc/{self.identity.pid}/root/proc/{pid}/stat"))
+    def runs(self, pid: int, words: str = "") -> bool:
+        """Whether the process that has this pid inside the world runs, with these words."""
+        return in_state_of_running(Path(f"/proc/{self.identity.pid}/root/proc/{pid}"), words)
 
     def end(self) -> None:
         """End the world and remove its directory, whatever state they are in."""

@@ -161,6 +161,8 @@ def test_a_world_tells_which_of_its_processes_run(world: Space, tmp_path: Path) 
         world.agent(), ["sleep", "1000"], stdout=tmp_path / "o", stderr=tmp_path / "e"
     )
     assert world.runs(program.pid)
+    assert world.runs(program.pid, "sleep 1000")
+    assert not world.runs(program.pid, "labctl.routers.raw")
     program.kill(signal.SIGKILL)
     program.finish(soon())
     assert not world.runs(program.pid)
