@@ -18,9 +18,9 @@ from labctl.cli.trace import (
 from labctl.cli.words import json_option, lab_option, print_json, print_table
 from labctl.errors import ExitCode
 from labctl.experiments import diagnose as diagnosing
-from labctl.experiments import trace as tracing
 from labctl.experiments.diagnose_verdict import Finding
 from labctl.experiments.knobs import Knob, Proof
+from labctl.experiments.trace_plan import plan
 from labctl.lab.lab import Lab
 
 
@@ -57,7 +57,7 @@ def diagnose_flow(
     version = chosen_version(four, six)
     writable(file)
     running = Lab.attach(lab)
-    flow, path = tracing.plan(running, source, destination, protocol, port, version=version)
+    flow, path = plan(running, source, destination, protocol, port, version=version)
     with display() as show:
         found = diagnosing.diagnose(running, flow, path, proving=prove, emit=show)
     if as_json:

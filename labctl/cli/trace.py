@@ -19,6 +19,7 @@ from labctl.cli.words import json_option, lab_option, print_json
 from labctl.errors import ExitCode, LabctlError, UsageError
 from labctl.experiments import trace as tracing
 from labctl.experiments.trace_flow import Protocol
+from labctl.experiments.trace_plan import plan
 from labctl.lab.lab import Lab
 
 TABLES = 8
@@ -67,6 +68,23 @@ def write_pcapng(path: Path, found: tracing.Trace) -> int:
         ) from None
 
 
+def write_html(path: Path, found: tracing.Trace, lab: Lab) -> None:
+    """Write the trace as a page."""
+    from labctl.cli.report import write_whole  # here: most traces write no page
+    from labctl.report import finding, page
+
+    title = f"{found.flow.text}, {found.source} to {found.destination}"
+    bad = [journey for journey in found.journeys if not journey.well]
+    headline = finding.traced(len(found.journeys), bad)
+    notes = [*(one.line for one in found.complaints), *found.notes]
+    if found.partial:
+        notes.append("Evidence is missing: what was not seen proves nothing.")
+    text = page.render_journeys(
+        title, headline, found.journeys, found.path, topology=lab.topology, notes=notes
+    )
+    write_whole(path, text)
+
+
 @click.command("trace")
 @lab_option
 @click.argument("source", metavar="SRC")
@@ -88,6 +106,7 @@ def write_pcapng(path: Path, found: tracing.Trace) -> int:
 )  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Show a table for every packet.")
 @click.option("--pcapng", "file", type=click.Path(path_type=Path), help="Write the packets there.")
+@click.option("--html", "page", type=click.Path(path_type=Path), help="Write a page of it there.")
 @json_option
 def trace_flow(
     lab: str | None,
@@ -105,6 +124,7 @@ def trace_flow(
     timeout: float,
     everything: bool,
     file: Path | None,
+    page: Path | None,
     as_json: bool,
 ) -> None:
     """Follow packets from node SRC to node DST and back: what every hop saw and knew.
@@ -114,10 +134,9 @@ def trace_flow(
     protocol, port = chosen_protocol(tcp, udp, icmp)
     version = chosen_version(four, six)
     writable(file)
+    writable(page)
     running = Lab.attach(lab)
-    flow, path = tracing.plan(
-        running, source, destination, protocol, port, version=version, to=to, at=at
-    )
+    flow, path = plan(running, source, destination, protocol, port, version=version, to=to, at=at)
     with display() as show:
         found = tracing.trace(
             running, flow, path, count=count, wait=timeout if wait else None, emit=show
@@ -130,6 +149,10 @@ def trace_flow(
         frames = write_pcapng(file, found)
         if not as_json:
             click.echo(f"written: {file} ({frames} frames)")
+    if page is not None:
+        write_html(page, found, running)
+        if not as_json:
+            click.echo(f"written: {page}")
     running.close()
     sys.exit({True: ExitCode.OK, False: ExitCode.FAIL, None: ExitCode.ERROR}[found.well])
 

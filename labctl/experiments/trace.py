@@ -19,14 +19,15 @@ from typing import Any
 from labctl.capture import drops
 from labctl.capture.journey import Fate, Journey
 from labctl.capture.journey_build import GuestDrop, clocks, follow
-from labctl.capture.session import Capture, Evidence
-from labctl.errors import LabctlError, UsageError
+from labctl.capture.session import Capture, Evidence, judged
+from labctl.capture.stream import parse_stream
+from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
 from labctl.experiments.trace_errors import Complaint, complaints
-from labctl.experiments.trace_flow import Flow, Protocol, receive_command, send_command
+from labctl.experiments.trace_flow import Flow, receive_command, send_command
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
-from labctl.lab.path import Hop, hops
+from labctl.lab.path import Hop
 from labctl.lab.watch import DropWatch, capture, counters, watch_drops
 from labctl.world.deadline import Deadline
 
@@ -118,80 +119,36 @@ class Trace:
         }
 
 
-def plan(
-    lab: Lab,
-    source: str,
-    destination: str,
-    protocol: Protocol,
-    port: int | None,
-    *,
-    version: int | None = None,
-    to: str = "",
-    at: Sequence[str] = (),
-) -> tuple[Flow, tuple[Hop, ...]]:
-    """Return the flow and the hops to observe it at.
-
-    `to` is an address of the destination that the topology does not know, `at` names further
-    devices as OWNER:LINK. Raises `UsageError` for what the lab does not have.
-    """
-    for name in (source, destination):
-        if name in lab.topology.routers:
-            raise UsageError(f"{name} is a router", "name two nodes; a trace passes the routers")
-        lab.node(name)
-    if source == destination:
-        raise UsageError(f"{source} is both ends", "name two different nodes")
-    path = hops(lab.topology, source, destination)
-    if to:
-        flow = Flow(protocol, port, 6 if ":" in to else 4, "", to)
-    else:
-        flow = _addressed(lab, path, protocol, port, version)
-    for name in at:
-        path = _with_device(lab, path, name)
-    return flow, path
-
-
-def _addressed(
-    lab: Lab, path: Sequence[Hop], protocol: Protocol, port: int | None, version: int | None
-) -> Flow:
-    first, last = path[0], path[-1]
-    wanted = [version] if version else [4, 6]
-    for number, one in enumerate(wanted):
-        try:
-            there = lab.node(first.owner).address(one, first.link)
-            back = lab.node(last.owner).address(one, last.link)
-        except UsageError:
-            if number == len(wanted) - 1:
-                raise
-            continue
-        return Flow(protocol, port, one, there, back)
-    raise AssertionError("unreachable")
-
-
-def _with_device(lab: Lab, path: tuple[Hop, ...], name: str) -> tuple[Hop, ...]:
-    """Put a device that the topology does not know beside the hops of its owner."""
-    owner, _, link = name.partition(":")
-    if not link or any(hop.name == name for hop in path):
-        hint = "write OWNER:LINK, such as vm1:vxlan0"
-        raise UsageError(f"{name!r} is not a further device", hint)
-    if owner in lab.topology.routers:
-        place = [i for i, hop in enumerate(path) if hop.owner == owner and hop.place == "router"]
-        hop = Hop(name, "router", owner, link)
-        if place:
-            return (*path[: place[0] + 1], hop, *path[place[0] + 1 :])
-    elif owner in (path[0].owner, path[-1].owner):
-        hop = Hop(name, "guest", owner, link)
-        return (hop, *path) if owner == path[0].owner else (*path, hop)
-    raise UsageError(f"{owner} is not on the way", f"the way: {', '.join(h.name for h in path)}")
-
-
 @contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """Give a folder outside the lab's own: what was seen must outlive a lab that goes down."""
-    folder = Path(tempfile.mkdtemp(prefix="labctl-trace-"))
+def _folder(lab: Lab) -> Iterator[Path]:
+    """Give a folder that the lab's world sees; one left by a killed trace goes with the lab."""
+    captures = lab.directory / "captures"
+    captures.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="trace-", dir=captures))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Streams:
+    """The streams' files, held open: what was seen outlives a lab that goes down meanwhile."""
+
+    def __init__(self, seeing: Capture, stack: contextlib.ExitStack) -> None:
+        files = sorted(seeing.directory.glob("*.capture"))
+        self._files = [stack.enter_context(file.open("rb")) for file in files]
+
+    def saved(self, evidence: Evidence) -> Evidence:
+        """Return the evidence, hops whose file is gone read from what is still open."""
+        hops = []
+        for hop, file in zip(evidence.hops, self._files, strict=True):
+            if hop.header is None:
+                stream = parse_stream(file.read(), hop.hop)
+                note = stream.note or hop.note
+                hops.append(judged(hop.hop, stream, note, hop.arrived_ns))
+            else:
+                hops.append(hop)
+        return Evidence(tuple(hops))
 
 
 def trace(
@@ -212,7 +169,7 @@ def trace(
     """
     path = tuple(path)
     run = _Run(lab, flow, path, count, receive, emit)
-    with _folder() as folder:
+    with _folder(lab) as folder:
         return run.go(folder, wait)
 
 
@@ -243,12 +200,14 @@ class _Run:
 
     def go(self, folder: Path, wait: float | None) -> Trace:
         self.emit(Event("trace", self.flow.text, "start", "starting the observers"))
-        with capture(self.lab, self.path, folder) as seeing:
+        with contextlib.ExitStack() as stack:
+            seeing = stack.enter_context(capture(self.lab, self.path, folder))
+            streams = _Streams(seeing, stack)
             try:
                 self._traffic(seeing, wait)
             except LabctlError as wrong:
                 self.trouble = wrong.message
-            evidence = seeing.stop(Deadline(STOP_SECONDS, "ending the capture"))
+            evidence = streams.saved(seeing.stop(Deadline(STOP_SECONDS, "ending the capture")))
         found = self._result(evidence)
         state = "done" if found.came else "failed"
         detail = f"{len(found.journeys)} packets followed"
@@ -305,6 +264,8 @@ class _Run:
     def _wait(self, seeing: Capture, seconds: float) -> None:
         deadline = Deadline(seconds, f"waiting for {self.flow.text}")
         while not deadline.passed:
+            if not self.lab.directory.exists():
+                raise LabctlError("the lab went down meanwhile")
             seen = seeing.so_far(self.path[0].name).sightings
             if sum(self.flow.forth(one.judgement.packet) for one in seen) >= self.count:
                 return
@@ -314,7 +275,10 @@ class _Run:
         """Let what is under way arrive: until nothing is written anywhere for a moment."""
         end, quiet, size = Deadline(LINGER_SECONDS, "settling"), time.monotonic(), -1
         while not end.passed and time.monotonic() - quiet < QUIET_SECONDS:
-            now = sum(file.stat().st_size for file in seeing.directory.iterdir())
+            try:
+                now = sum(file.stat().st_size for file in seeing.directory.iterdir())
+            except OSError:
+                return  # the lab went down meanwhile; the next call to it will say so
             if now != size:
                 quiet, size = time.monotonic(), now
             time.sleep(0.02)
@@ -341,7 +305,7 @@ class _Run:
         there = follow(evidence, self.path, self.flow.forth, known=known, drops=self.drops)
         answers = self.flow.returning(there)
         back = follow(evidence, self.path[::-1], answers, known=known, drops=self.drops)
-        cut = [f"{hop.hop}: {hop.note}" for hop in evidence.hops if hop.cut]
+        cut = _cut(evidence)
         lost = [
             f"{hop.hop}: the observer missed {hop.trailer.drops} frames "
             f"and met {hop.trailer.errors} errors"
@@ -371,6 +335,15 @@ class _Run:
             notes=tuple(notes),
             partial=bool(self.trouble or cut or lost),
         )
+
+
+def _cut(evidence: Evidence) -> list[str]:
+    """Say which hops' streams are cut, those together that are for the same reason."""
+    reasons: dict[str, list[str]] = {}
+    for hop in evidence.hops:
+        if hop.cut:
+            reasons.setdefault(hop.note, []).append(hop.hop)
+    return [f"the capture is cut at {', '.join(where)}: {why}" for why, where in reasons.items()]
 
 
 def _ends(path: Sequence[Hop]) -> tuple[str, str]:
