@@ -1,0 +1,76 @@
+"""Where a flow is to be observed, and between which addresses it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from labctl.errors import UsageError
+from labctl.experiments.trace_flow import Flow, Protocol
+from labctl.lab.lab import Lab
+from labctl.lab.path import Hop, hops
+
+
+def plan(
+    lab: Lab,
+    source: str,
+    destination: str,
+    protocol: Protocol,
+    port: int | None,
+    *,
+    version: int | None = None,
+    to: str = "",
+    at: Sequence[str] = (),
+) -> tuple[Flow, tuple[Hop, ...]]:
+    """Return the flow and the hops to observe it at.
+
+    `to` is an address of the destination that the topology does not know, `at` names further
+    devices as OWNER:LINK. Raises `UsageError` for what the lab does not have.
+    """
+    for name in (source, destination):
+        if name in lab.topology.routers:
+            raise UsageError(f"{name} is a router", "name two nodes; a trace passes the routers")
+        lab.node(name)
+    if source == destination:
+        raise UsageError(f"{source} is both ends", "name two different nodes")
+    path = hops(lab.topology, source, destination)
+    if to:
+        flow = Flow(protocol, port, 6 if ":" in to else 4, "", to)
+    else:
+        flow = _addressed(lab, path, protocol, port, version)
+    for name in at:
+        path = _with_device(lab, path, name)
+    return flow, path
+
+
+def _addressed(
+    lab: Lab, path: Sequence[Hop], protocol: Protocol, port: int | None, version: int | None
+) -> Flow:
+    first, last = path[0], path[-1]
+    wanted = [version] if version else [4, 6]
+    for number, one in enumerate(wanted):
+        try:
+            there = lab.node(first.owner).address(one, first.link)
+            back = lab.node(last.owner).address(one, last.link)
+        except UsageError:
+            if number == len(wanted) - 1:
+                raise
+            continue
+        return Flow(protocol, port, one, there, back)
+    raise AssertionError("unreachable")
+
+
+def _with_device(lab: Lab, path: tuple[Hop, ...], name: str) -> tuple[Hop, ...]:
+    """Put a device that the topology does not know beside the hops of its owner."""
+    owner, _, link = name.partition(":")
+    if not link or any(hop.name == name for hop in path):
+        hint = "write OWNER:LINK, such as vm1:vxlan0"
+        raise UsageError(f"{name!r} is not a further device", hint)
+    if owner in lab.topology.routers:
+        place = [i for i, hop in enumerate(path) if hop.owner == owner and hop.place == "router"]
+        hop = Hop(name, "router", owner, link)
+        if place:
+            return (*path[: place[0] + 1], hop, *path[place[0] + 1 :])
+    elif owner in (path[0].owner, path[-1].owner):
+        hop = Hop(name, "guest", owner, link)
+        return (hop, *path) if owner == path[0].owner else (*path, hop)
+    raise UsageError(f"{owner} is not on the way", f"the way: {', '.join(h.name for h in path)}")
