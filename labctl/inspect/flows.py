@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import random
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,9 +17,8 @@ from labctl.inspect.kinds import KINDS
 MOST_FLOWS = 1 << 16
 """Flows counted one by one; packets of later ones are counted together."""
 
-_SECRET = random.SystemRandom()
 # Odd and not known beforehand: nobody can make a file whose flows all collide.
-_FACTORS = [np.uint64(_SECRET.getrandbits(64) | 1) for _ in range(6)]
+_FACTORS = [np.uint64(int.from_bytes(os.urandom(8), "little") | 1) for _ in range(6)]
 _SHIFT = np.uint64(29)
 
 
@@ -35,20 +34,35 @@ class Group:
 
 def group(columns: Sequence[Words], kinds: Kinds) -> Group:
     """Count kinds by flow; a flow's key is one 64-bit word of each of the columns."""
+    if not len(kinds):
+        return Group([], np.zeros((0, KINDS), np.int64))
     digest = np.zeros(len(kinds), np.uint64)
     for column, factor in zip(columns, _FACTORS, strict=False):
         digest = (digest ^ column) * factor
         digest ^= digest >> _SHIFT
-    _, first, inverse = np.unique(digest, return_index=True, return_inverse=True)
+    first, inverse = _alike(digest)
     rows = np.stack([column[first] for column in columns], axis=1)
     if not all(
         np.array_equal(rows[:, place][inverse], column) for place, column in enumerate(columns)
     ):  # two flows with one digest: once in a very long while
         rows, inverse = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
-        first = np.arange(len(rows))
-    counts = np.bincount(inverse.ravel() * KINDS + kinds, minlength=len(rows) * KINDS)
+        inverse, first = inverse.ravel(), np.arange(len(rows))
+    counts = np.bincount(inverse * KINDS + kinds, minlength=len(rows) * KINDS)
     order = np.argsort(first)  # in the order of the file, whatever the digests are
     return Group(_as_bytes(rows[order]), counts.reshape(-1, KINDS)[order])
+
+
+def _alike(values: Words) -> tuple[Ints, Ints]:
+    """Return where each distinct value is met first, and for every value which of those it is."""
+    order = np.argsort(values)
+    ordered = values[order]
+    fresh = np.empty(len(values), np.bool_)
+    fresh[:1] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=fresh[1:])
+    which = np.empty(len(values), np.int64)
+    which[order] = np.cumsum(fresh) - 1
+    first: Ints = np.minimum.reduceat(order, np.flatnonzero(fresh))
+    return first, which
 
 
 def _as_bytes(rows: NDArray[np.uint64]) -> list[bytes]:

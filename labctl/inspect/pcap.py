@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from array import array
 from collections.abc import Iterator
 
 import numpy as np
 
-from labctl.inspect.batch import Batch, Interface, Windows
+from labctl.inspect.batch import Batch, Interface, Ints, Windows
 from labctl.inspect.fields import Fields
 from labctl.inspect.source import HINT, LONGEST, Ending, FormatError
 
@@ -57,37 +58,37 @@ def read(windows: Windows, ending: Ending) -> Iterator[Batch]:
             return
 
 
-def _walk(windows: Windows, at: int, order: str) -> tuple[array[int], int, str]:
+def _walk(windows: Windows, at: int, order: str) -> tuple[Ints, int, str]:
     """Return where the window's whole records start, where they end, and what is wrong there.
 
-    The one loop over records in Python: each record's place depends on the one before.
+    The one loop over records in Python, since each record's place depends on the one before. It
+    runs until a length cannot be read; which records are whole is told afterwards.
     """
-    starts: array[int] = array("q")
-    append, window = starts.append, memoryview(windows.window.data)
-    size = struct.Struct(f"{order}I").unpack_from
-    end = windows.end
-    last = end - RECORD
-    while at <= last:
-        (count,) = size(window, at + 8)
-        following = at + RECORD + count
-        if following > end:
-            if count > LONGEST:
-                return starts, at, f"a frame of {count} bytes"
-            break
-        append(at)
-        at = following
-    return starts, at, ""
+    places: array[int] = array("q")
+    append, size = places.append, struct.Struct(f"{order}8xI").unpack_from
+    window, end = memoryview(windows.window.data)[: windows.end], windows.end
+    begin = at
+    with contextlib.suppress(struct.error):
+        while True:
+            append(at)
+            at += RECORD + size(window, at)[0]
+    starts = np.frombuffer(places, np.int64)
+    # All but the last are followed by another, which starts where they end.
+    whole = int(np.searchsorted(starts, end, "right")) - 1
+    last = int(starts[whole]) if whole >= 0 else begin
+    if len(starts) > whole + 1 and int(starts[whole + 1]) - last - RECORD > LONGEST:
+        return starts[:whole], last, f"a frame of {int(starts[whole + 1]) - last - RECORD} bytes"
+    return starts[: max(whole, 0)], last, ""
 
 
 def _batch(
     windows: Windows,
-    starts: array[int],
+    at: Ints,
     number: int,
     order: str,
     unit: int,
     interfaces: list[Interface],
 ) -> Batch:
-    at = np.frombuffer(starts, np.int64)
     fields = Fields(windows.window)
     seconds, fraction = fields.u32(at, order), fields.u32(at + 4, order)
     return Batch(
