@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from string import ascii_lowercase
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from labctl.guests.spec import Accel, Guest, Nic
+from labctl.guests.spec import Accel, Guest, Nic, serial
 
 NAMESPACE = "urn:labctl:node:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -41,6 +43,41 @@ def _interface(devices: Element, nic: Nic) -> None:
     _add(interface, "rom", enabled="no")  # no network boot: saves firmware time
 
 
+def _drive(devices: Element, letter: str, file: Path) -> None:
+    disk = _add(devices, "disk", type="file", device="disk")
+    _add(disk, "driver", name="qemu", type="raw")
+    _add(disk, "source", file=str(file))
+    _add(disk, "target", dev=f"vd{letter}", bus="virtio")
+    _add(disk, "serial", serial(file))
+    _add(disk, "readonly")
+
+
+def _initrd(guest: Guest) -> str:
+    """Return what QEMU takes as `-initrd`: for Xen, multiboot modules with their command lines.
+
+    A comma parts two modules and a doubled one stands for itself (load_multiboot in QEMU's
+    hw/i386/multiboot.c); libvirt hands the text on as it is.
+    """
+    if guest.dom0 is None:
+        return str(guest.initramfs)
+    modules = (f"{guest.dom0.kernel} {guest.dom0.cmdline}", str(guest.initramfs))
+    return ",".join(module.replace(",", ",,") for module in modules)
+
+
+def _cpu(domain: Element, model: str, accel: Accel) -> None:
+    if model:
+        cpu = _add(domain, "cpu", mode="custom", match="exact", check="none")
+        _add(cpu, "model", model, fallback="forbid")
+    elif accel == "tcg":
+        # All that TCG knows: the vector instructions halve an SSH handshake.
+        _add(domain, "cpu", mode="maximum", check="none")
+    else:
+        cpu = _add(domain, "cpu", mode="host-passthrough", check="none", migratable="off")
+        # QEMU 7.2 aborts on AMD hosts whose kernel offers this MSR but refuses its value:
+        # "failed to set MSR 0x10a". A lab has no use for it.
+        _add(cpu, "feature", policy="disable", name="arch-capabilities")
+
+
 def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
     """Write the domain of a guest that boots a kernel directly, without disks, USB or video."""
     domain = Element("domain", type="kvm" if accel == "kvm" else "qemu")
@@ -53,26 +90,25 @@ def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
     system = _add(domain, "os")
     _add(system, "type", "hvm", arch="x86_64", machine="pc")
     _add(system, "kernel", str(guest.kernel))
-    _add(system, "initrd", str(guest.initramfs))
+    _add(system, "initrd", _initrd(guest))
     _add(system, "cmdline", guest.cmdline)
+    if guest.config:
+        entries = _add(domain, "sysinfo", type="fwcfg")
+        _add(entries, "entry", name="opt/labctl.conf", file=str(guest.config))
     features = _add(domain, "features")
     _add(features, "acpi")
     if accel == "tcg":
         tcg = _add(features, "tcg")
         _add(tcg, "tb-cache", str(TB_CACHE_MIB), unit="MiB")
-        # All that TCG knows: the vector instructions halve an SSH handshake.
-        _add(domain, "cpu", mode="maximum", check="none")
-    else:
-        cpu = _add(domain, "cpu", mode="host-passthrough", check="none", migratable="off")
-        # QEMU 7.2 aborts on AMD hosts whose kernel offers this MSR but refuses its value:
-        # "failed to set MSR 0x10a". A lab has no use for it.
-        _add(cpu, "feature", policy="disable", name="arch-capabilities")
+    _cpu(domain, guest.cpu, accel)
     _add(domain, "clock", offset="utc")
     _add(domain, "on_poweroff", "destroy")
     _add(domain, "on_reboot", "restart")
     _add(domain, "on_crash", "destroy")
     devices = _add(domain, "devices")
     _add(devices, "emulator", "/usr/bin/qemu-system-x86_64")
+    for letter, file in zip(ascii_lowercase, guest.drives, strict=False):
+        _drive(devices, letter, file)
     for nic in guest.nics:
         _interface(devices, nic)
     serial = _add(devices, "serial", type="unix")

@@ -11,7 +11,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +129,7 @@ def connect(hypervisor: Hypervisor) -> Any:
     """
     uri = hypervisor.uri or f"qemu:///embed?root={hypervisor.root}"
     with _opening:
-        if uri in _connections:
+        if uri in _connections and _connections[uri].isAlive():
             return _connections[uri]
         _start_event_loop()
         lock = -1
@@ -173,14 +173,28 @@ def start(
     or `DeadlineError` with the tail of the console when one dies or never gets ready.
     """
     connection = connect(hypervisor)
+
+    def make(guest: Guest) -> Callable[[], bool]:
+        domain = create(connection, guest, accel, lab)
+        return lambda: _active(domain)
+
+    return boot(guests, make, directory, emit)
+
+
+def boot(
+    guests: Sequence[Guest],
+    make: Callable[[Guest], Callable[[], bool]],
+    directory: Path,
+    emit: Emit,
+) -> dict[str, float]:
+    """Start guests by `make`, which returns what tells whether the guest runs; see `start`."""
     give_up = threading.Event()
 
     def one(guest: Guest) -> float:
         begun = time.monotonic()
         emit(Event("boot", guest.name, "start"))
         try:
-            domain = create(connection, guest, accel, lab)
-            wait_ready(domain, guest, directory, give_up)
+            wait_ready(make(guest), guest, directory, give_up)
         except BaseException as error:
             emit(Event("boot", guest.name, "failed", str(error)))
             raise
@@ -247,7 +261,9 @@ def first_command(guest: Guest) -> str:
     )
 
 
-def wait_ready(domain: Any, guest: Guest, directory: Path, give_up: threading.Event) -> None:
+def wait_ready(
+    alive: Callable[[], bool], guest: Guest, directory: Path, give_up: threading.Event
+) -> None:
     """Wait until a command has run in the guest, or `give_up` is set.
 
     The console's word says when to knock, so that no time is lost in TCP's and neighbour
@@ -273,7 +289,7 @@ def wait_ready(domain: Any, guest: Guest, directory: Path, give_up: threading.Ev
         if give_up.is_set():
             raise GuestError(f"{guest.name} was given up: another guest failed")
         panicked = guest.log.read_bytes().partition(PANIC)[2].splitlines()
-        if panicked or not _active(domain):  # after a panic it reboots: it would go on for ever
+        if panicked or not alive():  # after a panic it reboots: it would go on for ever
             why = ": kernel panic" + panicked[0].decode(errors="replace") if panicked else ""
             raise GuestError(
                 f"{guest.name} died while booting{why}; its console's last lines are below",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,20 @@ class Nic:
 
 
 @dataclass(frozen=True)
+class Dom0:
+    """The first guest of a Xen hypervisor, which drives the others."""
+
+    kernel: Path
+    """An ELF file: Xen would take long to unpack another."""
+    cmdline: str
+
+
+def serial(drive: Path) -> str:
+    """Return the serial number by which a guest finds a drive: virtio has room for 20 bytes."""
+    return hashlib.sha256(str(drive).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
 class Guest:
     """All that is needed to start one guest."""
 
@@ -53,6 +68,14 @@ class Guest:
     """UNIX socket of its serial console."""
     log: Path
     """Everything its console ever said."""
+    cpu: str = ""
+    """CPU model by QEMU's name; by default the best that the accelerator has."""
+    dom0: Dom0 | None = None
+    """Where `kernel` is a Xen hypervisor: what it starts first, with `initramfs`."""
+    drives: tuple[Path, ...] = ()
+    """Files that the guest reads as disks, each with the serial number `serial(file)`."""
+    config: Path | None = None
+    """A file that the guest reads as `opt/labctl.conf` by QEMU's fw_cfg."""
 
 
 def link_local(mac: str) -> str:

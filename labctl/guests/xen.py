@@ -1,0 +1,260 @@
+"""PV guests on a Xen host, by libvirt's Xen driver in its dom0. Runs in the agent of a world.
+
+The connection is `xen+ssh://`: libvirt speaks to the libvirtd in dom0 through the lab's own SSH. A
+Xen host of this lab's and a real one differ in the words of the URI only. How the parts start is in
+docs/xen.md.
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+from xml.etree import ElementTree
+from xml.etree.ElementTree import SubElement
+
+from labctl.errors import GuestError, HostError, LabctlError, UsageError
+from labctl.events import Emit
+from labctl.guests import driver, ssh
+from labctl.guests.domain import NAMESPACE
+from labctl.guests.spec import Guest, serial
+from labctl.guests.xen_host import BOOT_FOLDER, COMMAND_LINE_LIMIT
+from labctl.world import agent
+from labctl.world.deadline import Deadline
+from labctl.world.late import Late
+from labctl.world.process import Result, last_words, run
+
+if TYPE_CHECKING:
+    import libvirt
+else:
+    libvirt = Late("libvirt")
+
+CMDLINE = "console=hvc0 quiet net.ifnames=0 panic=-1 mitigations=off cryptomgr.notests"
+"""Kernel command line of a PV guest; its configuration comes with the initramfs."""
+HOST_SECONDS = 120.0
+LOGS = "/var/log/xen/console"
+"""Where xenconsoled writes what guests say, each to `guest-DOMAIN.log`."""
+FOLLOW = (
+    "$| = 1; my ($f, $b) = @ARGV; my $in;"
+    " until (open $in, '<', $f) { exit if getppid == 1; select undef, undef, undef, .1 }"
+    " for (;;) { my $last = !-e $f || getppid == 1;"
+    " while (sysread $in, $b, 65536) { print $b or exit }"
+    " exit if $last; select undef, undef, undef, .1 }"
+)
+"""Perl that writes a file as it grows until it is removed; busybox's tail looks once a second."""
+
+
+@dataclass(frozen=True)
+class XenGuest:
+    """A PV guest: `guest` with vifs for TAPs, the files in dom0 that it boots, its configuration.
+
+    Of `guest`, `kernel` and `initramfs` are files of this machine that the Xen host has as drives
+    (`XenHost.drives`); the console's socket is not used.
+    """
+
+    guest: Guest
+    bridges: Mapping[str, str]
+    """The bridge in dom0 of each vif, by the name of the vif (`Nic.tap`)."""
+    lines: str
+    """What its init reads (docs/images.md, the boot contract)."""
+
+
+@dataclass(frozen=True)
+class XenHost:
+    """A Xen host and the way to it: `name` is a host of the lab's SSH configuration."""
+
+    name: str
+    directory: Path
+    """The lab's directory."""
+    log: Path
+    """What its own console said."""
+
+    @property
+    def uri(self) -> str:
+        """The libvirt URI of its Xen driver (https://libvirt.org/uri.html, SSH transport)."""
+        words = {"command": str(self.directory / "ssh"), "no_verify": "0", "mode": "legacy"}
+        return f"xen+ssh://{self.name}/system?{urlencode(words)}"
+
+    @property
+    def hypervisor(self) -> driver.Hypervisor:
+        """How its guests are driven."""
+        return driver.Hypervisor(self.directory / "embed", self.uri)
+
+    def words(self, command: str) -> list[str]:
+        """Return the words that run a shell's line in dom0."""
+        return [*ssh.command(self.directory, self.name), command]
+
+
+def guest_xml(one: XenGuest, lab: str) -> str:
+    """Write the domain of a PV guest.
+
+    Raises `UsageError` for a command line longer than Xen hands on: it would be cut off silently.
+    """
+    guest = one.guest
+    if len(guest.cmdline) > COMMAND_LINE_LIMIT:
+        raise UsageError(
+            f"the kernel command line of {guest.name} has {len(guest.cmdline)} characters; "
+            f"Xen hands a guest {COMMAND_LINE_LIMIT}"
+        )
+    domain = ElementTree.Element("domain", type="xen")
+    SubElement(domain, "name").text = guest.domain
+    ElementTree.register_namespace("labctl", NAMESPACE)
+    node = {"lab": lab, "name": guest.name}
+    SubElement(SubElement(domain, "metadata"), f"{{{NAMESPACE}}}node", node)
+    SubElement(domain, "memory", unit="MiB").text = str(guest.memory)
+    SubElement(domain, "vcpu").text = str(guest.vcpus)
+    system = SubElement(domain, "os")
+    SubElement(system, "type", arch="x86_64", machine="xenpv").text = "linux"
+    SubElement(system, "kernel").text = boot_file(guest.kernel)
+    SubElement(system, "initrd").text = initramfs_of(guest.domain)
+    SubElement(system, "cmdline").text = guest.cmdline
+    for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
+        SubElement(domain, f"on_{event}").text = action
+    devices = SubElement(domain, "devices")
+    for nic in guest.nics:
+        interface = SubElement(devices, "interface", type="bridge")
+        SubElement(interface, "mac", address=nic.mac)
+        SubElement(interface, "source", bridge=one.bridges[nic.tap])
+        SubElement(interface, "script", path="vif-bridge")
+        SubElement(interface, "target", dev=nic.tap)
+    console = SubElement(devices, "console", type="pty")
+    SubElement(console, "target", type="xen", port="0")
+    ElementTree.indent(domain)
+    return ElementTree.tostring(domain, encoding="unicode")
+
+
+def boot_file(file: Path) -> str:
+    """Return the path in dom0 of a file of this machine that the host has as a drive."""
+    return f"{BOOT_FOLDER}/{serial(file)}"
+
+
+def initramfs_of(domain: str) -> str:
+    """Return the path in dom0 of a guest's own initramfs, there while the guest is made."""
+    return f"/run/labctl/{domain}.initramfs"
+
+
+def prepare(directory: Path) -> None:
+    """Write the program that libvirt runs as its ssh: ours with the lab's configuration.
+
+    So libvirt shares the lab's connection to the host, its key and its pinned host keys.
+    """
+    program = directory / "ssh"
+    program.write_text(f'#!/bin/sh\nexec ssh -F {shlex.quote(str(directory / ssh.CONFIG))} "$@"\n')
+    program.chmod(0o700)
+
+
+def start(host: XenHost, guests: Sequence[XenGuest], lab: str, emit: Emit) -> dict[str, float]:
+    """Start PV guests on a Xen host that is ready, until a command ran in each.
+
+    Returns the seconds each took. Raises `GuestError` or `DeadlineError` with the tail of the
+    guest's console, or of dom0's where the host itself failed.
+    """
+    prepare(host.directory)
+    connection = connect(host)
+    by_name = {one.guest.name: one for one in guests}
+    making = threading.Lock()
+
+    def make(guest: Guest) -> Callable[[], bool]:
+        one = by_name[guest.name]
+        xml = guest_xml(one, lab)
+        _lay_out(host, one)
+        try:
+            with making:  # dom0 has one CPU; taking turns, the first guest boots meanwhile
+                domain = connection.createXML(xml, 0)
+        except libvirt.libvirtError as reason:
+            raise _failed(host, f"{guest.name} cannot be started on {host.name}", reason) from None
+        finally:
+            # Xen has copied it into the guest's memory; dom0 has none to spare.
+            in_dom0(host, f"rm -f {initramfs_of(guest.domain)}", check=False)
+        return lambda: _runs(host, domain)
+
+    return driver.boot([one.guest for one in guests], make, host.directory, emit)
+
+
+def _runs(host: XenHost, domain: Any) -> bool:
+    """Whether a guest runs; raises `GuestError` with dom0's console when the host is gone."""
+    try:
+        return bool(domain.isActive())
+    except libvirt.libvirtError as reason:
+        if reason.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return False
+        raise _failed(host, f"{host.name} does not answer", reason) from None
+
+
+def connect(host: XenHost) -> Any:
+    """Return this process's connection to a host's Xen driver, opened when first needed.
+
+    Raises `GuestError` with the end of the host's console.
+    """
+    try:
+        return driver.connect(host.hypervisor)
+    except HostError as error:
+        raise GuestError(
+            f"libvirt in dom0 of {host.name} cannot be reached: {error.message}",
+            f"read its console: labctl logs {host.name}",
+            driver.console_tail(host.log),
+        ) from None
+
+
+def in_dom0(host: XenHost, line: str, *, stdin: bytes = b"", check: bool = True) -> Result:
+    """Run a shell's line in dom0; raises `GuestError` with the end of its console when it fails."""
+    deadline = Deadline(HOST_SECONDS, f"a command in dom0 of {host.name}")
+    result = run(host.words(line), deadline=deadline, stdin=stdin, check=False)
+    if check and not result.ok:
+        raise GuestError(
+            f"dom0 of {host.name} failed: {last_words(result.stderr) or line}",
+            f"read its console: labctl logs {host.name}",
+            driver.console_tail(host.log),
+        )
+    return result
+
+
+def _failed(host: XenHost, what: str, reason: Any) -> LabctlError:
+    return GuestError(
+        f"{what}: {last_words(reason.get_error_message())}",
+        f"read its console: labctl logs {host.name}",
+        driver.console_tail(host.log),
+    )
+
+
+def _lay_out(host: XenHost, one: XenGuest) -> None:
+    """Put together what a guest boots in dom0, and follow its console from its first word on."""
+    domain = one.guest.domain
+    own, log = shlex.quote(initramfs_of(domain)), shlex.quote(f"{LOGS}/guest-{domain}.log")
+    in_dom0(
+        host,
+        f"set -e; rm -f {log}; mkdir -p /run/labctl; cd $(mktemp -d); cat >labctl.conf; "
+        f"{{ cat {boot_file(one.guest.initramfs)}; echo labctl.conf | cpio -o -H newc; }} >{own}; "
+        "rm labctl.conf; rmdir $PWD",
+        stdin=one.lines.encode(),
+    )
+    one.guest.log.write_bytes(b"")
+    words = host.words(f"perl -e {shlex.quote(FOLLOW)} {log}")
+    agent.spawn(words, one.guest.log, one.guest.log.with_suffix(".err"), "", True)
+
+
+def stop(host: XenHost, domain: str) -> None:
+    """End a guest at once, and the copying of its console; one that is gone is no error."""
+    connect(host)
+    driver.stop(host.hypervisor, domain)
+    in_dom0(host, f"rm -f {shlex.quote(f'{LOGS}/guest-{domain}.log')}", check=False)
+
+
+def running(host: XenHost) -> list[str]:
+    """Return the names of the guests that run on a host; dom0 is none."""
+    connect(host)
+    return [name for name in driver.running(host.hypervisor) if name != "Domain-0"]
+
+
+def console_words(host: XenHost, domain: str) -> list[str]:
+    """Return the words that, run on a terminal inside the world, join a guest's console.
+
+    Through dom0's `xl`, the only way to it that needs no libvirt: that one's stream ends with its
+    connection.
+    """
+    words = ssh.command(host.directory, host.name, terminal=True)
+    return [*words, shlex.join(["xl", "console", "-t", "pv", domain])]

@@ -1,0 +1,118 @@
+"""A Xen host: the QEMU guest in which Xen, its dom0 and PV guests run (docs/xen.md).
+
+Nothing here needs hardware that can virtualise: PV guests are what Xen runs without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.errors import UsageError
+from labctl.guests.keys import Key
+from labctl.guests.spec import MGMT_INTERFACE, Dom0, Guest, Nic, link_local
+from labctl.topology.model import MGMT_BRIDGE
+
+CPU = "Nehalem"
+"""With an emulated SMAP dom0 dies early, without it newer models corrupt memory; libvirt in dom0
+refuses qemu64."""
+DOM0_MEMORY = 512
+"""MiB of the host's memory that dom0 has; its initramfs takes a fifth."""
+XEN_MEMORY = 128
+"""MiB that Xen keeps for itself, and for the page tables of guests."""
+DOM0_CMDLINE = (
+    "console=hvc0 quiet net.ifnames=0 panic=-1 mitigations=off random.trust_cpu=on "
+    "cryptomgr.notests lsm= swiotlb=4096"
+)
+"""`swiotlb`: 8 MiB of bounce buffers instead of 64; below 4 GiB of memory none is needed."""
+COMMAND_LINE_LIMIT = 1023
+"""Characters of a PV guest's command line: MAX_GUEST_CMDLINE in Xen's public/xen.h, less NUL."""
+BOOT_FOLDER = "/run/labctl/boot"
+"""Where dom0 finds the kernels and initramfs of its guests, each by `serial(file)`."""
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """A bridge in dom0: a network of guests on the host, or a part of one of the lab."""
+
+    name: str
+    mtu: int
+    addresses: tuple[str, ...] = ()
+    """Of dom0 itself, such as `10.0.0.1/24`; without any the bridge is silent."""
+    uplinks: tuple[Nic, ...] = ()
+    """The host's own NICs that join it with a bridge outside."""
+
+
+def boot_lines(name: str, mgmt: Nic, bridges: Sequence[Bridge], client: Key, hostkey: Key) -> str:
+    """Write what dom0's init reads: one setting a line (docs/images.md, the boot contract)."""
+    control = Bridge(MGMT_BRIDGE, 1500, (f"{link_local(mgmt.mac)}/64",), (mgmt,))
+    lines = [
+        f"host {name}",
+        f"hostkey {hostkey.dropbear}",
+        f"authorized {client.public}",
+    ]
+    for bridge in (control, *bridges):
+        lines.append(" ".join(["bridge", bridge.name, str(bridge.mtu), *bridge.addresses]))
+        lines += [f"port {nic.mac} {nic.name} {bridge.mtu} {bridge.name}" for nic in bridge.uplinks]
+    return "\n".join(lines) + "\n"
+
+
+def guest(
+    name: str,
+    domain: str,
+    *,
+    hypervisor: Path,
+    kernel: Path,
+    initramfs: Path,
+    memory: int,
+    vcpus: int,
+    mgmt: Nic,
+    bridges: Sequence[Bridge],
+    drives: Sequence[Path],
+    client: Key,
+    hostkey: Key,
+    directory: Path,
+    dom0_memory: int = DOM0_MEMORY,
+) -> Guest:
+    """Return a Xen host as a guest that `labctl.guests.driver.start` can start.
+
+    `hypervisor` and `kernel` are ELF files, `drives` the files that its own guests boot. Writes the
+    configuration and keeps the console's log below `directory`, the lab's. Raises `UsageError` when
+    `memory` (MiB) leaves nothing for guests.
+    """
+    least = dom0_memory + XEN_MEMORY
+    if memory <= least:
+        raise UsageError(
+            f"{name} has {memory} MiB; Xen and dom0 alone take {least}",
+            f"write memory: {least} and what its guests need",
+        )
+    console = directory / "console"
+    console.mkdir(exist_ok=True)
+    config = console / f"{name}.conf"
+    config.touch(mode=0o600)  # it holds the host's key
+    config.write_text(boot_lines(name, mgmt, bridges, client, hostkey))
+    return Guest(
+        name=name,
+        domain=domain,
+        memory=memory,
+        vcpus=vcpus,
+        kernel=hypervisor,
+        initramfs=initramfs,
+        cmdline=(
+            "console=com1 com1=115200,8n1 noreboot spec-ctrl=no xpti=0 dom0_max_vcpus=1 "
+            f"dom0_mem={dom0_memory}M,max:{dom0_memory}M"
+        ),
+        nics=(*(nic for bridge in bridges for nic in bridge.uplinks), mgmt),
+        console=console / f"{name}.sock",
+        log=console / f"{name}.log",
+        cpu=CPU,
+        dom0=Dom0(kernel, DOM0_CMDLINE),
+        drives=tuple(dict.fromkeys(drives)),
+        config=config,
+    )
+
+
+def management(tap: str, mac: str) -> Nic:
+    """Return the NIC by which a Xen host, and its guests through it, are controlled."""
+    return Nic(MGMT_INTERFACE, tap, mac, "virtio", {})
