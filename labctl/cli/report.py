@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import webbrowser
 from pathlib import Path
@@ -20,21 +21,28 @@ REPORT = "report.html"
 def write(run: Run, directory: Path, output: Path | None = None) -> Path:
     """Write the report of the run recorded in `directory`, beside the record unless told where.
 
-    The file appears under its name only when it is whole. Raises `LabctlError` where it cannot be
-    written.
+    Raises `LabctlError` where it cannot be written.
     """
-    text = page.render(gather.from_record(directory, run))
     path = output or directory / REPORT
+    write_whole(path, page.render(gather.from_record(directory, run)))
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears under its name only when it is whole.
+
+    Raises `LabctlError` where it cannot be written.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
     except OSError as wrong:
         message = f"{path} cannot be written: {wrong.strerror}"
-        raise LabctlError(message, "name another file: --output FILE") from None
+        raise LabctlError(message, "free some space or name another file") from None
     finally:
-        draft.unlink(missing_ok=True)
-    return path
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 @click.command("report")

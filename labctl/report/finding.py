@@ -117,6 +117,20 @@ def _broken(report: Report, broken: Sequence[Arm]) -> str:
     return f"{what} {where}: {because}." if because else f"{what} {where}."
 
 
+def traced(count: int, bad: Sequence[Journey]) -> str:
+    """Say in one sentence what became of `count` packets, of which `bad` did not arrive well."""
+    if not count:
+        return "No packet of the flow was seen."
+    if not bad:
+        return "The packet arrived." if count == 1 else f"All {count} packets arrived."
+    if all(journey.fate is Fate.UNKNOWN for journey in bad):
+        return f"What became of {len(bad)} of {count} packets cannot be told."
+    if len(bad) == count > 1:
+        return f"None of {count} packets got through: {cause(bad)}."
+    many = "The packet" if count == 1 else f"{len(bad)} of {count} packets"
+    return f"{many} did not get through: {cause(bad)}."
+
+
 def cause(journeys: Iterable[Journey]) -> str:
     """Say what was done to packets that did not get through, and where."""
     whats: dict[str, list[str]] = {}
@@ -136,6 +150,8 @@ def _what(journey: Journey) -> str:
     if harm is not None:
         lost = harm.happened is Happening.LOST
         return "the metadata was lost" if lost else "the packet was corrupted"
+    if journey.fate is Fate.UNKNOWN:
+        return "what became of it cannot be told"
     if journey.fate is Fate.DROPPED:
         return f"the kernel dropped it ({journey.reason})" if journey.reason else "it was dropped"
     return "the packet was not seen again"

@@ -16,7 +16,7 @@ from labctl.capture.journey import Journey
 from labctl.capture.journey_build import follow
 from labctl.capture.session import Evidence
 from labctl.lab.path import Hop, hops
-from labctl.report import gather, page
+from labctl.report import finding, gather, page
 from labctl.results import ArmResult, Check, Recorder, Verdict, load
 from labctl.results.recorder import TOPOLOGY, capture_name
 from labctl.topology import find
@@ -284,3 +284,28 @@ def test_no_journeys_are_a_page_that_says_so() -> None:
     html = page.render_journeys("trace", "nothing came", [], ())
     Checker(html)
     assert "No packet was seen." in html
+
+
+@pytest.mark.parametrize(
+    ("count", "bad", "told"),
+    [
+        (0, 0, "No packet of the flow was seen."),
+        (1, 0, "The packet arrived."),
+        (3, 0, "All 3 packets arrived."),
+        (
+            1,
+            1,
+            "The packet did not get through: the metadata was lost in router r1 (eth0 to eth1).",
+        ),
+        (3, 3, "None of 3 packets got through: the metadata was lost in router r1 (eth0 to eth1)."),
+        (3, 1, "1 of 3 packets did not get through: the metadata was lost in router r1"),
+    ],
+)
+def test_a_trace_is_told_in_one_sentence(count: int, bad: int, told: str) -> None:
+    found, _ = journeys([FLAG] * 4 + [LOST] * 4)
+    assert finding.traced(count, found * bad).startswith(told)
+
+
+def test_a_packet_that_was_not_seen_again_is_said_to_be_so() -> None:
+    found, _ = journeys([FLAG] * 4 + [None] * 4)
+    assert "was not seen again in router r1 (eth0 to eth1)" in finding.traced(1, found)
