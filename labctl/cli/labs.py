@@ -40,10 +40,12 @@ def up(file: str, name: str | None, accel: Policy, uri: str, as_json: bool) -> N
 
     FILE is a path, or the name of a file in this folder or of a shipped one (bridged.yaml).
     """
+    # Beside reading the topology; should that fail, the agent ends with this process.
+    agent = None if uri else Lab.start_agent()
     model = topology.load(topology.find(file))
     begun = time.monotonic()
     with display() as show:
-        lab = Lab.up(model, name=name, policy=accel, uri=uri, emit=show, keep=True)
+        lab = Lab.up(model, name=name, policy=accel, uri=uri, emit=show, keep=True, agent=agent)
     lab.close()
     seconds = time.monotonic() - begun
     if as_json:

@@ -34,6 +34,7 @@ from labctl.routers import namespace
 from labctl.topology import model
 from labctl.world import paths
 from labctl.world.base import World
+from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
 from labctl.world.host import Host
 from labctl.world.space import Space
@@ -59,6 +60,14 @@ class Lab:
 
     # --- coming and going -------------------------------------------------------------------
 
+    @staticmethod
+    def start_agent() -> Agent:
+        """Start the agent of a lab to come, so that it is ready when the lab's world is.
+
+        Give it to `up`, or close it.
+        """
+        return Agent((), [driver.__name__, links.__name__, "libvirt", "pyroute2"])
+
     @classmethod
     def up(
         cls,
@@ -69,11 +78,13 @@ class Lab:
         uri: str = "",
         emit: Emit = silent,
         keep: bool = False,
+        agent: Agent | None = None,
     ) -> Lab:
         """Bring a topology up: all of it, or nothing is left.
 
         Unless `keep` is set the lab ends with this process, however that ends. With the `uri` of a
         system's libvirt the lab lives in the host's own namespaces; then only `down` ends it.
+        An `agent` may have been started ahead (`start_agent`), unless there is a `uri`.
         Raises `UsageError` for a name that is taken, `HostError`, `GuestError` or `DeadlineError`
         for what failed.
         """
@@ -91,7 +102,7 @@ class Lab:
             _check_memory(topology, found)
             chosen = _choose_accel(policy, found, emit)
         with _timed(timings, "world"), state.creating(folder):
-            world: World = Host.create(folder) if uri else Space.create(folder)
+            world: World = Host.create(folder) if uri else Space.create(folder, agent)
         lab = None
         try:
             known = state.State(

@@ -4,11 +4,15 @@ A namespace of users can only be entered by a process with one thread, and what 
 suite, an experiment) lives outside. So each `labctl` process that needs the inside starts one agent
 through nsenter(1) and sends it functions by name (pickle), over a socket pair. The agent ends when
 that socket does, so it never outlives its user.
+
+Who makes a world can start its agent ahead of it: the agent imports what it will need while the
+topology is read and the world is made, and enters by itself when told.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pickle
 import signal
@@ -19,6 +23,7 @@ import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -28,6 +33,11 @@ from labctl.world.deadline import Deadline
 from labctl.world.process import environment
 
 THREADS = 64
+# linux/sched.h
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,15 @@ class Request:
     call: bytes
     """`(function, args)`, pickled apart: one that cannot be read here is that caller's alone."""
     events: bool
+
+
+@dataclass(frozen=True)
+class Enter:
+    """Enter the world of this PID 1; sent once, to an agent that was started ahead of its world."""
+
+    pid: int
+    user: bool
+    """Whether the world has a user namespace of its own."""
 
 
 @dataclass(frozen=True)
@@ -154,10 +173,41 @@ def kill(pid: int, number: int = signal.SIGTERM) -> None:
         os.kill(pid, number)
 
 
+def enter(world: Enter) -> None:
+    """Move this process, which has one thread, into a world's namespaces (setns(2), by a pidfd).
+
+    Only its children are in the process namespace. Raises `OSError`.
+    """
+    kinds = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | (CLONE_NEWUSER if world.user else 0)
+    handle = os.pidfd_open(world.pid)
+    # os.setns comes with Python 3.12.
+    if ctypes.CDLL(None, use_errno=True).setns(handle, kinds) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"setns: {os.strerror(number)}")
+    os.close(handle)
+
+
+def wait_for_world(connection: Connection, modules: Sequence[str]) -> None:
+    """Import `modules`, wait for `Enter`, and return in a child of this process, in that world."""
+    for module in modules:
+        import_module(module)
+    try:
+        enter(connection.recv())
+    except EOFError:
+        os._exit(0)  # it is not needed after all
+    inside = os.fork()
+    if inside:
+        connection.close()  # the child's alone now: its end must show at the other end
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1]) & 0xFF)
+
+
 def main() -> None:
-    """Serve on the file descriptor named by the first argument."""
+    """Serve on the file descriptor of the first argument; others name modules to import ahead."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the user's process
-    serve(Connection(int(sys.argv[1])))
+    connection = Connection(int(sys.argv[1]))
+    if sys.argv[2:]:
+        wait_for_world(connection, sys.argv[2:])
+    serve(connection)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from labctl.errors import LabctlError
 from labctl.events import Emit
-from labctl.world.agent import AgentError, Reply, Request
+from labctl.world.agent import AgentError, Enter, Reply, Request
 from labctl.world.deadline import Deadline
 from labctl.world.process import Result, environment, run
 
@@ -28,12 +28,16 @@ T = TypeVar("T")
 class Agent:
     """An agent process and the calls under way to it; safe to use from several threads."""
 
-    def __init__(self, enter: Sequence[str]) -> None:
-        """Start an agent by the words `enter` (none: in the host's own namespaces)."""
+    def __init__(self, enter: Sequence[str], ahead: Sequence[str] = ()) -> None:
+        """Start an agent by the words `enter` (none: in the host's own namespaces).
+
+        With modules to import `ahead` it does nothing else before `enter_world`.
+        """
+        words = [*enter, sys.executable, "-P", "-m", "labctl.world.agent"]
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [*enter, sys.executable, "-P", "-m", "labctl.world.agent", str(theirs.fileno())],
+                [*words, str(theirs.fileno()), *ahead],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env=environment(),
@@ -46,6 +50,11 @@ class Agent:
         self._waiting: dict[int, tuple[Future[object], Emit | None]] = {}
         self._closed = False
         threading.Thread(target=self._receive, daemon=True, name="labctl-agent").start()
+
+    def enter_world(self, pid: int, user: bool) -> None:
+        """Let an agent that was started ahead enter the world of this PID 1."""
+        with self._sending, contextlib.suppress(OSError):  # a dead agent shows at the first call
+            self._connection.send(Enter(pid, user))
 
     def _receive(self) -> None:
         why = "the lab went down meanwhile"

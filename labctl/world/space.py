@@ -24,6 +24,7 @@ from pathlib import Path
 from labctl.errors import HostError, LabctlError
 from labctl.world import process
 from labctl.world.base import World, in_state_of_running
+from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
 
 START_SECONDS = 30.0
@@ -69,9 +70,10 @@ class Space(World):
         self._shell: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def create(cls, directory: Path) -> Space:
+    def create(cls, directory: Path, agent: Agent | None = None) -> Space:
         """Make a world whose directory is `directory` (made here, private, must not exist).
 
+        An `agent` that was started ahead becomes the world's.
         It ends when this process ends, however that happens, unless `keep` is called.
         Raises `HostError` where the host forbids it, with what to change.
         """
@@ -105,6 +107,9 @@ class Space(World):
         world._lifeline, world._shell = ours, shell
         identity = directory / IDENTITY
         identity.write_text(json.dumps(asdict(world.identity)))
+        if agent:
+            agent.enter_world(pid, user)
+            world._agent = agent
         return world
 
     @classmethod

@@ -1,0 +1,80 @@
+"""An agent that is started before its world: it enters by itself, and outlives nothing."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labctl.errors import LabctlError
+from labctl.world import paths
+from labctl.world.client import Agent
+from labctl.world.deadline import Deadline
+from labctl.world.space import Space
+
+pytestmark = pytest.mark.integration
+
+
+KINDS = ["net", "mnt", "pid", "user"]
+
+
+def namespaces(agent: Agent) -> list[str]:
+    words = ["readlink", *(f"/proc/self/ns/{kind}" for kind in KINDS)]
+    return agent.run(words, Deadline(20, "a test")).stdout.split()
+
+
+@pytest.fixture
+def agent() -> Iterator[Agent]:
+    started = Agent((), ["labctl.network.links", "wave"])
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def world(agent: Agent) -> Iterator[Space]:
+    with tempfile.TemporaryDirectory(prefix=".t-", dir=paths.runtime()) as parent:
+        made = Space.create(Path(parent) / "w", agent)
+        yield made
+        made.end()
+
+
+def test_it_works_in_the_world_like_one_that_was_let_in(world: Space, agent: Agent) -> None:
+    assert world.agent() is agent
+    later, outside = Agent(world.enter()), Agent(())
+    try:
+        assert namespaces(agent) == namespaces(later)
+        assert namespaces(agent)[0] != namespaces(outside)[0]
+    finally:
+        later.close()
+        outside.close()
+
+
+def test_its_children_have_pids_of_the_world(world: Space, agent: Agent) -> None:
+    told = agent.run(["sh", "-c", "echo $PPID; readlink /proc/self"], Deadline(20, "a test"))
+    parent, child = (int(word) for word in told.stdout.split())
+    assert parent == agent.call(os.getpid)
+    assert world.runs(parent)
+    assert child > parent > 1
+
+
+def test_it_has_imported_what_it_was_told_to(world: Space, agent: Agent) -> None:
+    assert world.agent() is agent
+    assert agent.call(eval, "'wave' in __import__('sys').modules")
+
+
+def test_it_ends_with_the_world(world: Space, agent: Agent) -> None:
+    agent.call(os.getpid)
+    world_agent, world._agent = world._agent, None  # so that `end` finds it at work
+    assert world_agent is agent
+    world.end()
+    with pytest.raises(LabctlError, match="the lab"):
+        agent.call(os.getpid)
+    assert agent._process.wait(20) != 0
+
+
+def test_it_goes_when_no_world_is_made(agent: Agent) -> None:
+    agent.close()
+    assert agent._process.returncode == 0
