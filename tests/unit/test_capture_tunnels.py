@@ -5,12 +5,12 @@ from __future__ import annotations
 import struct
 
 import pytest
+from test_capture_judge import eth, ip, tcp, udp, with_state
 
 from labctl.capture.crc import crc32c
 from labctl.capture.frame import parse
 from labctl.capture.judge import Checksum, judge
 from labctl.capture.vxlan import decapsulate
-from test_capture_judge import eth, ip, tcp, udp, with_state
 
 
 def sctp(payload: bytes, check: bytes | None = None, chunk: int = 1) -> bytes:

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from labctl.errors import LabctlError, UsageError
 from labctl.results import (
     ArmResult,

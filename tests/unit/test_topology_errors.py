@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+
 from labctl.errors import UsageError
 from labctl.topology import TopologyError, from_mapping, load, loads
 

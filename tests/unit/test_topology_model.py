@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from labctl.errors import UsageError
 from labctl.topology import Topology, from_mapping, kernel_names, load, loads
 

@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+
 from labctl.errors import HostError, UsageError
 from labctl.shipped import folder
 from labctl.topology import find, load, schema, shipped
