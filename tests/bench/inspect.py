@@ -120,9 +120,11 @@ EQUAL = {
     ("unknown (no checksum)", "-"), ("unknown (fragment)", "-"),
 }  # fmt: skip
 EXPLAINED = {
-    ("partial", "bad"): "tshark has one word for a wrong sum and for one that was left open",
+    ("partial", "bad"): "tshark has one word for wrong sums and those left open",
     ("partial", "unverified"): "tshark takes a pseudo-header's sum for left open, as we do",
     ("unknown (fragment)", "unverified"): "neither can tell the sum of a part",
+    ("unknown (fragment)", "not present"): "UDP's field is 0 in the first fragment already",
+    ("unknown (fragment)", "bad"): "tshark takes the CRC of an SCTP fragment for the packet's",
 }
 
 
