@@ -184,7 +184,12 @@ def place(drawn: Map, path: Sequence[Hop], shape: Shape) -> Drawing:
     numbers = {hop.name: number for number, hop in enumerate(path, start=1)}
     for edge in drawn.edges:
         owner, network = boxes[edge.owner], boxes[edge.network]
-        start, end = _border(owner, network), _border(network, owner)
+        start, end = _ends(owner, network, shape)
+        if cells[edge.owner][1] > cells[edge.network][1]:
+            end, start = _ends(network, owner, shape)
+        elif cells[edge.owner][1] == cells[edge.network][1]:
+            start = _border(owner, network.x, network.y)
+            end = _border(network, owner.x, owner.y)
         lines.append(Line(edge, *start, *end))
         spots.append(_spot(edge.inside, numbers, start, end, shape, below=True))
         spots.append(_spot(edge.outside, numbers, end, start, shape, below=False))
@@ -218,9 +223,21 @@ def _free(taken: Iterable[tuple[int, int]], column: int) -> int:
     return next(row for row in range(1, len(rows) + 2) if row not in rows)
 
 
-def _border(box: Box, other: Box) -> tuple[float, float]:
-    """Return where the line from the middle of `box` to that of `other` leaves `box`."""
-    dx, dy = other.x - box.x, other.y - box.y
+def _ends(near: Box, far: Box, shape: Shape) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return both ends of a line from one row to a later one.
+
+    It leaves by the side where the later rows are, away from the lines along the row.
+    """
+    if shape == "wide":
+        start = (near.x, near.y + near.height / 2)
+    else:
+        start = (near.x + near.width / 2, near.y)
+    return start, _border(far, *start)
+
+
+def _border(box: Box, x: float, y: float) -> tuple[float, float]:
+    """Return where the line from the middle of `box` to a point leaves `box`."""
+    dx, dy = x - box.x, y - box.y
     if not dx and not dy:
         return box.x, box.y
     scale = min(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,8 @@ def test_every_shipped_topology_is_drawn_whole_and_apart(name: str, shape: Shape
     for box in plan.boxes:
         assert box.width / 2 <= box.x <= plan.width - box.width / 2
         assert box.height / 2 <= box.y <= plan.height - box.height / 2
+    for spot, another in itertools.combinations(plan.spots, 2):
+        assert math.dist((spot.x, spot.y), (another.x, another.y)) > 24, (spot.hop, another.hop)
     numbered = sorted((spot.number, spot.hop) for spot in plan.spots if spot.number)
     assert [hop for _, hop in numbered] == [hop.name for hop in path]
     if shape == "tall":
