@@ -138,7 +138,7 @@ def _offenders(title: str, found: list[Offender]) -> None:
         row = [str(one.number), _clock(one.time_ns), one.flow, one.what, *sums]
         return row + [one.interface] * named + [str(one.outer or "")] * nested
 
-    head = ["frame", "time", "flow", "what", "field", "valid were", "partial were"]
+    head = ["frame", "time", "flow", "what", "field", "would be valid", "would be partial"]
     head += ["interface"] * named + ["outer"] * nested
     print_table(head, [cells(one) for one in found], title=title)
 

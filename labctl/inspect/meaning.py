@@ -54,24 +54,29 @@ def explain(
     pairs: Ints,
     hosts: Sequence[Host],
     flows: Sequence[tuple[Flow, Ints]],
-    *,
-    has_metadata: bool,
+    unmarked: Sequence[str] | None,
 ) -> list[str]:
-    """Return sentences, the most important first. `has_metadata`: labctl wrote the file."""
+    """Return sentences, the most important first.
+
+    `unmarked`: in a file with metadata, the interfaces that saw `partial` without `needs_csum`;
+    None for files of others than labctl.
+    """
     every = counts + pairs.sum(axis=0)
     if not every.any():
         return ["The file holds no frames."]
     said = _bad(every, flows)
-    said += _open(every, hosts, flows, has_metadata)
+    said += _open(every, hosts, flows, unmarked)
     said += _tunnelled(pairs)
     said += _merged(every, hosts)
     if every[Kind.CUT]:
         said.append(
-            f"{_count(every[Kind.CUT], 'packet')} cannot be judged, because the capture kept only "
-            "their beginning; capture whole frames (tcpdump -s 0)."
+            f"{_are(every[Kind.CUT], 'packet')} not to be judged: the capture kept only "
+            "the beginning; capture whole frames (tcpdump -s 0)."
         )
     if every[Kind.LINK]:
-        said.append(f"{_count(every[Kind.LINK], 'frame')} of a link type unknown here not judged.")
+        said.append(
+            f"{_are(every[Kind.LINK], 'frame')} of a link type unknown here and not judged."
+        )
     if said:
         return said
     if every[Kind.VALID]:
@@ -79,8 +84,8 @@ def explain(
     return ["No frame has a transport checksum that can be judged."]
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{int(number):,} {thing}{'' if number == 1 else 's'}"
+def _are(number: int, thing: str) -> str:
+    return f"1 {thing} is" if number == 1 else f"{int(number):,} {thing}s are"
 
 
 def _bad(every: Ints, flows: Sequence[tuple[Flow, Ints]]) -> list[str]:
@@ -89,30 +94,33 @@ def _bad(every: Ints, flows: Sequence[tuple[Flow, Ints]]) -> list[str]:
     flow, most = max(flows, key=lambda one: int(one[1][Kind.BAD]))
     share = f"all in {flow}" if most[Kind.BAD] == every[Kind.BAD] else f"most in {flow}"
     return [
-        f"{_count(every[Kind.BAD], 'checksum')} neither right nor a pseudo-header's sum ({share}): "
+        f"{_are(every[Kind.BAD], 'checksum')} neither right nor a pseudo-header's sum ({share}): "
         "something changed these packets without mending their sum; receivers drop them."
     ]
 
 
 def _open(
-    every: Ints, hosts: Sequence[Host], flows: Sequence[tuple[Flow, Ints]], has_metadata: bool
+    every: Ints,
+    hosts: Sequence[Host],
+    flows: Sequence[tuple[Flow, Ints]],
+    unmarked: Sequence[str] | None,
 ) -> list[str]:
     """Speak of sums that were left open, and of who left them so."""
     senders = [host for host in hosts if host.offloads]
     said = []
     if every[Kind.PARTIAL_MARKED]:
         said.append(
-            f"{_count(every[Kind.PARTIAL_MARKED], 'packet')} partial and marked needs_csum: "
+            f"{_are(every[Kind.PARTIAL_MARKED], 'packet')} partial and marked needs_csum: "
             "whoever sends them to a wire completes them."
         )
     if not senders:
         return said
     number = sum(host.offloads for host in senders)
-    partial = f"{_count(number, 'packet')} partial"
-    if has_metadata:
+    partial = f"{_are(number, 'packet')} partial"
+    if unmarked is not None:
         return [
             f"{partial} without needs_csum beside them: nobody will complete these, and the "
-            "receiver drops them; find the first interface where the mark is missing.",
+            f"receiver drops them. Where the mark is missing: {', '.join(unmarked)}.",
             *said,
         ]
     if len(senders) == 1:
@@ -142,7 +150,7 @@ def _tunnelled(pairs: Ints) -> list[str]:
     if not number:
         return []
     return [
-        f"{_count(number, 'frame')} inside VXLAN partial within an outer packet that is complete "
+        f"{_are(number, 'frame')} inside VXLAN partial within an outer packet that is complete "
         "or has no sum: unless this is still the encapsulating host, whose device does the inner "
         "sum, they come out of the tunnel unfinished and are dropped."
     ]
@@ -152,13 +160,13 @@ def _merged(every: Ints, hosts: Sequence[Host]) -> list[str]:
     said = []
     if every[Kind.PARTIAL_MERGED]:
         said.append(
-            f"{_count(every[Kind.PARTIAL_MERGED], 'partial frame')} longer than the MTU: merged by "
+            f"{_are(every[Kind.PARTIAL_MERGED], 'partial frame')} longer than the MTU: merged by "
             "GRO or not yet cut by GSO, which writes the pseudo-header's sum; they accuse nobody."
         )
     number = int(np.sum([host.counts[Kind.PARTIAL_DATA] for host in hosts if host.merges]))
     if number:
         said.append(
-            f"{_count(number, 'partial TCP data frame')} of senders whose other packets are valid: "
+            f"{_are(number, 'partial TCP data frame')} of senders whose other packets are valid: "
             "most likely merged by GRO at a receiver; they accuse nobody."
         )
     return said

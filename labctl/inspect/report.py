@@ -65,8 +65,10 @@ class Report:
         keys = tally.flows.keys
         flows = [(read_key(keys[place]), counts[place]) for place in order.tolist()]
         hosts = Host.of(flows)
-        marked = any(bool(interface.mtu) for interface in interfaces)
-        seen = sorted(tally.interfaces.items())
+        seen = [(interfaces[at], found) for at, found in sorted(tally.interfaces.items())]
+        open_ = [Kind.PARTIAL, Kind.PARTIAL_DATA]
+        unmarked = [one.name for one, found in seen if found[open_].any()]
+        ours = any(one.mtu for one, _ in seen)  # labctl alone writes it
         return cls(
             name,
             described,
@@ -76,13 +78,13 @@ class Report:
             tally.frames,
             tally.kinds,
             tally.pairs,
-            [(interfaces[number], found) for number, found in seen],
+            seen,
             flows,
             tally.flows.others,
             tally.bad_headers,
             tally.offenders,
             hosts,
-            explain(tally.kinds, tally.pairs, hosts, flows, has_metadata=marked),
+            explain(tally.kinds, tally.pairs, hosts, flows, unmarked if ours else None),
         )
 
     @property

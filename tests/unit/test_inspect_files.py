@@ -81,7 +81,7 @@ def test_an_unknown_link_type_is_said(tmp_path: Path) -> None:
     report = look(tmp_path, pcap(THREE, link=105))
     assert states(report) == {"unknown": 3}
     assert report.links == ["link type 105"]
-    assert "3 frames of a link type unknown here" in report.meaning[0]
+    assert "3 frames are of a link type unknown here" in report.meaning[0]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -153,6 +153,7 @@ def test_labctls_own_comments_tell_metadata_and_mtu(tmp_path: Path) -> None:
     assert [one.number for one in report.offenders[Checksum.PARTIAL]] == [2, 4]
     assert report.offenders[Checksum.PARTIAL][0].interface == "vm1-eth0"
     assert "without needs_csum" in report.meaning[0]
+    assert report.meaning[0].endswith("missing: vm1-eth0.")
     others = look(tmp_path, data.replace(b"labctl", b"editor"))
     assert others.offences[Checksum.PARTIAL] == 4  # comments of others are not evidence
 

@@ -69,7 +69,7 @@ def test_partial_data_of_an_otherwise_valid_sender_was_merged(tmp_path: Path) ->
 
 def test_bad_sums_name_their_flow_and_come_first(tmp_path: Path) -> None:
     said = meaning(tmp_path, between("bad", 1, 2, number=17, size=3), between("partial", 1, 2))
-    assert said.startswith("1 checksum neither right")
+    assert said.startswith("1 checksum is neither right")
     assert "all in udp 10.0.0.1:5000 > 10.0.0.2:53" in said
 
 
