@@ -26,6 +26,9 @@ SILENT_REASONS = frozenset({"", "NOT_SPECIFIED", "SKB_CONSUMED", "PACKET_SOCK_ER
 """Reasons that accuse nobody: none was given, or a copy for an observer was freed."""
 DROP_WINDOW_NS = 500_000_000
 """How long after it was seen a guest may take to drop a packet, on the guest's own clock."""
+CHECKSUM_WINDOW_NS = 10_000_000_000
+"""The same for a checksum's sake: a datagram is summed when its receiver gets to reading it
+(kernel: udp_recvmsg), which in a busy emulated guest takes its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +295,7 @@ def _with_drops(journeys: list[Journey], drops: Sequence[GuestDrop]) -> list[Jou
             and drop.protocol == seen.judgement.packet.ethertype
             and (drop.reason in CHECKSUM_REASONS) == _unusable(last)
             and not (drop.reason == "NO_SOCKET" and journey.protocol.startswith("icmp"))
-            and 0 <= drop.time_ns - seen.time_ns + _JITTER_NS <= DROP_WINDOW_NS
+            and 0 <= drop.time_ns - seen.time_ns + _JITTER_NS <= _window(drop)
         ]
         if not fitting:
             continue
@@ -304,6 +307,10 @@ def _with_drops(journeys: list[Journey], drops: Sequence[GuestDrop]) -> list[Jou
         steps = (*journey.steps[:-1], dropped)
         journeys[number] = replace(journey, steps=steps, fate=Fate.DROPPED, reason=drop.reason)
     return journeys
+
+
+def _window(drop: GuestDrop) -> int:
+    return CHECKSUM_WINDOW_NS if drop.reason in CHECKSUM_REASONS else DROP_WINDOW_NS
 
 
 _JITTER_NS = 20_000_000

@@ -291,7 +291,7 @@ def test_the_kernels_reason_ends_the_journey_of_the_packet_it_dropped() -> None:
         drop("TCP_CSUM", 120, protocol=0x86DD),
         drop("NO_SOCKET", 120),
         drop("TCP_CSUM", -900_000),
-        drop("TCP_CSUM", 900_000),
+        drop("TCP_CSUM", 20_000_000),
         drop("NOT_SPECIFIED", 120),
     ],
 )
@@ -299,6 +299,17 @@ def test_another_packets_drop_is_not_this_ones(told: GuestDrop) -> None:
     seen = evidence([along(Pkt(), **LOST)])
     (journey,) = follow(seen, PATH, wanted, drops=[told])
     assert journey.fate is Fate.DOOMED
+
+
+def test_a_drop_long_after_is_another_packets_unless_it_was_summed_late() -> None:
+    late = drop("UDP_CSUM", 3_000_000)
+    way = along(Pkt(number=17, payload=b"late"), **LOST)
+    (journey,) = follow(evidence([way]), PATH, wanted, drops=[late])
+    assert journey.reason == "UDP_CSUM"
+    (journey,) = follow(
+        evidence([along(Pkt())]), PATH, wanted, drops=[drop("NETFILTER_DROP", 3_000_000)]
+    )
+    assert journey.fate is Fate.ARRIVED
 
 
 def test_a_sound_packet_is_not_dropped_for_its_checksum() -> None:

@@ -1,0 +1,171 @@
+"""Flows followed through real guests: every hop, both ways, and what interferes with the trace."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from labctl.capture import pcapng
+from labctl.capture.journey import Fate, Happening
+from labctl.errors import LabctlError, UsageError
+from labctl.events import Event
+from labctl.experiments.trace import Trace, trace
+from labctl.experiments.trace_plan import plan
+from labctl.lab.lab import Lab
+from labctl.pytest_plugin import LabFactory
+from labctl.topology.model import RouterKind
+
+pytestmark = pytest.mark.integration
+HOPS = ["vm1:eth0", "vm1-eth0", "r1-eth0", "r1:eth0", "r1:eth1", "r1-eth1", "vm2-eth0", "vm2:eth0"]
+
+
+@pytest.fixture(scope="module")
+def running(lab_factory: LabFactory) -> Iterator[Lab]:
+    with lab_factory("router-hop.yaml") as lab:
+        yield lab
+
+
+def send(
+    lab: Lab,
+    protocol: Literal["tcp", "udp", "icmp"],
+    port: int | None = None,
+    *,
+    kind: RouterKind = "namespace",
+    version: int = 4,
+    count: int = 1,
+) -> Trace:
+    lab.router("r1").set_kind(kind)
+    flow, path = plan(lab, "vm1", "vm2", protocol, port, version=version)
+    return trace(lab, flow, path, count=count)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_connection_is_followed_both_ways_through_every_hop(running: Lab, version: int) -> None:
+    found = send(running, "tcp", 22, version=version)
+    assert found.well, found.to_json()
+    assert {"SYN", "ACK"} <= {journey.kind for journey in found.there}
+    assert {"SYN-ACK", "TCP data"} <= {journey.kind for journey in found.back}
+    syn = found.there[0]
+    assert [step.hop for step in syn.steps] == HOPS
+    assert [step.hop for step in found.back[0].steps] == HOPS[::-1]
+    assert {step.knowledge for step in syn.steps} == {"partial, needs_csum"}
+    times = [step.time_ns or 0 for step in syn.steps]
+    assert times == sorted(times), "one clock for all hops"
+    json.dumps(found.to_json())
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_datagram_loses_its_metadata_in_the_router(running: Lab, version: int) -> None:
+    found = send(running, "udp", 4007, kind="raw", version=version)
+    (journey,) = found.there
+    assert journey.fate is Fate.DROPPED
+    assert journey.reason == "UDP_CSUM"
+    assert journey.where == "router r1 (eth0 to eth1)"
+    assert [step.happened for step in journey.steps].count(Happening.LOST) == 1
+    assert found.well is False
+
+
+def test_echoes_are_summed_in_software_and_pass_any_router(running: Lab) -> None:
+    found = send(running, "icmp", kind="raw", count=3)
+    assert found.well
+    assert len(found.there) == len(found.back) == 3
+
+
+def test_each_attempt_has_its_own_journey(running: Lab) -> None:
+    found = send(running, "tcp", 22, kind="raw")
+    assert {journey.kind for journey in found.there} == {"SYN"}
+    assert len(found.there) >= 2, "it was retransmitted"
+    assert {journey.reason for journey in found.there} == {"TCP_CSUM"}
+
+
+def test_a_waiting_trace_sees_what_somebody_else_sends(running: Lab) -> None:
+    running.router("r1").set_kind("namespace")
+    flow, path = plan(running, "vm1", "vm2", "icmp", None)
+    sending: list[threading.Thread] = []
+
+    def when_ready(event: Event) -> None:
+        if event.state == "progress" and not sending:
+            command = f"ping -c 1 {flow.back}"
+            sending.append(threading.Thread(target=running.node("vm1").run, args=(command,)))
+            sending[0].start()
+
+    found = trace(running, flow, path, wait=60, emit=when_ready)
+    sending[0].join()
+    assert found.came
+    assert found.there[0].well
+
+
+def test_a_flow_that_never_comes_ends_with_what_was_seen(running: Lab) -> None:
+    flow, path = plan(running, "vm1", "vm2", "tcp", 9999)
+    found = trace(running, flow, path, wait=0.2)
+    assert not found.came
+    assert found.well is None
+    assert set(found.seen()) == set(HOPS)
+
+
+def test_wireshark_shows_state_and_metadata_of_each_packet(running: Lab, tmp_path: Path) -> None:
+    found = send(running, "udp", 4007, kind="raw")
+    file = tmp_path / "trace.pcapng"
+    pcapng.write(file, found.evidence.hops)
+    tshark = shutil.which("tshark")
+    if tshark is None:
+        pytest.skip("tshark is not installed")
+    words = [tshark, "-r", str(file), "-Y", "udp.port==4007 and not icmp", "-T", "fields"]
+    done = subprocess.run(
+        [*words, "-e", "frame.interface_name", "-e", "frame.comment"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    told = dict(line.split("\t") for line in done.stdout.splitlines())
+    assert sorted(told) == sorted(HOPS)
+    assert told["r1:eth0"] == "UDP: partial, needs_csum"
+    assert told["r1:eth1"].startswith("UDP: partial, no metadata")
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "at", "words"),
+    [
+        ("vm1", "vm9", (), "has no node vm9"),
+        ("vm1", "r1", (), "r1 is a router"),
+        ("vm1", "vm1", (), "both ends"),
+        ("vm1", "vm2", ("vm1",), "not a further device"),
+        ("vm1", "vm2", ("vm9:eth0",), "not on the way"),
+    ],
+)
+def test_what_the_lab_has_not_is_refused_before_anything_starts(
+    running: Lab, source: str, destination: str, at: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        plan(running, source, destination, "tcp", 22, at=at)
+
+
+def test_a_device_that_is_not_there_is_named(running: Lab) -> None:
+    flow, path = plan(running, "vm1", "vm2", "icmp", None, at=("vm1:vxlan0",))
+    with pytest.raises(LabctlError, match="vm1:vxlan0"):
+        trace(running, flow, path)
+
+
+def test_what_was_seen_outlives_a_lab_that_goes_down(lab_factory: LabFactory) -> None:
+    with lab_factory("bridged.yaml") as lab:
+        flow, path = plan(lab, "vm1", "vm2", "tcp", 22)
+        ending: list[threading.Thread] = []
+
+        def when_ready(event: Event) -> None:
+            if event.state == "progress" and not ending:
+                lab.node("vm1").run(f"ping -c 1 {flow.back}")
+                ending.append(threading.Thread(target=lab.down))
+                ending[0].start()
+
+        found = trace(lab, flow, path, wait=60, emit=when_ready)
+        ending[0].join()
+    assert found.partial
+    assert found.well is None
+    assert "down" in found.notes[0]
+    assert any("cut" in note for note in found.notes)
+    assert found.seen()["vm1-eth0"].get("ICMP echo") == 1
