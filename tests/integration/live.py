@@ -22,7 +22,9 @@ from labctl.guests.accel import Policy
 
 LABCTL = str(Path(sys.executable).parent / "labctl")
 SECONDS = 240.0
-"""For one command: a guest under emulation on a busy machine takes its time."""
+"""For one thing to happen: a guest under emulation on a busy machine takes its time."""
+COMMAND_SECONDS = 800.0
+"""For one command, which may be a whole experiment."""
 GONE_SECONDS = 20.0
 SUBREAPER = 36
 NAMESPACES = ("net", "mnt", "pid", "user")
@@ -106,7 +108,7 @@ class Place:
             capture_output=True,
             env=self.env,
             cwd=cwd or self.root,
-            timeout=SECONDS,
+            timeout=COMMAND_SECONDS,
             check=False,
         )
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
