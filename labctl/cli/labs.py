@@ -182,6 +182,8 @@ def logs(lab: str | None, follow: bool, node: str) -> None:
     running = Lab.attach(lab)
     running.node(node)
     log = Path(running.directory / "console" / f"{node}.log")
+    if not log.exists():
+        raise GuestError(f"{node} has not been started yet", "run: labctl status")
     with log.open("rb") as text:
         while True:
             piece = text.read()

@@ -51,13 +51,18 @@ def cli() -> None:
     """Virtual network labs from YAML: real guests, real bridges, and the truth about checksums.
 
     Exit codes: 0 done or passed, 1 an experiment failed, 2 wrong words or input, 3 could not tell
-    or could not do, 4 everything was skipped, 130 interrupted.
+    or could not do, 4 everything was skipped, 130 interrupted, 141 nobody reads the output.
     """
 
 
 def _stop(_number: int, _frame: object) -> NoReturn:
     """Let SIGTERM and SIGHUP take the same way out as Ctrl-C, through every `finally`."""
     raise KeyboardInterrupt
+
+
+def _wants_json(words: list[str]) -> bool:
+    """Whether labctl itself was asked for JSON; what follows a NODE is a guest's business."""
+    return "--json" in words and not {"ssh", "exec"} & set(words[1:2])
 
 
 def _tell(error: LabctlError, as_json: bool) -> None:
@@ -98,7 +103,7 @@ def main() -> NoReturn:
     except LabctlError as error:
         if debug:
             raise
-        _tell(error, "--json" in sys.argv)
+        _tell(error, _wants_json(sys.argv))
         sys.exit(error.exit_code)
     except click.exceptions.Exit as wanted:
         sys.exit(wanted.exit_code)
@@ -114,7 +119,7 @@ def main() -> NoReturn:
     except Exception as fault:
         if debug:
             raise
-        _tell(_fault(fault), "--json" in sys.argv)
+        _tell(_fault(fault), _wants_json(sys.argv))
         sys.exit(ExitCode.ERROR)
 
 
