@@ -22,7 +22,7 @@ from labctl.cli.words import (
     print_json,
     print_table,
 )
-from labctl.errors import ExitCode, LabctlError, UsageError
+from labctl.errors import ExitCode, GuestError, LabctlError, UsageError
 from labctl.guests.accel import Policy
 from labctl.lab import ending, state, status
 from labctl.lab.lab import Lab
