@@ -58,10 +58,7 @@ def inspect_file(
 
     report = inspect(None if str(file) == "-" else file, mtu=mtu, show=first)
     if as_json:
-        told = report.to_json()
-        told["flows_in_all"] = len(report.flows)
-        told["flows"] = told["flows"][: flows or None]
-        print_json(told)
+        print_json(report.to_json(flows or None))
     else:
         _print(report, flows)
     if any(count for state, count in report.offences.items() if state in fail_on):
@@ -79,7 +76,7 @@ def _print(report: Report, flows: int) -> None:
     click.echo(f"{report.frames:,} frames  {times}".rstrip())
     for sentence in report.meaning:
         click.echo(f"\n{sentence}")
-    told = report.to_json()
+    told = report.to_json(flows or None)
     _states(told["states"], told["reasons"], report.frames)
     inside = told["inside_vxlan"]
     if inside["frames"]:
@@ -100,7 +97,7 @@ def _print(report: Report, flows: int) -> None:
             ],
         )
     if report.flows:
-        shown = told["flows"][: flows or None]
+        shown = told["flows"]
         print_table(
             ["flow", *STATES],
             [

@@ -105,8 +105,8 @@ class Report:
             Checksum.PARTIAL: int(counts[Kind.PARTIAL] + counts[Kind.PARTIAL_DATA]) - unclear,
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as plain values for `json`."""
+    def to_json(self, most_flows: int | None = None) -> dict[str, Any]:
+        """Return everything as plain values for `json`, of the flows the first `most_flows`."""
         inside = self.inner.sum(axis=0)
         return {
             "file": self.name,
@@ -141,8 +141,9 @@ class Report:
             ],
             "flows": [
                 {**asdict(flow), "states": by_state(counts), "reasons": reasons(counts)}
-                for flow, counts in self.flows
+                for flow, counts in self.flows[:most_flows]
             ],
+            "flows_in_all": len(self.flows),
             "packets_of_other_flows": int(self.others.sum()),
             "offenders": {
                 state.value: [

@@ -17,13 +17,14 @@ from labctl.capture.frame import ETH_P_IP, ETH_P_IPV6, ICMP, ICMPV6, SCTP, TCP, 
 from labctl.capture.vxlan import HEADER, PORTS, VNI_VALID
 from labctl.inspect import links
 from labctl.inspect.batch import Batch, Ints, Kinds, Words
+from labctl.inspect.crc import sctp_crcs
 from labctl.inspect.fields import Fields, Sums, folded
 from labctl.inspect.flows import Group, group, group_keys
 from labctl.inspect.kinds import KINDS, NOT_YET, Kind
 from labctl.inspect.scalar import DEPTH, examine
 
 _OFFSETS = np.zeros(256, np.int64)
-_OFFSETS[[TCP, UDP, ICMP, ICMPV6]] = 16, 6, 2, 2
+_OFFSETS[[TCP, UDP, ICMP, ICMPV6, SCTP]] = 16, 6, 2, 2, 8
 
 
 def _table(*ones: int) -> NDArray[np.bool_]:
@@ -32,8 +33,8 @@ def _table(*ones: int) -> NDArray[np.bool_]:
     return table
 
 
-# Protocols that are left to the judge: those with another sum or other headers before it.
-_RARE = {4: _table(SCTP, ICMPV6), 6: _table(SCTP, ICMP, 0, 43, 44, 51, 60, 135)}
+# Protocols that are left to the judge: in the wrong family, or with a transport behind them.
+_RARE = {4: _table(ICMPV6), 6: _table(ICMP, 0, 43, 44, 51, 60, 135)}
 _MODULUS, _HALF = np.uint64(0xFFFF), np.uint64(32)
 Truths = NDArray[np.bool_]
 
@@ -233,7 +234,7 @@ class _Pass:
         fields, at, length, stop = self._fields, packets.transport, packets.length, packets.stop
         protocol, fragment = packets.protocol, packets.fragment
         room = stop - at
-        tcp, udp = protocol == TCP, protocol == UDP
+        tcp, udp, sctp = protocol == TCP, protocol == UDP, protocol == SCTP
         place = _OFFSETS[protocol]
         value = fields.u16(at + place)
         told = np.where(udp, fields.u16(at + 4), 0)
@@ -243,20 +244,27 @@ class _Pass:
         pseudo = np.where(protocol == ICMP, 0, pseudo % 0xFFFF)
         summed = self._sums.of(np.minimum(at, stop), np.minimum(at + covered, stop))
         right = (pseudo + summed) % 0xFFFF == 0
+        partial = (value == np.where(pseudo == 0, 0xFFFF, pseudo)) & (tcp | udp)
+        if sctp.any():
+            self._crc(
+                np.flatnonzero(sctp & (room >= length) & (length >= 12)), packets, right, partial
+            )
+        partial &= ~right
         # From the weakest statement to the strongest: what comes later overrules.
         kinds = np.where(right, np.uint8(Kind.VALID), np.uint8(Kind.BAD))
-        partial = (value == np.where(pseudo == 0, 0xFFFF, pseudo)) & (tcp | udp) & ~right
         if partial.any():
             kinds[partial] = self._partial(packets, np.flatnonzero(partial))
         kinds[room < covered] = Kind.CUT
         kinds[udp & (value == 0)] = Kind.ABSENT if packets.version == 4 else Kind.BAD
         kinds[(told != 0) & ((told < 8) | (told > length))] = Kind.BAD
-        hidden = (room < place + 2) | (length < place + 2)
+        after = place + 2 + 2 * sctp
+        hidden = (room < after) | (length < after)
         kinds[hidden] = np.where(room < length, Kind.CUT, Kind.MALFORMED)[hidden]
         kinds[place == 0] = Kind.NO_CHECKSUM
         kinds[fragment] = Kind.FRAGMENT
         frames.kinds[packets.row] = kinds
         ported = (tcp & (room >= 14) & (length >= 20)) | (udp & (room >= 4) & (length >= 8))
+        ported |= sctp & (room >= 4) & (length >= 12)
         ported &= ~fragment
         last = np.where(ported, fields.raw32(at), np.uint64(0))
         last |= (protocol + ported * 256).astype(np.uint64) << _HALF
@@ -266,6 +274,13 @@ class _Pass:
         self._result.groups.append(group(columns, kinds))
         carried = np.flatnonzero(udp & ported & _is_vxlan(fields.u16(at + 2)))
         return self._vxlan(packets, carried, covered)
+
+    def _crc(self, which: Ints, packets: _Packets, right: Truths, partial: Truths) -> None:
+        """Put in whether the SCTP packets in the rows `which` are right, or left open."""
+        at = packets.transport[which]
+        stands = self._fields.u32(at + 8, "<")
+        right[which] = sctp_crcs(self._batch.window, at, packets.length[which]) == stands
+        partial[which] = stands == 0
 
     def _partial(self, packets: _Packets, which: Ints) -> Kinds:
         fields, at, length = self._fields, packets.transport[which], packets.length[which]

@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inspect_files import any_frame, echo, pcap
 from test_capture_judge import eth, ip, pseudo, tcp, udp, with_state, word_sum
-from test_capture_tunnels import vxlan
+from test_capture_tunnels import sctp, vxlan
 
+from labctl.capture.crc import crc32c
 from labctl.capture.frame import ones_sum
 from labctl.inspect import links, vector
 from labctl.inspect import pcap as reader
 from labctl.inspect.batch import SLACK, Windows
+from labctl.inspect.crc import sctp_crcs
 from labctl.inspect.fields import Sums
 from labctl.inspect.flows import Table, group, group_keys
 from labctl.inspect.kinds import Kind
@@ -125,6 +127,9 @@ def edges() -> list[tuple[bytes, int]]:
                     2, "big"
                 )
             found.append(eth(ip(version, number, bytes(whole_echo))))
+        for size in range(11, 17):  # SCTP as short as the IP header says, then padding
+            for check in (bytes(4), None):
+                found.append(eth(ip(version, 132, sctp(b"", check)[:size])) + bytes(9))
         for size in range(1436, 1466):  # around the MTU and two tags
             body = with_state(version, 6, tcp(0x10, b"y" * size), "partial")
             found.append(eth(ip(version, 6, body), b"\x81\0\0\1"))
@@ -191,6 +196,17 @@ def test_sums_of_a_large_window_carry_over_its_pieces() -> None:
     data = window.tobytes()
     for a, b in ((0, 1 << 20), (32767, 32769), (1, (1 << 20) - 1), (65535, 131073)):
         assert sums.of(np.array([a]), np.array([b])).tolist() == [ones_sum(data[a:b])]
+
+
+def test_many_crcs_at_once_are_those_of_each() -> None:
+    rng = Random(3)
+    window = np.frombuffer(rng.randbytes(20_000), np.uint8)
+    length = np.array([12, 13, 15, 16, 100, 2047, 2048, 2049, 5000], np.int64)
+    start = np.array([rng.randrange(15_000) for _ in length], np.int64)
+    data = window.tobytes()
+    packets = [data[a : a + n] for a, n in zip(start.tolist(), length.tolist(), strict=True)]
+    expected = [crc32c(one[:8] + bytes(4) + one[12:]) for one in packets]
+    assert sctp_crcs(window, start, length).tolist() == expected
 
 
 def test_flows_whose_digests_collide_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
