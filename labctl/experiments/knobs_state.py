@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from labctl.errors import LabctlError
+from labctl.errors import LabctlError, UsageError
 from labctl.guests import ethtool
 from labctl.lab.lab import Lab
 from labctl.lab.path import Hop
 from labctl.network import features
 from labctl.topology.model import RouterKind
+from labctl.world.space import start_ticks
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _JOURNAL = "knobs.json"
@@ -113,10 +116,19 @@ def _collected(troubles: list[str]) -> Iterator[None]:
 def restoring(lab: Lab, before: State, path: Sequence[Hop]) -> Iterator[None]:
     """Put everything back to `before` at the end of a `with` block, however that ends.
 
-    Raises `LabctlError` when something could not be put back.
+    Raises `UsageError` while another process does the same, `LabctlError` when something could not
+    be put back.
     """
     file = lab.directory / _JOURNAL
-    told = {"state": asdict(before), "path": [asdict(hop) for hop in path]}
+    if _owned(_journal(file)):
+        raise UsageError(f"another proof is under way in lab {lab.name}", "wait for its end")
+    me = os.getpid()
+    told = {
+        "pid": me,
+        "started": start_ticks(me),
+        "state": asdict(before),
+        "path": [asdict(hop) for hop in path],
+    }
     draft = file.with_suffix(".draft")
     draft.write_text(json.dumps(told))
     draft.replace(file)
@@ -128,15 +140,27 @@ def restoring(lab: Lab, before: State, path: Sequence[Hop]) -> Iterator[None]:
             file.unlink(missing_ok=True)
 
 
+def _journal(file: Path) -> dict[str, Any]:
+    try:
+        told: dict[str, Any] = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return told
+
+
+def _owned(told: dict[str, Any]) -> bool:
+    """Tell whether the process that wrote a journal still runs."""
+    return bool(told) and start_ticks(told["pid"]) == told["started"]
+
+
 def mend(lab: Lab) -> bool:
     """Put back what a killed proof had changed; tell whether there was one.
 
     Raises `LabctlError` when it cannot be put back.
     """
     file = lab.directory / _JOURNAL
-    try:
-        told: dict[str, Any] = json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):
+    told = _journal(file)
+    if not told or _owned(told):
         return False
     state = told["state"]
     before = State(
