@@ -171,7 +171,8 @@ def send_command(flow: Flow, count: int, seconds: float) -> str:
     A TCP connection waits `seconds` to be established and a second for what the server says first.
     """
     if flow.protocol == "icmp":
-        return f"ping -c {count} -i 0.2 -W {seconds:g} -s {flow.size} {flow.back}"
+        words = ["ping", "-c", str(count), "-i", "0.2", "-W", f"{seconds:g}", "-s", str(flow.size)]
+        return shlex.join([*words, flow.back])
     script = _CONNECT if flow.protocol == "tcp" else _SEND
     words = [str(flow.version), flow.back, str(flow.port), f"{seconds:g}", str(count)]
     listen = ["1"] if flow.protocol == "tcp" else []

@@ -1,0 +1,102 @@
+"""Which knobs are offered for lost metadata, and what of them is expected."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from journey_frames import PATH, Pkt
+
+from labctl.capture.frame import parse
+from labctl.errors import UsageError
+from labctl.experiments.diagnose_facts import Facts
+from labctl.experiments.diagnose_verdict import Finding, Verdict
+from labctl.experiments.knobs import Knob, candidates
+from labctl.experiments.knobs_state import State
+from labctl.experiments.trace_flow import Flow, receive_command, send_command
+from labctl.guests.ethtool import Feature
+from labctl.lab.path import Hop
+
+HOPS = tuple(Hop(p.name, p.place, p.owner, p.link) for p in PATH)  # type: ignore[arg-type]
+LOST = Verdict(Finding.LOST, "", "router r1 (eth0 to eth1)")
+FACTS = Facts(kinds={"r1": "raw"})
+
+
+def expected(knobs: tuple[Knob, ...]) -> dict[str, bool]:
+    return {knob.name: knob.should for knob in knobs}
+
+
+def test_one_end_alone_is_not_expected_to_mend_it() -> None:
+    told = expected(candidates(HOPS, LOST, FACTS))
+    assert told["tx off in vm1 and vm2"]
+    assert not told["tx off in vm1"]
+    assert not told["tx off in vm2"]
+    assert list(told.values()) == sorted(told.values(), reverse=True), "the promising ones first"
+
+
+def test_the_other_end_is_enough_where_one_end_sums_already() -> None:
+    told = expected(candidates(HOPS, LOST, replace(FACTS, finishing=("vm1",))))
+    assert told["tx off in vm2"]
+    assert "tx off in vm1" not in told
+    assert "tx off in vm1 and vm2" not in told
+
+
+def test_after_the_loss_nothing_can_be_finished() -> None:
+    told = expected(candidates(HOPS, LOST, FACTS))
+    assert told["tx off at r1's bridge-side veths r1-eth0 and r1-eth1"]
+    assert not told["tx off at r1's own veths r1:eth0 and r1:eth1"]
+    assert not told["tx off at the TAPs vm1-eth0 and vm2-eth0"]
+
+
+def test_a_router_is_offered_other_kinds_only_where_they_differ() -> None:
+    kinds = [k.kind for k in candidates(HOPS, LOST, FACTS) if k.kind]
+    assert kinds == ["raw-vnet", "namespace"]
+    kernel = replace(FACTS, kinds={"r1": "namespace"})
+    assert not [k for k in candidates(HOPS, LOST, kernel) if k.kind]
+
+
+def test_every_knob_says_how_and_what_it_costs() -> None:
+    for knob in candidates(HOPS, LOST, FACTS):
+        assert knob.how
+        assert knob.cost
+        assert set(knob.to_json()) == {"name", "layer", "how", "cost", "should_mend"}
+
+
+def test_a_state_names_what_differs() -> None:
+    on, off = Feature(True, False, True), Feature(False, False, False)
+    before = State({"vm1/eth0": {"tx": on}}, {}, {"r1": "raw"})
+    after = State({"vm1/eth0": {"tx": off}}, {}, {"r1": "namespace"})
+    assert before.differing(before) == []
+    assert before.differing(after) == ["r1 kind", "vm1/eth0 tx"]
+    assert before.differing(State()) == ["r1 kind", "vm1/eth0 tx"], "gone is different too"
+    assert before.count == 2
+
+
+FLOW = Flow("tcp", 22, 4, "10.0.1.1", "10.0.2.2")
+
+
+def test_a_flow_tells_its_packets_from_others() -> None:
+    syn = Pkt()
+    mine = parse(syn.frame())
+    assert FLOW.forth(mine)
+    for other in ({"dport": 80}, {"number": 17}, {"src": "10.0.1.9"}, {"dst": "10.0.2.9"}):
+        assert not FLOW.forth(parse(replace(syn, **other).frame()))
+    answer = replace(syn, src="10.0.2.2", dst="10.0.1.1", sport=22, dport=40000)
+    returning = FLOW.returning([])
+    assert returning(parse(answer.frame()))
+    assert not returning(mine)
+    assert not returning(parse(replace(answer, sport=23).frame()))
+
+
+@pytest.mark.parametrize("port", [None, 0, -1, 65536])
+def test_what_is_no_port_is_refused(port: int | None) -> None:
+    with pytest.raises(UsageError, match="not a TCP port"):
+        Flow("tcp", port, 4, "10.0.1.1", "10.0.2.2")
+
+
+def test_commands_for_the_guest_quote_what_they_are_given() -> None:
+    odd = Flow("udp", 4007, 6, "", "fd00::1; reboot")
+    for command in (send_command(odd, 2, 1.5), receive_command(odd)):
+        assert "; reboot" not in command.replace("'fd00::1; reboot'", "")
+    echo = send_command(Flow("icmp", None, 4, "", "10.0.2.2; reboot"), 1, 1)
+    assert "'10.0.2.2; reboot'" in echo
