@@ -146,7 +146,10 @@ def _advance(
 def _begin(passed: Sequence[Place], evidence: Evidence, place: Place, seen: Seen) -> _Trail:
     trail = _Trail(seen.sighting.judgement.packet)
     trail.steps = [_missing(one, evidence[one.name].complete) for one in passed]
-    trail.steps.append(_step(place, trail.packet, [seen], [], False, 0))
+    step = _step(place, trail.packet, [seen], [], False, 0)
+    if passed:
+        step = replace(step, notes=(*step.notes, "not seen before"))
+    trail.steps.append(step)
     trail.last = [seen]
     return trail
 

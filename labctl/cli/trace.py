@@ -216,6 +216,9 @@ def ending(journey: Journey) -> str:
     elif journey.fate is Fate.VANISHED:
         last = journey.last
         words += f" after {last.hop if last else 'nowhere'}: {journey.where}"
+    elif journey.fate is Fate.UNKNOWN:
+        last = journey.last
+        words += f" after {last.hop if last else 'nowhere'}: the captures further on have gaps"
     elif journey.where:
         words += f" at {journey.where}"
     return words

@@ -121,6 +121,7 @@ def test_a_packet_that_appears_on_the_way_begins_there() -> None:
     way: list[Pkt | None] = [None, None, None, *along(Pkt())[3:]]
     (journey,) = follow(evidence([way]), PATH, wanted)
     assert course(journey)[:4] == [Happening.NOT_SEEN] * 3 + [Happening.SENT]
+    assert journey.steps[3].notes == ("not seen before",)
 
 
 def test_translated_addresses_and_ports_are_followed() -> None:
