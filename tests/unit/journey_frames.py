@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from labctl.capture.judge import Checksum, Metadata, VnetHeader, ones_sum
+from labctl.capture.frame import ones_sum
+from labctl.capture.judge import Checksum, Metadata, VnetHeader
 from labctl.capture.session import HopEvidence, judged
 from labctl.capture.stream import Header, Record, Stream, Trailer
 
