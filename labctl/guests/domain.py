@@ -7,7 +7,7 @@ from string import ascii_lowercase
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from labctl.guests.spec import Accel, Guest, Nic, serial
+from labctl.guests.spec import Accel, Guest, Nic, drive_serial
 
 NAMESPACE = "urn:labctl:node:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -48,7 +48,7 @@ def _drive(devices: Element, letter: str, file: Path) -> None:
     _add(disk, "driver", name="qemu", type="raw")
     _add(disk, "source", file=str(file))
     _add(disk, "target", dev=f"vd{letter}", bus="virtio")
-    _add(disk, "serial", serial(file))
+    _add(disk, "serial", drive_serial(file))
     _add(disk, "readonly")
 
 
@@ -67,7 +67,10 @@ def _initrd(guest: Guest) -> str:
 def _cpu(domain: Element, model: str, accel: Accel) -> None:
     if model:
         cpu = _add(domain, "cpu", mode="custom", match="exact", check="none")
-        _add(cpu, "model", model, fallback="forbid")
+        name, *features = model.split(",")
+        _add(cpu, "model", name, fallback="forbid")
+        for feature in features:
+            _add(cpu, "feature", policy="require", name=feature.removeprefix("+"))
     elif accel == "tcg":
         # All that TCG knows: the vector instructions halve an SSH handshake.
         _add(domain, "cpu", mode="maximum", check="none")

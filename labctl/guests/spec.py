@@ -44,7 +44,7 @@ class Dom0:
     cmdline: str
 
 
-def serial(drive: Path) -> str:
+def drive_serial(drive: Path) -> str:
     """Return the serial number by which a guest finds a drive: virtio has room for 20 bytes."""
     return hashlib.sha256(str(drive).encode()).hexdigest()[:16]
 
@@ -69,11 +69,11 @@ class Guest:
     log: Path
     """Everything its console ever said."""
     cpu: str = ""
-    """CPU model by QEMU's name; by default the best that the accelerator has."""
+    """CPU model as QEMU takes it, such as `Nehalem,+rdrand`; by default the accelerator's best."""
     dom0: Dom0 | None = None
     """Where `kernel` is a Xen hypervisor: what it starts first, with `initramfs`."""
     drives: tuple[Path, ...] = ()
-    """Files that the guest reads as disks, each with the serial number `serial(file)`."""
+    """Files that the guest reads as disks, each with the serial number `drive_serial(file)`."""
     config: Path | None = None
     """A file that the guest reads as `opt/labctl.conf` by QEMU's fw_cfg."""
 

@@ -7,9 +7,12 @@ docs/xen.md.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +20,11 @@ from urllib.parse import urlencode
 from xml.etree import ElementTree
 from xml.etree.ElementTree import SubElement
 
-from labctl.errors import GuestError, HostError, LabctlError, UsageError
+from labctl.errors import GuestError, HostError, UsageError
 from labctl.events import Emit
 from labctl.guests import driver, ssh
 from labctl.guests.domain import NAMESPACE
-from labctl.guests.spec import Guest, serial
+from labctl.guests.spec import Guest, drive_serial
 from labctl.guests.xen_host import BOOT_FOLDER, COMMAND_LINE_LIMIT
 from labctl.world import agent
 from labctl.world.deadline import Deadline
@@ -33,9 +36,13 @@ if TYPE_CHECKING:
 else:
     libvirt = Late("libvirt")
 
-CMDLINE = "console=hvc0 quiet net.ifnames=0 panic=-1 mitigations=off cryptomgr.notests"
+CMDLINE = (
+    "console=hvc0 quiet net.ifnames=0 panic=-1 mitigations=off random.trust_cpu=on"
+    " cryptomgr.notests lsm= audit=0 tsc=reliable no_timer_check noreplace-smp"
+)
 """Kernel command line of a PV guest; its configuration comes with the initramfs."""
 HOST_SECONDS = 120.0
+ASK_SECONDS = 3.0
 LOGS = "/var/log/xen/console"
 """Where xenconsoled writes what guests say, each to `guest-DOMAIN.log`."""
 FOLLOW = (
@@ -72,6 +79,8 @@ class XenHost:
     """The lab's directory."""
     log: Path
     """What its own console said."""
+    domain: str = ""
+    """Its own domain where it is a guest of this lab, to know at once that it has ended."""
 
     @property
     def uri(self) -> str:
@@ -129,7 +138,7 @@ def guest_xml(one: XenGuest, lab: str) -> str:
 
 def boot_file(file: Path) -> str:
     """Return the path in dom0 of a file of this machine that the host has as a drive."""
-    return f"{BOOT_FOLDER}/{serial(file)}"
+    return f"{BOOT_FOLDER}/{drive_serial(file)}"
 
 
 def initramfs_of(domain: str) -> str:
@@ -143,8 +152,12 @@ def prepare(directory: Path) -> None:
     So libvirt shares the lab's connection to the host, its key and its pinned host keys.
     """
     program = directory / "ssh"
-    program.write_text(f'#!/bin/sh\nexec ssh -F {shlex.quote(str(directory / ssh.CONFIG))} "$@"\n')
-    program.chmod(0o700)
+    if not program.exists():
+        part = directory / f"ssh.{os.getpid()}"
+        config = shlex.quote(str(directory / ssh.CONFIG))
+        part.write_text(f'#!/bin/sh\nexec ssh -F {config} "$@"\n')
+        part.chmod(0o700)
+        part.rename(program)
 
 
 def start(host: XenHost, guests: Sequence[XenGuest], lab: str, emit: Emit) -> dict[str, float]:
@@ -153,7 +166,6 @@ def start(host: XenHost, guests: Sequence[XenGuest], lab: str, emit: Emit) -> di
     Returns the seconds each took. Raises `GuestError` or `DeadlineError` with the tail of the
     guest's console, or of dom0's where the host itself failed.
     """
-    prepare(host.directory)
     connection = connect(host)
     by_name = {one.guest.name: one for one in guests}
     making = threading.Lock()
@@ -162,27 +174,64 @@ def start(host: XenHost, guests: Sequence[XenGuest], lab: str, emit: Emit) -> di
         one = by_name[guest.name]
         xml = guest_xml(one, lab)
         _lay_out(host, one)
-        try:
-            with making:  # dom0 has one CPU; taking turns, the first guest boots meanwhile
-                domain = connection.createXML(xml, 0)
-        except libvirt.libvirtError as reason:
-            raise _failed(host, f"{guest.name} cannot be started on {host.name}", reason) from None
-        finally:
-            # Xen has copied it into the guest's memory; dom0 has none to spare.
-            in_dom0(host, f"rm -f {initramfs_of(guest.domain)}", check=False)
-        return lambda: _runs(host, domain)
+        # dom0 has one CPU: taking turns, the first guest boots while the next one is made.
+        with making, _answering(host, f"{guest.name} cannot be started on {host.name}"):
+            domain = connection.createXML(xml, 0)
+        # Xen has copied it into the guest's memory; dom0 has none to spare.
+        in_dom0(host, f"rm -f {shlex.quote(initramfs_of(guest.domain))}")
+        return _Runs(host, domain)
 
     return driver.boot([one.guest for one in guests], make, host.directory, emit)
 
 
-def _runs(host: XenHost, domain: Any) -> bool:
-    """Whether a guest runs; raises `GuestError` with dom0's console when the host is gone."""
+class _Runs:
+    """Whether a guest runs: calling it raises `GuestError` when its host is gone.
+
+    dom0 is asked now and then only: its one CPU has better to do while guests boot.
+    """
+
+    def __init__(self, host: XenHost, domain: Any) -> None:
+        self._host = host
+        self._domain = domain
+        self._next = time.monotonic() + ASK_SECONDS
+
+    def __call__(self) -> bool:
+        _check_alive(self._host)
+        if time.monotonic() < self._next:
+            return True
+        self._next = time.monotonic() + ASK_SECONDS
+        with _answering(self._host):
+            try:
+                return bool(self._domain.isActive())
+            except libvirt.libvirtError as reason:
+                if reason.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return False
+                raise
+
+
+def _check_alive(host: XenHost) -> None:
+    """Raise `GuestError` when a host of the lab's has ended: SSH would notice minutes later."""
+    outer = driver.Hypervisor(host.directory / "embed")
+    if host.domain and host.domain not in driver.running(outer):
+        raise GuestError(
+            f"the Xen host {host.name} has ended; its console's last lines are below",
+            "has it enough memory? docs/xen.md tells how much it takes",
+            driver.console_tail(host.log),
+        )
+
+
+@contextlib.contextmanager
+def _answering(host: XenHost, what: str = "") -> Iterator[None]:
+    """Turn libvirt's errors into `GuestError` with the end of the host's console."""
     try:
-        return bool(domain.isActive())
+        yield
     except libvirt.libvirtError as reason:
-        if reason.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return False
-        raise _failed(host, f"{host.name} does not answer", reason) from None
+        raise GuestError(
+            f"{what or f'libvirt in dom0 of {host.name} failed'}: "
+            f"{last_words(reason.get_error_message())}",
+            f"read its console: labctl logs {host.name}",
+            driver.console_tail(host.log),
+        ) from None
 
 
 def connect(host: XenHost) -> Any:
@@ -190,6 +239,8 @@ def connect(host: XenHost) -> Any:
 
     Raises `GuestError` with the end of the host's console.
     """
+    _check_alive(host)
+    prepare(host.directory)
     try:
         return driver.connect(host.hypervisor)
     except HostError as error:
@@ -213,14 +264,6 @@ def in_dom0(host: XenHost, line: str, *, stdin: bytes = b"", check: bool = True)
     return result
 
 
-def _failed(host: XenHost, what: str, reason: Any) -> LabctlError:
-    return GuestError(
-        f"{what}: {last_words(reason.get_error_message())}",
-        f"read its console: labctl logs {host.name}",
-        driver.console_tail(host.log),
-    )
-
-
 def _lay_out(host: XenHost, one: XenGuest) -> None:
     """Put together what a guest boots in dom0, and follow its console from its first word on."""
     domain = one.guest.domain
@@ -240,14 +283,17 @@ def _lay_out(host: XenHost, one: XenGuest) -> None:
 def stop(host: XenHost, domain: str) -> None:
     """End a guest at once, and the copying of its console; one that is gone is no error."""
     connect(host)
-    driver.stop(host.hypervisor, domain)
+    with _answering(host):
+        driver.stop(host.hypervisor, domain)
     in_dom0(host, f"rm -f {shlex.quote(f'{LOGS}/guest-{domain}.log')}", check=False)
 
 
 def running(host: XenHost) -> list[str]:
     """Return the names of the guests that run on a host; dom0 is none."""
     connect(host)
-    return [name for name in driver.running(host.hypervisor) if name != "Domain-0"]
+    with _answering(host):
+        names = driver.running(host.hypervisor)
+    return [name for name in names if name != "Domain-0"]
 
 
 def console_words(host: XenHost, domain: str) -> list[str]:

@@ -14,9 +14,9 @@ from labctl.guests.keys import Key
 from labctl.guests.spec import MGMT_INTERFACE, Dom0, Guest, Nic, link_local
 from labctl.topology.model import MGMT_BRIDGE
 
-CPU = "Nehalem"
+CPU = "Nehalem,+rdrand"
 """With an emulated SMAP dom0 dies early, without it newer models corrupt memory; libvirt in dom0
-refuses qemu64."""
+refuses qemu64. Without the instruction for random numbers a guest waits seconds for entropy."""
 DOM0_MEMORY = 512
 """MiB of the host's memory that dom0 has; its initramfs takes a fifth."""
 XEN_MEMORY = 128
@@ -29,7 +29,7 @@ DOM0_CMDLINE = (
 COMMAND_LINE_LIMIT = 1023
 """Characters of a PV guest's command line: MAX_GUEST_CMDLINE in Xen's public/xen.h, less NUL."""
 BOOT_FOLDER = "/run/labctl/boot"
-"""Where dom0 finds the kernels and initramfs of its guests, each by `serial(file)`."""
+"""Where dom0 finds the kernels and initramfs of its guests, each by `drive_serial(file)`."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def guest(
         kernel=hypervisor,
         initramfs=initramfs,
         cmdline=(
-            "console=com1 com1=115200,8n1 noreboot spec-ctrl=no xpti=0 dom0_max_vcpus=1 "
-            f"dom0_mem={dom0_memory}M,max:{dom0_memory}M"
+            "console=com1 com1=115200,8n1 noreboot bootscrub=0 spec-ctrl=no xpti=0 "
+            f"dom0_max_vcpus=1 dom0_mem={dom0_memory}M,max:{dom0_memory}M"
         ),
         nics=(*(nic for bridge in bridges for nic in bridge.uplinks), mgmt),
         console=console / f"{name}.sock",
