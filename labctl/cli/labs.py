@@ -130,7 +130,7 @@ def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     The words of COMMAND are joined and read by the shell in the guest, as ssh does.
     """
     running = Lab.attach(lab)
-    words = running.node(node).ssh_argv()
+    words = running.node(node).ssh_argv(shared=False)
     status.check_running(running.directory, node)
     _become(running.world, [*words, *command])
 
@@ -151,7 +151,7 @@ def execute(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     if node in running.topology.routers:
         words = [*running.world.enter(netns=node), *command]
         os.execvp(words[0], words)
-    words = running.node(node).ssh_argv()
+    words = running.node(node).ssh_argv(shared=False)
     status.check_running(running.directory, node)
     _become(running.world, [*words, "--", shlex.join(command)])
 

@@ -62,9 +62,16 @@ def write_config(
     return config
 
 
-def command(directory: Path, node: str, *, terminal: bool = False) -> list[str]:
-    """Return the words of an ssh(1) call; what follows them runs in the guest."""
+def command(
+    directory: Path, node: str, *, terminal: bool = False, shared: bool = True
+) -> list[str]:
+    """Return the words of an ssh(1) call; what follows them runs in the guest.
+
+    Not `shared`, it has a connection of its own: slower, but no other session can disturb it.
+    """
     words = ["ssh", "-F", str(directory / CONFIG)]
+    if not shared:
+        words += ["-S", "none"]
     if terminal:
         words.append("-t")
     return [*words, node]

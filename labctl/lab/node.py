@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from labctl.errors import GuestError, UsageError
 from labctl.guests import driver, ethtool, ssh
+from labctl.lab.begun import NEVER_BEGUN, TRIES, Begun, announced, without_announcement
 from labctl.topology import model
 from labctl.topology.features import kernel_names
 from labctl.world.base import Process, World
@@ -22,17 +24,19 @@ COMMAND_SECONDS = 60.0
 class Job:
     """A command that goes on in a guest while other things are done."""
 
-    def __init__(self, node: Node, process: Process, output: Path, errors: Path) -> None:
-        """Hold a started command; `Node.start` makes one."""
+    def __init__(
+        self, node: Node, start: Callable[[], Process], output: Path, errors: Path
+    ) -> None:
+        """Start a command by `start`, which may be called again; `Node.start` makes one."""
         self._node = node
-        self._process = process
         self._output = output
         self._errors = errors
+        self._process = Begun(start, lambda: self.begun)
 
     @property
     def begun(self) -> bool:
         """Whether the guest's shell has got as far as to start it."""
-        return "\n" in self._output.read_text(errors="replace")
+        return self._output.exists() and "\n" in self._output.read_text(errors="replace")
 
     @property
     def output(self) -> str:
@@ -99,9 +103,9 @@ class Node:
                 return str(address.ip)
         raise UsageError(f"{self.name}'s {interface} has no IPv{version} address")
 
-    def ssh_argv(self, *, terminal: bool = False) -> list[str]:
+    def ssh_argv(self, *, shared: bool = True) -> list[str]:
         """Return the words that, run inside the world, start a shell or command in the guest."""
-        return ssh.command(self._directory, self.name, terminal=terminal)
+        return ssh.command(self._directory, self.name, shared=shared)
 
     def run(
         self,
@@ -119,10 +123,14 @@ class Node:
         """
         line = command if isinstance(command, str) else shlex.join(command)
         deadline = Deadline(timeout, f"`{line[:60]}` in {self.name}")
-        result = self._world.agent().run(
-            [*self.ssh_argv(), line], deadline, stdin=stdin, check=False
-        )
-        if result.status == 255:  # ssh(1): its own errors, not the command's
+        words = [*self.ssh_argv(), announced(line)]
+        for _ in range(TRIES):
+            result = self._world.agent().run(words, deadline, stdin=stdin, check=False)
+            begun, errors = without_announcement(result.stderr)
+            result = dataclasses.replace(result, stderr=errors)
+            if begun or errors or result.status != NEVER_BEGUN:
+                break
+        if result.status == NEVER_BEGUN and not begun:  # ssh's own trouble, not the command's
             raise GuestError(
                 f"{self.name} cannot be reached: {last_words(result.stderr) or 'no answer'}",
                 f"read its console: labctl logs {self.name}",
@@ -140,8 +148,11 @@ class Node:
         output, errors = base.with_suffix(".out"), base.with_suffix(".err")
         # The shell tells its pid first: without a terminal nothing else would end the command.
         argv = [*self.ssh_argv(), f"echo $$; exec {command}"]
-        process = Process.start(self._world.agent(), argv, stdout=output, stderr=errors)
-        return Job(self, process, output, errors)
+
+        def start() -> Process:
+            return Process.start(self._world.agent(), argv, stdout=output, stderr=errors)
+
+        return Job(self, start, output, errors)
 
     def console(self, lines: int = 12) -> str:
         """Return the last lines of the guest's console."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from labctl.capture import drops
 from labctl.capture.session import Capture, Handle, Point, guest_point, host_point
+from labctl.lab.begun import Begun
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.lab.path import Hop
@@ -19,14 +20,23 @@ START_SECONDS = 60.0
 """For all observers to be ready; Perl takes a second to start in a busy emulated guest."""
 
 
-def capture(lab: Lab, hops: Iterable[Hop], directory: Path) -> Capture:
+def capture(lab: Lab, hops: Sequence[Hop], directory: Path) -> Capture:
     """Prepare a capture at hops; its streams go to `directory`. Use it as a context manager."""
+    points = [_point(lab, hop) for hop in hops]
+    in_guests = {
+        point.argv for point, hop in zip(points, hops, strict=True) if hop.place == "guest"
+    }
 
     def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path) -> Handle:
-        return Process.start(lab.world.agent(), argv, stdout=stdout, stderr=stderr)
+        def start() -> Process:
+            return Process.start(lab.world.agent(), argv, stdout=stdout, stderr=stderr)
+
+        if tuple(argv) not in in_guests:
+            return start()
+        return Begun(start, lambda: stdout.exists() and stdout.stat().st_size > 0)
 
     return Capture(
-        [_point(lab, hop) for hop in hops],
+        points,
         directory,
         deadline=Deadline(START_SECONDS, "starting the observers"),
         spawn=spawn,
