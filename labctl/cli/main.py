@@ -111,7 +111,7 @@ def main() -> NoReturn:
         wrong.show()
         sys.exit(ExitCode.USAGE)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("labctl: interrupted; what this command had brought up is down again", err=True)
+        click.echo("labctl: interrupted; nothing that this command had brought up stays", err=True)
         sys.exit(ExitCode.INTERRUPTED)
     except (ReaderGoneError, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is left to be flushed

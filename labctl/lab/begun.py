@@ -1,7 +1,7 @@
 """Programs in guests, started again where the guest's server closed before they began.
 
 dropbear 2022.83 closes a new session at once when another one's program ends between the session's
-opening and its request to run something (its pull request 326, mended in 2025.87). The client then
+opening and its request to run something (its pull request 326, mended later). The client then
 exits with 255 and says nothing, and in the guest nothing was started: trying again is safe, and
 where a command announces itself first, it is proved to be so.
 """

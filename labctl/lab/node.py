@@ -123,9 +123,9 @@ class Node:
         """
         line = command if isinstance(command, str) else shlex.join(command)
         deadline = Deadline(timeout, f"`{line[:60]}` in {self.name}")
-        words = [*self.ssh_argv(), announced(line)]
+        argv = [*self.ssh_argv(), announced(line)]
         for _ in range(TRIES):
-            result = self._world.agent().run(words, deadline, stdin=stdin, check=False)
+            result = self._world.agent().run(argv, deadline, stdin=stdin, check=False)
             begun, errors = without_announcement(result.stderr)
             result = dataclasses.replace(result, stderr=errors)
             if begun or errors or result.status != NEVER_BEGUN:

@@ -23,15 +23,13 @@ START_SECONDS = 60.0
 def capture(lab: Lab, hops: Sequence[Hop], directory: Path) -> Capture:
     """Prepare a capture at hops; its streams go to `directory`. Use it as a context manager."""
     points = [_point(lab, hop) for hop in hops]
-    in_guests = {
-        point.argv for point, hop in zip(points, hops, strict=True) if hop.place == "guest"
-    }
+    guests = {one.argv for one, hop in zip(points, hops, strict=True) if hop.place == "guest"}
 
     def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path) -> Handle:
         def start() -> Process:
             return Process.start(lab.world.agent(), argv, stdout=stdout, stderr=stderr)
 
-        if tuple(argv) not in in_guests:
+        if tuple(argv) not in guests:
             return start()
         return Begun(start, lambda: stdout.exists() and stdout.stat().st_size > 0)
 
