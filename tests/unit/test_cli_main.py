@@ -304,7 +304,8 @@ def test_words_after_the_node_belong_to_the_command(
     labctl: Labctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Node:
-        def ssh_argv(self) -> list[str]:
+        def ssh_argv(self, *, shared: bool) -> list[str]:
+            assert not shared  # a connection of its own, which no other session can disturb
             return ["ssh", "vm1"]
 
     class World:
