@@ -29,6 +29,7 @@ from labctl.world.deadline import Deadline
 
 START_SECONDS = 30.0
 END_SECONDS = 30.0
+ASK_SECONDS = 5.0
 IDENTITY = "world.json"
 SO_PASSCRED = 16
 
@@ -205,7 +206,11 @@ def end(directory: Path) -> None:
     with contextlib.suppress(OSError, ValueError, TypeError):
         identity = Identity(**json.loads((directory / IDENTITY).read_text()))
         with _pidfd(identity) as handle:
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            # Asked to end, PID 1 removes the directory as well, so nothing stays even if this
+            # process is killed meanwhile; one that does not answer is killed.
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            if not select.select([handle], [], [], ASK_SECONDS)[0]:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
             # A pidfd is readable when its process is gone, and PID 1 goes after all the others
             # (zap_pid_ns_processes).
             if not select.select([handle], [], [], END_SECONDS)[0]:
