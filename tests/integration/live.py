@@ -19,6 +19,7 @@ from typing import Any, Self
 from pyroute2 import IPRoute
 
 from labctl.guests.accel import Policy
+from labctl.world.space import start_ticks
 
 LABCTL = str(Path(sys.executable).parent / "labctl")
 SECONDS = 240.0
@@ -275,6 +276,7 @@ class Watch:
         self._place = where
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._namespaces: set[str] = set()
+        self._noted = 0.0
 
     def __enter__(self) -> Self:
         self._libc.prctl(SUBREAPER, 1)
@@ -307,6 +309,8 @@ class Watch:
         """Remember the namespaces that are there now, to look for them afterwards."""
         for pid in self.processes():
             self._namespaces |= namespaces_of(pid) - self._ours
+        # The kernel gives a freed namespace's number to the next: younger processes do not count.
+        self._noted = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
 
     @property
     def seen(self) -> set[str]:
@@ -318,7 +322,7 @@ class Watch:
         found = [f"process {pid}: {words_of(pid)}" for pid in self.processes()]
         for pid in pids():
             held = namespaces_of(pid) & self._namespaces
-            if held and (_stat(pid) or (0, "Z"))[1] not in "ZX":
+            if held and 0 <= start_ticks(pid) <= self._noted:
                 found.append(f"namespace {held} of process {pid}: {words_of(pid)}")
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         root = str(self._place.root)

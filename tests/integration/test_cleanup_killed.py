@@ -222,6 +222,15 @@ def test_a_lab_whose_process_was_killed_is_told_and_goes_down(
     watch.nothing_left()
 
 
+def test_pid_1_asked_to_end_leaves_nothing(here: Place, watch: Watch) -> None:
+    """So `down` may be killed as soon as it has asked."""
+    here.ok("up", "solo.yaml", "--name", NAME)
+    watch.note()
+    os.kill(_pid(here.runtime / NAME, "PID 1"), signal.SIGTERM)
+    watch.nothing_left()
+    assert here.ok("status", "--json").json() == []
+
+
 def _pid(lab: Path, victim: str) -> int:
     if victim != "PID 1":
         return process_of(lab, *VICTIMS[victim])
