@@ -23,9 +23,10 @@ XEN_MEMORY = 128
 """MiB that Xen keeps for itself, and for the page tables of guests."""
 DOM0_CMDLINE = (
     "console=hvc0 quiet net.ifnames=0 panic=-1 mitigations=off random.trust_cpu=on "
-    "cryptomgr.notests lsm= swiotlb=4096"
+    "cryptomgr.notests lsm= rootfstype=ramfs swiotlb=4096"
 )
-"""`swiotlb`: 8 MiB of bounce buffers instead of 64; below 4 GiB of memory none is needed."""
+"""`swiotlb`: 8 MiB of bounce buffers instead of 64; below 4 GiB of memory none is needed.
+`rootfstype`: a tmpfs would take half of dom0's memory at most, and the initramfs wants more."""
 COMMAND_LINE_LIMIT = 1023
 """Characters of a PV guest's command line: MAX_GUEST_CMDLINE in Xen's public/xen.h, less NUL."""
 BOOT_FOLDER = "/run/labctl/boot"
