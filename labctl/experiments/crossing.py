@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from labctl.capture.drops import Drop
+from labctl.capture.judge import Checksum, Metadata
 from labctl.capture.session import Capture, Evidence
 from labctl.experiments import probes
-from labctl.experiments.evidence import Step, Wanted, walk
+from labctl.experiments.evidence import Step, Wanted, check_states, everywhere, walk
 from labctl.experiments.probes import Answer
 from labctl.experiments.trial import Arm, Trial
 from labctl.lab.path import Hop, hops
@@ -152,3 +153,23 @@ def check_no_errors(arm: Arm, crossing: Crossing) -> bool:
         observed,
         not any(errors.values()) if told else None,
     )
+
+
+def check_passes(arm: Arm, crossing: Crossing, *, finished: bool) -> None:
+    """Check that all that was sent arrived, with the same knowledge at every hop.
+
+    `finished`: every checksum is valid from its sender on; else it is partial all the way, and
+    `needs_csum` with it.
+    """
+    for name, answer in (("ping", crossing.ping), ("ssh", crossing.ssh), ("udp", crossing.udp)):
+        if answer is not None:
+            check_answer(arm, name, answer, works=True)
+    if finished:
+        expected = "valid, without needs_csum, at every hop"
+        expectation = everywhere(Checksum.VALID, None)
+    else:
+        expected = "partial with needs_csum at every hop"
+        expectation = everywhere(Checksum.PARTIAL, Metadata.NEEDS_CSUM)
+    for wanted in (crossing.syn, crossing.syn_ack, crossing.datagram):
+        check_states(arm, crossing.steps(wanted), wanted, expected, expectation)
+    check_no_errors(arm, crossing)

@@ -130,8 +130,8 @@ def test_offload_passes_and_is_recorded(here: Place, watch: Watch) -> None:
 
 MUTATED = """
 from labctl.experiments import Trial, experiment
-from labctl.experiments.builtin.router_hop import _broken, _complete, _healthy
-from labctl.experiments.crossing import cross
+from labctl.experiments.builtin.router_hop import _broken
+from labctl.experiments.crossing import check_passes, cross
 
 
 @experiment("mutated", topology="router-hop.yaml", hypothesis="the opposite of what is true")
@@ -139,14 +139,14 @@ def mutated(trial: Trial) -> None:
     router = trial.lab.router("r1")
     with trial.arm("healthy through raw", "wrong") as arm:
         router.set_kind("raw")
-        _healthy(arm, cross(trial, arm, "vm1", "vm2", 4))
+        check_passes(arm, cross(trial, arm, "vm1", "vm2", 4), finished=False)
     with trial.arm("complete through raw", "wrong") as arm:
-        _complete(arm, cross(trial, arm, "vm1", "vm2", 4))
+        check_passes(arm, cross(trial, arm, "vm1", "vm2", 4), finished=True)
     with trial.arm("broken through the kernel", "wrong") as arm:
         router.set_kind("namespace")
         _broken(arm, cross(trial, arm, "vm1", "vm2", 4))
     with trial.arm("complete through the kernel", "wrong") as arm:
-        _complete(arm, cross(trial, arm, "vm1", "vm2", 4))
+        check_passes(arm, cross(trial, arm, "vm1", "vm2", 4), finished=True)
 """
 
 

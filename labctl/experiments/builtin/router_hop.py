@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 
 from labctl.capture.judge import Checksum, Metadata
-from labctl.experiments.crossing import Crossing, check_answer, check_no_errors, cross
-from labctl.experiments.evidence import check_states, culprit, everywhere, until
+from labctl.experiments.crossing import Crossing, check_answer, check_passes, cross
+from labctl.experiments.evidence import check_states, culprit, until
 from labctl.experiments.model import experiment
 from labctl.experiments.story import table
 from labctl.experiments.trial import Arm, Trial
@@ -29,7 +29,7 @@ def router_hop(trial: Trial) -> None:
             trial.lab.router("r1").set_kind("namespace")
             crossing = cross(trial, arm, "vm1", "vm2", version)
             found.setdefault("namespace", {})[version] = crossing
-            _healthy(arm, crossing)
+            check_passes(arm, crossing, finished=False)
         with trial.arm(f"raw/{ip}", "a program copies packets, metadata lost") as arm:
             trial.lab.router("r1").set_kind("raw")
             crossing = cross(trial, arm, "vm1", "vm2", version)
@@ -39,7 +39,7 @@ def router_hop(trial: Trial) -> None:
             trial.lab.router("r1").set_kind("raw-vnet")
             crossing = cross(trial, arm, "vm1", "vm2", version)
             found.setdefault("raw-vnet", {})[version] = crossing
-            _healthy(arm, crossing)
+            check_passes(arm, crossing, finished=False)
         with (
             trial.arm(f"raw tx-off/{ip}", "raw, checksum offload off in both guests") as arm,
             contextlib.ExitStack() as stack,
@@ -49,39 +49,11 @@ def router_hop(trial: Trial) -> None:
                 stack.enter_context(node.offload(OFF))
             crossing = cross(trial, arm, "vm1", "vm2", version)
             found.setdefault("raw, tx off", {})[version] = crossing
-            _complete(arm, crossing)
+            check_passes(arm, crossing, finished=True)
     if [len(one) for one in found.values()] == [2] * 4:
         trial.story += _story(found)
     else:
         trial.notes.append("an arm did not come to its end, so there is no story to tell")
-
-
-def _healthy(arm: Arm, crossing: Crossing) -> None:
-    for name, answer in (("ping", crossing.ping), ("ssh", crossing.ssh), ("udp", crossing.udp)):
-        check_answer(arm, name, answer, works=True)
-    for wanted in (crossing.syn, crossing.syn_ack, crossing.datagram):
-        check_states(
-            arm,
-            crossing.steps(wanted),
-            wanted,
-            "partial with needs_csum at every hop",
-            everywhere(Checksum.PARTIAL, Metadata.NEEDS_CSUM),
-        )
-    check_no_errors(arm, crossing)
-
-
-def _complete(arm: Arm, crossing: Crossing) -> None:
-    for name, answer in (("ping", crossing.ping), ("ssh", crossing.ssh), ("udp", crossing.udp)):
-        check_answer(arm, name, answer, works=True)
-    for wanted in (crossing.syn, crossing.syn_ack, crossing.datagram):
-        check_states(
-            arm,
-            crossing.steps(wanted),
-            wanted,
-            "valid, without needs_csum, at every hop",
-            everywhere(Checksum.VALID, None),
-        )
-    check_no_errors(arm, crossing)
 
 
 def _broken(arm: Arm, crossing: Crossing) -> None:
