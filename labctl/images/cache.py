@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from labctl.errors import UsageError
+from labctl.world import paths
 from labctl.world.deadline import Deadline
 
 _SHORT = 12
@@ -43,7 +44,7 @@ class Image:
 
 def root() -> Path:
     """Return labctl's folder in the user's cache (`XDG_CACHE_HOME`)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labctl"
+    return paths.cache()
 
 
 def packages() -> Path:
