@@ -56,6 +56,10 @@ lint: install ## Check style, formatting, types and the direction of imports
 bench: install ## Measure up and down beside bare QEMU
 	@$(BIN)/python -m tests.bench $(ARGS)
 
+.PHONY: soak
+soak: install ## Let a Xen host work for 30 minutes, comparing all it moves and keeps
+	@$(BIN)/python -m tests.soak $(ARGS)
+
 .PHONY: install
 install: $(ENVIRONMENT) ## Install what is missing: system packages, .venv
 
