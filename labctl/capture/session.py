@@ -90,9 +90,15 @@ def host_point(hop: str, iface: str, netns: str = "", snap: int = SNAP) -> Point
     return Point(hop, words)
 
 
-def guest_point(hop: str, iface: str, ssh_argv: Sequence[str], snap: int = SNAP) -> Point:
-    """Observe an interface inside a guest that has Perl; `ssh_argv` ends with the guest's name."""
-    command = shlex.join(["perl", "-e", guest_script(), hop, iface, str(snap)])
+def guest_point(
+    hop: str, iface: str, ssh_argv: Sequence[str], netns: str = "", snap: int = SNAP
+) -> Point:
+    """Observe an interface inside a guest that has Perl, or in a named namespace there.
+
+    `ssh_argv` ends with the guest's name.
+    """
+    enter = ["nsenter", f"--net=/run/netns/{netns}", "--"] if netns else []
+    command = shlex.join([*enter, "perl", "-e", guest_script(), hop, iface, str(snap)])
     return Point(hop, (*ssh_argv, command))
 
 

@@ -131,7 +131,7 @@ def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     """
     running = Lab.attach(lab)
     words = running.node(node).ssh_argv(shared=False)
-    status.check_running(running.directory, node)
+    running.check_running(node)
     _become(running.world, [*words, *command])
 
 
@@ -149,10 +149,10 @@ def execute(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
         raise UsageError(f"no command to run in {node}", f"for a shell: labctl ssh {node}")
     running = Lab.attach(lab)
     if node in running.topology.routers:
-        words = [*running.world.enter(netns=node), *command]
+        words = running.place(running.topology.routers[node].host).words(command, netns=node)
         os.execvp(words[0], words)
     words = running.node(node).ssh_argv(shared=False)
-    status.check_running(running.directory, node)
+    running.check_running(node)
     _become(running.world, [*words, "--", shlex.join(command)])
 
 
@@ -169,7 +169,9 @@ def _become(world: World, words: list[str]) -> NoReturn:
 def console(lab: str | None, node: str) -> None:
     """Talk to NODE's serial console; leave with Ctrl-]."""
     running = Lab.attach(lab)
-    running.node(node)
+    if words := running.console_words(node):
+        running.check_running(node)
+        _become(running.world, words)
     terminal.attach(running.directory / "console" / f"{node}.sock", node)
 
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from pyroute2 import IPRoute
 
 from labctl.experiments.trace_flow import Flow
 from labctl.lab.lab import Lab
 from labctl.lab.path import Hop
+from labctl.network import links
 from labctl.routers import namespace
 from labctl.world.netns import inside
 
-_BRIDGE = Path("/proc/sys/net/bridge")
-IFF_UP = 1
 _LISTEN, _UNCONNECTED = "0A", "07"
 """States in /proc/net/tcp and udp (kernel: include/net/tcp_states.h)."""
 
@@ -37,7 +33,7 @@ class Facts:
     kinds: dict[str, str] = field(default_factory=dict)
     """By router of the way: its kind now, empty for none."""
     bridge_netfilter: bool = False
-    """Whether the host's bridges hand this family's packets to the packet filter."""
+    """Whether bridges of the way hand this family's packets to the packet filter."""
     finishing: tuple[str, ...] = ()
     """The ends whose guests finish their checksums themselves (tx-checksumming is off)."""
 
@@ -53,10 +49,11 @@ def gather(lab: Lab, flow: Flow, path: Sequence[Hop]) -> Facts:
         kinds[name] = router.kind or ""
         works = bool(router.kind)
         if router.kind == "namespace":
-            works = lab.world.call(namespace.forwarding, router.model)
+            works = lab.place(router.model.host).call(namespace.forwarding, router.model)
         forwards[name] = works
     result = lab.node(source.owner).run(["ip", "route", "get", flow.back], check=False)
     answer = ["ip", "route", "get", flow.there or flow.back]
+    places = {hop.host for hop in path if hop.place == "host"}
     ends = [hop for hop in (source, destination) if _known(lab, hop)]
     return Facts(
         listening=_listening(lab, flow, destination.owner),
@@ -65,7 +62,9 @@ def gather(lab: Lab, flow: Flow, path: Sequence[Hop]) -> Facts:
         down=tuple(hop.name for hop in path if not _is_up(lab, hop)),
         forwards=forwards,
         kinds=kinds,
-        bridge_netfilter=lab.world.call(_bridge_netfilter, flow.version),
+        bridge_netfilter=any(
+            lab.place(host).call(links.bridges_filter, flow.version) for host in places
+        ),
         finishing=tuple(
             hop.owner
             for hop in ends
@@ -82,18 +81,9 @@ def _known(lab: Lab, hop: Hop) -> bool:
 def _is_up(lab: Lab, hop: Hop) -> bool:
     if hop.place == "guest":
         text = lab.node(hop.owner).run(f"cat /sys/class/net/{hop.link}/flags", check=False).stdout
-        return not text.strip() or bool(int(text, 16) & IFF_UP)
-    return lab.world.call(inside, hop.owner if hop.place == "router" else "", _link_up, hop.link)
-
-
-def _link_up(link: str) -> bool:
-    with IPRoute() as ip:
-        return any(one["flags"] & IFF_UP for one in ip.get_links(ifname=link))
-
-
-def _bridge_netfilter(version: int) -> bool:
-    knob = _BRIDGE / ("bridge-nf-call-iptables" if version == 4 else "bridge-nf-call-ip6tables")
-    return knob.exists() and knob.read_text().strip() != "0"
+        return not text.strip() or bool(int(text, 16) & links.IFF_UP)
+    netns = hop.owner if hop.place == "router" else ""
+    return lab.place(hop.host).call(inside, netns, links.is_up, hop.link)
 
 
 def _listening(lab: Lab, flow: Flow, destination: str) -> bool | None:

@@ -226,7 +226,7 @@ def _turn(lab: Lab, knob: Knob) -> None:
                 raise LabctlError(f"{hop.owner}'s {hop.link} did not turn off tx-checksumming")
         else:
             netns = hop.owner if hop.place == "router" else ""
-            lab.world.call(features.change, hop.link, OFF, netns)
+            lab.place(hop.host).call(features.change, hop.link, OFF, netns)
 
 
 def attempt(lab: Lab, flow: Flow, path: Sequence[Hop]) -> tuple[bool | None, str]:

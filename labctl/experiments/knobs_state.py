@@ -36,7 +36,7 @@ class State:
     guests: dict[str, dict[str, ethtool.Feature]] = field(default_factory=dict)
     """By `NODE/INTERFACE`."""
     links: dict[str, dict[str, features.Feature]] = field(default_factory=dict)
-    """By `NETNS/LINK`; the host's side has an empty namespace."""
+    """By `XEN-HOST/NETNS/LINK`; the first is empty in the lab itself, the second at a bridge."""
     routers: dict[str, RouterKind | None] = field(default_factory=dict)
 
     @property
@@ -68,7 +68,8 @@ def read(lab: Lab, path: Sequence[Hop]) -> State:
                 guests[f"{hop.owner}/{hop.link}"] = node.features(hop.link)
             continue
         netns = hop.owner if hop.place == "router" else ""
-        links[f"{netns}/{hop.link}"] = lab.world.call(features.read, hop.link, netns)
+        place = lab.place(hop.host)
+        links[f"{hop.host}/{netns}/{hop.link}"] = place.call(features.read, hop.link, netns)
         if hop.place == "router":
             routers[hop.owner] = lab.router(hop.owner).kind
     return State(guests, links, routers)
@@ -89,9 +90,9 @@ def put_back(lab: Lab, before: State, path: Sequence[Hop]) -> None:
                 else:
                     router.set_kind(kind)
     for place, values in before.links.items():
-        netns, _, link = place.rpartition("/")
+        host, netns, link = place.split("/")
         with _collected(troubles):
-            lab.world.call(features.restore, link, values, netns)
+            lab.place(host).call(features.restore, link, values, netns)
     for place, wanted in before.guests.items():
         name, _, interface = place.partition("/")
         with _collected(troubles):

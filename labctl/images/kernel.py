@@ -12,6 +12,8 @@ from labctl.errors import UsageError
 from labctl.images import cache
 
 ELF = b"\x7fELF"
+XEN_P2M = 15
+"""XEN_ELFNOTE_INIT_P2M; the notes of smaller numbers have others' names in pyelftools."""
 
 
 def unpacked(kernel: Path) -> Path:
@@ -39,6 +41,27 @@ def unpacked(kernel: Path) -> Path:
                 Path(part.name).unlink()
                 raise
     return place
+
+
+def runs_under_xen(kernel: Path) -> bool:
+    """Whether an ELF kernel can be a PV guest.
+
+    One that can says by an ELF note where its table of memory pages goes (Xen's public/elfnote.h;
+    the kernel's xen-head.S writes it where CONFIG_XEN_PV is set).
+    """
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.segments import NoteSegment
+
+    with kernel.open("rb") as file:
+        notes = (
+            note
+            for segment in ELFFile(file).iter_segments("PT_NOTE")
+            if isinstance(segment, NoteSegment)
+            for note in segment.iter_notes()
+        )
+        return any(
+            note["n_name"] == "Xen" and str(note["n_type"]) == str(XEN_P2M) for note in notes
+        )
 
 
 def _unpack(image: bytes, name: Path) -> bytes:

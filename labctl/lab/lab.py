@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,25 +17,18 @@ from typing import Self
 from labctl import images
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
-from labctl.guests import accel, driver, keys, ssh
-from labctl.guests.spec import (
-    MGMT_INTERFACE,
-    Accel,
-    Guest,
-    Nic,
-    boot_lines,
-    command_line,
-    known_lines,
-)
+from labctl.guests import accel, driver, keys, ssh, xen
+from labctl.guests.spec import Accel, Guest, boot_lines, command_line, known_lines
 from labctl.images import Image
-from labctl.lab import shared, state
+from labctl.lab import hosted, shared, state, status
+from labctl.lab.dom0 import Dom0
 from labctl.lab.node import Node
 from labctl.lab.router import Router
 from labctl.network import features, links
 from labctl.routers import namespace
 from labctl.topology import model
 from labctl.world import paths
-from labctl.world.base import World
+from labctl.world.base import Place, World
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
 from labctl.world.host import Host
@@ -57,6 +52,10 @@ class Lab:
         """Seconds by stage: `images`, `world`, `network`, `boot`, `up`."""
         self._state = known
         self._emit = emit
+        self._dom0s = {
+            node.name: Dom0(world, node.name, partial(status.check_host, world, known, node.name))
+            for node in known.topology.xen_hosts()
+        }
 
     # --- coming and going -------------------------------------------------------------------
 
@@ -66,7 +65,7 @@ class Lab:
 
         Give it to `up`, or close it.
         """
-        return Agent((), [driver.__name__, links.__name__, "libvirt", "pyroute2"])
+        return Agent.ahead([driver.__name__, links.__name__, "libvirt", "pyroute2"])
 
     @classmethod
     def up(
@@ -91,9 +90,9 @@ class Lab:
         name = name or topology.name
         if not NAME.fullmatch(name):
             raise UsageError(f"{name!r} is not a name for a lab", "use a-z, 0-9 and -, 40 at most")
-        _check_xen(topology)
         folder = state.directory(name)
         if uri:
+            hosted.check_shared(topology)
             shared.check(topology)
         begun = time.monotonic()
         timings: dict[str, float] = {}
@@ -143,13 +142,16 @@ class Lab:
 
     def down(self) -> None:
         """End everything of this lab."""
+        for dom0 in self._dom0s.values():
+            dom0.close()
         if self._state.uri:
             shared.dismantle(self.world, self._state)
         self.world.end()
 
     def close(self) -> None:
         """Let go of the lab; one that was brought up without `keep` ends with this process."""
-        self.world.close()
+        for place in (*self._dom0s.values(), self.world):
+            place.close()
 
     def __enter__(self) -> Self:
         return self
@@ -169,17 +171,33 @@ class Lab:
             if not self._state.uri:
                 self.world.call(links.leave_bridges_alone)
             self.world.call(links.build, self.topology)
-            for router in self.topology.routers.values():
-                self.world.call(namespace.build, router)
-                self.router(router.name).set_kind(router.kind)
+            self._build_routers(self.topology.outer_routers())
             count = len(self.topology.networks)
             self._emit(Event("network", self.name, "done", f"{count} bridge{'s'[: count != 1]}"))
         with _timed(self.timings, "boot"):
             self._write_ssh()
-            specs = tuple(self._guest(node) for node in self.topology.nodes.values())
-            self._start(specs)
+            (self.directory / "console").mkdir(exist_ok=True)
+            self._start([self._guest(node) for node in self.topology.outer_nodes()])
+            for host in self.topology.xen_hosts():
+                self._populate(host)
         for node in self.topology.nodes.values():
             self._apply_taps(node)
+
+    def _build_routers(self, routers: Sequence[model.Router]) -> None:
+        for router in routers:
+            self.place(router.host).call(namespace.build, router)
+            self.router(router.name).set_kind(router.kind)
+
+    def _populate(self, host: model.Node) -> None:
+        """Make the routers on a Xen host while its guests start: dom0's Python takes long to."""
+        inside = self.topology.inside(host.name)
+        guests = [hosted.xen_guest(self._state, node, self.directory) for node in inside.nodes]
+        with ThreadPoolExecutor(1) as pool:
+            routers = pool.submit(self._build_routers, inside.routers)
+            self.world.agent().call_with_events(
+                xen.start, self._xen_host(host.name), guests, self.name, emit=self._emit
+            )
+            routers.result()  # raises what went wrong there
 
     # --- guests -----------------------------------------------------------------------------
 
@@ -189,6 +207,10 @@ class Lab:
         return driver.Hypervisor(
             self.directory / "embed", self._state.uri, paths.cache() / "libvirt"
         )
+
+    def _xen_host(self, name: str) -> xen.XenHost:
+        log = self.directory / "console" / f"{name}.log"
+        return xen.XenHost(name, self.directory, log, shared.domain(self._state, name))
 
     def _write_ssh(self) -> None:
         ssh.write_config(
@@ -203,25 +225,22 @@ class Lab:
 
     def _guest(self, node: model.Node) -> Guest:
         """Put together what a node's guest is made of."""
+        domain = shared.domain(self._state, node.name)
+        if node.hypervisor:
+            return hosted.host_guest(self._state, node, domain, self.directory)
         console = self.directory / "console"
-        console.mkdir(exist_ok=True)
         image = self.images[node.name]
         lines = boot_lines(self.topology, node, self._state.client, self._state.hostkeys)
         known = known_lines(self.topology, node, self._state.hostkeys)
-        nics = [
-            Nic(one.name, one.tap, one.mac, one.model, one.offload.device)
-            for one in node.interfaces
-        ]
-        nics.append(Nic(MGMT_INTERFACE, node.mgmt_tap, node.mgmt_mac, "virtio", {}))
         return Guest(
             name=node.name,
-            domain=shared.domain(self._state, node.name),
+            domain=domain,
             memory=node.memory,
             vcpus=node.vcpus,
             kernel=self._boot_file(node.kernel or image.kernel),
             initramfs=self._boot_file(node.initramfs or image.initramfs),
             cmdline=command_line(images.CMDLINE, lines, node.name, known),
-            nics=tuple(nics),
+            nics=hosted.nics(node),
             console=console / f"{node.name}.sock",
             log=console / f"{node.name}.log",
         )
@@ -230,7 +249,7 @@ class Lab:
         """Return where the hypervisor can read a file: a system's QEMU is another user."""
         return shared.readable_copy(path, self.directory) if self._state.uri else path
 
-    def _start(self, specs: tuple[Guest, ...]) -> None:
+    def _start(self, specs: Sequence[Guest]) -> None:
         self.world.agent().call_with_events(
             driver.start,
             self.hypervisor,
@@ -247,6 +266,11 @@ class Lab:
         They are decided when the device is made, so there is no changing them in a running guest.
         """
         for name in names:
+            if self.node(name).model.hypervisor:
+                raise UsageError(
+                    f"{name} is a Xen host: its guests would go with it",
+                    "give its interfaces these device features in the topology",
+                )
             self.topology = self.topology.with_device_offload(name, device)
         nodes = [self.topology.nodes[name] for name in names]
         specs = tuple(self._guest(node) for node in nodes)
@@ -275,9 +299,13 @@ class Lab:
         """
         for interface in node.interfaces:
             if interface.offload.tap:
-                self.world.call(features.change, interface.tap, interface.offload.tap)
+                self.place(node.host).call(features.change, interface.tap, interface.offload.tap)
 
     # --- what is in it ----------------------------------------------------------------------
+
+    def place(self, host: str = "") -> Place:
+        """Return where links, routers and functions are: the lab's world, or a Xen host's dom0."""
+        return self._dom0s[host] if host else self.world
 
     def node(self, name: str) -> Node:
         """Return a node by its name; raises `UsageError` for an unknown one."""
@@ -285,6 +313,18 @@ class Lab:
             known = ", ".join(self.topology.nodes)
             raise UsageError(f"lab {self.name} has no node {name}", f"it has: {known}")
         return Node(self.world, self.directory, self.topology.nodes[name])
+
+    def check_running(self, node: str) -> None:
+        """Raise `GuestError` when a node has ended: nobody would answer for minutes."""
+        status.check_running(self.world, self._state, node)
+
+    def console_words(self, name: str) -> list[str]:
+        """Return the words that join a Xen guest's console on a terminal inside the world.
+
+        Empty for other nodes, whose console is a socket. Raises `UsageError` for an unknown one.
+        """
+        node = self.node(name).model
+        return xen.console_words(self._xen_host(node.host), name) if node.host else []
 
     @property
     def nodes(self) -> list[Node]:
@@ -296,7 +336,8 @@ class Lab:
         if name not in self.topology.routers:
             known = ", ".join(self.topology.routers) or "none"
             raise UsageError(f"lab {self.name} has no router {name}", f"it has: {known}")
-        return Router(self.world, self.directory, self.topology.routers[name])
+        router = self.topology.routers[name]
+        return Router(self.place(router.host), self.directory, router)
 
     @property
     def routers(self) -> list[Router]:
@@ -304,17 +345,24 @@ class Lab:
         return [self.router(name) for name in self.topology.routers]
 
     def tap_features(self, tap: str) -> features.Features:
-        """Return the offload features of a TAP (or another link of the lab's host side)."""
-        return self.world.call(features.read, tap, "")
+        """Return the offload features of a TAP, a vif or another link beside a bridge."""
+        return self._place_of(tap).call(features.read, tap, "")
 
     @contextlib.contextmanager
     def tap_offload(self, tap: str, wanted: Mapping[str, bool]) -> Iterator[features.Features]:
         """Set offload features of a TAP for the length of a `with` block; gives those in effect."""
-        before = self.world.call(features.change, tap, dict(wanted), "")
+        place = self._place_of(tap)
+        before = place.call(features.change, tap, dict(wanted), "")
         try:
             yield self.tap_features(tap)
         finally:
-            self.world.call(features.restore, tap, before, "")
+            place.call(features.restore, tap, before, "")
+
+    def _place_of(self, link: str) -> Place:
+        topology = self.topology
+        hosts = {one.tap: node.host for node in topology.nodes.values() for one in node.interfaces}
+        hosts |= {one.peer: r.host for r in topology.routers.values() for one in r.interfaces}
+        return self.place(hosts.get(link, ""))
 
     def offloads(self) -> dict[str, dict[str, dict[str, bool]]]:
         """Read back every offload in effect.
@@ -341,15 +389,6 @@ class Lab:
 
 def _images(topology: model.Topology) -> list[str]:
     return sorted({node.image for node in topology.nodes.values()})
-
-
-def _check_xen(topology: model.Topology) -> None:
-    """Raise `UsageError` for a topology with Xen hosts, which no lab can hold yet."""
-    if hosts := topology.xen_hosts():
-        raise UsageError(
-            f"{topology.name} has a Xen host ({hosts[0].name}), which labs cannot hold yet",
-            "validate it, or take a topology without hypervisor: xen",
-        )
 
 
 def _check_memory(topology: model.Topology, found: Mapping[str, Image]) -> None:

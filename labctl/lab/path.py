@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from labctl.errors import UsageError
-from labctl.topology.model import Interface, Router, RouterInterface, Topology
+from labctl.topology.model import Interface, Node, Router, RouterInterface, Topology
 
 Place = Literal["guest", "host", "router"]
 
@@ -16,8 +17,8 @@ Place = Literal["guest", "host", "router"]
 class Hop:
     """One observation point.
 
-    Its name tells the place: `vm1:eth0` is inside a node or router, `vm1-eth0` is the host's end of
-    that interface (a TAP, or a veth at the bridge).
+    Its name tells the place: `vm1:eth0` is inside a node or router, `vm1-eth0` the host's end of
+    that interface (a TAP or vif, or a veth at the bridge).
     """
 
     name: str
@@ -26,21 +27,24 @@ class Hop:
     """The node or router it belongs to."""
     link: str
     """The link's name where it is observed."""
+    host: str = ""
+    """The Xen host in whose dom0 it is observed, unless inside a guest; empty for the lab's own."""
 
 
-def node_hops(node: str, interface: Interface) -> tuple[Hop, Hop]:
-    """Return the hop inside a guest and the one at its TAP."""
+def node_hops(node: Node, interface: Interface) -> tuple[Hop, Hop]:
+    """Return the hop inside a guest and the one at its TAP or vif."""
     return (
-        Hop(f"{node}:{interface.name}", "guest", node, interface.name),
-        Hop(interface.tap, "host", node, interface.tap),
+        Hop(f"{node.name}:{interface.name}", "guest", node.name, interface.name),
+        Hop(interface.tap, "host", node.name, interface.tap, node.host),
     )
 
 
-def router_hops(router: str, interface: RouterInterface) -> tuple[Hop, Hop]:
+def router_hops(router: Router, interface: RouterInterface) -> tuple[Hop, Hop]:
     """Return the hop at the bridge's end of a router's veth and the one inside the router."""
+    inside = f"{router.name}:{interface.name}"
     return (
-        Hop(interface.peer, "host", router, interface.peer),
-        Hop(f"{router}:{interface.name}", "router", router, interface.name),
+        Hop(interface.peer, "host", router.name, interface.peer, router.host),
+        Hop(inside, "router", router.name, interface.name, router.host),
     )
 
 
@@ -50,35 +54,54 @@ def hops(
     """Return the hops from one node to another over the fewest routers.
 
     `interface` names the one to use at both ends; None lets any be used. Raises `UsageError` when
-    no chain of networks and routers joins them.
+    no chain of networks, uplinks and routers joins them, or one end is a Xen host.
     """
-    starts = _interfaces(topology, source, interface)
-    goals = {one.network: one for one in _interfaces(topology, destination, interface)}
-    waiting: deque[tuple[str, tuple[Hop, ...]]] = deque(
-        (one.network, node_hops(source, one)) for one in starts
+    first, last = topology.nodes[source], topology.nodes[destination]
+    for node in (first, last):
+        if node.hypervisor:
+            raise UsageError(f"{node.name} is a Xen host", "name two guests: packets pass its dom0")
+    goals = {one.network: one for one in _interfaces(last, interface)}
+    # A network that spans a Xen host has two bridges: where a packet is takes both to say.
+    waiting: deque[tuple[str, str, tuple[Hop, ...]]] = deque(
+        (one.network, first.host, node_hops(first, one)) for one in _interfaces(first, interface)
     )
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     while waiting:
-        network, walked = waiting.popleft()
-        if network in goals:
-            guest, tap = node_hops(destination, goals[network])
+        network, host, walked = waiting.popleft()
+        if network in goals and host == last.host:
+            guest, tap = node_hops(last, goals[network])
             return (*walked, tap, guest)
-        if network in seen:
+        if (network, host) in seen:
             continue
-        seen.add(network)
+        seen.add((network, host))
+        for beyond, crossed in _uplinks(topology, network, host):
+            waiting.appendleft((network, beyond, (*walked, *crossed)))
         for router in topology.routers.values():
+            if router.host != host:
+                continue
             for arriving, leaving in _passages(router, network):
-                into = router_hops(router.name, arriving)
-                outside, inside = router_hops(router.name, leaving)
-                waiting.append((leaving.network, (*walked, *into, inside, outside)))
+                into = router_hops(router, arriving)
+                outside, inside = router_hops(router, leaving)
+                waiting.append((leaving.network, host, (*walked, *into, inside, outside)))
     raise UsageError(
         f"no network or router joins {source} and {destination}",
         "give them an interface on one network, or a router between theirs",
     )
 
 
-def _interfaces(topology: Topology, node: str, name: str | None) -> list[Interface]:
-    return [one for one in topology.nodes[node].interfaces if name in (None, one.name)]
+def _uplinks(topology: Topology, network: str, host: str) -> Iterator[tuple[str, tuple[Hop, Hop]]]:
+    """Yield the other bridges of a network, and the hops to each from the one in `host`."""
+    for node in topology.xen_hosts():
+        for interface in node.interfaces:
+            inner, outer = node_hops(node, interface)
+            if interface.network == network and host == node.name:
+                yield "", (inner, outer)
+            elif interface.network == network and not host:
+                yield node.name, (outer, inner)
+
+
+def _interfaces(node: Node, name: str | None) -> list[Interface]:
+    return [one for one in node.interfaces if name in (None, one.name)]
 
 
 def _passages(router: Router, network: str) -> list[tuple[RouterInterface, RouterInterface]]:

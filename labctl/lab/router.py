@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from labctl.network import features
 from labctl.routers import namespace
 from labctl.topology import model
 from labctl.world import agent
-from labctl.world.base import Process, World
+from labctl.world.base import Place, Process
 from labctl.world.deadline import Deadline
 from labctl.world.process import Result, last_words
 
@@ -28,17 +27,17 @@ PROGRAM = "labctl.routers.raw"
 class Router:
     """A router of a running lab."""
 
-    def __init__(self, world: World, directory: Path, router: model.Router) -> None:
-        """Hold a router; `Lab.router` makes one."""
-        self._world = world
+    def __init__(self, place: Place, directory: Path, router: model.Router) -> None:
+        """Hold a router in a place, of the lab in `directory`; `Lab.router` makes one."""
+        self._place = place
         self.model = router
         self.name = router.name
         folder = directory / "routers"
         folder.mkdir(exist_ok=True)
         self._kind = folder / f"{router.name}.kind"
         self._pid = folder / f"{router.name}.pid"
-        self._out = folder / f"{router.name}.out"
-        self._err = folder / f"{router.name}.err"
+        self._out = place.directory / f"router-{router.name}.out"
+        self._err = place.directory / f"router-{router.name}.err"
 
     @property
     def kind(self) -> model.RouterKind | None:
@@ -46,14 +45,14 @@ class Router:
         if not self._kind.exists():
             return None
         kind: model.RouterKind = self._kind.read_text()  # type: ignore[assignment]
-        if kind != "namespace" and not self._world.runs(int(self._pid.read_text() or "0"), PROGRAM):
+        if kind != "namespace" and not self._place.runs(int(self._pid.read_text() or "0"), PROGRAM):
             return None
         return kind
 
     def run(self, argv: Sequence[str], *, timeout: float = COMMAND_SECONDS) -> Result:
         """Run a program in the router's network namespace."""
         words = ["nsenter", f"--net=/run/netns/{self.name}", "--", *argv]
-        return self._world.agent().run(words, Deadline(timeout, f"{argv[0]} in {self.name}"))
+        return self._place.agent().run(words, Deadline(timeout, f"{argv[0]} in {self.name}"))
 
     def set_kind(self, kind: model.RouterKind) -> None:
         """Let this kind of forwarding take over; what forwarded before is ended first.
@@ -61,38 +60,42 @@ class Router:
         Raises `HostError` when the program does not start.
         """
         self.stop()
-        self._world.call(namespace.set_forwarding, self.model, kind == "namespace")
+        self._place.call(namespace.set_forwarding, self.model, kind == "namespace")
         if kind != "namespace":
             self._start_program(vnet=kind == "raw-vnet")
         self._kind.write_text(kind)
 
     def _start_program(self, vnet: bool) -> None:
-        words = [sys.executable, "-P", "-m", PROGRAM, "--netns", self.name]
+        words = [*self._place.python, "-m", PROGRAM, "--netns", self.name]
         if vnet:
             words.append("--vnet")
         words += [interface.name for interface in self.model.interfaces]
-        self._out.unlink(missing_ok=True)
-        self._err.unlink(missing_ok=True)
+        for file in (self._out, self._err):
+            self._place.call(agent.remove, file)
         program = Process.start(
-            self._world.agent(), words, stdout=self._out, stderr=self._err, detached=True
+            self._place.agent(), words, stdout=self._out, stderr=self._err, detached=True
         )
         self._pid.write_text(str(program.pid))
         deadline = Deadline(START_SECONDS, f"starting the router program of {self.name}")
-        while "ready" not in self._out.read_text():
+        while "ready" not in self._said():
             if program.poll() is not None:
-                said = last_words(self._err.read_text(errors="replace"))
+                said = last_words(self._place.call(agent.read, self._err))
                 raise HostError(f"the router program of {self.name} ended: {said}")
             deadline.pause(LOOK_SECONDS)
 
+    def _said(self) -> str:
+        """Return what the program has printed."""
+        return self._place.call(agent.read, self._out)
+
     def stop(self) -> None:
         """Let nothing forward any more."""
-        self._world.call(namespace.set_forwarding, self.model, False)
+        self._place.call(namespace.set_forwarding, self.model, False)
         self._kind.unlink(missing_ok=True)
         if self._pid.exists():
             pid = int(self._pid.read_text() or "0")
             deadline = Deadline(START_SECONDS, f"ending the router program of {self.name}")
-            while self._world.runs(pid, PROGRAM):
-                self._world.call(agent.kill, pid, signal.SIGTERM)
+            while self._place.runs(pid, PROGRAM):
+                self._place.call(agent.kill, pid, signal.SIGTERM)
                 deadline.pause(LOOK_SECONDS)
             self._pid.unlink()
 
@@ -107,10 +110,10 @@ class Router:
             return {}
         if kind == "namespace":
             return drops.parse_counters(self.run(["sh", "-c", drops.COUNTERS_COMMAND]).stdout)
-        told = self._out.read_text()
-        self._world.call(agent.kill, int(self._pid.read_text()), signal.SIGUSR1)
+        told = self._said()
+        self._place.call(agent.kill, int(self._pid.read_text()), signal.SIGUSR1)
         deadline = Deadline(START_SECONDS, f"asking the router program of {self.name}")
-        while not (news := self._out.read_text()[len(told) :]).endswith("\n"):
+        while not (news := self._said()[len(told) :]).endswith("\n"):
             deadline.pause(LOOK_SECONDS)
         counted: dict[str, int] = json.loads(news.splitlines()[-1])["counters"]
         return counted
@@ -131,7 +134,7 @@ class Router:
     def features(self, interface: str, *, bridge_side: bool = False) -> features.Features:
         """Return the offload features of a veth end: the router's own, or the bridge's side."""
         link, netns = self._end(interface, bridge_side)
-        return self._world.call(features.read, link, netns)
+        return self._place.call(features.read, link, netns)
 
     @contextlib.contextmanager
     def offload(
@@ -139,11 +142,11 @@ class Router:
     ) -> Iterator[None]:
         """Set offload features of a veth end for the length of a `with` block."""
         link, netns = self._end(interface, bridge_side)
-        before = self._world.call(features.change, link, dict(wanted), netns)
+        before = self._place.call(features.change, link, dict(wanted), netns)
         try:
             yield
         finally:
-            self._world.call(features.restore, link, before, netns)
+            self._place.call(features.restore, link, before, netns)
 
     def _end(self, interface: str, bridge_side: bool) -> tuple[str, str]:
         for one in self.model.interfaces:

@@ -23,13 +23,15 @@ START_SECONDS = 60.0
 def capture(lab: Lab, hops: Sequence[Hop], directory: Path) -> Capture:
     """Prepare a capture at hops; its streams go to `directory`. Use it as a context manager."""
     points = [_point(lab, hop) for hop in hops]
-    guests = {one.argv for one, hop in zip(points, hops, strict=True) if hop.place == "guest"}
+    by_ssh = {
+        one.argv for one, hop in zip(points, hops, strict=True) if hop.place == "guest" or hop.host
+    }
 
     def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path) -> Handle:
         def start() -> Process:
             return Process.start(lab.world.agent(), argv, stdout=stdout, stderr=stderr)
 
-        if tuple(argv) not in guests:
+        if tuple(argv) not in by_ssh:
             return start()
         return Begun(start, lambda: stdout.exists() and stdout.stat().st_size > 0)
 
@@ -42,9 +44,11 @@ def capture(lab: Lab, hops: Sequence[Hop], directory: Path) -> Capture:
 
 
 def _point(lab: Lab, hop: Hop) -> Point:
-    if hop.place == "guest":
-        return guest_point(hop.name, hop.link, lab.node(hop.owner).ssh_argv())
-    return host_point(hop.name, hop.link, netns=hop.owner if hop.place == "router" else "")
+    netns = hop.owner if hop.place == "router" else ""
+    where = hop.owner if hop.place == "guest" else hop.host
+    if where:
+        return guest_point(hop.name, hop.link, lab.node(where).ssh_argv(), netns)
+    return host_point(hop.name, hop.link, netns)
 
 
 def counters(node: Node) -> dict[str, int]:

@@ -21,6 +21,10 @@ else:
     pyroute2 = Late("pyroute2")
 
 
+IFF_UP = 1
+_BRIDGE = Path("/proc/sys/net/bridge")
+
+
 @dataclass(frozen=True)
 class Link:
     """A link as the kernel shows it."""
@@ -107,22 +111,22 @@ def leave_bridges_alone() -> None:
     bridges then drop frames whose IP header looks wrong. Not for the host's own namespace.
     """
     for knob in ("iptables", "ip6tables", "arptables"):
-        path = Path(f"/proc/sys/net/bridge/bridge-nf-call-{knob}")
+        path = _BRIDGE / f"bridge-nf-call-{knob}"
         if path.exists():
             path.write_text("0")
 
 
 def build(topology: Topology) -> None:
-    """Make every bridge and TAP of a topology, and the management bridge.
+    """Make every bridge and TAP of a topology that is in no Xen host, and the management bridge.
 
     Runs inside the world. Raises `HostError` where the kernel lacks a part.
     """
     with pyroute2.IPRoute() as ip:
         try:
             make_bridge(ip, MGMT_BRIDGE, mtu=1500, stp=False, ipv6=True)
-            for network in topology.networks.values():
+            for network in topology.outer_networks():
                 _build_network(ip, network)
-            for node in topology.nodes.values():
+            for node in topology.outer_nodes():
                 make_tap(ip, node.mgmt_tap, MGMT_BRIDGE, 1500)
                 for interface in node.interfaces:
                     bridge = topology.networks[interface.network].bridge
@@ -144,9 +148,9 @@ def names(topology: Topology) -> list[str]:
     """Return the names of all links that `build` makes."""
     return [
         MGMT_BRIDGE,
-        *(network.bridge for network in topology.networks.values()),
-        *(node.mgmt_tap for node in topology.nodes.values()),
-        *(one.tap for node in topology.nodes.values() for one in node.interfaces),
+        *(network.bridge for network in topology.outer_networks()),
+        *(node.mgmt_tap for node in topology.outer_nodes()),
+        *(one.tap for node in topology.outer_nodes() for one in node.interfaces),
     ]
 
 
@@ -156,6 +160,18 @@ def remove(topology: Topology) -> None:
         for name in names(topology):
             for index in ip.link_lookup(ifname=name):
                 ip.link("del", index=index)
+
+
+def is_up(name: str) -> bool:
+    """Whether a link of the namespace this runs in has been set up; False where there is none."""
+    with pyroute2.IPRoute() as ip:
+        return any(one["flags"] & IFF_UP for one in ip.get_links(ifname=name))
+
+
+def bridges_filter(version: int) -> bool:
+    """Whether bridges hand packets of an IP version to the packet filter (br_netfilter)."""
+    knob = _BRIDGE / ("bridge-nf-call-iptables" if version == 4 else "bridge-nf-call-ip6tables")
+    return knob.exists() and knob.read_text().strip() != "0"
 
 
 def links() -> list[Link]:

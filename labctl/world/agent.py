@@ -2,8 +2,8 @@
 
 A namespace of users can only be entered by a process with one thread, and what uses a lab (a test
 suite, an experiment) lives outside. So each `labctl` process that needs the inside starts one agent
-through nsenter(1) and sends it functions by name (pickle), over a socket pair. The agent ends when
-that socket does, so it never outlives its user.
+through nsenter(1), or ssh(1), and sends it functions by name (pickle), over its standard input and
+output. The agent ends when these do, so it never outlives its user.
 
 Who makes a world can start its agent ahead of it: the agent imports what it will need while the
 topology is read and the world is made, and enters by itself when told.
@@ -83,7 +83,7 @@ def _portable(error: BaseException) -> BaseException:
     return AgentError(f"{type(error).__name__}: {error}", "", text)
 
 
-def serve(connection: Connection) -> None:
+def serve(requests: Connection, replies: Connection) -> None:
     """Answer requests until the other end closes."""
     sending = threading.Lock()
 
@@ -93,7 +93,7 @@ def serve(connection: Connection) -> None:
         except Exception as error:  # else the caller would wait for ever
             data = pickle.dumps(Reply(reply.number, error=_portable(error)))
         with sending, contextlib.suppress(OSError):
-            connection.send_bytes(data)
+            replies.send_bytes(data)
 
     def handle(request: Request) -> None:
         emit: Emit = lambda event: send(Reply(request.number, event=event))  # noqa: E731
@@ -108,7 +108,7 @@ def serve(connection: Connection) -> None:
     pool = ThreadPoolExecutor(THREADS)
     while True:
         try:
-            request = connection.recv()
+            request = requests.recv()
         except (EOFError, OSError):
             break
         pool.submit(handle, request)
@@ -173,6 +173,16 @@ def kill(pid: int, number: int = signal.SIGTERM) -> None:
         os.kill(pid, number)
 
 
+def read(file: Path) -> str:
+    """Return the text of a file in the world."""
+    return file.read_text(errors="replace")
+
+
+def remove(file: Path) -> None:
+    """Remove a file in the world, if it is there."""
+    file.unlink(missing_ok=True)
+
+
 def enter(world: Enter) -> None:
     """Move this process, which has one thread, into a world's namespaces (setns(2), by a pidfd).
 
@@ -187,27 +197,32 @@ def enter(world: Enter) -> None:
     os.close(handle)
 
 
-def wait_for_world(connection: Connection, modules: Sequence[str]) -> None:
+def wait_for_world(requests: Connection, replies: Connection, modules: Sequence[str]) -> None:
     """Import `modules`, wait for `Enter`, and return in a child of this process, in that world."""
     for module in modules:
         import_module(module)
     try:
-        enter(connection.recv())
+        enter(requests.recv())
     except EOFError:
         os._exit(0)  # it is not needed after all
     inside = os.fork()
     if inside:
-        connection.close()  # the child's alone now: its end must show at the other end
+        requests.close()  # the child's alone now: its end must show at the other end
+        replies.close()
         os._exit(os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1]) & 0xFF)
 
 
 def main() -> None:
-    """Serve on the file descriptor of the first argument; others name modules to import ahead."""
+    """Serve on standard input and output; arguments name modules to import ahead of a world."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the user's process
-    connection = Connection(int(sys.argv[1]))
-    if sys.argv[2:]:
-        wait_for_world(connection, sys.argv[2:])
-    serve(connection)
+    # Copies, which no child inherits: what a library prints must not get among the replies.
+    requests, replies = Connection(os.dup(0)), Connection(os.dup(1))
+    with Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    if sys.argv[1:]:
+        wait_for_world(requests, replies, sys.argv[1:])
+    serve(requests, replies)
 
 
 if __name__ == "__main__":

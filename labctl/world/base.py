@@ -1,8 +1,12 @@
-"""What a world is to the rooms above: a directory, an agent inside, ways to run programs in it."""
+"""Places where real things live: an agent inside, ways to run programs there.
+
+A world is the place a lab makes for itself; a Xen host has another one inside, its dom0.
+"""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -17,24 +21,29 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class World(ABC):
-    """A place where the real things of one lab live."""
+class Place(ABC):
+    """Where real things of a lab live, and our functions can run."""
+
+    directory: Path
+    """Where programs of ours leave files, as this place names it."""
+    python: Sequence[str] = (sys.executable, "-P")
+    """The words that start the Python there with labctl in it."""
 
     def __init__(self, directory: Path) -> None:
-        """Hold a world whose files are in `directory`."""
+        """Hold a place whose files are in `directory`."""
         self.directory = directory
         self._agent: Agent | None = None
         self._starting = threading.Lock()
 
     def agent(self) -> Agent:
-        """Return this process's agent in the world, started when first needed."""
+        """Return this process's agent in the place, started when first needed."""
         with self._starting:
             if self._agent is None:
-                self._agent = Agent(self.enter())
+                self._agent = self._start_agent()
             return self._agent
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a module-level function inside the world and return its result."""
+        """Run a module-level function inside and return its result."""
         return self.agent().call(function, *args, **kwargs)
 
     def close(self) -> None:
@@ -44,19 +53,38 @@ class World(ABC):
             self._agent = None
 
     @abstractmethod
-    def enter(self, netns: str = "") -> list[str]:
-        """Return the words to put before a command so that it runs in the world.
+    def _start_agent(self) -> Agent:
+        """Start an agent that is inside."""
 
-        `netns` names one of the world's network namespaces to run it in.
+    @abstractmethod
+    def words(self, argv: Sequence[str], netns: str = "") -> list[str]:
+        """Return the words that run a command in the place.
+
+        `netns` names one of its network namespaces to run it in.
         """
 
     @abstractmethod
     def runs(self, pid: int, words: str = "") -> bool:
-        """Whether the process that has this pid inside the world runs (a zombie does not).
+        """Whether the process that has this pid inside the place runs (a zombie does not).
 
         Where a pid has been known for long, `words` of its command line tell it from a later
         process that got the same number.
         """
+
+
+class World(Place):
+    """The place that one lab makes, and that ends with it."""
+
+    def _start_agent(self) -> Agent:
+        return Agent(self.words([*self.python, "-m", agent.__name__]))
+
+    def words(self, argv: Sequence[str], netns: str = "") -> list[str]:
+        """Return the words that run a command in the world or in one of its namespaces."""
+        return [*self.enter(netns), *argv]
+
+    @abstractmethod
+    def enter(self, netns: str = "") -> list[str]:
+        """Return the words to put before a command so that it runs in the world."""
 
     @abstractmethod
     def keep(self) -> None:

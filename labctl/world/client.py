@@ -28,21 +28,22 @@ T = TypeVar("T")
 class Agent:
     """An agent process and the calls under way to it; safe to use from several threads."""
 
-    def __init__(self, enter: Sequence[str], ahead: Sequence[str] = ()) -> None:
-        """Start an agent by the words `enter` (none: in the host's own namespaces).
+    def __init__(self, words: Sequence[str], why_closed: Callable[[], str] = lambda: "") -> None:
+        """Start an agent by the words of its command (`ahead` for one whose world is still to be).
 
-        With modules to import `ahead` it does nothing else before `enter_world`.
+        They may lead through other programs, such as ssh, that hand on standard input and output.
+        `why_closed` tells more when the agent ends of its own accord.
         """
-        words = [*enter, sys.executable, "-P", "-m", "labctl.world.agent"]
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [*words, str(theirs.fileno()), *ahead],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                words,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 env=environment(),
                 start_new_session=True,
             )
+        self._why_closed = why_closed
         self._socket = ours
         self._connection = Connection(os.dup(ours.fileno()))
         self._sending = threading.Lock()
@@ -50,6 +51,11 @@ class Agent:
         self._waiting: dict[int, tuple[Future[object], Emit | None]] = {}
         self._closed = False
         threading.Thread(target=self._receive, daemon=True, name="labctl-agent").start()
+
+    @classmethod
+    def ahead(cls, modules: Sequence[str]) -> Agent:
+        """Start one outside that imports `modules` and does nothing else before `enter_world`."""
+        return cls([sys.executable, "-P", "-m", "labctl.world.agent", *modules])
 
     def enter_world(self, pid: int, user: bool) -> None:
         """Let an agent that was started ahead enter the world of this PID 1."""
@@ -67,6 +73,7 @@ class Agent:
             why = f"what a lab's agent answered cannot be read: {type(error).__name__}: {error}"
         # Whatever ended it: nobody may wait for an answer that cannot come.
         self._closed = True
+        why = self._why_closed() or why
         for future, _ in list(self._waiting.values()):
             future.set_exception(LabctlError(why, "run: labctl status"))
 

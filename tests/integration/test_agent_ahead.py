@@ -28,7 +28,7 @@ def namespaces(agent: Agent) -> list[str]:
 
 @pytest.fixture
 def agent() -> Iterator[Agent]:
-    started = Agent((), ["labctl.network.links", "wave"])
+    started = Agent.ahead(["labctl.network.links", "wave"])
     yield started
     started.close()
 
@@ -43,7 +43,7 @@ def world(agent: Agent) -> Iterator[Space]:
 
 def test_it_works_in_the_world_like_one_that_was_let_in(world: Space, agent: Agent) -> None:
     assert world.agent() is agent
-    later, outside = Agent(world.enter()), Agent(())
+    later, outside = world._start_agent(), Agent.ahead([])
     try:
         assert namespaces(agent) == namespaces(later)
         assert namespaces(agent)[0] != namespaces(outside)[0]

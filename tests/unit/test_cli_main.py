@@ -20,7 +20,7 @@ from labctl.cli import main
 from labctl.cli.verbs import VERBS
 from labctl.errors import ExitCode, GuestError, HostError, LabctlError, UsageError
 from labctl.experiments import runner
-from labctl.lab import ending, state, status
+from labctl.lab import ending, state
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Environment, Run, Verdict
 from labctl.world.space import IDENTITY, Identity, start_ticks
@@ -320,9 +320,11 @@ def test_words_after_the_node_belong_to_the_command(
         def node(self, _name: str) -> Node:
             return Node()
 
+        def check_running(self, _name: str) -> None:
+            pass
+
     became: list[list[str]] = []
     monkeypatch.setattr(Lab, "attach", lambda *_: Fake())
-    monkeypatch.setattr(status, "check_running", lambda *_: None)
     monkeypatch.setattr(os, "execvp", lambda _program, words: became.append(words))
     labctl("ssh", "vm1", "--", "ssh", "vm2", "uname", "-a")
     labctl("ssh", "vm1", "ls", "--json", "-l")

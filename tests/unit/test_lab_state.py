@@ -164,7 +164,7 @@ def test_a_lab_that_goes_while_it_is_looked_at_is_dead(
     def gone(*_: object) -> set[str]:
         raise FileNotFoundError(folder / "routers")
 
-    monkeypatch.setattr(status, "_running", gone)
+    monkeypatch.setattr(status, "_states", gone)
     assert status.describe(folder)["state"] == "dead"
 
 

@@ -244,9 +244,9 @@ def test_the_shipped_xen_topologies_are_what_they_say(name: str) -> None:
     assert len(families) == 4  # two guests, dual stack
 
 
-def test_a_lab_refuses_what_it_cannot_hold_yet_before_anything_is_made() -> None:
+def test_a_systems_libvirt_gets_no_xen_host_and_nothing_is_made() -> None:
     with pytest.raises(UsageError, match="xen-bridged has a Xen host"):
-        Lab.up(load(find("xen-bridged")))
+        Lab.up(load(find("xen-bridged")), uri="qemu:///system")
 
 
 def test_just_enough_memory_is_enough() -> None:

@@ -28,7 +28,7 @@ WAIT = [sys.executable, "-I", "-S", "-c", "import sys; sys.stdin.read()"]
 
 @pytest.fixture
 def agent() -> Iterator[Agent]:
-    started = Agent(enter=())
+    started = Agent.ahead([])
     yield started
     started.close()
 
@@ -199,7 +199,7 @@ def test_callers_hear_of_an_agent_that_was_killed(agent: Agent) -> None:
 
 
 def test_a_closed_agent_is_gone_and_says_so() -> None:
-    agent = Agent(enter=())
+    agent = Agent.ahead([])
     pid = agent.call(os.getpid)
     agent.close()
     with pytest.raises(ProcessLookupError):
@@ -241,7 +241,7 @@ def test_a_program_that_ignores_its_input_is_killed_at_the_deadline(
 
 
 def test_programs_end_with_the_agent_unless_detached(tmp_path: Path) -> None:
-    agent = Agent(enter=())
+    agent = Agent.ahead([])
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     tied = start(agent, tmp_path / "a", WAIT)

@@ -1,0 +1,105 @@
+"""Dom0 of a Xen host as a place: routers live there, and our functions run there, over ssh.
+
+What a lab does in its own world by pyroute2, it does in a dom0 by the same functions. For that,
+dom0 is given this labctl's code and pyroute2's: a Xen host's image has Python, but no copy of ours.
+"""
+
+from __future__ import annotations
+
+import io
+import shlex
+import tarfile
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import labctl
+from labctl.errors import GuestError
+from labctl.guests import ssh
+from labctl.world.base import Place, World
+from labctl.world.client import Agent
+from labctl.world.deadline import Deadline
+from labctl.world.process import last_words
+
+ROOMS = ("__init__.py", "errors.py", "events.py", "world", "topology", "network", "routers")
+"""What runs in dom0, and what that imports."""
+DIRECTORY = Path("/run/labctl")
+CODE = DIRECTORY / "code"
+SECONDS = 120.0
+
+
+class Dom0(Place):
+    """Dom0 of a running Xen host."""
+
+    # As isolated as -P makes it in the world, but for where our code is.
+    python = ("env", f"PYTHONPATH={CODE}", "python3", "-P")
+
+    def __init__(self, world: World, host: str, check: Callable[[], None]) -> None:
+        """Hold the dom0 of the node `host` of the lab in `world`.
+
+        `check` raises `GuestError` when the host has ended.
+        """
+        super().__init__(DIRECTORY)
+        self._world = world
+        self._host = host
+        self._check = check
+
+    def words(self, argv: Sequence[str], netns: str = "") -> list[str]:
+        """Return the words that run a command in dom0, from outside the lab's world."""
+        enter = ["nsenter", f"--net=/run/netns/{netns}", "--"] if netns else []
+        line = shlex.join([*enter, *argv])
+        return [*self._world.enter(), *self._ssh(), line]
+
+    def runs(self, pid: int, words: str = "") -> bool:
+        """Whether the process that has this pid in dom0 runs, with these words."""
+        # A zombie has an empty command line.
+        line = f"tr '\\0' ' ' </proc/{pid}/cmdline | grep -qF -- {shlex.quote(words)}"
+        deadline = Deadline(SECONDS, f"looking for process {pid} in dom0 of {self._host}")
+        return self._world.agent().run([*self._ssh(), line], deadline, check=False).ok
+
+    def _start_agent(self) -> Agent:
+        self._check()
+        deadline = Deadline(SECONDS, f"giving dom0 of {self._host} its programs")
+        line = f"mkdir -p {CODE} && tar -xzf - -C {CODE}"
+        answer = self._world.agent().run(
+            [*self._ssh(), line], deadline, stdin=packed(), check=False
+        )
+        if not answer.ok:
+            self._check()
+            raise GuestError(
+                f"dom0 of {self._host} cannot be given its programs: {last_words(answer.stderr)}",
+                f"read its console: labctl logs {self._host}",
+            )
+        log = DIRECTORY / "agent.log"
+        line = f"exec {shlex.join([*self.python, '-m', 'labctl.world.agent'])} 2>>{log}"
+        return Agent([*self._world.enter(), *self._ssh(), line], self._why_closed)
+
+    def _ssh(self) -> list[str]:
+        # A connection of its own: another session's end must not disturb an agent's.
+        return ssh.command(self._world.directory, self._host, shared=False)
+
+    def _why_closed(self) -> str:
+        try:
+            self._check()
+        except GuestError as ended:
+            return ended.message
+        except Exception:  # the lab itself is gone, which is what is said then
+            return ""
+        return ""
+
+
+def packed() -> bytes:
+    """Return a gzipped tar archive of the code that dom0 needs.
+
+    Compiled files go along: they save dom0's one CPU seconds where its Python is of our version.
+    """
+    archive = io.BytesIO()
+    ours = Path(labctl.__file__).parent
+    spec = find_spec("pyroute2")
+    assert spec
+    assert spec.origin
+    with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=1) as tar:
+        for room in ROOMS:
+            tar.add(ours / room, f"labctl/{room}")
+        tar.add(Path(spec.origin).parent, "pyroute2")
+    return archive.getvalue()

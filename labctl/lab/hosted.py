@@ -1,0 +1,111 @@
+"""What a lab's Xen hosts and the guests on them are made of, from its topology and state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labctl.errors import UsageError
+from labctl.guests import spec, xen, xen_host
+from labctl.guests.spec import Guest, Nic
+from labctl.images.kernel import runs_under_xen, unpacked
+from labctl.lab.state import State
+from labctl.topology.model import MGMT_BRIDGE, Node, Topology
+
+
+def check_shared(topology: Topology) -> None:
+    """Raise `UsageError` for a topology that a lab on a system's libvirt cannot hold."""
+    if hosts := topology.xen_hosts():
+        raise UsageError(
+            f"{topology.name} has a Xen host ({hosts[0].name}), "
+            "which a lab on a system's libvirt cannot hold",
+            "leave --connect away: the Xen host is a guest of the lab's own",
+        )
+
+
+def nics(node: Node) -> tuple[Nic, ...]:
+    """Return the interfaces of a node under test, then its management interface."""
+    found = [
+        Nic(one.name, one.tap, one.mac, one.model, one.offload.device) for one in node.interfaces
+    ]
+    model = "xen" if node.host else "virtio"
+    return (*found, Nic(spec.MGMT_INTERFACE, node.mgmt_tap, node.mgmt_mac, model, {}))
+
+
+def host_guest(known: State, node: Node, domain: str, directory: Path) -> Guest:
+    """Return a Xen host as a guest of the lab.
+
+    Raises `UsageError` where its image has no hypervisor, or a kernel cannot be started by Xen.
+    """
+    image = known.images[node.name]
+    if image.hypervisor is None:
+        raise UsageError(
+            f"the image {image.name} of {node.name} holds no hypervisor",
+            "give a Xen host the image xen-host, or one that extends it",
+        )
+    inside = known.topology.inside(node.name)
+    *own, mgmt = nics(node)
+    uplinks = {one.network: nic for one, nic in zip(node.interfaces, own, strict=True)}
+    return xen_host.guest(
+        node.name,
+        domain,
+        hypervisor=image.hypervisor,
+        kernel=_kernel(node, image.kernel),
+        initramfs=node.initramfs or image.initramfs,
+        memory=node.memory,
+        vcpus=node.vcpus,
+        mgmt=mgmt,
+        bridges=[
+            xen_host.Bridge(
+                network.bridge,
+                network.mtu,
+                tuple(map(str, network.addresses)),
+                tuple(uplinks[name] for name in [network.name] if name in uplinks),
+            )
+            for network in inside.networks
+        ],
+        drives=[file for one in inside.nodes for file in _files(known, one)],
+        client=known.client,
+        hostkey=known.hostkeys[node.name],
+        directory=directory,
+    )
+
+
+def xen_guest(known: State, node: Node, directory: Path) -> xen.XenGuest:
+    """Return what a guest on a Xen host is made of."""
+    kernel, initramfs = _files(known, node)
+    console = directory / "console"
+    networks = known.topology.networks
+    bridges = {one.tap: networks[one.network].bridge for one in node.interfaces}
+    lines = spec.boot_lines(known.topology, node, known.client, known.hostkeys)
+    return xen.XenGuest(
+        Guest(
+            name=node.name,
+            domain=node.name,
+            memory=node.memory,
+            vcpus=node.vcpus,
+            kernel=kernel,
+            initramfs=initramfs,
+            cmdline=xen.CMDLINE,
+            nics=nics(node),
+            console=console / f"{node.name}.sock",
+            log=console / f"{node.name}.log",
+        ),
+        {**bridges, node.mgmt_tap: MGMT_BRIDGE},
+        lines + spec.known_lines(known.topology, node, known.hostkeys),
+    )
+
+
+def _files(known: State, node: Node) -> tuple[Path, Path]:
+    """Return the kernel, as Xen wants it, and the initramfs that a node boots."""
+    image = known.images[node.name]
+    return _kernel(node, image.kernel), node.initramfs or image.initramfs
+
+
+def _kernel(node: Node, image: Path) -> Path:
+    kernel = unpacked(node.kernel or image)
+    if not runs_under_xen(kernel):
+        raise UsageError(
+            f"the kernel of {node.name}, {node.kernel or image}, has no support for Xen",
+            "use one with CONFIG_XEN_PV, and CONFIG_XEN_DOM0 for a Xen host",
+        )
+    return kernel
