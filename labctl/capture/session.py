@@ -40,6 +40,8 @@ from labctl.world.process import environment, last_words
 
 SNAP = 262144
 """Bytes kept of each frame by default: everything, since only a whole packet can be judged."""
+LOOK_SECONDS = 0.005
+LONGEST_LOOK_SECONDS = 0.2
 
 
 class CaptureError(LabctlError):
@@ -237,13 +239,16 @@ class Capture:
                     point.argv, stdout=self._stream(number), stderr=self._errors(number)
                 )
                 self._handles.append(handle)
+            pause = LOOK_SECONDS
             while len(self._arrived) < len(self.points):
                 self._look()
                 missing = [p.hop for n, p in enumerate(self.points) if n not in self._arrived]
                 if missing and self._deadline.passed:
                     raise self._deadline.error(f"no observer ready at {', '.join(missing)}")
                 if missing:
-                    time.sleep(min(0.005, self._deadline.left))
+                    # Less and less often: what is late is late because somebody needs the CPU.
+                    time.sleep(min(pause, self._deadline.left))
+                    pause = min(pause * 1.2, LONGEST_LOOK_SECONDS)
         except BaseException:
             self.abandon()
             raise

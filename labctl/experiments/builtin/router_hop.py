@@ -7,11 +7,13 @@ import contextlib
 from labctl.capture.judge import Checksum, Metadata
 from labctl.experiments.crossing import Crossing, check_answer, check_passes, cross
 from labctl.experiments.evidence import check_states, culprit, until
+from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
 from labctl.experiments.story import table
 from labctl.experiments.trial import Arm, Trial
 
-OFF = {"tx-checksumming": False}
+Found = dict[str, dict[int, Crossing]]
+"""Crossings by what was between the guests, then by IP version."""
 
 
 @experiment(
@@ -22,38 +24,50 @@ OFF = {"tx-checksumming": False}
 )
 def router_hop(trial: Trial) -> None:
     """A router that copies packets: SSH hangs, ping works; names the hop and proves the cause."""
-    found: dict[str, dict[int, Crossing]] = {}
+    found = cross_each(trial, cure="tx-off", what="checksum offload off in both guests")
+    if complete(found):
+        trial.story += _story(found)
+    else:
+        trial.notes.append("an arm did not come to its end, so there is no story to tell")
+
+
+def cross_each(trial: Trial, *, cure: str, what: str) -> Found:
+    """Cross r1 as each kind, and as `raw` with guests that finish their checksums (the cure)."""
+    found: Found = {}
+    r1 = trial.lab.router("r1")
     for version in (4, 6):
         ip = f"ipv{version}"
         with trial.arm(f"namespace/{ip}", "control: the kernel forwards") as arm:
-            trial.lab.router("r1").set_kind("namespace")
+            r1.set_kind("namespace")
             crossing = cross(trial, arm, "vm1", "vm2", version)
             found.setdefault("namespace", {})[version] = crossing
             check_passes(arm, crossing, finished=False)
         with trial.arm(f"raw/{ip}", "a program copies packets, metadata lost") as arm:
-            trial.lab.router("r1").set_kind("raw")
+            r1.set_kind("raw")
             crossing = cross(trial, arm, "vm1", "vm2", version)
             found.setdefault("raw", {})[version] = crossing
             _broken(arm, crossing)
         with trial.arm(f"raw-vnet/{ip}", "the same program, virtio header kept") as arm:
-            trial.lab.router("r1").set_kind("raw-vnet")
+            r1.set_kind("raw-vnet")
             crossing = cross(trial, arm, "vm1", "vm2", version)
             found.setdefault("raw-vnet", {})[version] = crossing
             check_passes(arm, crossing, finished=False)
         with (
-            trial.arm(f"raw tx-off/{ip}", "raw, checksum offload off in both guests") as arm,
+            trial.arm(f"raw {cure}/{ip}", f"raw, {what}") as arm,
             contextlib.ExitStack() as stack,
         ):
-            trial.lab.router("r1").set_kind("raw")
-            for node in trial.lab.nodes:
-                stack.enter_context(node.offload(OFF))
+            r1.set_kind("raw")
+            for name in ("vm1", "vm2"):
+                stack.enter_context(finishing(trial.lab.node(name)))
             crossing = cross(trial, arm, "vm1", "vm2", version)
-            found.setdefault("raw, tx off", {})[version] = crossing
+            found.setdefault(f"raw, {cure}", {})[version] = crossing
             check_passes(arm, crossing, finished=True)
-    if [len(one) for one in found.values()] == [2] * 4:
-        trial.story += _story(found)
-    else:
-        trial.notes.append("an arm did not come to its end, so there is no story to tell")
+    return found
+
+
+def complete(found: Found) -> bool:
+    """Whether every arm came to its end."""
+    return [len(one) for one in found.values()] == [2] * 4
 
 
 def _broken(arm: Arm, crossing: Crossing) -> None:
@@ -110,11 +124,15 @@ def _check_reasons(arm: Arm, crossing: Crossing) -> None:
         )
 
 
-def _story(found: dict[str, dict[int, Crossing]]) -> list[str]:
-    """Tell it to somebody who meets it for the first time."""
-    raw = found["raw"]
-    where = culprit(raw[4].steps(raw[4].syn)) or "nowhere in this run"
-    lines = ["vm1 ── left ── r1 ── right ── vm2", ""]
+def lost_at(found: Found) -> str:
+    """Name the place where the copying router lost the metadata of the first packet."""
+    raw = found["raw"][4]
+    return culprit(raw.steps(raw.syn)) or "nowhere in this run"
+
+
+def tables(found: Found) -> list[str]:
+    """Show the first packet at every hop, a column an arm."""
+    lines = []
     for version in (4, 6):
         lines += [f"The first packet of SSH (SYN) from vm1 to vm2, IPv{version}:", ""]
         lines += table(
@@ -122,16 +140,22 @@ def _story(found: dict[str, dict[int, Crossing]]) -> list[str]:
              for name, one in found.items()}
         )  # fmt: skip
         lines.append("")
+    return lines
+
+
+def _story(found: Found) -> list[str]:
+    """Tell it to somebody who meets it for the first time."""
+    lines = ["vm1 ── left ── r1 ── right ── vm2", "", *tables(found)]
     lines += [
         "What happens. To save work the sender's kernel leaves a checksum unfinished: the field",
         "holds only the sum of the pseudo-header (partial), and beside the packet, not in it,",
         "travels the note needs_csum: whoever puts this on a wire must finish it. Bridges and the",
         "kernel's own forwarding pass the note on, so the receiver knows all is well.",
         "",
-        f"Where the knowledge was lost: {where}. A program that copies bytes from one packet",
-        "socket to another copies the field but not the note. The packet goes on with a sum that",
-        "nobody will finish; vm2 takes it for damage and drops it (TcpInCsumErrors grows, the",
-        "kernel gives TCP_CSUM as its reason). tcpdump shows the same bytes at vm2 whether the",
+        f"Where the knowledge was lost: {lost_at(found)}. A program that copies bytes from",
+        "one packet socket to another copies the field but not the note. The packet goes on with a",
+        "sum that nobody will finish; vm2 takes it for damage and drops it (TcpInCsumErrors grows,",
+        "the kernel gives TCP_CSUM as its reason). tcpdump shows the same bytes at vm2 whether the",
         "packet will live or die. Ping works because ICMP is summed in software from the start.",
         "",
         "What proves it. raw-vnet is the same program with one socket option more",
