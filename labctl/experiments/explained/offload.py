@@ -199,8 +199,8 @@ OFFLOAD = Explanation(
     ways=(
         Way(interface="eth0"),
         Way(interface="eth1"),
-        Way("xen-bridged.yaml"),
-        Way("xen-uplink.yaml", destination="vm3"),
+        Way("xen-offload.yaml", interface="eth0"),
+        Way("xen-offload.yaml", destination="vm3", interface="eth1"),
     ),
     stages=_STAGES,
     arms=(
@@ -259,11 +259,16 @@ OFFLOAD = Explanation(
 XEN_OFFLOAD = Explanation(
     name="xen-offload",
     title="Offload settings of netfront, netback and the uplink: which ones do anything.",
-    topology="xen-bridged.yaml",
+    topology="xen-offload.yaml",
     hypothesis="Between netfront and netback other switches work than between virtio and TAP: in "
     "the guest tx off has no effect on IPv4, on the vif it has.",
     mechanism=_MECHANISM,
-    ways=(Way("bridged.yaml"), Way(destination="vm2"), Way("xen-uplink.yaml", destination="vm3")),
+    ways=(
+        Way("bridged.yaml"),
+        Way(interface="eth0"),
+        Way(destination="vm3", interface="eth0"),
+        Way(destination="vm3", interface="eth1"),
+    ),
     stages=_STAGES,
     arms=(
         Arm("defaults", "offloads as they come", WHOLE, "works", "as in xen-bridged"),
@@ -297,7 +302,7 @@ XEN_OFFLOAD = Explanation(
         ),
         Arm(
             "uplink virtio",
-            "the Xen host's NIC is virtio",
+            "to vm3 over lan: the Xen host's NIC is virtio",
             WHOLE,
             "works",
             "partial on the outer TAP: the note crosses the border of the Xen host",
@@ -305,11 +310,11 @@ XEN_OFFLOAD = Explanation(
         ),
         Arm(
             "uplink e1000",
-            "the Xen host's NIC is an e1000",
+            "to vm3 over wire: the Xen host's NIC is an e1000",
             (("sender guest", "partial, needs_csum"), ("uplink outer", "valid")),
             "works",
             "QEMU's e1000 finishes what dom0's driver asks it to",
-            way=2,
+            way=3,
         ),
     ),
     evidence=(

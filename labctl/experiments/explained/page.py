@@ -16,7 +16,7 @@ GAP = 2
 COLUMN = (WIDTH - INDENT - GAP) // 2
 MOST_ARMS = 4
 """More arms than that do not stand side by side."""
-PACKET = "The first SYN or datagram on its way from the first guest to the second:"
+PACKET = "What the first SYN or datagram must look like at each hop:"
 
 
 def lines(told: Told) -> list[str]:

@@ -106,9 +106,17 @@ XEN_TO_VIRTIO = Explanation(
     hypothesis="A Xen guest's unfinished packets reach a QEMU guest as well as its own kind, "
     "through every router that keeps the note.",
     mechanism=_MECHANISM,
-    ways=(Way(source="vm1", destination="vm3"),),
+    ways=(Way(destination="vm3"), Way(destination="vm2")),
     stages=_STAGES,
     arms=(
+        Arm(
+            "no router",
+            "vm2 is on the other side of the uplink, on the same network",
+            WHOLE,
+            "works",
+            "the uplink's virtio NIC carries the note out of the Xen host",
+            way=1,
+        ),
         Arm(
             "namespace",
             "control: the kernel forwards",
