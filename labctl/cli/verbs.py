@@ -14,6 +14,7 @@ VERBS = {
     "exec": "labs",
     "experiment": "experiments",
     "experiments": "experiments",
+    "explain": "explain",
     "image": "image",
     "inspect": "inspect",
     "logs": "labs",

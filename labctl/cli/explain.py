@@ -1,0 +1,40 @@
+"""The verb that explains a built-in experiment."""
+
+from __future__ import annotations
+
+import click
+
+from labctl.cli.words import json_option, print_json, print_table
+
+
+@click.command("explain")
+@click.argument("experiment", required=False, metavar="EXPERIMENT")
+@json_option
+def explain(experiment: str | None, as_json: bool) -> None:
+    """Explain EXPERIMENT: the mechanism hop by hop, with its kernel functions, and the evidence.
+
+    Xen and virtio are told side by side. Without EXPERIMENT: which ones there are.
+    """
+    from labctl.experiments.explained import NAMES, find
+    from labctl.experiments.explained.page import lines
+    from labctl.experiments.explained.telling import resolve
+
+    if experiment is None:
+        found = [resolve(find(name)) for name in NAMES]
+        if as_json:
+            print_json([{"name": one.explanation.name, "title": one.title} for one in found])
+        else:
+            print_table(
+                ["experiment", "what it is about"],
+                [[one.explanation.name, one.title] for one in found],
+            )
+        return
+    told = resolve(find(experiment))
+    if as_json:
+        print_json(told.to_json())
+        return
+    for line in lines(told):
+        click.echo(click.style(line, bold=True) if line[:1].strip() else line)
+
+
+COMMANDS = (explain,)

@@ -1,0 +1,284 @@
+"""Why SSH hangs behind a router that copies packets: `router-hop`, `xen-router-hop`."""
+
+from __future__ import annotations
+
+from labctl.experiments.explained.bridged import FINISHED, WHOLE
+from labctl.experiments.explained.model import Arm, Cell, Cure, Explanation, Role, Stage, Way
+from labctl.experiments.explained.stages import (
+    BRIDGE,
+    DROPPING,
+    FROM_HOST,
+    HOST_IN,
+    HOST_OUT,
+    KNOWN,
+    NONE,
+    PARTIAL,
+    RECEIVER,
+    RECEIVER_DRIVER,
+    SENDER,
+    SENDER_DRIVER,
+    TO_HOST,
+)
+
+LOST: tuple[tuple[Role, str], ...] = (
+    ("sender guest", "partial, needs_csum"),
+    ("router out", "partial, no metadata"),
+)
+
+_MECHANISM = """
+Up to the router the story is that of one bridge: an unfinished checksum, and a note beside the
+packet. The kernel's own forwarding hands the note on. A program that reads frames from one packet
+socket and writes them to another gets the bytes and hands on the bytes: what the kernel knew about
+them ends at the read, and the write makes a new packet about which nothing is known. The field is
+still the pseudo-header sum, nobody will finish it, and the receiver takes it for damage.
+"""
+
+TO_ROUTER = Stage(
+    "into the router",
+    {
+        "virtio": Cell(
+            "The bridge hands the packet to r1-eth0; veth_xmit() passes the skb to the other end, "
+            "r1:eth0, as it is.",
+            PARTIAL,
+            KNOWN,
+            "router in",
+        ),
+        "Xen": Cell("The same, in dom0's kernel.", PARTIAL, KNOWN, "router in"),
+    },
+)
+
+NAMESPACE = Stage(
+    "the router, kind namespace",
+    {
+        "virtio": Cell(
+            "The kernel forwards: ip_forward(), ip6_forward(). Both call skb_forward_csum(), which "
+            "leaves CHECKSUM_PARTIAL alone. The addresses stay, so the pseudo-header's sum does.",
+            PARTIAL,
+            KNOWN,
+            "router out",
+        ),
+        "Xen": Cell("The same calls, in dom0's kernel.", PARTIAL, KNOWN, "router out"),
+    },
+)
+
+RAW = Stage(
+    "the router, kind raw",
+    {
+        "virtio": Cell(
+            "packet_recvmsg() copies the bytes to the program. That they are unfinished is told in "
+            "PACKET_AUXDATA, and no way leads back from there: packet_sendmsg(), packet_snd() make "
+            "a new skb from the bytes.",
+            PARTIAL,
+            NONE,
+            "router out",
+        ),
+        "Xen": Cell(
+            "The same program in dom0, the same calls. Nothing of Xen is involved in the loss.",
+            PARTIAL,
+            NONE,
+            "router out",
+        ),
+    },
+    "This is the hop. A network stack in user space, a tunnel daemon, a packet forwarder: all that "
+    "read and write frames as bytes do this unless they ask for the header.",
+)
+
+RAW_VNET = Stage(
+    "the router, kind raw-vnet",
+    {
+        "virtio": Cell(
+            "With PACKET_VNET_HDR the read begins with a virtio header (packet_rcv_vnet(), "
+            "virtio_net_hdr_from_skb()), and the write does too: packet_snd(), "
+            "virtio_net_hdr_to_skb(), skb_partial_csum_set().",
+            PARTIAL,
+            KNOWN,
+            "router out",
+        ),
+        "Xen": Cell(
+            "The same. The header has virtio's shape and no QEMU is needed for it.",
+            PARTIAL,
+            KNOWN,
+            "router out",
+        ),
+    },
+    "Only the ten bytes of the header differ from raw. That proves the cause.",
+)
+
+BACK = Stage(
+    "out of the router, kinds namespace and raw-vnet",
+    {
+        "virtio": Cell(
+            "veth_xmit() to r1-eth1, and the second bridge: as it came in.",
+            PARTIAL,
+            KNOWN,
+            "router out host",
+        ),
+        "Xen": Cell("The same, in dom0's kernel.", PARTIAL, KNOWN, "router out host"),
+    },
+    "The four stages that follow are those of one bridge.",
+)
+
+AFTER = Stage(
+    "out of the router, kind raw",
+    {
+        "virtio": Cell(
+            "veth_xmit(), the bridge, validate_xmit_skb(): CHECKSUM_NONE means that there is "
+            "nothing to do. tun_put_user(): virtio_net_hdr_from_skb() sets no flag. In the guest "
+            "receive_buf() leaves ip_summed as it is.",
+            PARTIAL,
+            "a virtio header with flags 0",
+            "receiver host",
+        ),
+        "Xen": Cell(
+            "veth_xmit(), the bridge, validate_xmit_skb(), xenvif_start_xmit(): nothing to do. "
+            "xenvif_rx_data_slot() sets neither flag. In the guest checksum_setup() has nothing "
+            "to set up.",
+            PARTIAL,
+            "a response without csum_blank and data_validated",
+            "receiver host",
+        ),
+    },
+)
+
+_STAGES = (
+    SENDER,
+    SENDER_DRIVER,
+    TO_HOST,
+    HOST_IN,
+    BRIDGE,
+    TO_ROUTER,
+    NAMESPACE,
+    RAW,
+    RAW_VNET,
+    BACK,
+    HOST_OUT,
+    FROM_HOST,
+    RECEIVER_DRIVER,
+    RECEIVER,
+    AFTER,
+    DROPPING,
+)
+
+_ARMS = (
+    Arm(
+        "namespace",
+        "control: the kernel forwards",
+        WHOLE,
+        "works",
+        "two bridges and a router are no obstacle as long as one kernel hands its skb on",
+    ),
+    Arm(
+        "raw",
+        "a program copies frames",
+        LOST,
+        "hangs",
+        "the note ends between the router's two interfaces; the bytes before and after are alike",
+    ),
+    Arm(
+        "raw-vnet",
+        "the same program keeps the virtio header",
+        WHOLE,
+        "works",
+        "the same copy, the note copied along",
+    ),
+)
+
+_TX_OFF = Arm(
+    "raw tx-off",
+    "raw, ethtool -K eth0 tx off in both guests",
+    FINISHED,
+    "works",
+    "nothing is left open, so there is nothing to lose",
+)
+
+_EVIDENCE = (
+    "Behind raw: TcpInCsumErrors of the receiver grows while the client waits, and the tracepoint "
+    "skb:kfree_skb names tcp_v4_rcv or tcp_v6_rcv with the reason TCP_CSUM (since Linux 5.17). "
+    "TCP has one counter for both families.",
+    "Behind raw: the field at the receiver is the pseudo-header sum of this very packet. So it is "
+    "not damage, it is what the sender left.",
+    "ping works through every kind: icmp_push_reply() and icmpv6_push_pending_frames() sum in "
+    "software. That a host answers pings says nothing about TCP.",
+    "A closed port answers over IPv4 where an open one hangs: resets are summed in software there.",
+)
+
+_KEEP = Cure(
+    "keep the header: PACKET_VNET_HDR on both sockets of the program (kind raw-vnet)",
+    "ten bytes more to copy; super-frames of GSO come whole, far beyond the MTU",
+)
+_KERNEL = Cure("let the kernel forward (kind namespace)", "the program no longer sees the packets")
+_BEFORE = Cure(
+    "finish the sums before the program reads: ethtool -K tx off on r1-eth0 and r1-eth1",
+    "skb_checksum_help() for every packet to the router, and GSO cuts super-frames there",
+)
+_SELF = Cure(
+    "finish the sums in the program, for what comes with TP_STATUS_CSUMNOTREADY",
+    "a pass over every packet in user space, and code that must know all protocols",
+)
+_GUESTS = Cure(
+    "ethtool -K eth0 tx off in both guests",
+    "every packet is summed in the guest, and TSO goes with it (netdev_fix_features())",
+)
+
+ROUTER_HOP = Explanation(
+    name="router-hop",
+    title="A router that copies packets: SSH hangs, ping works.",
+    topology="router-hop.yaml",
+    hypothesis="SSH hangs behind a router that copies packets as they are, because the copy loses "
+    "needs_csum.",
+    mechanism=_MECHANISM,
+    ways=(Way(), Way("xen-router-hop.yaml")),
+    stages=_STAGES,
+    arms=(*_ARMS, _TX_OFF),
+    evidence=_EVIDENCE,
+    cures=(_KEEP, _KERNEL, _BEFORE, _GUESTS, _SELF),
+    useless=(
+        Cure("tx off in one guest", "the loss moves to the other guest's answers"),
+        Cure(
+            "tx off on the guests' TAPs",
+            "it finishes what still has its note; behind the copy none has",
+        ),
+        Cure("TSO and GSO off", "a SYN is no super-frame; its sum is left open all the same"),
+    ),
+    other="xen-router-hop",
+)
+
+XEN_ROUTER_HOP = Explanation(
+    name="xen-router-hop",
+    title="A router in dom0 that copies packets: SSH hangs, ping works.",
+    topology="xen-router-hop.yaml",
+    hypothesis="Between netfront and netback, too, SSH hangs behind a router in dom0 that copies "
+    "packets as they are, because the copy loses what csum_blank had said.",
+    mechanism=_MECHANISM,
+    ways=(Way("router-hop.yaml"), Way()),
+    stages=_STAGES,
+    arms=_ARMS,
+    evidence=(
+        *_EVIDENCE,
+        "In the rings: csum_blank in every request of the sender's, in no response to the "
+        "receiver behind raw, and in every response behind namespace and raw-vnet.",
+    ),
+    cures=(
+        _KEEP,
+        _KERNEL,
+        _BEFORE,
+        Cure(
+            "finish the sums in the guests: tc … egress … action csum, TSO and GSO off",
+            "tcf_csum_act() for every packet, and no super-frames; see xen-offload",
+        ),
+        _SELF,
+    ),
+    useless=(
+        Cure(
+            "ethtool -K eth0 tx off in the guests",
+            "over IPv4 netfront keeps its offload on: on [requested off]; over IPv6 it does go off",
+        ),
+        Cure(
+            "tx off on the guests' vifs",
+            "it finishes what still has its note; behind the copy none has",
+        ),
+    ),
+    other="router-hop",
+)
+
+ALL = (ROUTER_HOP, XEN_ROUTER_HOP)
