@@ -57,7 +57,8 @@ def seen(states: Sequence[str | None], version: int = 4, cut: str = "") -> list[
             time_ns, pkttype = BEGIN + number * 10_000, 4 if number == 0 else 0
             records = (Record(time_ns, pkttype, 1, 0, len(frame), vnet, frame),)
         header = Header(name, name, 1, 1500, 1 << 18, BEGIN, "6.1", "python")
-        trailer = None if name == cut else Trailer(len(records), 0, len(records), 0, BEGIN)
+        ended = BEGIN + 60_000_000_000
+        trailer = None if name == cut else Trailer(len(records), 0, len(records), 0, ended)
         stream = Stream(header, records, trailer, "it ends within a block" if name == cut else "")
         hops.append(judged(name, stream, stream.note, BEGIN))
     return hops

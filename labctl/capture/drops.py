@@ -2,14 +2,15 @@
 
 The shell text is for any POSIX shell (busybox too), so that the same evidence comes from a guest
 with nothing installed. Sources: kernel net/ipv4/proc.c, net/ipv6/proc.c (the counters),
-include/trace/events/skb.h (kfree_skb), Documentation/trace/ftrace.rst (instances).
+include/trace/events/skb.h (kfree_skb), include/trace/events/net.h (netif_receive_skb),
+Documentation/trace/ftrace.rst (instances).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labctl.errors import LabctlError
 
@@ -27,15 +28,37 @@ CHECKSUM_COUNTERS = (
 
 _INSTANCE = "/sys/kernel/tracing/instances/labctl"
 _EVENT = f"{_INSTANCE}/events/skb/kfree_skb"
+_ARRIVALS = f"{_INSTANCE}/events/net/netif_receive_skb"
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*\Z")
 _LINE = re.compile(
     r"\s(?P<time>\d+\.\d+): kfree_skb: skbaddr=(?P<skb>\S+).*?"
     r"\bprotocol=(?P<protocol>\d+) location=(?P<location>\S+)(?: reason: (?P<reason>\w+))?"
 )
+_ARRIVAL = re.compile(
+    r"\s(?P<time>\d+\.\d+): netif_receive_skb: "
+    r"dev=(?P<device>\S+) skbaddr=(?P<skb>\S+) len=(?P<length>\d+)"
+)
+
+
+_UNWRAPPING_SECONDS = 0.05
+"""How long a kernel may take from a packet to what is inside it."""
+
+_FILL = re.compile(r"entries-in-buffer/entries-written: (\d+)/(\d+)")
 
 
 class DropsError(LabctlError):
     """What a guest printed is not what the kernel's files hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """That the kernel took in a packet."""
+
+    time_s: float
+    """Seconds on the guest's CLOCK_MONOTONIC."""
+    device: str
+    length: int
+    """Bytes without the Ethernet header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +73,9 @@ class Drop:
     """Where in the kernel, such as `tcp_v4_rcv+0x1f8/0xea0`."""
     reason: str | None
     """The drop reason, such as `TCP_CSUM`; None before Linux 5.17, which has none."""
+    arrivals: tuple[Arrival, ...] | None = None
+    """How the packet came in: more than one where it was unwrapped on the way, none where it was
+    not seen to come (it was sent), None where that was not recorded."""
 
 
 def parse_counters(text: str) -> dict[str, int]:
@@ -96,7 +122,8 @@ def grown(
 def watch_command(reasons: Iterable[str] = ()) -> str:
     """Return shell text that starts recording drops in a trace instance of our own.
 
-    Only those of the named `reasons` where the kernel knows them all, else every drop. It exits
+    Only those of the named `reasons` where the kernel knows them all, else every drop. Where no
+    reason is named, arrivals are recorded too, which tell the packet a drop is of. It exits
     with other than 0 where the kernel has no such tracepoint. Raises `DropsError` for what cannot
     be a reason's name.
     """
@@ -109,8 +136,8 @@ def watch_command(reasons: Iterable[str] = ()) -> str:
         # Reading the directory lets the kernel mount tracefs there by itself where it can.
         "[ -d /sys/kernel/tracing/instances ] || mount -t tracefs tracefs /sys/kernel/tracing",
         f"mkdir -p {_INSTANCE}",
-        f"echo 0 > {_EVENT}/enable",
-        f"echo 256 > {_INSTANCE}/buffer_size_kb",
+        f"echo 0 > {_INSTANCE}/events/enable",
+        f"echo {256 if names else 512} > {_INSTANCE}/buffer_size_kb",
         # The default is a CPU's own clock, which nothing else can be compared with.
         f"echo mono > {_INSTANCE}/trace_clock",
         f"echo 0 > {_EVENT}/filter",
@@ -127,6 +154,8 @@ def watch_command(reasons: Iterable[str] = ()) -> str:
         ]
     if names:
         lines.append(f'[ "$filter" = none ] || echo "$filter" > {_EVENT}/filter')
+    else:
+        lines.append(f"[ ! -e {_ARRIVALS}/enable ] || echo 1 > {_ARRIVALS}/enable")
     lines += [f"echo 1 > {_EVENT}/enable", f"echo 1 > {_INSTANCE}/tracing_on"]
     return "\n".join(lines) + "\n"
 
@@ -134,19 +163,48 @@ def watch_command(reasons: Iterable[str] = ()) -> str:
 READ_COMMAND = f"cat {_INSTANCE}/trace"
 """Prints the drops recorded so far, for `parse_drops`."""
 
-UNWATCH_COMMAND = f"if [ -d {_INSTANCE} ]; then echo 0 > {_EVENT}/enable; rmdir {_INSTANCE}; fi"
+UNWATCH_COMMAND = (
+    f"if [ -d {_INSTANCE} ]; then echo 0 > {_INSTANCE}/events/enable; rmdir {_INSTANCE}; fi"
+)
 """Ends the recording and removes the instance; no error where there is none."""
 
 
 def parse_drops(text: str) -> tuple[Drop, ...]:
-    """Parse the lines of `skb:kfree_skb` in a trace; other lines are passed over."""
+    """Parse the lines of `skb:kfree_skb` in a trace, told apart by those of arrivals if there are.
+
+    A buffer is known by its address, which the kernel prints the same in both (and uses again for
+    the next packet): what arrived in it last is what was dropped. Other lines are passed over.
+    """
+    drops = []
+    came: dict[str, list[Arrival]] = {}
+    recorded = False
+    for line in text.splitlines():
+        arrival, dropped = _ARRIVAL.search(line), _LINE.search(line)
+        if arrival:
+            recorded = True
+            one = Arrival(float(arrival["time"]), arrival["device"], int(arrival["length"]))
+            before = came.get(arrival["skb"], [])
+            came[arrival["skb"]] = [*before, one] if before and _inner(before[-1], one) else [one]
+        elif dropped:
+            arrivals = came.pop(dropped["skb"], [])
+            drops.append(
+                Drop(
+                    float(dropped["time"]),
+                    int(dropped["protocol"]),
+                    dropped["location"],
+                    dropped["reason"],
+                    tuple(arrivals),
+                )
+            )
+    fill = _FILL.search(text)
+    overrun = fill is not None and fill[1] != fill[2]  # the oldest lines are lost
     return tuple(
-        Drop(
-            float(found["time"]),
-            int(found["protocol"]),
-            found["location"],
-            found["reason"],
-        )
-        for found in map(_LINE.search, text.splitlines())
-        if found
+        replace(one, arrivals=None) if not recorded or (overrun and not one.arrivals) else one
+        for one in drops
     )
+
+
+def _inner(outer: Arrival, one: Arrival) -> bool:
+    """Tell whether a packet is what was inside the one that came before in the same buffer."""
+    near = one.time_s - outer.time_s < _UNWRAPPING_SECONDS
+    return near and one.device != outer.device and one.length < outer.length

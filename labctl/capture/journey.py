@@ -173,6 +173,8 @@ class Journey:
     fate: Fate
     reason: str = ""
     """The kernel's reason where `fate` is dropped."""
+    remark: str = ""
+    """What its receiver did with it that is no loss, such as dropping a copy; empty for nothing."""
 
     @property
     def label(self) -> str:
@@ -244,7 +246,8 @@ class Journey:
     def signature(self) -> tuple[object, ...]:
         """What two journeys of the same kind and course have in common."""
         course = tuple((s.hop, s.happened, s.knowledge, s.reason) for s in self.steps)
-        return (self.kind, self.source, self.destination, self.fate, self.reason, course)
+        end = (self.fate, self.reason, self.remark)
+        return (self.kind, self.source, self.destination, *end, course)
 
     def to_json(self) -> dict[str, Any]:
         """Return the journey as plain data."""
@@ -257,9 +260,19 @@ class Journey:
             "dport": self.dport,
             "fate": str(self.fate),
             "reason": self.reason,
+            "remark": self.remark,
             "where": self.where,
             "steps": [step.to_json() for step in self.steps],
         }
+
+
+def unusable(step: Step) -> bool:
+    """Tell whether a receiver cannot accept a packet as it was seen here."""
+    if step.state is Checksum.BAD:
+        return True
+    return (
+        step.state is Checksum.PARTIAL and step.metadata is not Metadata.NEEDS_CSUM and not step.gso
+    )
 
 
 def passage(before: Step | None, after: Step) -> str:

@@ -13,35 +13,18 @@ from labctl.capture.correlate import Link, Seen, match, prepare
 from labctl.capture.correlate_clocks import HOST, Clock, guest_clock
 from labctl.capture.correlate_keys import differences
 from labctl.capture.frame import Packet
-from labctl.capture.journey import Fate, Happening, Journey, Place, Step
-from labctl.capture.judge import VNET_NEEDS_CSUM, Checksum, Judgement, Metadata, judge
-from labctl.capture.session import Evidence
+from labctl.capture.journey import Fate, Happening, Journey, Place, Step, unusable
+from labctl.capture.journey_drops import GuestDrop, with_drops
+from labctl.capture.judge import VNET_NEEDS_CSUM, Checksum, Judgement, judge
+from labctl.capture.session import Evidence, HopEvidence
 from labctl.capture.vxlan import HEADER, PORTS, decapsulate
 
 Wanted = Callable[[Packet], bool]
 """Tells the packets of a flow by their headers."""
 
-CHECKSUM_REASONS = frozenset({"TCP_CSUM", "UDP_CSUM", "ICMP_CSUM", "SKB_CSUM", "SKB_BAD_GSO"})
-SILENT_REASONS = frozenset({"", "NOT_SPECIFIED", "SKB_CONSUMED", "PACKET_SOCK_ERROR"})
-"""Reasons that accuse nobody: none was given, or a copy for an observer was freed."""
-DROP_WINDOW_NS = 500_000_000
-"""How long after it was seen a guest may take to drop a packet, on the guest's own clock."""
-CHECKSUM_WINDOW_NS = 10_000_000_000
-"""The same for a checksum's sake: a datagram is summed when its receiver gets to reading it
-(kernel: udp_recvmsg), which in a busy emulated guest takes its time."""
-
-
-@dataclass(frozen=True, slots=True)
-class GuestDrop:
-    """A packet that a guest's kernel said it dropped."""
-
-    owner: str
-    time_ns: int
-    """Nanoseconds since the epoch on that guest's clock."""
-    protocol: int
-    """The ethertype."""
-    reason: str
-    location: str = ""
+ARRIVING_NS = 250_000_000
+"""How long a capture must have gone on after a packet was seen elsewhere, so that not seeing it
+proves something: longer than any usual way from hop to hop, also into a busy emulated guest."""
 
 
 @dataclass
@@ -52,6 +35,28 @@ class _Trail:
     steps: list[Step] = field(default_factory=list)
     last: list[Seen] = field(default_factory=list)
     """What it was at the last hop where it was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """How far a hop's capture can be trusted."""
+
+    place: Place
+    evidence: HopEvidence
+    clock: Clock
+
+    def missing(self, seen_ns: int) -> Step:
+        """Return the step of a packet that was not seen here, but at `seen_ns` elsewhere.
+
+        Only a complete capture that went on for long enough proves that it did not come.
+        """
+        place, trailer = self.place, self.evidence.trailer
+        proves = self.evidence.complete
+        if trailer is not None and trailer.clock_ns:  # a record of a capture may not know its end
+            ended = trailer.clock_ns - self.clock.offset_ns + self.clock.slack_ns
+            proves = proves and seen_ns + ARRIVING_NS <= ended
+        what = Happening.NOT_SEEN if proves else Happening.UNKNOWN
+        return Step(place.name, place.place, place.owner, what)
 
 
 def clocks(evidence: Evidence, path: Sequence[Place]) -> dict[str, Clock]:
@@ -80,11 +85,14 @@ def follow(
     *,
     known: Mapping[str, Clock] | None = None,
     drops: Iterable[GuestDrop] = (),
+    until_ns: int | None = None,
 ) -> list[Journey]:
     """Follow every packet of a flow along `path`, in the order they were first seen.
 
     A packet that fits `wanted` and was not seen at the hops before begins its journey where it
-    appears. Raises `KeyError` when the evidence lacks a hop of the path.
+    appears. Journeys that begin after `until_ns` on the host's clock are left out: those of a
+    flow that goes on while the captures end, one after the other. Raises `KeyError` when the
+    evidence lacks a hop of the path.
     """
     known = known or clocks(evidence, path)
     trails: list[_Trail] = []
@@ -94,17 +102,19 @@ def follow(
         here = prepare(evidence[place.name].sightings, clock.offset_ns)
         front, owners = _front(trails)
         links = match(front, here, before.slack_ns + clock.slack_ns)
-        complete = evidence[place.name].complete
-        _advance(trails, owners, links, here, place, complete)
+        _advance(trails, owners, links, here, _Watch(place, evidence[place.name], clock))
         taken = {link.later for link in links}
         for index, seen in enumerate(here):
             packet = seen.sighting.judgement.packet
             if index not in taken and wanted(packet):
-                trails.append(_begin(path[:number], evidence, place, seen))
+                watches = [_Watch(p, evidence[p.name], known[p.name]) for p in path[:number]]
+                trails.append(_begin(watches, place, seen))
         before = clock
     journeys = [_finish(trail) for trail in trails]
     journeys.sort(key=lambda journey: journey.started_ns)
-    return _with_drops(journeys, tuple(drops))
+    last = path[-1]
+    journeys = with_drops(journeys, drops, last, evidence[last.name].sightings)
+    return [one for one in journeys if until_ns is None or one.started_ns <= until_ns]
 
 
 def _front(trails: Sequence[_Trail]) -> tuple[list[Seen], list[list[_Trail]]]:
@@ -122,8 +132,7 @@ def _advance(
     owners: Sequence[Sequence[_Trail]],
     links: Sequence[Link],
     here: Sequence[Seen],
-    place: Place,
-    complete: bool,
+    watch: _Watch,
 ) -> None:
     found: dict[int, list[Link]] = {}
     sharing: dict[int, set[int]] = {}
@@ -134,29 +143,24 @@ def _advance(
     for trail in trails:
         mine = found.get(id(trail))
         if not mine:
-            trail.steps.append(_missing(place, complete))
+            trail.steps.append(watch.missing(trail.last[-1].time_ns))
             continue
         seen = [here[index] for index in dict.fromkeys(link.later for link in mine)]
         company = max(len(sharing[link.later]) for link in mine) - 1
         damaged = any(link.damaged for link in mine)
-        trail.steps.append(_step(place, trail.packet, seen, trail.last, damaged, company))
+        trail.steps.append(_step(watch.place, trail.packet, seen, trail.last, damaged, company))
         trail.last = seen
 
 
-def _begin(passed: Sequence[Place], evidence: Evidence, place: Place, seen: Seen) -> _Trail:
+def _begin(passed: Sequence[_Watch], place: Place, seen: Seen) -> _Trail:
     trail = _Trail(seen.sighting.judgement.packet)
-    trail.steps = [_missing(one, evidence[one.name].complete) for one in passed]
+    trail.steps = [watch.missing(seen.time_ns) for watch in passed]
     step = _step(place, trail.packet, [seen], [], False, 0)
     if passed:
         step = replace(step, notes=(*step.notes, "not seen before"))
     trail.steps.append(step)
     trail.last = [seen]
     return trail
-
-
-def _missing(place: Place, complete: bool) -> Step:
-    what = Happening.NOT_SEEN if complete else Happening.UNKNOWN
-    return Step(place.name, place.place, place.owner, what)
 
 
 def _judged(seen: Seen, packet: Packet) -> tuple[Judgement, str]:
@@ -257,7 +261,7 @@ def _finish(trail: _Trail) -> Journey:
         gone = any(step.happened is Happening.NOT_SEEN for step in steps[last + 1 :])
         fate = Fate.VANISHED if gone else Fate.UNKNOWN if blind else Fate.VANISHED
     else:
-        fate = Fate.DOOMED if _unusable(steps[last]) else Fate.ARRIVED
+        fate = Fate.DOOMED if unusable(steps[last]) else Fate.ARRIVED
     return Journey(
         kind=packet.kind,
         protocol=packet.protocol or "",
@@ -268,53 +272,3 @@ def _finish(trail: _Trail) -> Journey:
         steps=steps,
         fate=fate,
     )
-
-
-def _unusable(step: Step) -> bool:
-    if step.state is Checksum.BAD:
-        return True
-    return (
-        step.state is Checksum.PARTIAL and step.metadata is not Metadata.NEEDS_CSUM and not step.gso
-    )
-
-
-def _with_drops(journeys: list[Journey], drops: Sequence[GuestDrop]) -> list[Journey]:
-    """Give the drops that guests told of to the journeys that ended there.
-
-    A drop names no packet; it belongs to the one last seen there shortly before, of the same
-    family, whose checksum fits the reason: for a checksum's sake only a harmed packet is dropped.
-    An ICMP answer has no socket once the raw ones have had their copies (kernel: ping_rcv).
-    """
-    free = [drop for drop in drops if drop.reason not in SILENT_REASONS]
-    for number, journey in enumerate(journeys):
-        last = journey.last
-        if last is None or last.place != "guest" or journey.after(last) is not None:
-            continue
-        seen = last.sightings[-1]
-        fitting = [
-            drop
-            for drop in free
-            if drop.owner == last.owner
-            and drop.protocol == seen.judgement.packet.ethertype
-            and (drop.reason in CHECKSUM_REASONS) == _unusable(last)
-            and not (drop.reason == "NO_SOCKET" and journey.protocol.startswith("icmp"))
-            and 0 <= drop.time_ns - seen.time_ns + _JITTER_NS <= _window(drop)
-        ]
-        if not fitting:
-            continue
-        drop = min(fitting, key=lambda one: abs(one.time_ns - seen.time_ns))
-        free.remove(drop)
-        dropped = replace(last, reason=drop.reason)
-        if last.happened is Happening.FORWARDED:
-            dropped = replace(dropped, happened=Happening.DROPPED)
-        steps = (*journey.steps[:-1], dropped)
-        journeys[number] = replace(journey, steps=steps, fate=Fate.DROPPED, reason=drop.reason)
-    return journeys
-
-
-def _window(drop: GuestDrop) -> int:
-    return CHECKSUM_WINDOW_NS if drop.reason in CHECKSUM_REASONS else DROP_WINDOW_NS
-
-
-_JITTER_NS = 20_000_000
-"""How far apart two readings of a guest's two clocks may lie, in an emulated guest."""

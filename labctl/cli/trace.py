@@ -211,6 +211,8 @@ def ending(journey: Journey) -> str:
     words = str(journey.fate)
     if journey.reason:
         words += f" ({journey.reason})"
+    if journey.remark:
+        words += f"; {journey.remark}"
     if journey.harm is not None:
         words += f"; {journey.harm.happened} at {journey.where}"
     elif journey.fate is Fate.VANISHED:

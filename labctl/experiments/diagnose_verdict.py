@@ -86,6 +86,9 @@ def conclude(trace: Trace, facts: Facts, full: Trace | None = None) -> Verdict:
     refused = _refused(trace, facts)
     if refused is not None:
         return refused
+    late = _late(trace)
+    if late is not None:
+        return late
     for journey in trace.journeys:
         if journey.fate in (Fate.VANISHED, Fate.DROPPED):
             return _ended(journey, trace, facts)
@@ -144,6 +147,29 @@ def _refused(trace: Trace, facts: Facts) -> Verdict | None:
         )
     sentence = f"Not a checksum problem: nothing listens on {port}, it answers at once."
     return Verdict(Finding.OTHER, sentence, trace.destination, "closed port", tuple(evidence))
+
+
+def _late(trace: Trace) -> Verdict | None:
+    """Tell of answers that arrived unharmed, but for a program that had given up."""
+    failed = [line for line in trace.said if re.match(r"\d+ error 110\b", line)]
+    if trace.flow.protocol != "tcp" or not failed or trace.partial:
+        return None
+    answers = [one for one in trace.back if one.kind == "SYN-ACK"]
+    if not answers or any(one.kind == "SYN-ACK" and not _heard(one) for one in trace.back):
+        return None
+    if not all(one.well for one in trace.there):
+        return None
+    sentence = (
+        f"Could not tell: {trace.destination}'s answer arrived unharmed, "
+        f"but after {trace.source} had given up waiting."
+    )
+    evidence = (*failed, *(f"{one.label}: {one.fate}" for one in answers[:2]))
+    return Verdict(Finding.UNKNOWN, sentence, trace.source, "late answer", evidence, answers[0])
+
+
+def _heard(answer: Journey) -> bool:
+    """Tell whether an answer arrived: one for a socket that is gone has arrived too."""
+    return answer.well or (answer.fate is Fate.DROPPED and answer.reason == "NO_SOCKET")
 
 
 def _ended(journey: Journey, trace: Trace, facts: Facts) -> Verdict:

@@ -17,17 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from labctl.capture import drops
+from labctl.capture.correlate_clocks import Clock
 from labctl.capture.journey import Fate, Journey
-from labctl.capture.journey_build import GuestDrop, clocks, follow
-from labctl.capture.session import Capture, Evidence, judged
-from labctl.capture.stream import parse_stream
+from labctl.capture.journey_build import ARRIVING_NS, Wanted, clocks, follow
+from labctl.capture.journey_drops import GuestDrop
+from labctl.capture.session import Capture, Evidence
 from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
 from labctl.experiments.trace_errors import Complaint, complaints
+from labctl.experiments.trace_evidence import Streams, cut, early, on_clock
 from labctl.experiments.trace_flow import Flow, receive_command, send_command
 from labctl.lab.lab import Lab
 from labctl.lab.node import Job, Node
 from labctl.lab.path import Hop
+from labctl.lab.state import alive
 from labctl.lab.watch import DropWatch, capture, counters, watch_drops
 from labctl.world.deadline import Deadline
 
@@ -38,7 +41,9 @@ STOP_SECONDS = 60.0
 QUIET_SECONDS = 0.3
 """How long nothing may be written at any hop before the packets are taken to have arrived."""
 LINGER_SECONDS = 3.0
+"""How long something may still be under way before it is taken to be lost."""
 LOOK_SECONDS = 0.1
+DOWN = "the lab went down meanwhile"
 
 _CLOCKS = """perl -e '
 sub now { my $s = "\\0" x 16; syscall(228, $_[0], $s); my ($a, $b) = unpack "q2", $s;
@@ -139,26 +144,6 @@ def _folder(lab: Lab) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Streams:
-    """The streams' files, held open: what was seen outlives a lab that goes down meanwhile."""
-
-    def __init__(self, seeing: Capture, stack: contextlib.ExitStack) -> None:
-        files = sorted(seeing.directory.glob("*.capture"))
-        self._files = [stack.enter_context(file.open("rb")) for file in files]
-
-    def saved(self, evidence: Evidence) -> Evidence:
-        """Return the evidence, hops whose file is gone read from what is still open."""
-        hops = []
-        for hop, file in zip(evidence.hops, self._files, strict=True):
-            if hop.header is None:
-                stream = parse_stream(file.read(), hop.hop)
-                note = stream.note or hop.note
-                hops.append(judged(hop.hop, stream, note, hop.arrived_ns))
-            else:
-                hops.append(hop)
-        return Evidence(tuple(hops))
-
-
 def trace(
     lab: Lab,
     flow: Flow,
@@ -200,6 +185,9 @@ class _Run:
         self.said: list[str] = []
         self.notes: list[str] = []
         self.trouble = ""
+        self.waiting = False
+        self.until_ns: int | None = None
+        """When all of the flow was taken to have been sent; what begins later is not followed."""
         self.errors: dict[str, dict[str, int]] = {}
         self.forwarded: dict[str, dict[str, int]] = {}
         self.drops: list[GuestDrop] = []
@@ -210,13 +198,18 @@ class _Run:
         self.emit(Event("trace", self.flow.text, "start", "starting the observers"))
         with contextlib.ExitStack() as stack:
             seeing = stack.enter_context(capture(self.lab, self.path, folder))
-            streams = _Streams(seeing, stack)
+            streams = Streams(seeing, stack)
             try:
                 self._traffic(seeing, wait)
             except LabctlError as wrong:
                 self.trouble = wrong.message
+            self._go_on()
+            asked_ns = time.time_ns()
             evidence = streams.saved(seeing.stop(Deadline(STOP_SECONDS, "ending the capture")))
-        found = self._result(evidence)
+        if self.trouble and not alive(self.lab.directory):
+            # Which of its parts failed first is chance: why they did is what must be told.
+            self.trouble = DOWN if self.trouble == DOWN else f"{DOWN}: {self.trouble}"
+        found = self._result(evidence, asked_ns)
         state = "done" if found.came else "failed"
         detail = f"{len(found.journeys)} packets followed"
         self.emit(Event("trace", self.flow.text, state, detail))  # type: ignore[arg-type]
@@ -230,6 +223,7 @@ class _Run:
                 name: stack.enter_context(watch_drops(node)) for name, node in self.nodes.items()
             }
             self.emit(Event("trace", self.flow.text, "progress", "sending"))
+            self.waiting = wait is not None
             if wait is None:
                 self._send()
             else:
@@ -284,23 +278,59 @@ class _Run:
         deadline = Deadline(seconds, f"waiting for {self.flow.text}")
         while not deadline.passed:
             if not self.lab.directory.exists():
-                raise LabctlError("the lab went down meanwhile")
+                raise LabctlError(DOWN)
             seen = seeing.so_far(self.path[0].name).sightings
             if sum(self.flow.forth(one.judgement.packet) for one in seen) >= self.count:
                 return
             time.sleep(LOOK_SECONDS)
 
     def _settle(self, seeing: Capture) -> None:
-        """Let what is under way arrive: until nothing is written anywhere for a moment."""
+        """Let what is under way arrive: until all has, and nothing is written for a moment."""
         end, quiet, size = Deadline(LINGER_SECONDS, "settling"), time.monotonic(), -1
-        while not end.passed and time.monotonic() - quiet < QUIET_SECONDS:
+        while not end.passed:
             try:
                 now = sum(file.stat().st_size for file in seeing.directory.iterdir())
             except OSError:
                 return  # the lab went down meanwhile; the next call to it will say so
             if now != size:
                 quiet, size = time.monotonic(), now
+            elif time.monotonic() - quiet >= QUIET_SECONDS:
+                if not self._under_way(seeing):
+                    break
+                time.sleep(LOOK_SECONDS)
             time.sleep(0.02)
+        self.until_ns = time.time_ns()
+
+    def _go_on(self) -> None:
+        """Observe for long enough after the last packet that not seeing it proves something."""
+        if self.until_ns is not None:
+            time.sleep(max(0, self.until_ns + ARRIVING_NS - time.time_ns()) / 1e9)
+
+    def _under_way(self, seeing: Capture) -> bool:
+        """Tell whether a packet was seen a short while ago that has not come to its end."""
+        evidence = Evidence(tuple(seeing.so_far(hop.name) for hop in self.path))
+        ways = self._follow(evidence, clocks(evidence, self.path))
+        recent = time.time_ns() - int(LINGER_SECONDS * 1e9)
+        return any(
+            one.fate is Fate.UNKNOWN and one.last is not None and (one.last.time_ns or 0) > recent
+            for way in ways
+            for one in way
+        )
+
+    def _follow(
+        self, evidence: Evidence, known: dict[str, Clock]
+    ) -> tuple[list[Journey], list[Journey]]:
+        """Follow both ways of the flow through what was seen."""
+
+        def along(path: tuple[Hop, ...], wanted: Wanted) -> list[Journey]:
+            return follow(
+                evidence, path, wanted, known=known, drops=self.drops, until_ns=self.until_ns
+            )
+
+        there = along(self.path, self.flow.forth)
+        if not self.waiting:
+            there = self.flow.begun(there)
+        return there, along(self.path[::-1], self.flow.returning(there))
 
     def _told(self, node: Node, watch: DropWatch) -> list[GuestDrop]:
         """Read the drops a guest told of, their times on the clock its packets were seen by."""
@@ -311,31 +341,25 @@ class _Run:
         if not found:
             return []
         ahead = int(node.run(_CLOCKS).stdout)
-        return [
-            GuestDrop(
-                node.name, int(d.time_s * 1e9) + ahead, d.protocol, d.reason or "", d.location
-            )
-            for d in found
-        ]
+        return [on_clock(node.name, one, ahead) for one in found]
 
-    def _result(self, evidence: Evidence) -> Trace:
+    def _result(self, evidence: Evidence, asked_ns: int) -> Trace:
         known = clocks(evidence, self.path)
-        there = follow(evidence, self.path, self.flow.forth, known=known, drops=self.drops)
-        answers = self.flow.returning(there)
-        back = follow(evidence, self.path[::-1], answers, known=known, drops=self.drops)
-        cut = _cut(evidence)
+        there, back = self._follow(evidence, known)
+        missing = [*cut(evidence), *early(evidence, known, asked_ns)]
         lost = [
             f"{hop.hop}: the observer missed {hop.trailer.drops} frames "
             f"and met {hop.trailer.errors} errors"
             for hop in evidence.hops
             if hop.trailer is not None and not hop.complete
         ]
-        notes = [*([self.trouble] if self.trouble else []), *cut, *lost, *self.notes]
+        notes = [*([self.trouble] if self.trouble else []), *missing, *lost, *self.notes]
         ends = {self.flow.back, self.flow.there} | {
-            packet.src or ""
+            address or ""
             for journey in there
             for step in journey.steps
             for packet in (seen.judgement.packet for seen in step.sightings)
+            for address in (packet.src, packet.dst)
         }
         return Trace(
             lab=self.lab.name,
@@ -351,17 +375,8 @@ class _Run:
             forwarded=self.forwarded,
             complaints=complaints(evidence, ends - {""}),
             notes=tuple(notes),
-            partial=bool(self.trouble or cut or lost),
+            partial=bool(self.trouble or missing or lost),
         )
-
-
-def _cut(evidence: Evidence) -> list[str]:
-    """Say which hops' streams are cut, those together that are for the same reason."""
-    reasons: dict[str, list[str]] = {}
-    for hop in evidence.hops:
-        if hop.cut:
-            reasons.setdefault(hop.note, []).append(hop.hop)
-    return [f"the capture is cut at {', '.join(where)}: {why}" for why, where in reasons.items()]
 
 
 def _ends(path: Sequence[Hop]) -> tuple[str, str]:

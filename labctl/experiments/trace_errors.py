@@ -87,8 +87,8 @@ def _complaint(seen: Sighting, packet: Packet, ends: frozenset[str]) -> Complain
     if kind not in _ERRORS[number]:
         return None
     quoted = _quoted(frame[at + 8 :])
-    if quoted is None or not {quoted.src, quoted.dst} & ends:
-        return None
+    if quoted is None or not {quoted.src, quoted.dst} <= ends:
+        return None  # of another flow, such as one that was tried before
     table = _IPV4 if number == ICMP else _IPV6
     what, text = table.get((kind, code), ("other", f"ICMP type {kind} code {code}"))
     mtu = None

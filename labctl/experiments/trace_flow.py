@@ -56,16 +56,30 @@ class Flow:
         )
 
     def returning(self, journeys: Iterable[Journey]) -> Returning:
-        """Return what tells the answers, given the journeys there: addresses may be translated."""
-        ends: set[tuple[str, int | None, str, int | None]] = {
-            (self.back, self.port, self.there, None)
-        }
+        """Return what tells the answers, given the journeys there: addresses may be translated.
+
+        Answers to what was seen, that is, and to nothing else: a server repeats its SYN-ACK to a
+        client that gave up for half a minute (kernel: tcp_synack_retries).
+        """
+        ends: set[tuple[str, int | None, str, int | None]] = set()
         for journey in journeys:
             for step in journey.steps:
                 for seen in step.sightings:
                     packet = seen.judgement.packet
                     ends.add((packet.dst or "", packet.dport, packet.src or "", packet.sport))
+        ends = ends or {(self.back, self.port, self.there, None)}
         return Returning(self, frozenset(ends))
+
+    def begun(self, journeys: Iterable[Journey]) -> list[Journey]:
+        """Return the journeys of connections that began meanwhile, without those left from before.
+
+        A connection begins with a SYN; where none was seen, and for other protocols, all are kept.
+        """
+        kept = list(journeys)
+        opened = {(one.source, one.sport) for one in kept if one.kind == "SYN"}
+        if self.protocol != "tcp" or not opened:
+            return kept
+        return [one for one in kept if one.sport is None or (one.source, one.sport) in opened]
 
     def to_json(self) -> dict[str, Any]:
         """Return the flow as plain data."""

@@ -107,7 +107,8 @@ def hop(
         packet.record(BEGIN + clock_ns + micro * 1000, 4 if out else 0) for micro, packet in packets
     )
     header = Header(name, name, 1, mtu, 1 << 18, BEGIN + clock_ns, "6.1", "python")
-    trailer = None if cut else Trailer(len(records), 0, len(records), 0, BEGIN + clock_ns)
+    ended = BEGIN + clock_ns + 60_000 * MS
+    trailer = None if cut else Trailer(len(records), 0, len(records), 0, ended)
     stream = Stream(header, records, trailer, "it ends within a block" if cut else "")
     return judged(name, stream, stream.note, arrived_ns or BEGIN)
 

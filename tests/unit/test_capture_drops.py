@@ -12,6 +12,7 @@ from labctl.capture.drops import (
     COUNTERS_COMMAND,
     READ_COMMAND,
     UNWATCH_COMMAND,
+    Arrival,
     Drop,
     DropsError,
     grown,
@@ -82,6 +83,55 @@ def test_drops_of_three_generations_of_kernels_are_read() -> None:
         Drop(52.000001, 34525, "tcp_v6_rcv+0x2/0x9", "TCP_CSUM"),
         Drop(53.5, 2048, "000000006a5bd1a3", None),
     )
+
+
+ARRIVALS = """\
+# entries-in-buffer/entries-written: 8/8   #P:1
+  <idle>-0   [000] ..s1.   1.000100: netif_receive_skb: dev=mgmt0 skbaddr=0000a1 len=108
+  <idle>-0   [000] ..s1.   1.000200: kfree_skb: skbaddr=0000a1 protocol=34525 location=1 \
+reason: TCP_OLD_DATA
+  <idle>-0   [000] ..s1.   1.000300: netif_receive_skb: dev=eth0 skbaddr=0000a1 len=72
+  <idle>-0   [000] ..s1.   1.000400: netif_receive_skb: dev=eth0 skbaddr=0000b2 len=110
+  <idle>-0   [000] ..s1.   1.000450: netif_receive_skb: dev=vxlan0 skbaddr=0000b2 len=60
+  <idle>-0   [000] ..s1.   1.000500: kfree_skb: skbaddr=0000b2 protocol=2048 location=1 \
+reason: TCP_CSUM
+      sh-1   [000] ..s1.   9.000000: kfree_skb: skbaddr=0000a1 protocol=2048 location=1 \
+reason: UDP_CSUM
+      sh-1   [000] ..s1.   9.000001: kfree_skb: skbaddr=0000a1 protocol=0 location=1 \
+reason: NOT_SPECIFIED
+"""
+
+
+def test_a_drop_is_of_what_arrived_last_in_its_buffer() -> None:
+    came = [drop.arrivals for drop in parse_drops(ARRIVALS)]
+    assert came == [
+        (Arrival(1.0001, "mgmt0", 108),),
+        (Arrival(1.0004, "eth0", 110), Arrival(1.00045, "vxlan0", 60)),
+        (Arrival(1.0003, "eth0", 72),),
+        (),
+    ]
+
+
+def test_where_the_oldest_lines_are_lost_a_drop_may_be_anybodys() -> None:
+    came = [drop.arrivals for drop in parse_drops(ARRIVALS.replace("8/8", "8/99"))]
+    assert came[-1] is None
+    assert came[0] is not None
+
+
+def test_the_buffer_of_one_packet_is_not_taken_for_that_of_another_inside_it() -> None:
+    again = ARRIVALS.replace("1.000450", "2.000450")
+    assert parse_drops(again)[1].arrivals == (Arrival(2.00045, "vxlan0", 60),)
+
+
+@pytest.mark.parametrize(("reasons", "recorded"), [((), "1"), (("TCP_CSUM",), None)])
+def test_arrivals_are_recorded_where_every_drop_is(
+    tmp_path: Path, reasons: tuple[str, ...], recorded: str | None
+) -> None:
+    arrivals = tmp_path / "instances/labctl/events/net/netif_receive_skb"
+    arrivals.mkdir(parents=True)
+    (arrivals / "enable").write_text("")
+    run_watch(tmp_path, FORMAT, reasons)
+    assert (arrivals / "enable").read_text().strip() == (recorded or "")
 
 
 def run_watch(tmp_path: Path, fmt: str, reasons: tuple[str, ...]) -> Path:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from journey_frames import LOST, PATH, VALID, Pkt, along, hop
 
-from labctl.capture.journey_build import GuestDrop, clocks, follow
+from labctl.capture.journey_build import clocks, follow
+from labctl.capture.journey_drops import GuestDrop
 from labctl.capture.judge import Checksum, Metadata
 from labctl.capture.session import Evidence
 from labctl.experiments.diagnose_facts import Facts, listens
@@ -194,6 +195,40 @@ def test_silence_after_all_arrived_is_not_called_healthy() -> None:
     assert (verdict.finding, verdict.where, verdict.reason) == (Finding.OTHER, "vm2", "no route")
 
 
+@pytest.mark.parametrize("drops", [False, True])
+def test_an_answer_that_came_too_late_is_told_as_that(drops: bool) -> None:
+    ways = [along(SYN), back(SYN_ACK), along(replace(SYN, flags=4, seq=101, **VALID))]
+    seen = trace(*ways).evidence["vm1:eth0"].sightings[1]
+    told = [GuestDrop("vm1", seen.time_ns + 1000, 0x0800, "NO_SOCKET")] if drops else []
+    verdict = conclude(trace(*ways, said=TIMED_OUT, drops=told), FACTS)
+    assert (verdict.finding, verdict.reason) == (Finding.UNKNOWN, "late answer")
+    assert "after vm1 had given up" in verdict.sentence
+    verdict = conclude(trace(*ways, said=CONNECTED, drops=told), FACTS)
+    assert verdict.finding is (Finding.DROPPED if drops else Finding.HEALTHY)
+
+
+def test_a_repetition_does_not_make_a_flow_unhealthy() -> None:
+    data = replace(SYN, flags=0x18, seq=101, ack=501, payload=b"hello", ip_id=5)
+    ways = [along(SYN), back(SYN_ACK), along(SYN), back(SYN_ACK), along(data), along(data)]
+    heard = trace(*ways).evidence["vm2:eth0"].sightings
+    drop = GuestDrop("vm2", heard[-1].time_ns + 1000, 0x0800, "TCP_OLD_DATA")
+    found = trace(*ways, drops=[drop])
+    assert found.well
+    assert conclude(found, FACTS).finding is Finding.HEALTHY
+    assert any(one.remark for one in found.there)
+
+
+def test_what_is_left_of_an_earlier_attempt_is_not_part_of_the_flow() -> None:
+    stale = replace(SYN_ACK, dport=39999, seq=7)
+    reset = replace(SYN, sport=39999, flags=4, seq=101, **VALID)
+    found = trace(back(stale), along(reset), along(SYN), back(SYN_ACK))
+    began = FLOW.begun(found.there)
+    assert [one.kind for one in began] == ["SYN"]
+    answers = follow(found.evidence, HOPS[::-1], FLOW.returning(began))
+    assert [one.dport for one in answers] == [40000]
+    assert FLOW.begun(found.there[:1]) == list(found.there[:1]), "seen from its middle on"
+
+
 def test_cut_evidence_never_makes_a_healthy_verdict() -> None:
     found = trace([*along(SYN)[:7], None], back(SYN_ACK), cut=["vm2:eth0"])
     assert conclude(found, FACTS).finding is Finding.UNKNOWN
@@ -253,9 +288,9 @@ def test_icmp_errors_about_the_flow_are_found_and_others_are_not() -> None:
     record = replace(seen.sightings[0].record, frame=bytes(frame))
     sighting = replace(seen.sightings[0], record=record, judgement=record.judge())
     evidence = Evidence((replace(seen, sightings=(sighting, sighting)),))
-    (told,) = complaints(evidence, ["10.0.2.2"])
+    (told,) = complaints(evidence, ["10.0.1.1", "10.0.2.2"])
     assert (told.what, told.mtu, told.sender, told.hop) == ("mtu", 1300, "10.0.1.254", "vm1:eth0")
-    assert complaints(evidence, ["192.0.2.1"]) == ()
+    assert complaints(evidence, ["10.0.1.1", "192.0.2.1"]) == (), "about another flow of vm1's"
 
 
 def test_sockets_are_read_from_the_kernels_tables() -> None:

@@ -12,7 +12,8 @@ from journey_frames import BEGIN, LOST, MS, PATH, VALID, Pkt, along, hop
 
 from labctl.capture.frame import Packet
 from labctl.capture.journey import Fate, Happening, Journey, summary
-from labctl.capture.journey_build import GuestDrop, follow
+from labctl.capture.journey_build import follow
+from labctl.capture.journey_drops import GuestDrop
 from labctl.capture.judge import Checksum, Metadata
 from labctl.capture.session import Evidence
 
