@@ -39,7 +39,8 @@ def connect_option(function: F) -> F:
     """Add `--connect`."""
     return click.option(
         "--connect", "uri", metavar="URI", default="", envvar="LABCTL_CONNECT",
-        help="Run the guests by this host's libvirtd (qemu:///system) in the host's own network.",
+        help="Run the guests by this host's libvirtd (qemu:///system) in the host's own network, "
+        "or on a real Xen host (xen+ssh://root@HOST/system).",
     )(function)  # fmt: skip
 
 

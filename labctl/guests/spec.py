@@ -15,7 +15,8 @@ from labctl.errors import UsageError
 from labctl.guests.keys import Key
 from labctl.topology.model import Node, Topology
 
-Accel = Literal["kvm", "tcg"]
+Accel = Literal["kvm", "tcg", "xen"]
+"""How guests run: by QEMU, or on a real Xen host."""
 
 MGMT_INTERFACE = "mgmt0"
 CMDLINE_LIMIT = 2047

@@ -6,13 +6,19 @@ and no handshake. Host keys are pinned: the lab made them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from labctl.guests.keys import Key
 from labctl.guests.spec import link_local
 
 CONFIG = "ssh_config"
+SOCKETS = "c"
+"""Folder of the connections that are shared, each a socket."""
+WAYS = "ways"
+"""Folder of the ways to hosts that are not of the lab's own (`write_way`)."""
 
 
 def write_config(
@@ -20,22 +26,26 @@ def write_config(
     bridge: str,
     client: Key,
     hosts: Mapping[str, tuple[str, str]],
+    through: str = "",
 ) -> Path:
     """Write `ssh_config`, the client's key and `known_hosts` into `directory`.
 
-    `hosts` maps a node to its management MAC and its public host key. Returns the configuration.
+    `hosts` maps a node to its management MAC and its public host key. They are reached `through` a
+    host with a way (`write_way`) if one is named; `bridge` is there then. Returns the configuration.
     """
     identity = directory / "id_ed25519"
     identity.touch(mode=0o600)
     identity.write_text(client.openssh)
     known = directory / "known_hosts"
     known.write_text("".join(f"{name} {public}\n" for name, (_, public) in hosts.items()))
-    sockets = directory / "c"
+    sockets = directory / SOCKETS
     sockets.mkdir(exist_ok=True, mode=0o700)
     text = []
     for name, (mac, _) in hosts.items():
         # A percent sign starts a token in HostName, so the scope's is doubled.
         text.append(f"Host {name}\n  HostName {link_local(mac)}%%{bridge}\n  HostKeyAlias {name}\n")
+        if through:
+            text.append(f"  ProxyCommand {_passing_on(command(directory, through))}\n")
     text.append(
         f"Host *\n"
         f"  User root\n"
@@ -62,6 +72,28 @@ def write_config(
     return config
 
 
+def write_way(directory: Path, name: str, words: Sequence[str], destination: str) -> None:
+    """Let `command` reach a real host, called `name`, by the user's own SSH configuration and keys.
+
+    `words` are the program and its options.
+    """
+    folder = directory / WAYS
+    folder.mkdir(exist_ok=True, mode=0o700)
+    (directory / SOCKETS).mkdir(exist_ok=True, mode=0o700)
+    (folder / name).write_text(json.dumps([*words, destination]))
+
+
+def _passing_on(words: Sequence[str]) -> str:
+    """Return the shell's line that connects to a guest's port through a host.
+
+    Over the connection that is shared, where there is one: passing on takes no session of it, whose
+    number a server may limit.
+    """
+    program, *options = (shlex.quote(word).replace("%", "%%") for word in words)
+    # Of an option given twice ssh takes the first.
+    return " ".join([program, "-o ControlMaster=no -W '[%h]:%p'", *options])
+
+
 def command(
     directory: Path, node: str, *, terminal: bool = False, shared: bool = True
 ) -> list[str]:
@@ -69,9 +101,16 @@ def command(
 
     Not `shared`, it has a connection of its own: slower, but no other session can disturb it.
     """
-    words = ["ssh", "-F", str(directory / CONFIG)]
+    way = directory / WAYS / node
+    if way.exists():
+        *words, destination = json.loads(way.read_text())
+        if shared:
+            words += ["-S", str(directory / SOCKETS / node)]
+            words += ["-o", "ControlMaster=auto", "-o", "ControlPersist=yes"]
+    else:
+        words, destination = ["ssh", "-F", str(directory / CONFIG)], node
     if not shared:
         words += ["-S", "none"]
     if terminal:
         words.append("-t")
-    return [*words, node]
+    return [*words, destination]

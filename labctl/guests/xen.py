@@ -13,14 +13,14 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 from xml.etree import ElementTree
 from xml.etree.ElementTree import SubElement
 
-from labctl.errors import GuestError, HostError, UsageError
+from labctl.errors import GuestError, HostError, LabctlError, UsageError
 from labctl.events import Emit
 from labctl.guests import driver, ssh
 from labctl.guests.domain import NAMESPACE
@@ -43,6 +43,8 @@ CMDLINE = (
 """Kernel command line of a PV guest; its configuration comes with the initramfs."""
 HOST_SECONDS = 120.0
 ASK_SECONDS = 3.0
+RUN = Path("/run/labctl")
+"""Where dom0 of a lab's own Xen host keeps what is of the lab."""
 LOGS = "/var/log/xen/console"
 """Where xenconsoled writes what guests say, each to `guest-DOMAIN.log`."""
 FOLLOW = (
@@ -68,6 +70,12 @@ class XenGuest:
     """The bridge in dom0 of each vif, by the name of the vif (`Nic.tap`)."""
     lines: str
     """What its init reads (docs/images.md, the boot contract)."""
+    files: Mapping[Path, str] = field(default_factory=dict)
+    """Where dom0 has kernel and initramfs, if not as drives."""
+
+    def boot_file(self, file: Path) -> str:
+        """Return the path in dom0 of a file of this machine."""
+        return self.files.get(file) or boot_file(file)
 
 
 @dataclass(frozen=True)
@@ -81,10 +89,16 @@ class XenHost:
     """What its own console said."""
     domain: str = ""
     """Its own domain where it is a guest of this lab, to know at once that it has ended."""
+    real: str = ""
+    """The libvirt URI of a real one, no guest of the lab."""
+    folder: Path = RUN
+    """Where its dom0 keeps what is of the lab."""
 
     @property
     def uri(self) -> str:
         """The libvirt URI of its Xen driver (https://libvirt.org/uri.html, SSH transport)."""
+        if self.real:
+            return self.real
         words = {"command": str(self.directory / "ssh"), "no_verify": "0", "mode": "legacy"}
         return f"xen+ssh://{self.name}/system?{urlencode(words)}"
 
@@ -97,8 +111,15 @@ class XenHost:
         """Return the words that run a shell's line in dom0."""
         return [*ssh.command(self.directory, self.name), command]
 
+    def error(self, message: str) -> LabctlError:
+        """Build the error of something that failed there, with the end of its console."""
+        if self.real:
+            return HostError(message, "its own logs tell more")
+        hint = f"read its console: labctl logs {self.name}"
+        return GuestError(message, hint, driver.console_tail(self.log))
 
-def guest_xml(one: XenGuest, lab: str) -> str:
+
+def guest_xml(one: XenGuest, lab: str, folder: Path = RUN) -> str:
     """Write the domain of a PV guest.
 
     Raises `UsageError` for a command line longer than Xen hands on: it would be cut off silently.
@@ -118,8 +139,8 @@ def guest_xml(one: XenGuest, lab: str) -> str:
     SubElement(domain, "vcpu").text = str(guest.vcpus)
     system = SubElement(domain, "os")
     SubElement(system, "type", arch="x86_64", machine="xenpv").text = "linux"
-    SubElement(system, "kernel").text = boot_file(guest.kernel)
-    SubElement(system, "initrd").text = initramfs_of(guest.domain)
+    SubElement(system, "kernel").text = one.boot_file(guest.kernel)
+    SubElement(system, "initrd").text = initramfs_of(guest.domain, folder)
     SubElement(system, "cmdline").text = guest.cmdline
     for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
         SubElement(domain, f"on_{event}").text = action
@@ -141,9 +162,9 @@ def boot_file(file: Path) -> str:
     return f"{BOOT_FOLDER}/{drive_serial(file)}"
 
 
-def initramfs_of(domain: str) -> str:
+def initramfs_of(domain: str, folder: Path = RUN) -> str:
     """Return the path in dom0 of a guest's own initramfs, there while the guest is made."""
-    return f"/run/labctl/{domain}.initramfs"
+    return f"{folder}/{domain}.initramfs"
 
 
 def prepare(directory: Path) -> None:
@@ -172,13 +193,13 @@ def start(host: XenHost, guests: Sequence[XenGuest], lab: str, emit: Emit) -> di
 
     def make(guest: Guest) -> Callable[[], bool]:
         one = by_name[guest.name]
-        xml = guest_xml(one, lab)
+        xml = guest_xml(one, lab, host.folder)
         _lay_out(host, one)
         # dom0 has one CPU: taking turns, the first guest boots while the next one is made.
         with making, _answering(host, f"{guest.name} cannot be started on {host.name}"):
             domain = connection.createXML(xml, 0)
         # Xen has copied it into the guest's memory; dom0 has none to spare.
-        in_dom0(host, f"rm -f {shlex.quote(initramfs_of(guest.domain))}")
+        in_dom0(host, f"rm -f {shlex.quote(initramfs_of(guest.domain, host.folder))}")
         return _Runs(host, domain)
 
     return driver.boot([one.guest for one in guests], make, host.directory, emit)
@@ -226,11 +247,9 @@ def _answering(host: XenHost, what: str = "") -> Iterator[None]:
     try:
         yield
     except libvirt.libvirtError as reason:
-        raise GuestError(
+        raise host.error(
             f"{what or f'libvirt in dom0 of {host.name} failed'}: "
-            f"{last_words(reason.get_error_message())}",
-            f"read its console: labctl logs {host.name}",
-            driver.console_tail(host.log),
+            f"{last_words(reason.get_error_message())}"
         ) from None
 
 
@@ -240,14 +259,13 @@ def connect(host: XenHost) -> Any:
     Raises `GuestError` with the end of the host's console.
     """
     _check_alive(host)
-    prepare(host.directory)
+    if not host.real:
+        prepare(host.directory)
     try:
         return driver.connect(host.hypervisor)
     except HostError as error:
-        raise GuestError(
-            f"libvirt in dom0 of {host.name} cannot be reached: {error.message}",
-            f"read its console: labctl logs {host.name}",
-            driver.console_tail(host.log),
+        raise host.error(
+            f"libvirt in dom0 of {host.name} cannot be reached: {error.message}"
         ) from None
 
 
@@ -256,22 +274,21 @@ def in_dom0(host: XenHost, line: str, *, stdin: bytes = b"", check: bool = True)
     deadline = Deadline(HOST_SECONDS, f"a command in dom0 of {host.name}")
     result = run(host.words(line), deadline=deadline, stdin=stdin, check=False)
     if check and not result.ok:
-        raise GuestError(
-            f"dom0 of {host.name} failed: {last_words(result.stderr) or line}",
-            f"read its console: labctl logs {host.name}",
-            driver.console_tail(host.log),
-        )
+        raise host.error(f"dom0 of {host.name} failed: {last_words(result.stderr) or line}")
     return result
 
 
 def _lay_out(host: XenHost, one: XenGuest) -> None:
     """Put together what a guest boots in dom0, and follow its console from its first word on."""
     domain = one.guest.domain
-    own, log = shlex.quote(initramfs_of(domain)), shlex.quote(f"{LOGS}/guest-{domain}.log")
+    folder, own = shlex.quote(str(host.folder)), shlex.quote(initramfs_of(domain, host.folder))
+    log = shlex.quote(f"{LOGS}/guest-{domain}.log")
     in_dom0(
         host,
-        f"set -e; rm -f {log}; mkdir -p /run/labctl; cd $(mktemp -d); cat >labctl.conf; "
-        f"{{ cat {boot_file(one.guest.initramfs)}; echo labctl.conf | cpio -o -H newc; }} >{own}; "
+        f"set -e; umask 077; rm -f {log}; mkdir -p {folder}; "
+        f"cd $(mktemp -d -p {folder}); cat >labctl.conf; "
+        f"{{ cat {one.boot_file(one.guest.initramfs)}; echo labctl.conf | cpio -o -H newc; }} "
+        f">{own}; "
         "rm labctl.conf; rmdir $PWD",
         stdin=one.lines.encode(),
     )

@@ -24,22 +24,25 @@ from labctl.world.process import last_words
 ROOMS = ("__init__.py", "errors.py", "events.py", "world", "topology", "network", "routers")
 """What runs in dom0, and what that imports."""
 DIRECTORY = Path("/run/labctl")
-CODE = DIRECTORY / "code"
+CODE = "code"
 SECONDS = 120.0
 
 
 class Dom0(Place):
     """Dom0 of a running Xen host."""
 
-    # As isolated as -P makes it in the world, but for where our code is.
-    python = ("env", f"PYTHONPATH={CODE}", "python3", "-P")
-
-    def __init__(self, world: World, host: str, check: Callable[[], None]) -> None:
+    def __init__(
+        self, world: World, host: str, check: Callable[[], None], directory: Path = DIRECTORY
+    ) -> None:
         """Hold the dom0 of the node `host` of the lab in `world`.
 
-        `check` raises `GuestError` when the host has ended.
+        `check` raises `GuestError` when the host has ended. `directory` is where dom0 keeps what is
+        of the lab; our code is put there.
         """
-        super().__init__(DIRECTORY)
+        super().__init__(directory)
+        self._code = directory / CODE
+        # As isolated as -P makes it in the world, but for where our code is.
+        self.python = ("env", f"PYTHONPATH={self._code}", "python3", "-P")
         self._world = world
         self._host = host
         self._check = check
@@ -60,7 +63,7 @@ class Dom0(Place):
     def _start_agent(self) -> Agent:
         self._check()
         deadline = Deadline(SECONDS, f"giving dom0 of {self._host} its programs")
-        line = f"mkdir -p {CODE} && tar -xzf - -C {CODE}"
+        line = f"umask 077; mkdir -p {self._code} && tar -xzf - -C {self._code}"
         answer = self._world.agent().run(
             [*self._ssh(), line], deadline, stdin=packed(), check=False
         )
@@ -70,7 +73,7 @@ class Dom0(Place):
                 f"dom0 of {self._host} cannot be given its programs: {last_words(answer.stderr)}",
                 f"read its console: labctl logs {self._host}",
             )
-        log = DIRECTORY / "agent.log"
+        log = self.directory / "agent.log"
         line = f"exec {shlex.join([*self.python, '-m', 'labctl.world.agent'])} 2>>{log}"
         return Agent([*self._world.enter(), *self._ssh(), line], self._why_closed)
 

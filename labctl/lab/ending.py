@@ -6,8 +6,9 @@ import contextlib
 from pathlib import Path
 
 from labctl.errors import LabctlError
-from labctl.lab import shared, state
+from labctl.lab import real, shared, state
 from labctl.world import host, space
+from labctl.world.base import World
 from labctl.world.host import Host
 
 
@@ -25,9 +26,17 @@ def end(folder: Path) -> None:
     with contextlib.suppress(LabctlError):
         known = state.load(folder)
     try:
-        if known:
-            shared.dismantle(world, known)
+        dismantle(world, known)
     except BaseException:
         world.close()  # the directory stays: it knows what is left for the next try
         raise
     world.end()
+
+
+def dismantle(world: World, known: state.State | None) -> None:
+    """Take away what a lab has made on a host that it shares; nothing where no state is known."""
+    if known and real.is_meant(known.uri):
+        real.dismantle(world, known)
+    elif known:
+        shared.dismantle(world, known)
+    shared.end_connections(world)

@@ -8,18 +8,37 @@ from labctl.errors import UsageError
 from labctl.guests import spec, xen, xen_host
 from labctl.guests.spec import Guest, Nic
 from labctl.images.kernel import runs_under_xen, unpacked
+from labctl.lab import real, shared
 from labctl.lab.state import State
 from labctl.topology.model import MGMT_BRIDGE, Node, Topology
 
 
-def check_shared(topology: Topology) -> None:
-    """Raise `UsageError` for a topology that a lab on a system's libvirt cannot hold."""
+def check_shared(topology: Topology, uri: str) -> None:
+    """Raise `UsageError` for a topology that a lab on the libvirt of a `uri` cannot hold."""
+    if real.is_meant(uri):
+        real.check(topology, uri)
+        return
     if hosts := topology.xen_hosts():
         raise UsageError(
             f"{topology.name} has a Xen host ({hosts[0].name}), "
             "which a lab on a system's libvirt cannot hold",
             "leave --connect away: the Xen host is a guest of the lab's own",
         )
+    shared.check(topology)
+
+
+def booted(topology: Topology, uri: str) -> list[Node]:
+    """Return the nodes that labctl boots: all but a real Xen host."""
+    nodes = topology.nodes.values()
+    return [node for node in nodes if not (node.hypervisor and real.is_meant(uri))]
+
+
+def xen_place(known: State, node: Node, directory: Path) -> xen.XenHost:
+    """Return a Xen host and the way to it."""
+    log = directory / "console" / f"{node.name}.log"
+    if real.is_meant(known.uri):
+        return xen.XenHost(node.name, directory, log, real=known.uri, folder=real.folder(known))
+    return xen.XenHost(node.name, directory, log, shared.domain(known, node.name))
 
 
 def nics(node: Node) -> tuple[Nic, ...]:
@@ -76,11 +95,12 @@ def xen_guest(known: State, node: Node, directory: Path) -> xen.XenGuest:
     console = directory / "console"
     networks = known.topology.networks
     bridges = {one.tap: networks[one.network].bridge for one in node.interfaces}
+    is_real = real.is_meant(known.uri)
     lines = spec.boot_lines(known.topology, node, known.client, known.hostkeys)
     return xen.XenGuest(
         Guest(
             name=node.name,
-            domain=node.name,
+            domain=shared.domain(known, node.name),
             memory=node.memory,
             vcpus=node.vcpus,
             kernel=kernel,
@@ -90,8 +110,9 @@ def xen_guest(known: State, node: Node, directory: Path) -> xen.XenGuest:
             console=console / f"{node.name}.sock",
             log=console / f"{node.name}.log",
         ),
-        {**bridges, node.mgmt_tap: MGMT_BRIDGE},
+        {**bridges, node.mgmt_tap: real.mgmt_bridge(known) if is_real else MGMT_BRIDGE},
         lines + spec.known_lines(known.topology, node, known.hostkeys),
+        real.files(known, kernel, initramfs) if is_real else {},
     )
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,8 +19,7 @@ from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh, xen
 from labctl.guests.spec import Accel, Guest, boot_lines, command_line, known_lines
 from labctl.images import Image
-from labctl.lab import hosted, shared, state, status
-from labctl.lab.dom0 import Dom0
+from labctl.lab import ending, hosted, real, shared, state, status
 from labctl.lab.node import Node
 from labctl.lab.router import Router
 from labctl.network import features, links
@@ -53,8 +51,7 @@ class Lab:
         self._state = known
         self._emit = emit
         self._dom0s = {
-            node.name: Dom0(world, node.name, partial(status.check_host, world, known, node.name))
-            for node in known.topology.xen_hosts()
+            node.name: status.dom0(world, known, node.name) for node in known.topology.xen_hosts()
         }
 
     # --- coming and going -------------------------------------------------------------------
@@ -92,14 +89,16 @@ class Lab:
             raise UsageError(f"{name!r} is not a name for a lab", "use a-z, 0-9 and -, 40 at most")
         folder = state.directory(name)
         if uri:
-            hosted.check_shared(topology)
-            shared.check(topology)
+            hosted.check_shared(topology, uri)
         begun = time.monotonic()
         timings: dict[str, float] = {}
         with _timed(timings, "images"):
-            found = {image: images.get(image, emit=emit) for image in _images(topology)}
-            _check_memory(topology, found)
-            chosen = _choose_accel(policy, found, emit)
+            booted = hosted.booted(topology, uri)
+            names = sorted({node.image for node in booted})
+            found = {image: images.get(image, emit=emit) for image in names}
+            _check_memory(booted, found)
+            on_xen = real.is_meant(uri)
+            chosen = "xen" if on_xen else _choose_accel(policy, found, emit)
         with _timed(timings, "world"), state.creating(folder):
             world: World = Host.create(folder) if uri else Space.create(folder, agent)
         lab = None
@@ -108,14 +107,16 @@ class Lab:
                 name=name,
                 topology=topology,
                 accel=chosen,
-                images={node.name: found[node.image] for node in topology.nodes.values()},
+                images={node.name: found[node.image] for node in booted},
                 client=keys.Key.make(),
                 hostkeys={node: keys.Key.make() for node in topology.nodes},
                 uri=uri,
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
                 complete=False,
             )
-            if uri:
+            if on_xen:
+                real.look(world, known)
+            elif uri:
                 shared.check_domains(world, known)
             lab = cls(world, known, emit)
             lab.timings = timings
@@ -129,7 +130,9 @@ class Lab:
         except BaseException:
             if lab:
                 lab.down()
-            world.end()
+            else:
+                ending.dismantle(world, None)
+                world.end()
             raise
         timings["up"] = time.monotonic() - begun
         return lab
@@ -145,7 +148,7 @@ class Lab:
         for dom0 in self._dom0s.values():
             dom0.close()
         if self._state.uri:
-            shared.dismantle(self.world, self._state)
+            ending.dismantle(self.world, self._state)
         self.world.end()
 
     def close(self) -> None:
@@ -170,14 +173,16 @@ class Lab:
             self._emit(Event("network", self.name, "start"))
             if not self._state.uri:
                 self.world.call(links.leave_bridges_alone)
-            self.world.call(links.build, self.topology)
-            self._build_routers(self.topology.outer_routers())
+            if not self._is_real:
+                self.world.call(links.build, self.topology)
+                self._build_routers(self.topology.outer_routers())
             count = len(self.topology.networks)
             self._emit(Event("network", self.name, "done", f"{count} bridge{'s'[: count != 1]}"))
         with _timed(self.timings, "boot"):
             self._write_ssh()
             (self.directory / "console").mkdir(exist_ok=True)
-            self._start([self._guest(node) for node in self.topology.outer_nodes()])
+            if not self._is_real:
+                self._start([self._guest(node) for node in self.topology.outer_nodes()])
             for host in self.topology.xen_hosts():
                 self._populate(host)
         for node in self.topology.nodes.values():
@@ -191,13 +196,18 @@ class Lab:
     def _populate(self, host: model.Node) -> None:
         """Make the routers on a Xen host while its guests start: dom0's Python takes long to."""
         inside = self.topology.inside(host.name)
+        dom0 = self._dom0s[host.name]
         guests = [hosted.xen_guest(self._state, node, self.directory) for node in inside.nodes]
+        if self._is_real:
+            real.prepare(self.world, self._state, dom0, guests, self._emit)
         with ThreadPoolExecutor(1) as pool:
             routers = pool.submit(self._build_routers, inside.routers)
             self.world.agent().call_with_events(
                 xen.start, self._xen_host(host.name), guests, self.name, emit=self._emit
             )
             routers.result()  # raises what went wrong there
+        if self._is_real:
+            real.settle(self._state, dom0)
 
     # --- guests -----------------------------------------------------------------------------
 
@@ -209,18 +219,23 @@ class Lab:
         )
 
     def _xen_host(self, name: str) -> xen.XenHost:
-        log = self.directory / "console" / f"{name}.log"
-        return xen.XenHost(name, self.directory, log, shared.domain(self._state, name))
+        return hosted.xen_place(self._state, self.topology.nodes[name], self.directory)
+
+    @property
+    def _is_real(self) -> bool:
+        """Whether this lab is on a real Xen host."""
+        return real.is_meant(self._state.uri)
 
     def _write_ssh(self) -> None:
         ssh.write_config(
             self.directory,
-            model.MGMT_BRIDGE,
+            real.mgmt_bridge(self._state) if self._is_real else model.MGMT_BRIDGE,
             self._state.client,
             {
                 node.name: (node.mgmt_mac, self._state.hostkeys[node.name].public)
-                for node in self.topology.nodes.values()
+                for node in hosted.booted(self.topology, self._state.uri)
             },
+            real.host(self.topology).name if self._is_real else "",
         )
 
     def _guest(self, node: model.Node) -> Guest:
@@ -324,7 +339,8 @@ class Lab:
         Empty for other nodes, whose console is a socket. Raises `UsageError` for an unknown one.
         """
         node = self.node(name).model
-        return xen.console_words(self._xen_host(node.host), name) if node.host else []
+        domain = shared.domain(self._state, name)
+        return xen.console_words(self._xen_host(node.host), domain) if node.host else []
 
     @property
     def nodes(self) -> list[Node]:
@@ -387,13 +403,9 @@ class Lab:
         return self.world.call(driver.versions, self.hypervisor)
 
 
-def _images(topology: model.Topology) -> list[str]:
-    return sorted({node.image for node in topology.nodes.values()})
-
-
-def _check_memory(topology: model.Topology, found: Mapping[str, Image]) -> None:
+def _check_memory(nodes: Sequence[model.Node], found: Mapping[str, Image]) -> None:
     """Raise `UsageError` for a node with too little memory to boot its image."""
-    for node in topology.nodes.values():
+    for node in nodes:
         least = found[node.image].memory
         if node.memory < least and not node.initramfs:
             raise UsageError(

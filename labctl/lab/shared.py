@@ -13,12 +13,13 @@ import signal
 from pathlib import Path
 
 from labctl.errors import LabctlError, UsageError
-from labctl.guests import driver
+from labctl.guests import driver, ssh
 from labctl.lab.state import State
 from labctl.network import links
 from labctl.routers import namespace
 from labctl.topology.model import Topology
 from labctl.world.base import World
+from labctl.world.deadline import Deadline
 
 NETNS = Path("/run/netns")
 
@@ -82,6 +83,15 @@ def dismantle(world: World, known: State) -> None:
     for router in known.topology.routers.values():
         world.call(namespace.remove, router)
     world.call(links.remove, known.topology)
+
+
+def end_connections(world: World) -> None:
+    """End the shared SSH connections of a lab: here they would outlive it."""
+    folder = world.directory / ssh.SOCKETS
+    for socket in folder.iterdir() if folder.exists() else ():
+        words = ["ssh", "-F", "none", "-S", str(socket), "-O", "exit", socket.name]
+        with contextlib.suppress(LabctlError):
+            world.agent().run(words, Deadline(20, f"closing {socket.name}"), check=False)
 
 
 def _end_program(pid: int) -> None:

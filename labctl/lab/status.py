@@ -6,13 +6,14 @@ What lives on a Xen host is asked of its dom0, by one command.
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
-from labctl.lab import shared, state
-from labctl.lab.dom0 import Dom0
+from labctl.lab import real, shared, state
+from labctl.lab.dom0 import DIRECTORY, Dom0
 from labctl.lab.router import Router
 from labctl.topology.model import Interface, Node, RouterInterface
 from labctl.topology.model import Router as RouterModel
@@ -50,9 +51,9 @@ def _describe(folder: Path) -> dict[str, Any]:
         parts.append(
             {
                 "name": node.name,
-                "is": _kind_of(node),
+                "is": _kind_of(node, known),
                 "state": guests[node.name],
-                "image": known.images[node.name].name,
+                "image": known.images[node.name].name if node.name in known.images else "",
                 "addresses": _addresses(node.interfaces),
             }
         )
@@ -99,6 +100,12 @@ def check_running(world: World, known: state.State, node: str) -> None:
             raise GuestError(f"{name} has ended", f"read what it said last: labctl logs {name}")
 
 
+def dom0(world: World, known: state.State, host: str) -> Dom0:
+    """Return the dom0 of a Xen host as a place; it raises `GuestError` when the host has ended."""
+    directory = real.folder(known) if real.is_meant(known.uri) else DIRECTORY
+    return Dom0(world, host, partial(check_host, world, known, host), directory)
+
+
 def check_host(world: World, known: state.State, host: str) -> None:
     """Raise `GuestError` when a Xen host has ended; asks nobody."""
     if not _runs(world, known, host):
@@ -122,6 +129,8 @@ def _states(world: World, known: state.State) -> dict[str, str]:
             links = run(words, deadline=Deadline(ASK_SECONDS, f"asking dom0 of {host.name}")).stdout
         except LabctlError:
             found |= {node.name: "unknown" for node in nodes}
+            if real.is_meant(known.uri):
+                found[host.name] = "unknown"
             continue
         # A vif goes with its guest.
         up = set(links.split())
@@ -131,6 +140,8 @@ def _states(world: World, known: state.State) -> dict[str, str]:
 
 def _runs(world: World, known: state.State, node: str) -> bool:
     """Whether a node's QEMU runs, by the pid file that libvirt keeps."""
+    if real.is_meant(known.uri):
+        return True  # as far as can be told without asking it
     folder = Path("/run/libvirt/qemu") if known.uri else world.directory / "embed/run/qemu"
     with contextlib.suppress(OSError, ValueError):
         return world.runs(int((folder / f"{shared.domain(known, node)}.pid").read_text()))
@@ -143,9 +154,9 @@ def _router(
     """Return a router's kind now, or what it should be, and its state."""
     place: Place = world
     if router.host:
-        if guests[router.host] == "ended":
-            return router.kind, "ended"
-        place = Dom0(world, router.host, lambda: check_host(world, known, router.host))
+        if guests[router.host] != "running":
+            return router.kind, guests[router.host]
+        place = dom0(world, known, router.host)
     try:
         kind = Router(place, world.directory, router).kind
     except LabctlError:
@@ -156,9 +167,9 @@ def _router(
     return kind or router.kind, "running" if kind else "ended"
 
 
-def _kind_of(node: Node) -> str:
+def _kind_of(node: Node, known: state.State) -> str:
     if node.hypervisor:
-        return "Xen host"
+        return "real Xen host" if real.is_meant(known.uri) else "Xen host"
     return f"node on {node.host}" if node.host else "node"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
@@ -144,6 +144,33 @@ def _build_network(ip: pyroute2.IPRoute, network: Network) -> None:
     make_bridge(ip, network.bridge, mtu=network.mtu, stp=network.stp, addresses=network.addresses)
 
 
+def build_bridges(mgmt: str, networks: Iterable[Network]) -> None:
+    """Make bridges of networks that have nothing but bridges, and a management bridge: in a dom0.
+
+    The kernel of a Xen host makes the ports: each vif comes with its guest.
+    """
+    with pyroute2.IPRoute() as ip:
+        make_bridge(ip, mgmt, mtu=1500, stp=False, ipv6=True)
+        for network in networks:
+            _build_network(ip, network)
+
+
+def hush_ports(bridges: Mapping[str, str]) -> None:
+    """Let ports that others made, such as vifs, not speak themselves; `bridges` has theirs by port.
+
+    Raises `HostError` for one that is not on its bridge.
+    """
+    found = {link.name: link.master for link in links()}
+    for port, bridge in bridges.items():
+        if found.get(port) != bridge:
+            where = f"on {found[port]}" if found.get(port) else "on no bridge"
+            raise HostError(
+                f"{port} is {where}, not on {bridge}",
+                "the script vif-bridge of that host puts vifs elsewhere",
+            )
+        _disable_ipv6(port)
+
+
 def names(topology: Topology) -> list[str]:
     """Return the names of all links that `build` makes."""
     return [
@@ -156,8 +183,13 @@ def names(topology: Topology) -> list[str]:
 
 def remove(topology: Topology) -> None:
     """Take away what `build` made; no error where it is gone already."""
+    remove_links(names(topology))
+
+
+def remove_links(names: Iterable[str]) -> None:
+    """Take links away by their names; no error where one is gone already."""
     with pyroute2.IPRoute() as ip:
-        for name in names(topology):
+        for name in names:
             for index in ip.link_lookup(ifname=name):
                 ip.link("del", index=index)
 

@@ -40,8 +40,12 @@ class Result:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment every program gets: `ENVIRONMENT`, HOME and `extra`."""
-    return {**ENVIRONMENT, "HOME": os.environ.get("HOME", "/"), **(extra or {})}
+    """Return the environment every program gets: `ENVIRONMENT`, `extra`, HOME and the SSH agent.
+
+    The user's agent is for a real Xen host; inside a lab only its own keys count.
+    """
+    agent = {name: os.environ[name] for name in ("SSH_AUTH_SOCK",) if name in os.environ}
+    return {**ENVIRONMENT, "HOME": os.environ.get("HOME", "/"), **agent, **(extra or {})}
 
 
 def last_words(text: str, lines: int = 3) -> str:
