@@ -31,7 +31,7 @@ def write_config(
     """Write `ssh_config`, the client's key and `known_hosts` into `directory`.
 
     `hosts` maps a node to its management MAC and its public host key. They are reached `through` a
-    host with a way (`write_way`) if one is named; `bridge` is there then. Returns the configuration.
+    host with a way (`write_way`) if one is named; there is `bridge` then. Returns the config file.
     """
     identity = directory / "id_ed25519"
     identity.touch(mode=0o600)
@@ -45,7 +45,9 @@ def write_config(
         # A percent sign starts a token in HostName, so the scope's is doubled.
         text.append(f"Host {name}\n  HostName {link_local(mac)}%%{bridge}\n  HostKeyAlias {name}\n")
         if through:
-            text.append(f"  ProxyCommand {_passing_on(command(directory, through))}\n")
+            text.append(
+                f"  ProxyCommand {_passing_on(command(directory, through, shared=False))}\n"
+            )
     text.append(
         f"Host *\n"
         f"  User root\n"
@@ -84,14 +86,9 @@ def write_way(directory: Path, name: str, words: Sequence[str], destination: str
 
 
 def _passing_on(words: Sequence[str]) -> str:
-    """Return the shell's line that connects to a guest's port through a host.
-
-    Over the connection that is shared, where there is one: passing on takes no session of it, whose
-    number a server may limit.
-    """
+    """Return the shell's line that connects to a guest's port through a host."""
     program, *options = (shlex.quote(word).replace("%", "%%") for word in words)
-    # Of an option given twice ssh takes the first.
-    return " ".join([program, "-o ControlMaster=no -W '[%h]:%p'", *options])
+    return " ".join([program, "-W '[%h]:%p'", *options])
 
 
 def command(

@@ -198,6 +198,8 @@ def start(host: XenHost, guests: Sequence[XenGuest], lab: str, emit: Emit) -> di
         # dom0 has one CPU: taking turns, the first guest boots while the next one is made.
         with making, _answering(host, f"{guest.name} cannot be started on {host.name}"):
             domain = connection.createXML(xml, 0)
+        if host.real:
+            _listen(host, guest)
         # Xen has copied it into the guest's memory; dom0 has none to spare.
         in_dom0(host, f"rm -f {shlex.quote(initramfs_of(guest.domain, host.folder))}")
         return _Runs(host, domain)
@@ -293,8 +295,32 @@ def _lay_out(host: XenHost, one: XenGuest) -> None:
         stdin=one.lines.encode(),
     )
     one.guest.log.write_bytes(b"")
-    words = host.words(f"perl -e {shlex.quote(FOLLOW)} {log}")
-    agent.spawn(words, one.guest.log, one.guest.log.with_suffix(".err"), "", True)
+    if not host.real:
+        _follow(host, one.guest, f"exec perl -e {shlex.quote(FOLLOW)} {log}")
+
+
+def _follow(host: XenHost, guest: Guest, line: str) -> None:
+    """Copy what a shell's line in dom0 writes to the log of a guest's console."""
+    agent.spawn(host.words(line), guest.log, guest.log.with_suffix(".err"), "", True)
+
+
+def _listen(host: XenHost, guest: Guest) -> None:
+    """Follow the console of a guest that has just been made, whether xenconsoled writes it or not.
+
+    Debian's does not. Then it is read from the guest's terminal, where each word is read by one
+    reader only; xenconsoled keeps what comes before there is one.
+    """
+    log = shlex.quote(f"{LOGS}/guest-{guest.domain}.log")
+    _follow(
+        host,
+        guest,
+        f"at=/local/domain/$(xl domid {shlex.quote(guest.domain)})/console/tty || exit; "
+        # A terminal is there just before the file.
+        'until [ "$tty" ]; do tty=$(xenstore-read $at) || gone=$((gone + 1)); '
+        '[ "$gone" != 30 ] || exit; sleep 1; done; '
+        f"[ ! -e {log} ] || exec perl -e {shlex.quote(FOLLOW)} {log}; "
+        'exec cat "$tty"',
+    )
 
 
 def stop(host: XenHost, domain: str) -> None:

@@ -35,6 +35,7 @@ def end(folder: Path) -> None:
 
 def dismantle(world: World, known: state.State | None) -> None:
     """Take away what a lab has made on a host that it shares; nothing where no state is known."""
+    shared.end_connections(world)  # whoever was killed may have left one that hangs
     if known and real.is_meant(known.uri):
         real.dismantle(world, known)
     elif known:

@@ -39,7 +39,10 @@ UPLOAD_SECONDS = 600.0
 FOLDER = Path("/run/labctl-dom0")
 """Where a real host keeps a folder of each lab; labs of its own are in `/run/labctl`."""
 PYTHON = (3, 11)
-PROGRAMS = ("perl", "cpio", "gzip", "tar", "nsenter", "xl")
+MEMORY = 320
+"""MiB free in dom0: 80 for what guests boot, twice while Xen reads it, and the rest for programs.
+With less, a dom0 without swap stood still for minutes."""
+PROGRAMS = ("perl", "cpio", "gzip", "tar", "nsenter", "xl", "xenstore-read")
 OPTIONS = {
     "BatchMode": "yes",  # nobody could answer
     "ConnectTimeout": "10",
@@ -49,6 +52,7 @@ OPTIONS = {
 }
 LOOK = f"""\
 echo uid $(id -u)
+echo memory $(grep MemAvailable /proc/meminfo)
 echo python $(python3 -c 'import sys; print(*sys.version_info[:2])' 2>/dev/null)
 grep -q control_d /proc/xen/capabilities 2>/dev/null && echo dom0 yes
 for one in {" ".join(PROGRAMS)}; do command -v $one >/dev/null || echo lacks $one; done
@@ -206,6 +210,12 @@ def _check_able(destination: str, found: Mapping[str, list[str]]) -> None:
         raise HostError(
             f"dom0 of {destination} needs Python 3.11 or newer; it has {shown}", "install python3"
         )
+    free = int(found["memory"][0].split()[1]) // 1024
+    if free < MEMORY:
+        raise HostError(
+            f"dom0 of {destination} has {free} MiB of memory free; a lab there takes {MEMORY}",
+            "give dom0 more: dom0_mem= of Xen, or xl mem-set 0",
+        )
     if found.get("lacks"):
         raise HostError(f"dom0 of {destination} lacks {', '.join(found['lacks'])}", "install it")
 
@@ -250,19 +260,29 @@ def prepare(world: World, known: State, dom0: Dom0, guests: list[xen.XenGuest], 
     """Make the bridges in dom0, and put there what guests boot."""
     name = host(known.topology).name
     dom0.call(links.build_bridges, mgmt_bridge(known), known.topology.inside(name).networks)
-    wanted = {place: file for one in guests for file, place in one.files.items()}
-    for place, file in wanted.items():
-        emit(Event("upload", file.name, "start"))
-        there = shlex.quote(place)
-        line = (
-            f"umask 077; mkdir -p {shlex.quote(str(Path(place).parent))} && "
-            f"gzip -dc >{there}.part && mv {there}.part {there}"
-        )
-        packed = gzip.compress(file.read_bytes(), compresslevel=1, mtime=0)
-        answer = _ssh(world, name, line, UPLOAD_SECONDS, packed)
-        if not answer.ok:
-            raise HostError(f"{file} cannot be put on {name}: {last_words(answer.stderr)}")
-        emit(Event("upload", file.name, "done", f"{len(packed) // 1_000_000} MB"))
+    there_by_now: set[str] = set()
+    for one in guests:
+        for file, place in one.files.items():
+            if place not in there_by_now:
+                what = "kernel" if file == one.guest.kernel else "initramfs"
+                emit(Event("upload", f"{what} of {one.guest.name}", "start"))
+                size = _upload(world, name, file, place)
+                emit(Event("upload", f"{what} of {one.guest.name}", "done", f"{size / 1e6:.1f} MB"))
+                there_by_now.add(place)
+
+
+def _upload(world: World, name: str, file: Path, place: str) -> int:
+    """Put a file where dom0 is to have it, private; return how many bytes were sent."""
+    there = shlex.quote(place)
+    line = (
+        f"umask 077; mkdir -p {shlex.quote(str(Path(place).parent))} && "
+        f"gzip -dc >{there}.part && mv {there}.part {there}"
+    )
+    packed = gzip.compress(file.read_bytes(), compresslevel=1, mtime=0)
+    answer = _ssh(world, name, line, UPLOAD_SECONDS, packed)
+    if not answer.ok:
+        raise HostError(f"{file} cannot be put on {name}: {last_words(answer.stderr)}")
+    return len(packed)
 
 
 def settle(known: State, dom0: Dom0) -> None:
