@@ -49,6 +49,8 @@ LOCK_SECONDS = 60.0
 READY_SECONDS = 240.0
 """A guest under TCG on a busy machine takes tens of seconds; this only catches the dead."""
 LOOK_SECONDS = 0.02
+ALIVE_SECONDS = 0.25
+"""How often to ask libvirt whether a booting guest still runs; asking costs the guest CPU time."""
 NO_CARRIER = "labctl: no carrier on"
 CARRIER_TRIES = 400
 KNOCK_SECONDS = 2.0
@@ -271,6 +273,7 @@ def wait_ready(
     """
     deadline = Deadline(READY_SECONDS, f"booting {guest.name}")
     knock_at = time.monotonic() + 15 * KNOCK_SECONDS
+    ask_at = time.monotonic()
     while True:
         said = READY in guest.log.read_bytes()
         if said or time.monotonic() > knock_at:
@@ -289,7 +292,10 @@ def wait_ready(
         if give_up.is_set():
             raise GuestError(f"{guest.name} was given up: another guest failed")
         panicked = guest.log.read_bytes().partition(PANIC)[2].splitlines()
-        if panicked or not alive():  # after a panic it reboots: it would go on for ever
+        ended = False
+        if time.monotonic() >= ask_at:
+            ended, ask_at = not alive(), time.monotonic() + ALIVE_SECONDS
+        if panicked or ended:  # after a panic it reboots: it would go on for ever
             why = ": kernel panic" + panicked[0].decode(errors="replace") if panicked else ""
             raise GuestError(
                 f"{guest.name} died while booting{why}; its console's last lines are below",

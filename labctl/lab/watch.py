@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from labctl.capture import drops
-from labctl.capture.session import Capture, Handle, Point, guest_point, host_point
+from labctl.capture.session import Capture, Handle, Point, Spawn, guest_point, host_point
+from labctl.capture.xenflags import FlagsWatch
 from labctl.lab.begun import Begun
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
@@ -22,25 +23,40 @@ START_SECONDS = 60.0
 
 def capture(lab: Lab, hops: Sequence[Hop], directory: Path) -> Capture:
     """Prepare a capture at hops; its streams go to `directory`. Use it as a context manager."""
-    points = [_point(lab, hop) for hop in hops]
-    by_ssh = {
-        one.argv for one, hop in zip(points, hops, strict=True) if hop.place == "guest" or hop.host
-    }
+    return Capture(
+        [_point(lab, hop) for hop in hops],
+        directory,
+        deadline=Deadline(START_SECONDS, "starting the observers"),
+        spawn=_spawning(lab),
+    )
+
+
+def watch_flags(lab: Lab, host: str, vifs: Sequence[str], directory: Path) -> FlagsWatch:
+    """Prepare to watch what the rings of some vifs on a Xen host say; a context manager.
+
+    Raises `UsageError` for a host that the lab does not have.
+    """
+    return FlagsWatch(
+        vifs,
+        lab.node(host).ssh_argv(),
+        directory / "flags.text",
+        deadline=Deadline(START_SECONDS, "starting the observer of the flags"),
+        spawn=_spawning(lab),
+    )
+
+
+def _spawning(lab: Lab) -> Spawn:
+    """Return what starts an observer in the lab's world, again where ssh(1) lost it."""
 
     def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path) -> Handle:
         def start() -> Process:
             return Process.start(lab.world.agent(), argv, stdout=stdout, stderr=stderr)
 
-        if tuple(argv) not in by_ssh:
+        if argv[0] != "ssh":
             return start()
         return Begun(start, lambda: stdout.exists() and stdout.stat().st_size > 0)
 
-    return Capture(
-        points,
-        directory,
-        deadline=Deadline(START_SECONDS, "starting the observers"),
-        spawn=spawn,
-    )
+    return spawn
 
 
 def _point(lab: Lab, hop: Hop) -> Point:
