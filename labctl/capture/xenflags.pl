@@ -128,7 +128,7 @@ for (split /\n/, $programs) {
         my ($at, $what) = split /=/;
         substr $code, 8 * $at + 4, 4, pack "l", $what =~ /@(.)/ ? $maps[$1] : filled($what);
     }
-    my @at = @{$known{$function, 12}};
+    my @at = @{$known{$function, 12} || []};
     @at == 1 or fail("find $function among the functions of Linux $kernel");
     my ($id, $from) = @{$at[0]};
     my ($gpl, $log) = ("GPL\0", "\0" x 65536);

@@ -1,7 +1,7 @@
 """The BPF programs that `xenflags.pl` loads into dom0's kernel, as text it can fill in.
 
-Three programs, with the kernel functions they are attached to (drivers/net/xen-netback, Linux 5.5
-to 6.12 as read):
+Three programs, with the kernel functions they are attached to (drivers/net/xen-netback; run with
+Linux 6.1):
 
 - `xenvif_fill_frags(queue, skb)` of netback.c is called by `xenvif_tx_submit` for each packet of a
   guest, just when the first request's flags were turned into `skb->ip_summed`. The request itself
@@ -115,15 +115,13 @@ class Program:
 
         Zeros in a row are one letter, g for three: an ssh server may bound a command's length.
         """
-        end = len(self.code)
+        code = list(self.code)
         for place in self._leaves:
-            op, registers, _, imm = struct.unpack("<BBhi", self.code[place])
-            self.code[place] = struct.pack("<BBhi", op, registers, end - place - 1, imm)
-        self._leaves.clear()
-        self.add(0xB7, _R0)
-        self.add(0x95)
-        code = re.sub("0{3,22}", _run, b"".join(self.code).hex())
-        return f"{self.function} {self.when} {code} {';'.join(self.holes)}"
+            op, registers, _, imm = struct.unpack("<BBhi", code[place])
+            code[place] = struct.pack("<BBhi", op, registers, len(code) - place - 1, imm)
+        code += [struct.pack("<BBhi", 0xB7, 0, 0, 0), struct.pack("<BBhi", 0x95, 0, 0, 0)]
+        text = re.sub("0{3,22}", _run, b"".join(code).hex())
+        return f"{self.function} {self.when} {text} {';'.join(self.holes)}"
 
 
 _IF_EQUAL, _IF_EQUAL_REG = 0x15, 0x1D

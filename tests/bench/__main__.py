@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 
-PARTS = ("labs", "inspect")
+PARTS = ("labs", "xen", "inspect")
 """Modules of this package; each has `main(arguments) -> None`."""
 
 

@@ -88,7 +88,8 @@ def measure(model: Topology, file: Path, policy: str) -> Ours:
         cpu = machine.children_cpu() - before
         world = space.Space.attach(folder)
         run = folder / "embed" / "run" / "qemu"
-        pids = [int((run / f"{name}.pid").read_text()) for name in model.nodes]
+        own = [node.name for node in model.outer_nodes()]  # guests of a Xen host are in its QEMU
+        pids = [int((run / f"{name}.pid").read_text()) for name in own]
         cpu += sum(machine.cpu(world, pid) for pid in pids)
         used = [machine.memory(world, pid) for pid in pids]
         down, _ = labctl("down", model.name)

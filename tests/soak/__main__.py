@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import random
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +21,10 @@ from typing import TYPE_CHECKING, Literal
 
 from labctl import images
 from labctl.errors import LabctlError
-from labctl.guests import xen, xen_host
+from labctl.guests import ssh, xen, xen_host
 from labctl.topology import reading
 from labctl.topology.model import Topology
+from labctl.world.deadline import Deadline
 
 from . import place
 from .content import Content, CorruptionError, archived_files, check_files, digest, scan
@@ -37,6 +40,8 @@ packets smaller than any copy is worth."""
 IP_VERSIONS: tuple[Literal[4, 6], ...] = (4, 6)
 OUTSIDE = 2 << 20
 """Octets sent into dom0 and a guest from outside; their SSH is slow."""
+CREATIONS = 2
+"""How often in a round a guest is destroyed and made anew."""
 LONG_LIVED_EACH = 6
 """Each so many rounds it is one of the guests' turn that else live on."""
 
@@ -57,6 +62,18 @@ def flows(seed: str, mebibytes: int) -> list[Flow]:
             skip = source.randrange((mebibytes << 20) - length + 1)
             chosen.append(Flow(version, 5000 + 2 * number + version // 6, skip, length, piece))
     return chosen
+
+
+def pairs(seed: str, mebibytes: int) -> list[tuple[Flow, Flow]]:
+    """Return the flows of a pass as pairs of IPv4 and IPv6."""
+    chosen = flows(seed, mebibytes)
+    return list(zip(chosen[::2], chosen[1::2], strict=True))
+
+
+def passes(seed: str, mebibytes: int) -> Iterator[tuple[Flow, Flow]]:
+    """Give pairs of flows for ever."""
+    for number in itertools.count():
+        yield from pairs(f"{seed}/{number}", mebibytes)
 
 
 def topology_of(guests: int) -> Topology:
@@ -89,6 +106,13 @@ class Counts:
     files: int = 0
     digests: int = 0
     late: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, **more: int) -> None:
+        """Count more of these; safe from several threads."""
+        with self._lock:
+            for name, number in more.items():
+                setattr(self, name, getattr(self, name) + number)
 
 
 class Soak:
@@ -123,87 +147,106 @@ class Soak:
     def end(self, name: str) -> End:
         return End(name, self.addresses[name], self.contents[name])
 
-    def exchange(self, one: str, other: str, seed: str) -> None:
-        """Let two guests exchange once by every flow, IPv4 and IPv6 at the same time."""
-        chosen = flows(seed, self.options.guest_fill)
-        for pair in zip(chosen[::2], chosen[1::2], strict=True):
-            spoil, self.spoil = self.spoil == "payload", self.spoil.replace("payload", "")
-            with ThreadPoolExecutor(2) as pool:
-                under_way = [
-                    pool.submit(
-                        place.exchange, self.lab, self.end(one), self.end(other), flow, spoil
-                    )
-                    for flow in pair
-                ]
-                for future in under_way:
-                    self.counts.sent += future.result()
-                    self.counts.flows += 2
-                    self.counts.digests += 2
+    def exchange(self, one: str, other: str, pair: Iterable[Flow]) -> None:
+        """Let two guests exchange by a pair of flows, IPv4 and IPv6 at the same time."""
+        spoil, self.spoil = self.spoil == "payload", self.spoil.replace("payload", "")
+        with ThreadPoolExecutor(2) as pool:
+            under_way = [
+                pool.submit(place.exchange, self.lab, self.end(one), self.end(other), flow, spoil)
+                for flow in pair
+            ]
+            for future in under_way:
+                self.counts.add(sent=future.result(), flows=2, digests=2)
 
     def check_files(self, name: str) -> None:
         found = place.image_files(self.lab, name)
         check_files(name, self.files[name], found)
-        self.counts.files += len(found)
-        self.counts.digests += len(found)
+        self.counts.add(files=len(found), digests=len(found))
+
+    def check_log(self, name: str) -> None:
+        late = scan(name, place.ask(self.lab, name, "dmesg"))
+        self.counts.late.update(f"{name}: {line}" for line in late)
 
     def check_logs(self) -> None:
-        """Look at what kernels and Xen said; one that was destroyed is looked at before."""
+        """Look at what kernels and Xen said."""
         for name in ("xen1", *GUESTS):
-            self.counts.late.update(
-                f"{name}: {line}" for line in scan(name, place.ask(self.lab, name, "dmesg"))
-            )
+            self.check_log(name)
         scan("Xen", place.ask(self.lab, "xen1", "xl dmesg"))
         for one in (self.lab.host_guest, *(guest.guest for guest in self.lab.guests)):
             scan(f"the console of {one.name}", one.log.read_text(errors="replace"))
 
-    def renew(self, name: str) -> float:
-        """Destroy a guest and make it anew; return the seconds until it was usable."""
-        begun = time.monotonic()
-        self.lab.world.call(xen.stop, self.lab.host, name)
-        self.lab.start(name)
-        seconds = time.monotonic() - begun
-        self.counts.creations += 1
-        self.generation[name] += 1
-        self.check_files(name)
-        self.fill(name)
+    def last_words(self) -> str:
+        """Return what dom0 still says after something broke off."""
+        line = (
+            "uptime; free; ps -o pid,vsz,rss,args | sort -nk3 | tail -5; df; xl list; dmesg | tail"
+        )
+        words = [*ssh.command(self.lab.directory, "xen1", shared=False), line]
+        try:
+            done = self.lab.world.agent().run(words, Deadline(60, "asking dom0"), check=False)
+        except LabctlError as error:
+            return str(error)
+        return done.stdout + done.stderr
+
+    def renew(self, name: str) -> list[float]:
+        """Destroy a guest and make it anew, a few times; return the seconds until it was usable."""
+        seconds = []
+        for _ in range(CREATIONS):
+            begun = time.monotonic()
+            self.lab.world.call(xen.stop, self.lab.host, name)
+            self.lab.start(name)
+            seconds.append(time.monotonic() - begun)
+            self.counts.add(creations=1)
+            self.generation[name] += 1
+            self.check_files(name)
+            self.fill(name)
+            self.check_log(name)
         return seconds
+
+    def check_memory(self) -> int:
+        """Read again all memory that was filled, and the files of images; return its octets."""
+        with ThreadPoolExecutor(2) as pool:
+            reading = [
+                pool.submit(place.check_memory, self.lab, name, content, self.digests[name])
+                for name, content in self.contents.items()
+            ]
+            looking = [pool.submit(self.check_files, name) for name in self.contents]
+            for done in looking:
+                done.result()
+            octets = sum(done.result() for done in reading)
+        self.counts.add(memory=octets, digests=len(reading))
+        return octets
 
     def round(self) -> str:
         """Do everything once; return a line about it."""
-        self.counts.rounds += 1
+        self.counts.add(rounds=1)
         number, begun, sent = self.counts.rounds, time.monotonic(), self.counts.sent
         name = victim(number)
-        others = [one for one in GUESTS if one != name]
-        done = threading.Event()
+        one, other = (guest for guest in GUESTS if guest != name)
+        if number % 2:
+            one, other = other, one  # who listens, and who is asked by the new one
         with ThreadPoolExecutor(1) as pool:
             renewing = pool.submit(self.renew, name)
-            renewing.add_done_callback(lambda _: done.set())
-            passes = 0
-            while not done.is_set() or not passes:
-                self.exchange(others[0], others[1], f"{number}/{passes}")
-                passes += 1
+            for pair in passes(str(number), self.options.guest_fill):
+                self.exchange(one, other, pair)
+                if renewing.done():
+                    break
             seconds = renewing.result()
-        self.exchange(name, others[0], f"{number}/new")
-        for place_name in ("xen1", others[1]):
-            payload = random.Random(f"{number}/{place_name}").randbytes(OUTSIDE)
-            self.counts.sent += place.from_outside(self.lab, place_name, payload)
-            self.counts.digests += 1
+        for pair in pairs(f"{number}/new", self.options.guest_fill):
+            self.exchange(name, one, pair)
+        for asked in ("xen1", other):
+            payload = random.Random(f"{number}/{asked}").randbytes(OUTSIDE)
+            self.counts.add(sent=place.from_outside(self.lab, asked, payload), digests=1)
         if self.spoil == "memory":
-            place.spoil_memory(self.lab, others[0])
-        read = 0
-        for one, content in self.contents.items():
-            read += place.check_memory(self.lab, one, content, self.digests[one])
-            self.counts.digests += 1
-        self.counts.memory += read
-        for one in ("xen1", *others):
-            self.check_files(one)
+            place.spoil_memory(self.lab, one)
+        read = self.check_memory()
         drives = self.lab.host_guest.drives
-        self.counts.drives += place.check_drives(self.lab, "xen1", drives)
-        self.counts.digests += len(drives)
+        read_drives = place.check_drives(self.lab, "xen1", drives)
+        self.counts.add(drives=read_drives, digests=len(drives))
         self.check_logs()
+        anew = ", ".join(f"{each:.1f}" for each in seconds)
         return (
-            f"{time.monotonic() - begun:.0f} s, {name} anew in {seconds:.1f} s, "
-            f"{(self.counts.sent - sent) / 1e6:.0f} MB sent in {passes + 1} passes, "
+            f"{time.monotonic() - begun:.0f} s; {name} anew in {anew} s; "
+            f"{(self.counts.sent - sent) / 1e6:.0f} MB sent, "
             f"{read / 1e6:.0f} MB of memory and {len(drives)} drives read"
         )
 
@@ -256,9 +299,13 @@ def soak(options: argparse.Namespace) -> int:
             for name in ("xen1", *GUESTS):
                 work.check_files(name)
                 work.fill(name)
-            while minutes() < options.minutes:
-                line = work.round()
-                print(f"round {counts.rounds}, minute {minutes():.1f}: {line}", flush=True)
+            try:
+                while minutes() < options.minutes:
+                    line = work.round()
+                    print(f"round {counts.rounds}, minute {minutes():.1f}: {line}", flush=True)
+            except (CorruptionError, LabctlError):
+                print(f"dom0 after {minutes():.1f} minutes:\n{work.last_words()}", flush=True)
+                raise
     except (CorruptionError, LabctlError) as error:
         what = "corrupted" if isinstance(error, CorruptionError) else "broke off"
         print(f"{what}: {error}\n{getattr(error, 'detail', '')}".rstrip())
