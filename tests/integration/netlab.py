@@ -21,6 +21,7 @@ import pytest
 from pyroute2 import IPRoute
 from pyroute2 import netns as namespaces
 
+from labctl.world.deadline import Deadline
 from labctl.world.netns import inside
 
 P = ParamSpec("P")
@@ -116,6 +117,21 @@ def host(name: str, bridge_name: str, *addresses: str, gateways: tuple[str, ...]
         (master,) = ipr.link_lookup(ifname=bridge_name)
         ipr.link("set", index=port, master=master, state="up")
     inside(name, configure, "eth0", addresses, gateways)
+    carries(f"{name}-port")
+    inside(name, carries, "eth0")
+
+
+def carries(iface: str) -> None:
+    """Wait until what is sent by an interface goes out, and a bridge port forwards.
+
+    The kernel turns a link on some time after its peer is up, on a busy machine much later (kernel:
+    net/core/link_watch.c), and what is sent before that is gone without an error.
+    """
+    deadline = Deadline(60, f"{iface} to carry")
+    with IPRoute() as ipr:
+        (index,) = ipr.link_lookup(ifname=iface)
+        while ipr.link("get", index=index)[0].get_attr("IFLA_OPERSTATE") != "UP":
+            deadline.pause(0.01)
 
 
 def configure(iface: str, addresses: tuple[str, ...], gateways: tuple[str, ...] = ()) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from netlab import (
     bridge,
+    carries,
     configure,
     connects,
     counters,
@@ -40,8 +41,12 @@ from labctl.world.netns import inside
 pytestmark = pytest.mark.integration
 
 
+PATIENCE = 30.0
+"""Seconds for what must work: on a busy machine a connection may need its repetitions."""
+
+
 def deadline() -> Deadline:
-    return Deadline(20, "capture")
+    return Deadline(60, "capture")
 
 
 def perl_point(hop: str, iface: str) -> Point:
@@ -72,7 +77,7 @@ def test_a_handshake_shows_its_offload_at_every_hop(
     ]
     before = parse_counters(counters("b"))
     with tcp_server("b", address), Capture(points, tmp_path, deadline=deadline()) as capture:
-        assert connects("a", address)
+        assert connects("a", address, timeout=PATIENCE)
         evidence = capture.stop(deadline())
     assert [hop.hop for hop in evidence.hops] == ["a", "a-port", "b-port", "b"]
     wanted = (Checksum.PARTIAL, Metadata.NEEDS_CSUM) if offload else (Checksum.VALID, Metadata.NONE)
@@ -81,9 +86,9 @@ def test_a_handshake_shows_its_offload_at_every_hop(
         ends = {"SYN": ("a-port", "b"), "SYN-ACK": ("a", "b-port")}
         for kind, arrives_at in ends.items():
             arrives = hop.hop in arrives_at
-            (seen,) = (s for s in hop.sightings if s.judgement.kind == kind)
-            assert (seen.judgement.state, seen.judgement.metadata) == wanted
-            assert seen.direction == ("in" if arrives else "out")
+            seen = [s for s in hop.sightings if s.judgement.kind == kind]
+            assert {(s.judgement.state, s.judgement.metadata) for s in seen} == {wanted}
+            assert {s.direction for s in seen} == {"in" if arrives else "out"}
     assert grown(before, parse_counters(counters("b"))) == {}
 
 
@@ -93,7 +98,7 @@ def test_both_observers_write_the_same_records(tmp_path: Path) -> None:
     points = [host_point("python", "a-port"), perl_point("perl", "a-port")]
     with tcp_server("b", "10.0.0.2"), Capture(points, tmp_path, deadline=deadline()) as capture:
         inside("a", send_frame, MARK)
-        assert connects("a", "10.0.0.2")
+        assert connects("a", "10.0.0.2", timeout=PATIENCE)
         inside("a", bulk, "10.0.0.2")
         inside("a", send_frame, TAGGED)
         inside("a", send_frame, MARK)
@@ -158,6 +163,7 @@ def test_nothing_sent_before_the_stop_is_lost(tmp_path: Path, make: object) -> N
         ipr.link("add", ifname="v0", kind="veth", peer={"ifname": "v1", "net_ns_fd": "x"})
     configure("v0", ())
     inside("x", configure, "v1", ())
+    carries("v0")
     count = 3000
     with Capture([make("v0", "v0")], tmp_path, deadline=deadline()) as capture:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
@@ -192,7 +198,7 @@ def test_an_interface_that_goes_away_leaves_what_was_seen(tmp_path: Path) -> Non
         tcp_server("b", "10.0.0.2"),
         Capture([host_point("a-port", "a-port")], tmp_path, deadline=deadline()) as capture,
     ):
-        assert connects("a", "10.0.0.2")
+        assert connects("a", "10.0.0.2", timeout=PATIENCE)
         with IPRoute() as ipr:
             ipr.link("del", index=ipr.link_lookup(ifname="a-port")[0])
         (hop,) = capture.stop(deadline()).hops
@@ -210,7 +216,7 @@ def test_a_killed_observer_leaves_what_it_had_seen(tmp_path: Path, make: object)
     two_hosts()
     points = [make("a-port", "a-port"), host_point("b-port", "b-port")]
     with tcp_server("b", "10.0.0.2"), Capture(points, tmp_path, deadline=deadline()) as capture:
-        assert connects("a", "10.0.0.2")
+        assert connects("a", "10.0.0.2", timeout=PATIENCE)
         settle = deadline()
         while "FIN" not in [seen.kind for seen in records(tmp_path / "00.capture")]:
             settle.pause(0.01)  # what it wrote survives it; what the kernel had queued does not
@@ -238,7 +244,7 @@ def test_a_full_disk_cuts_the_stream_and_is_told(tmp_path: Path, make: object) -
         tcp_server("b", "10.0.0.2"),
         Capture([make("a-port", "a-port")], tmp_path, deadline=deadline()) as capture,
     ):
-        assert connects("a", "10.0.0.2")
+        assert connects("a", "10.0.0.2", timeout=PATIENCE)
         inside("a", flood, "10.0.0.2")
         (hop,) = capture.stop(deadline()).hops
     assert hop.cut
