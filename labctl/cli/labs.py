@@ -26,6 +26,7 @@ from labctl.errors import ExitCode, GuestError, LabctlError, UsageError
 from labctl.guests.accel import Policy
 from labctl.lab import ending, state, status
 from labctl.lab.lab import Lab
+from labctl.topology import kept
 from labctl.world.base import World
 
 
@@ -42,7 +43,7 @@ def up(file: str, name: str | None, accel: Policy, uri: str, as_json: bool) -> N
     """
     # Beside reading the topology; should that fail, the agent ends with this process.
     agent = None if uri else Lab.start_agent()
-    model = topology.load(topology.find(file))
+    model = kept.load(topology.find(file))
     begun = time.monotonic()
     with display() as show:
         lab = Lab.up(model, name=name, policy=accel, uri=uri, emit=show, keep=True, agent=agent)
