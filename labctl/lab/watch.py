@@ -24,7 +24,9 @@ def capture(lab: Lab, hops: Sequence[Hop], directory: Path) -> Capture:
     """Prepare a capture at hops; its streams go to `directory`. Use it as a context manager."""
     points = [_point(lab, hop) for hop in hops]
     by_ssh = {
-        one.argv for one, hop in zip(points, hops, strict=True) if hop.place == "guest" or hop.host
+        one.argv: lab.node(hop.owner if hop.place == "guest" else hop.host)
+        for one, hop in zip(points, hops, strict=True)
+        if hop.place == "guest" or hop.host
     }
 
     def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path) -> Handle:
@@ -33,7 +35,8 @@ def capture(lab: Lab, hops: Sequence[Hop], directory: Path) -> Capture:
 
         if tuple(argv) not in by_ssh:
             return start()
-        return Begun(start, lambda: stdout.exists() and stdout.stat().st_size > 0)
+        there = by_ssh[tuple(argv)]
+        return Begun(start, lambda: stdout.exists() and stdout.stat().st_size > 0, there.check)
 
     return Capture(
         points,
