@@ -112,8 +112,9 @@ def hint(figures: Sequence[Figure]) -> str:
     inside, outside = path[:2]
     end = "its vif in dom0" if outside.host else "the host's end of the same interface"
     told = f"{inside.name} is inside {inside.owner}, {outside.name} {end}."
-    places = whereabouts(path)
-    uplink = [hop for hop in path if "uplink" in places[hop.name]][:2]
+    other = max((figure.subject.path for figure in figures), key=len)
+    places = whereabouts(other)
+    uplink = [hop for hop in other if "uplink" in places[hop.name]][:2]
     if len(uplink) < 2:
         return told
     inner, outer = sorted(uplink, key=lambda hop: hop.place)  # `guest` before `host`

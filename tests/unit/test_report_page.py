@@ -348,3 +348,13 @@ def test_offloads_of_a_xen_lab_have_their_names_there(tmp_path: Path) -> None:
     for where in ("vm1/eth0, guest", "vm1/eth0, vif", "xen1/eth0, dom0", "xen1/eth0, tap"):
         assert where in table
     assert ", device" not in table  # nothing was told of it
+
+
+def test_a_headline_counts_arms_where_they_are_too_many_to_name(tmp_path: Path) -> None:
+    names = [f"way{number}" for number in range(5)]
+    directory = recorded(tmp_path, [arm(name, works=True) for name in names])
+    for name, state in zip(names, [FLAG] * 4 + [VALID], strict=True):
+        file = directory / "captures" / capture_name(name)
+        pcapng.write(file, report_records.seen([state] * 8))
+    text = text_of(page_of(directory))
+    assert "SSH works in all 5 arms. In 4 of them no checksum is finished on the way" in text
