@@ -20,7 +20,7 @@ from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh, xen
 from labctl.guests.spec import Accel, Guest, boot_lines, command_line, known_lines
 from labctl.images import Image
-from labctl.lab import hosted, shared, state, status
+from labctl.lab import beforehand, hosted, shared, state, status
 from labctl.lab.dom0 import Dom0
 from labctl.lab.node import Node
 from labctl.lab.router import Router
@@ -52,9 +52,10 @@ class Lab:
         """Seconds by stage: `images`, `world`, `network`, `boot`, `up`."""
         self._state = known
         self._emit = emit
+        check = partial(status.check_machine, world, known)
         self._dom0s = {
-            node.name: Dom0(world, node.name, partial(status.check_host, world, known, node.name))
-            for node in known.topology.xen_hosts()
+            host.name: Dom0(world, host.name, partial(check, host.name))
+            for host in known.topology.xen_hosts()
         }
 
     # --- coming and going -------------------------------------------------------------------
@@ -98,7 +99,7 @@ class Lab:
         timings: dict[str, float] = {}
         with _timed(timings, "images"):
             found = {image: images.get(image, emit=emit) for image in _images(topology)}
-            _check_memory(topology, found)
+            beforehand.check(topology, found)
             chosen = _choose_accel(policy, found, emit)
         with _timed(timings, "world"), state.creating(folder):
             world: World = Host.create(folder) if uri else Space.create(folder, agent)
@@ -312,7 +313,8 @@ class Lab:
         if name not in self.topology.nodes:
             known = ", ".join(self.topology.nodes)
             raise UsageError(f"lab {self.name} has no node {name}", f"it has: {known}")
-        return Node(self.world, self.directory, self.topology.nodes[name])
+        check = partial(status.check_running, self.world, self._state, name)
+        return Node(self.world, self.directory, self.topology.nodes[name], check)
 
     def check_running(self, node: str) -> None:
         """Raise `GuestError` when a node has ended: nobody would answer for minutes."""
@@ -389,17 +391,6 @@ class Lab:
 
 def _images(topology: model.Topology) -> list[str]:
     return sorted({node.image for node in topology.nodes.values()})
-
-
-def _check_memory(topology: model.Topology, found: Mapping[str, Image]) -> None:
-    """Raise `UsageError` for a node with too little memory to boot its image."""
-    for node in topology.nodes.values():
-        least = found[node.image].memory
-        if node.memory < least and not node.initramfs:
-            raise UsageError(
-                f"{node.name} has {node.memory} MiB; its image {node.image} needs {least} to boot",
-                f"write memory: {least} (or more) in the topology",
-            )
 
 
 def _choose_accel(policy: accel.Policy, found: Mapping[str, Image], emit: Emit) -> Accel:
