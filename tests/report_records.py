@@ -12,7 +12,9 @@ from labctl.capture import pcapng
 from labctl.capture.judge import VnetHeader
 from labctl.capture.session import HopEvidence, judged
 from labctl.capture.stream import Header, Record, Stream, Trailer
+from labctl.lab.path import hops
 from labctl.results import ArmResult, Check, Environment, Recorder, Run, Verdict
+from labctl.results.model import Offloads
 from labctl.results.recorder import TOPOLOGY, capture_name
 from labctl.topology import find, load, stored
 
@@ -46,13 +48,18 @@ def syn(state: str, version: int = 4, ttl: int = 64) -> bytes:
     return macs + b"\x08\0" + head + segment
 
 
-def seen(states: Sequence[str | None], version: int = 4, cut: str = "") -> list[HopEvidence]:
+def seen(
+    states: Sequence[str | None], version: int = 4, cut: str = "", path: Sequence[str] = HOPS
+) -> list[HopEvidence]:
     """What every hop saw of one SYN; None is a hop that did not see it, `cut` one that died."""
-    hops = []
-    for number, (name, state) in enumerate(zip(HOPS, states, strict=True)):
+    found = []
+    ttl, before = 64, ""
+    for number, (name, state) in enumerate(zip(path, states, strict=True)):
+        ttl -= ":" in before and ":" in name  # from one interface of a router to the other
+        before = name
         records: tuple[Record, ...] = ()
         if state is not None:
-            frame = syn(state, version, 64 if number < 4 else 63)
+            frame = syn(state, version, ttl)
             vnet = VnetHeader(1 if state == FLAG else 0, 0, 0, 0, 0, 0)
             time_ns, pkttype = BEGIN + number * 10_000, 4 if number == 0 else 0
             records = (Record(time_ns, pkttype, 1, 0, len(frame), vnet, frame),)
@@ -60,8 +67,8 @@ def seen(states: Sequence[str | None], version: int = 4, cut: str = "") -> list[
         ended = BEGIN + 60_000_000_000
         trailer = None if name == cut else Trailer(len(records), 0, len(records), 0, ended)
         stream = Stream(header, records, trailer, "it ends within a block" if name == cut else "")
-        hops.append(judged(name, stream, stream.note, BEGIN))
-    return hops
+        found.append(judged(name, stream, stream.note, BEGIN))
+    return found
 
 
 WAYS: dict[str, Sequence[str | None]] = {
@@ -70,6 +77,23 @@ WAYS: dict[str, Sequence[str | None]] = {
     "raw-vnet": [FLAG] * 8,
     "raw tx-off": [VALID] * 8,
 }
+
+
+XEN: dict[str, dict[str, Sequence[str | None]]] = {
+    "xen-bridged.yaml": {"defaults": [FLAG] * 4},
+    "xen-router-hop.yaml": {
+        "namespace": [FLAG] * 8,
+        "raw": [FLAG] * 4 + [LOST] * 4,
+        "raw-vnet": [FLAG] * 8,
+    },
+    "xen-uplink.yaml": {"virtio": [FLAG] * 6, "e1000": [FLAG] * 3 + [VALID] * 3},
+    "xen-to-virtio.yaml": {
+        "namespace": [FLAG] * 10,
+        "raw": [FLAG] * 6 + [LOST] * 4,
+        "e1000": [FLAG] * 3 + [VALID] * 7,
+    },
+}
+"""By topology: the ways of a packet from its first to its last guest."""
 
 
 def arm(name: str, works: bool, description: str = "") -> ArmResult:
@@ -98,12 +122,38 @@ def record(root: Path, *, versions: Sequence[int] = (4, 6), topology: bool = Tru
     return recorder.path
 
 
-def judge(recorder: Recorder, arms: Sequence[ArmResult], **rest: object) -> Run:
+def xen_record(root: Path, name: str) -> Path:
+    """Record a run on a topology with a Xen host, with the arms of `XEN`; return its directory."""
+    topology = load(find(name))
+    guests = [node.name for node in topology.nodes.values() if not node.hypervisor]
+    path = hops(topology, guests[0], guests[-1])
+    layers = {"guest": {"tx-checksumming": True}, "tap": {"tx-checksumming": True}, "device": {}}
+    offloads = {"vm1/eth0": layers, "xen1/eth0": layers}
+    with Recorder.create(topology.name, root) as recorder:
+        arms = []
+        for way, states in XEN[name].items():
+            for version in (4, 6):
+                label = f"{way}/ipv{version}"
+                arms.append(arm(label, works=LOST not in states))
+                sights = seen(states, version, path=[hop.name for hop in path])
+                pcapng.write(recorder.captures / capture_name(label), sights)
+        (recorder.path / TOPOLOGY).write_text(json.dumps(stored.to_json(topology)))
+        recorder.finish(judge(recorder, arms, offloads=offloads))
+    return recorder.path
+
+
+def judge(
+    recorder: Recorder,
+    arms: Sequence[ArmResult],
+    offloads: Offloads | None = None,
+    **rest: object,
+) -> Run:
     """The run of a recorder's."""
     environment = Environment(
         qemu="7.2",
         guest_kernels={"vm1": "6.1.0", "vm2": "6.1.0"},
-        offloads={"vm1/eth0": {"guest": {"tx-checksumming": True, "tx-lockless": False}}},
+        offloads=offloads
+        or {"vm1/eth0": {"guest": {"tx-checksumming": True, "tx-lockless": False}}},
     )
     return Run.judge(
         recorder.id,
@@ -113,6 +163,6 @@ def judge(recorder: Recorder, arms: Sequence[ArmResult], **rest: object) -> Run:
         environment=environment,
         started=recorder.started,
         timings={"up": 4.5},
-        command="labctl experiment router-hop",
+        command=f"labctl experiment {recorder.experiment}",
         **rest,  # type: ignore[arg-type]
     )

@@ -23,9 +23,11 @@ from labctl.cli.words import (
     print_table,
 )
 from labctl.errors import ExitCode, GuestError, LabctlError, UsageError
+from labctl.guests import xen
 from labctl.guests.accel import Policy
 from labctl.lab import ending, state, status
 from labctl.lab.lab import Lab
+from labctl.topology import kept
 from labctl.world.base import World
 
 
@@ -42,7 +44,7 @@ def up(file: str, name: str | None, accel: Policy, uri: str, as_json: bool) -> N
     """
     # Beside reading the topology; should that fail, the agent ends with this process.
     agent = None if uri else Lab.start_agent()
-    model = topology.load(topology.find(file))
+    model = kept.load(topology.find(file))
     begun = time.monotonic()
     with display() as show:
         lab = Lab.up(model, name=name, policy=accel, uri=uri, emit=show, keep=True, agent=agent)
@@ -54,7 +56,7 @@ def up(file: str, name: str | None, accel: Policy, uri: str, as_json: bool) -> N
         return
     nodes = ", ".join(model.nodes)
     click.echo(f"lab {lab.name} is up in {seconds:.1f} s: {nodes} ({lab.accel})")
-    first = next(iter(model.nodes))
+    first = next((node.name for node in model.nodes.values() if not node.hypervisor), nodes)
     click.echo(f"try: labctl ssh {first}; take it down: labctl down {lab.name}")
 
 
@@ -167,12 +169,14 @@ def _become(world: World, words: list[str]) -> NoReturn:
 @lab_option
 @click.argument("node")
 def console(lab: str | None, node: str) -> None:
-    """Talk to NODE's serial console; leave with Ctrl-]."""
+    """Talk to NODE's console; leave with Ctrl-]."""
     running = Lab.attach(lab)
+    line = terminal.socket_at(running.directory / "console" / f"{node}.sock", node)
     if words := running.console_words(node):
         running.check_running(node)
-        _become(running.world, words)
-    terminal.attach(running.directory / "console" / f"{node}.sock", node)
+        line = terminal.program([*running.world.enter(), *words], xen.JOINED, node)
+    with line as joined:
+        terminal.talk(joined, node)
 
 
 @click.command()

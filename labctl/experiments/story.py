@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from labctl.experiments.evidence import Step
 from labctl.experiments.probes import Answer
-
-PLACES = {"guest": "inside {}", "router": "inside {}", "host": "host's end, {}"}
+from labctl.lab.whereabouts import whereabouts
 
 
 def table(columns: Mapping[str, tuple[Sequence[Step], Answer | None]]) -> list[str]:
@@ -18,10 +17,11 @@ def table(columns: Mapping[str, tuple[Sequence[Step], Answer | None]]) -> list[s
     if not columns:
         return []
     steps = next(iter(columns.values()))[0]
+    places = whereabouts([step.hop for step in steps])
     rows = [["hop", "place", *columns]]
     for number, step in enumerate(steps):
-        place = PLACES[step.hop.place].format(step.hop.owner)
-        rows.append([step.hop.name, place, *(ways[number].state for ways, _ in columns.values())])
+        name = step.hop.name
+        rows.append([name, places[name], *(ways[number].state for ways, _ in columns.values())])
     fates = [_fate(answer) for _, answer in columns.values()]
     rows.append(["SSH", "", *fates])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

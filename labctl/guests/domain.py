@@ -106,7 +106,8 @@ def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
     _cpu(domain, guest.cpu, accel)
     _add(domain, "clock", offset="utc")
     _add(domain, "on_poweroff", "destroy")
-    _add(domain, "on_reboot", "restart")
+    # Xen starts its machine again when dom0 dies. Ended instead, it is seen by all who wait for it.
+    _add(domain, "on_reboot", "destroy" if guest.dom0 else "restart")
     _add(domain, "on_crash", "destroy")
     devices = _add(domain, "devices")
     _add(devices, "emulator", "/usr/bin/qemu-system-x86_64")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from labctl.guests.domain import domain_xml
 from labctl.guests.spec import Accel, Guest
 from labctl.world.deadline import Deadline
 from labctl.world.late import Late
-from labctl.world.process import last_words, run
+from labctl.world.process import Result, last_words, run
 
 if TYPE_CHECKING:
     import libvirt
@@ -45,10 +46,13 @@ remember_owner = 0
 READY = b"labctl: ready"
 TROUBLE = b"labctl: error:"
 PANIC = b"Kernel panic - not syncing"
+XEN_PANIC = re.compile(r"Panic on CPU \d+:\n\(XEN\) (.*)")
 LOCK_SECONDS = 60.0
 READY_SECONDS = 240.0
 """A guest under TCG on a busy machine takes tens of seconds; this only catches the dead."""
 LOOK_SECONDS = 0.02
+ALIVE_SECONDS = 0.25
+"""How often to ask libvirt whether a booting guest still runs; asking costs the guest CPU time."""
 NO_CARRIER = "labctl: no carrier on"
 CARRIER_TRIES = 400
 KNOCK_SECONDS = 2.0
@@ -271,31 +275,37 @@ def wait_ready(
     """
     deadline = Deadline(READY_SECONDS, f"booting {guest.name}")
     knock_at = time.monotonic() + 15 * KNOCK_SECONDS
+    ask_at = time.monotonic()
+
+    def check() -> None:
+        nonlocal ask_at
+        if give_up.is_set():
+            raise GuestError(f"{guest.name} was given up: another guest failed")
+        said = guest.log.read_bytes()
+        _check_troubles(guest, said)
+        # After a panic it starts again: it would go on for ever.
+        ended = PANIC in said
+        if not ended and time.monotonic() >= ask_at:
+            ended, ask_at = not alive(), time.monotonic() + ALIVE_SECONDS
+        if ended:
+            raise _died(guest)
+
     while True:
         said = READY in guest.log.read_bytes()
         if said or time.monotonic() > knock_at:
             words = [*ssh.command(directory, guest.name), first_command(guest)]
             limit = Deadline(min(60.0, deadline.left or 1.0), f"first command in {guest.name}")
-            answer = run(words, deadline=limit, check=False, package="openssh-client")
-            if answer.ok:
+            answer = _knock(words, limit, check)
+            if answer and answer.ok:
                 break
-            if NO_CARRIER in answer.stderr:
+            if answer and NO_CARRIER in answer.stderr:
                 raise GuestError(
                     f"{guest.name} sees no carrier on {answer.stderr.split()[-1]}",
                     "use another NIC model, or read its console: labctl logs " + guest.name,
                     console_tail(guest.log),
                 )
             knock_at = time.monotonic() + KNOCK_SECONDS
-        if give_up.is_set():
-            raise GuestError(f"{guest.name} was given up: another guest failed")
-        panicked = guest.log.read_bytes().partition(PANIC)[2].splitlines()
-        if panicked or not alive():  # after a panic it reboots: it would go on for ever
-            why = ": kernel panic" + panicked[0].decode(errors="replace") if panicked else ""
-            raise GuestError(
-                f"{guest.name} died while booting{why}; its console's last lines are below",
-                f"is {guest.kernel} a kernel for this machine?",
-                console_tail(guest.log),
-            )
+        check()
         if deadline.passed:
             raise deadline.error(
                 "its console's last lines are below",
@@ -303,14 +313,44 @@ def wait_ready(
                 console_tail(guest.log),
             )
         time.sleep(LOOK_SECONDS if not said else KNOCK_SECONDS / 4)
-    trouble = [line for line in guest.log.read_bytes().splitlines() if TROUBLE in line]
-    if trouble:
-        text = trouble[0].partition(TROUBLE)[2].decode(errors="replace").strip()
-        raise GuestError(
-            f"{guest.name} could not take its configuration: {text}",
-            "change that line of the topology, or use an image that can do it",
-            console_tail(guest.log),
-        )
+    _check_troubles(guest, guest.log.read_bytes())
+
+
+def _knock(words: Sequence[str], limit: Deadline, check: Callable[[], None]) -> Result | None:
+    """Run a guest's first command; None when there was no answer."""
+    try:
+        return run(words, deadline=limit, check=False, package="openssh-client", watch=check)
+    except DeadlineError:
+        return None
+
+
+def _died(guest: Guest) -> GuestError:
+    """Build the error of a guest that ended before it was ready, with what its kernel said."""
+    said = guest.log.read_bytes().decode(errors="replace").replace("\r", "")
+    why = ""
+    if found := re.search(f"{PANIC.decode()}(.*)", said):
+        why = f": kernel panic{found[1]}"
+    elif found := XEN_PANIC.search(said):
+        why = f": Xen panicked: {found[1]}"
+    kernel = guest.dom0.kernel if guest.dom0 else guest.kernel
+    return GuestError(
+        f"{guest.name} died while booting{why}; its console's last lines are below",
+        f"is {kernel} a kernel for {'dom0' if guest.dom0 else 'this machine'}?",
+        console_tail(guest.log),
+    )
+
+
+def _check_troubles(guest: Guest, said: bytes) -> None:
+    """Raise `GuestError` with the first trouble that its init told of, a whole line."""
+    *lines, _ = said.split(b"\n")
+    for line in lines:
+        if TROUBLE in line:
+            text = line.partition(TROUBLE)[2].decode(errors="replace").strip()
+            raise GuestError(
+                f"{guest.name} could not take its configuration: {text}",
+                "change that line of the topology, or use an image that can do it",
+                console_tail(guest.log),
+            )
 
 
 def stop(hypervisor: Hypervisor, domain: str) -> None:

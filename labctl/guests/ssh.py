@@ -94,7 +94,7 @@ def _passing_on(words: Sequence[str]) -> str:
 def command(
     directory: Path, node: str, *, terminal: bool = False, shared: bool = True
 ) -> list[str]:
-    """Return the words of an ssh(1) call; what follows them runs in the guest.
+    """Return the words of an ssh(1) call; what follows them runs in the guest, on a `terminal`.
 
     Not `shared`, it has a connection of its own: slower, but no other session can disturb it.
     """
@@ -109,5 +109,5 @@ def command(
     if not shared:
         words += ["-S", "none"]
     if terminal:
-        words.append("-t")
+        words.append("-tt")
     return [*words, destination]

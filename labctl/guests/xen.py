@@ -29,7 +29,7 @@ from labctl.guests.xen_host import BOOT_FOLDER, COMMAND_LINE_LIMIT
 from labctl.world import agent
 from labctl.world.deadline import Deadline
 from labctl.world.late import Late
-from labctl.world.process import Result, last_words, run
+from labctl.world.process import WATCH_SECONDS, Result, last_words, run
 
 if TYPE_CHECKING:
     import libvirt
@@ -45,6 +45,8 @@ HOST_SECONDS = 120.0
 ASK_SECONDS = 3.0
 RUN = Path("/run/labctl")
 """Where dom0 of a lab's own Xen host keeps what is of the lab."""
+JOINED = b"\0"
+"""What the words of `console_words` write before anything of the console's."""
 LOGS = "/var/log/xen/console"
 """Where xenconsoled writes what guests say, each to `guest-DOMAIN.log`."""
 FOLLOW = (
@@ -187,6 +189,11 @@ def start(host: XenHost, guests: Sequence[XenGuest], lab: str, emit: Emit) -> di
     Returns the seconds each took. Raises `GuestError` or `DeadlineError` with the tail of the
     guest's console, or of dom0's where the host itself failed.
     """
+    with _watched(host):
+        return _start(host, guests, lab, emit)
+
+
+def _start(host: XenHost, guests: Sequence[XenGuest], lab: str, emit: Emit) -> dict[str, float]:
     connection = connect(host)
     by_name = {one.guest.name: one for one in guests}
     making = threading.Lock()
@@ -244,11 +251,38 @@ def _check_alive(host: XenHost) -> None:
 
 
 @contextlib.contextmanager
+def _watched(host: XenHost) -> Iterator[None]:
+    """End the shared SSH connection to a host that dies in the `with` block.
+
+    So whatever waits for an answer of dom0, libvirt too, fails at once.
+    """
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(WATCH_SECONDS):
+            try:
+                _check_alive(host)
+            except LabctlError:
+                words = [*ssh.command(host.directory, host.name)[:-1], "-O", "exit", host.name]
+                run(words, deadline=Deadline(20, f"letting go of {host.name}"), check=False)
+                return
+
+    thread = threading.Thread(target=look, daemon=True, name="labctl-xen-host")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextlib.contextmanager
 def _answering(host: XenHost, what: str = "") -> Iterator[None]:
     """Turn libvirt's errors into `GuestError` with the end of the host's console."""
     try:
         yield
     except libvirt.libvirtError as reason:
+        _check_alive(host)
         raise host.error(
             f"{what or f'libvirt in dom0 of {host.name} failed'}: "
             f"{last_words(reason.get_error_message())}"
@@ -266,6 +300,7 @@ def connect(host: XenHost) -> Any:
     try:
         return driver.connect(host.hypervisor)
     except HostError as error:
+        _check_alive(host)
         raise host.error(
             f"libvirt in dom0 of {host.name} cannot be reached: {error.message}"
         ) from None
@@ -274,9 +309,17 @@ def connect(host: XenHost) -> Any:
 def in_dom0(host: XenHost, line: str, *, stdin: bytes = b"", check: bool = True) -> Result:
     """Run a shell's line in dom0; raises `GuestError` with the end of its console when it fails."""
     deadline = Deadline(HOST_SECONDS, f"a command in dom0 of {host.name}")
-    result = run(host.words(line), deadline=deadline, stdin=stdin, check=False)
+    result = run(
+        host.words(line),
+        deadline=deadline,
+        stdin=stdin,
+        check=False,
+        watch=lambda: _check_alive(host),
+    )
     if check and not result.ok:
-        raise host.error(f"dom0 of {host.name} failed: {last_words(result.stderr) or line}")
+        _check_alive(host)
+        words = last_words(result.stderr) or f"exit status {result.status} of: {line}"
+        raise host.error(f"dom0 of {host.name} failed: {words}")
     return result
 
 
@@ -340,10 +383,11 @@ def running(host: XenHost) -> list[str]:
 
 
 def console_words(host: XenHost, domain: str) -> list[str]:
-    """Return the words that, run on a terminal inside the world, join a guest's console.
+    """Return the words that, run inside the world, join a guest's console: first comes `JOINED`.
 
     Through dom0's `xl`, the only way to it that needs no libvirt: that one's stream ends with its
-    connection.
+    connection. It reads a terminal only, so it has one in dom0, which must not change what passes.
     """
     words = ssh.command(host.directory, host.name, terminal=True)
-    return [*words, shlex.join(["xl", "console", "-t", "pv", domain])]
+    join = shlex.join(["xl", "console", "-t", "pv", domain])
+    return [*words, f"stty raw -echo; printf '\\0'; exec {join}"]

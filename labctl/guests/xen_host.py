@@ -12,15 +12,11 @@ from pathlib import Path
 from labctl.errors import UsageError
 from labctl.guests.keys import Key
 from labctl.guests.spec import MGMT_INTERFACE, Dom0, Guest, Nic, link_local
-from labctl.topology.model import MGMT_BRIDGE
+from labctl.topology.model import DOM0_MEMORY, MGMT_BRIDGE, XEN_MEMORY
 
 CPU = "Nehalem,+rdrand"
 """With an emulated SMAP dom0 dies early, without it newer models corrupt memory; libvirt in dom0
 refuses qemu64. Without the instruction for random numbers a guest waits seconds for entropy."""
-DOM0_MEMORY = 512
-"""MiB of the host's memory that dom0 has; its initramfs takes a fifth."""
-XEN_MEMORY = 128
-"""MiB that Xen keeps for itself, and for the page tables of guests."""
 DOM0_CMDLINE = (
     "console=hvc0 quiet net.ifnames=0 panic=-1 mitigations=off random.trust_cpu=on "
     "cryptomgr.notests lsm= rootfstype=ramfs swiotlb=4096"
@@ -101,7 +97,7 @@ def guest(
         kernel=hypervisor,
         initramfs=initramfs,
         cmdline=(
-            "console=com1 com1=115200,8n1 noreboot bootscrub=0 spec-ctrl=no xpti=0 "
+            "console=com1 com1=115200,8n1 bootscrub=0 spec-ctrl=no xpti=0 "
             f"dom0_max_vcpus=1 dom0_mem={dom0_memory}M,max:{dom0_memory}M"
         ),
         nics=(*(nic for bridge in bridges for nic in bridge.uplinks), mgmt),

@@ -9,10 +9,12 @@ where a command announces itself first, it is proved to be so.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 
 from labctl.world.base import Process
 from labctl.world.deadline import Deadline
+from labctl.world.process import WATCH_SECONDS
 
 ANNOUNCEMENT = "labctl: begun"
 """What a command writes to standard error before anything else."""
@@ -36,8 +38,15 @@ def without_announcement(errors: str) -> tuple[bool, str]:
 class Begun:
     """A program in a guest that is started again for as long as it has not begun."""
 
-    def __init__(self, start: Callable[[], Process], begun: Callable[[], bool]) -> None:
-        """Start it; `begun` tells from its output whether it has got to run."""
+    def __init__(
+        self, start: Callable[[], Process], begun: Callable[[], bool], check: Callable[[], None]
+    ) -> None:
+        """Start it; `begun` tells from its output whether it has got to run.
+
+        `check` raises when there is no guest any more that could go on with it.
+        """
+        self._check = check
+        self._check_at = time.monotonic() + WATCH_SECONDS
         self._start = start
         self._begun = begun
         self._process = start()
@@ -46,6 +55,9 @@ class Begun:
     def poll(self) -> int | None:
         """Return its exit status, or None while it runs or is started again."""
         status = self._process.poll()
+        if status is None and time.monotonic() > self._check_at:
+            self._check()
+            self._check_at = time.monotonic() + WATCH_SECONDS
         if status == NEVER_BEGUN and not self._begun() and self._tries < TRIES:
             self._tries += 1
             self._process = self._start()
@@ -54,6 +66,8 @@ class Begun:
 
     def finish(self, deadline: Deadline) -> int:
         """Close its standard input, wait for its end, return its exit status."""
+        if self._process.poll() is None:
+            self._check()
         return self._process.finish(deadline)
 
     def kill(self, number: int = signal.SIGTERM) -> None:

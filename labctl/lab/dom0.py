@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import shlex
 import tarfile
+import threading
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from labctl.guests import ssh
 from labctl.world.base import Place, World
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
-from labctl.world.process import last_words
+from labctl.world.process import WATCH_SECONDS, Result, last_words
 
 ROOMS = ("__init__.py", "errors.py", "events.py", "world", "topology", "network", "routers")
 """What runs in dom0, and what that imports."""
@@ -46,6 +47,7 @@ class Dom0(Place):
         self._world = world
         self._host = host
         self._check = check
+        self._over = threading.Event()
 
     def words(self, argv: Sequence[str], netns: str = "") -> list[str]:
         """Return the words that run a command in dom0, from outside the lab's world."""
@@ -58,15 +60,13 @@ class Dom0(Place):
         # A zombie has an empty command line.
         line = f"tr '\\0' ' ' </proc/{pid}/cmdline | grep -qF -- {shlex.quote(words)}"
         deadline = Deadline(SECONDS, f"looking for process {pid} in dom0 of {self._host}")
-        return self._world.agent().run([*self._ssh(), line], deadline, check=False).ok
+        return self._run(line, deadline).ok
 
     def _start_agent(self) -> Agent:
         self._check()
         deadline = Deadline(SECONDS, f"giving dom0 of {self._host} its programs")
         line = f"umask 077; mkdir -p {self._code} && tar -xzf - -C {self._code}"
-        answer = self._world.agent().run(
-            [*self._ssh(), line], deadline, stdin=packed(), check=False
-        )
+        answer = self._run(line, deadline, packed())
         if not answer.ok:
             self._check()
             raise GuestError(
@@ -75,7 +75,29 @@ class Dom0(Place):
             )
         log = self.directory / "agent.log"
         line = f"exec {shlex.join([*self.python, '-m', 'labctl.world.agent'])} 2>>{log}"
-        return Agent([*self._world.enter(), *self._ssh(), line], self._why_closed)
+        agent = Agent([*self._world.enter(), *self._ssh(), line], self._why_closed)
+        threading.Thread(
+            target=self._watch, args=[agent, self._over], daemon=True, name="labctl-dom0"
+        ).start()
+        return agent
+
+    def close(self) -> None:
+        """Let go of the agent."""
+        self._over.set()
+        super().close()
+        self._over = threading.Event()
+
+    def _watch(self, agent: Agent, over: threading.Event) -> None:
+        """Let calls to the agent fail when the host ends: ssh would notice minutes later."""
+        while not over.wait(WATCH_SECONDS):
+            if self._why_closed():
+                agent.close()
+                return
+
+    def _run(self, line: str, deadline: Deadline, stdin: bytes = b"") -> Result:
+        return self._world.agent().run(
+            [*self._ssh(), line], deadline, stdin=stdin, check=False, watch=self._check
+        )
 
     def _ssh(self) -> list[str]:
         # A connection of its own: another session's end must not disturb an agent's.

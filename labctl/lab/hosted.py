@@ -7,7 +7,8 @@ from pathlib import Path
 from labctl.errors import UsageError
 from labctl.guests import spec, xen, xen_host
 from labctl.guests.spec import Guest, Nic
-from labctl.images.kernel import runs_under_xen, unpacked
+from labctl.images import Image
+from labctl.images.kernel import runs_as_dom0, runs_under_xen, unpacked
 from labctl.lab import real, shared
 from labctl.lab.state import State
 from labctl.topology.model import MGMT_BRIDGE, Node, Topology
@@ -41,6 +42,28 @@ def xen_place(known: State, node: Node, directory: Path) -> xen.XenHost:
     return xen.XenHost(node.name, directory, log, shared.domain(known, node.name))
 
 
+def check(node: Node, image: Image) -> None:
+    """Raise `UsageError` where a node of Xen's has an image or a kernel that Xen cannot start."""
+    if node.hypervisor and image.hypervisor is None:
+        raise UsageError(
+            f"the image {image.name} of {node.name} holds no hypervisor",
+            "give a Xen host the image xen-host, or one that extends it",
+        )
+    if not (node.hypervisor or node.host):
+        return
+    kernel = node.kernel or image.kernel
+    if not runs_under_xen(elf := unpacked(kernel)):
+        missing, option = "Xen", "CONFIG_XEN_PV"
+    elif node.hypervisor and not runs_as_dom0(elf):
+        missing, option = "being dom0", "CONFIG_XEN_DOM0"
+    else:
+        return
+    raise UsageError(
+        f"the kernel of {node.name}, {kernel}, has no support for {missing}",
+        f"name one that was built with {option}, or leave kernel out to have the image's",
+    )
+
+
 def nics(node: Node) -> tuple[Nic, ...]:
     """Return the interfaces of a node under test, then its management interface."""
     found = [
@@ -51,16 +74,9 @@ def nics(node: Node) -> tuple[Nic, ...]:
 
 
 def host_guest(known: State, node: Node, domain: str, directory: Path) -> Guest:
-    """Return a Xen host as a guest of the lab.
-
-    Raises `UsageError` where its image has no hypervisor, or a kernel cannot be started by Xen.
-    """
+    """Return a Xen host as a guest of the lab."""
     image = known.images[node.name]
-    if image.hypervisor is None:
-        raise UsageError(
-            f"the image {image.name} of {node.name} holds no hypervisor",
-            "give a Xen host the image xen-host, or one that extends it",
-        )
+    assert image.hypervisor, "checked before"
     inside = known.topology.inside(node.name)
     *own, mgmt = nics(node)
     uplinks = {one.network: nic for one, nic in zip(node.interfaces, own, strict=True)}
@@ -68,7 +84,7 @@ def host_guest(known: State, node: Node, domain: str, directory: Path) -> Guest:
         node.name,
         domain,
         hypervisor=image.hypervisor,
-        kernel=_kernel(node, image.kernel),
+        kernel=unpacked(node.kernel or image.kernel),
         initramfs=node.initramfs or image.initramfs,
         memory=node.memory,
         vcpus=node.vcpus,
@@ -119,14 +135,4 @@ def xen_guest(known: State, node: Node, directory: Path) -> xen.XenGuest:
 def _files(known: State, node: Node) -> tuple[Path, Path]:
     """Return the kernel, as Xen wants it, and the initramfs that a node boots."""
     image = known.images[node.name]
-    return _kernel(node, image.kernel), node.initramfs or image.initramfs
-
-
-def _kernel(node: Node, image: Path) -> Path:
-    kernel = unpacked(node.kernel or image)
-    if not runs_under_xen(kernel):
-        raise UsageError(
-            f"the kernel of {node.name}, {node.kernel or image}, has no support for Xen",
-            "use one with CONFIG_XEN_PV, and CONFIG_XEN_DOM0 for a Xen host",
-        )
-    return kernel
+    return unpacked(node.kernel or image.kernel), node.initramfs or image.initramfs

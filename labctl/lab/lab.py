@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,7 +20,7 @@ from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh, xen
 from labctl.guests.spec import Accel, Guest, boot_lines, command_line, known_lines
 from labctl.images import Image
-from labctl.lab import ending, hosted, real, shared, state, status
+from labctl.lab import beforehand, ending, hosted, real, shared, state, status
 from labctl.lab.node import Node
 from labctl.lab.router import Router
 from labctl.network import features, links
@@ -93,11 +94,11 @@ class Lab:
         begun = time.monotonic()
         timings: dict[str, float] = {}
         with _timed(timings, "images"):
-            booted = hosted.booted(topology, uri)
-            names = sorted({node.image for node in booted})
-            found = {image: images.get(image, emit=emit) for image in names}
-            _check_memory(booted, found)
             on_xen = real.is_meant(uri)
+            booted = hosted.booted(topology, uri)
+            wanted = sorted({node.image for node in booted})
+            found = {image: images.get(image, emit=emit) for image in wanted}
+            beforehand.check(topology, found, uri)
             chosen = "xen" if on_xen else _choose_accel(policy, found, emit)
         with _timed(timings, "world"), state.creating(folder):
             world: World = Host.create(folder) if uri else Space.create(folder, agent)
@@ -327,7 +328,8 @@ class Lab:
         if name not in self.topology.nodes:
             known = ", ".join(self.topology.nodes)
             raise UsageError(f"lab {self.name} has no node {name}", f"it has: {known}")
-        return Node(self.world, self.directory, self.topology.nodes[name])
+        check = partial(status.check_running, self.world, self._state, name)
+        return Node(self.world, self.directory, self.topology.nodes[name], check)
 
     def check_running(self, node: str) -> None:
         """Raise `GuestError` when a node has ended: nobody would answer for minutes."""
@@ -401,17 +403,6 @@ class Lab:
     def versions(self) -> dict[str, str]:
         """Return the versions of libvirt and QEMU that run this lab's guests."""
         return self.world.call(driver.versions, self.hypervisor)
-
-
-def _check_memory(nodes: Sequence[model.Node], found: Mapping[str, Image]) -> None:
-    """Raise `UsageError` for a node with too little memory to boot its image."""
-    for node in nodes:
-        least = found[node.image].memory
-        if node.memory < least and not node.initramfs:
-            raise UsageError(
-                f"{node.name} has {node.memory} MiB; its image {node.image} needs {least} to boot",
-                f"write memory: {least} (or more) in the topology",
-            )
 
 
 def _choose_accel(policy: accel.Policy, found: Mapping[str, Image], emit: Emit) -> Accel:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from labctl.errors import GuestError, UsageError
+from labctl.errors import DeadlineError, GuestError, UsageError
 from labctl.guests import driver, ethtool, ssh
 from labctl.lab.begun import NEVER_BEGUN, TRIES, Begun, announced, without_announcement
 from labctl.topology import model
@@ -19,6 +19,8 @@ from labctl.world.deadline import Deadline
 from labctl.world.process import CommandError, Result, last_words
 
 COMMAND_SECONDS = 60.0
+ASK_SECONDS = 10.0
+"""How often dom0 is asked for a guest of its own while a command runs there."""
 
 
 class Job:
@@ -31,7 +33,7 @@ class Job:
         self._node = node
         self._output = output
         self._errors = errors
-        self._process = Begun(start, lambda: self.begun)
+        self._process = Begun(start, lambda: self.begun, node.check)
 
     @property
     def begun(self) -> bool:
@@ -78,10 +80,17 @@ class Job:
 class Node:
     """A guest of a running lab."""
 
-    def __init__(self, world: World, directory: Path, node: model.Node) -> None:
-        """Hold a node; `Lab.node` makes one."""
+    def __init__(
+        self, world: World, directory: Path, node: model.Node, check: Callable[[bool], None]
+    ) -> None:
+        """Hold a node; `Lab.node` makes one.
+
+        `check` raises `GuestError` when the guest has ended. Only when called with True does it
+        ask a dom0 for it, which takes that one some work.
+        """
         self._world = world
         self._directory = directory
+        self._check = check
         self.model = node
         self.name = node.name
 
@@ -103,6 +112,10 @@ class Node:
                 return str(address.ip)
         raise UsageError(f"{self.name}'s {interface} has no IPv{version} address")
 
+    def check(self) -> None:
+        """Raise `GuestError` when the machine it runs on, its own or its Xen host, has ended."""
+        self._check(False)
+
     def ssh_argv(self, *, shared: bool = True) -> list[str]:
         """Return the words that, run inside the world, start a shell or command in the guest."""
         return ssh.command(self._directory, self.name, shared=shared)
@@ -119,18 +132,19 @@ class Node:
 
         A string is a line for its shell; a sequence is a program and its words. Raises
         `CommandError` when it exits with other than 0 and `check` is set, `GuestError` when the
-        guest cannot be reached, `DeadlineError` after `timeout` seconds.
+        guest cannot be reached or ends meanwhile, `DeadlineError` after `timeout` seconds.
         """
         line = command if isinstance(command, str) else shlex.join(command)
         deadline = Deadline(timeout, f"`{line[:60]}` in {self.name}")
         argv = [*self.ssh_argv(), announced(line)]
         for _ in range(TRIES):
-            result = self._world.agent().run(argv, deadline, stdin=stdin, check=False)
+            result = self._go(argv, deadline, stdin)
             begun, errors = without_announcement(result.stderr)
             result = dataclasses.replace(result, stderr=errors)
             if begun or errors or result.status != NEVER_BEGUN:
                 break
         if result.status == NEVER_BEGUN and not begun:  # ssh's own trouble, not the command's
+            self._check(True)
             raise GuestError(
                 f"{self.name} cannot be reached: {last_words(result.stderr) or 'no answer'}",
                 f"read its console: labctl logs {self.name}",
@@ -139,6 +153,24 @@ class Node:
             words = last_words(result.stderr or result.stdout)
             raise CommandError(f"`{line}` in {self.name} exited with {result.status}: {words}")
         return result
+
+    def _go(self, argv: Sequence[str], deadline: Deadline, stdin: bytes) -> Result:
+        """Run ssh for as long as there is a guest: TCP would wait for minutes on a dead one."""
+        ask_at = time.monotonic() + ASK_SECONDS
+
+        def watch() -> None:
+            nonlocal ask_at
+            ask = time.monotonic() > ask_at
+            self._check(ask)
+            if ask:
+                ask_at = time.monotonic() + ASK_SECONDS
+
+        agent = self._world.agent()
+        try:
+            return agent.run(argv, deadline, stdin=stdin, check=False, watch=watch)
+        except DeadlineError:
+            self._check(True)
+            raise
 
     def start(self, command: str) -> Job:
         """Start a command in the guest's shell and return at once."""

@@ -87,55 +87,64 @@ def _describe(folder: Path) -> dict[str, Any]:
     }
 
 
-def check_running(world: World, known: state.State, node: str) -> None:
-    """Raise `GuestError` when a node's guest, or the Xen host it is on, has ended.
-
-    Nobody would answer for minutes.
-    """
-    host = known.topology.nodes[node].host
-    for name in (host, node) if host else (node,):
-        outer = not known.topology.nodes[name].host
-        ended = not _runs(world, known, name) if outer else _states(world, known)[name] == "ended"
-        if ended:
-            raise GuestError(f"{name} has ended", f"read what it said last: labctl logs {name}")
+def check_machine(world: World, known: state.State, node: str) -> None:
+    """Raise `GuestError` when the QEMU of a node, or of the Xen host it is on, has ended."""
+    nodes = known.topology.nodes
+    machine = nodes[node].host or node
+    if not _runs(world, known, machine):
+        what = f"the Xen host {machine}" if nodes[machine].hypervisor else machine
+        raise GuestError(f"{what} has ended", f"read what it said last: labctl logs {machine}")
 
 
 def dom0(world: World, known: state.State, host: str) -> Dom0:
     """Return the dom0 of a Xen host as a place; it raises `GuestError` when the host has ended."""
     directory = real.folder(known) if real.is_meant(known.uri) else DIRECTORY
-    return Dom0(world, host, partial(check_host, world, known, host), directory)
+    return Dom0(world, host, partial(check_machine, world, known, host), directory)
 
 
-def check_host(world: World, known: state.State, host: str) -> None:
-    """Raise `GuestError` when a Xen host has ended; asks nobody."""
-    if not _runs(world, known, host):
-        raise GuestError(f"the Xen host {host} has ended", f"read its console: labctl logs {host}")
+def check_running(world: World, known: state.State, node: str, ask: bool = True) -> None:
+    """Raise `GuestError` when a node's guest, or the Xen host it is on, has ended.
+
+    Nobody would answer for minutes. Of a guest on a Xen host only dom0 knows, if it may be asked.
+    """
+    check_machine(world, known, node)
+    guest = known.topology.nodes[node]
+    if guest.host and ask and _inside(world, known, guest.host)[node] == "ended":
+        raise GuestError(
+            f"{node} has ended, but not its Xen host {guest.host}",
+            f"read what it said last: labctl logs {node}",
+        )
 
 
 def _states(world: World, known: state.State) -> dict[str, str]:
     """Return for each node whether it is `running`, `ended`, or `unknown` as dom0 is silent."""
-    topology = known.topology
-    found = {
-        node.name: "running" if _runs(world, known, node.name) else "ended"
-        for node in topology.outer_nodes()
-    }
-    for host in topology.xen_hosts():
-        nodes = topology.inside(host.name).nodes
-        if found[host.name] == "ended" or not nodes:
-            found |= {node.name: "ended" for node in nodes}
-            continue
-        words = [*world.enter(), *ssh.command(world.directory, host.name), "ls /sys/class/net"]
-        try:
-            links = run(words, deadline=Deadline(ASK_SECONDS, f"asking dom0 of {host.name}")).stdout
-        except LabctlError:
-            found |= {node.name: "unknown" for node in nodes}
-            if real.is_meant(known.uri):
-                found[host.name] = "unknown"
-            continue
-        # A vif goes with its guest.
-        up = set(links.split())
-        found |= {node.name: "running" if node.mgmt_tap in up else "ended" for node in nodes}
+    found = {}
+    for node in known.topology.outer_nodes():
+        found[node.name] = "running" if _runs(world, known, node.name) else "ended"
+        if node.hypervisor:
+            found |= _inside(world, known, node.name)
     return found
+
+
+def _inside(world: World, known: state.State, host: str) -> dict[str, str]:
+    """Return the state of each guest on a Xen host."""
+    nodes = known.topology.inside(host).nodes
+    if not nodes or not _runs(world, known, host):
+        return {node.name: "ended" for node in nodes}
+    words = [*world.enter(), *ssh.command(world.directory, host), "ls /sys/class/net"]
+    try:
+        answer = run(
+            words,
+            deadline=Deadline(ASK_SECONDS, f"asking dom0 of {host}"),
+            watch=lambda: check_machine(world, known, host),
+        )
+    except LabctlError:
+        state_of = "unknown" if _runs(world, known, host) else "ended"
+        found = {node.name: state_of for node in nodes}
+        return found | ({host: state_of} if real.is_meant(known.uri) else {})
+    # A vif goes with its guest.
+    up = set(answer.stdout.split())
+    return {node.name: "running" if node.mgmt_tap in up else "ended" for node in nodes}
 
 
 def _runs(world: World, known: state.State, node: str) -> bool:

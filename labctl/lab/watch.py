@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from labctl.capture import drops
-from labctl.capture.session import Capture, Handle, Point, guest_point, host_point
+from labctl.capture.session import Capture, Handle, Point, Spawn, guest_point, host_point
+from labctl.capture.xenflags import FlagsWatch
 from labctl.lab.begun import Begun
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
@@ -23,31 +24,55 @@ START_SECONDS = 60.0
 def capture(lab: Lab, hops: Sequence[Hop], directory: Path) -> Capture:
     """Prepare a capture at hops; its streams go to `directory`. Use it as a context manager."""
     points = [_point(lab, hop) for hop in hops]
-    by_ssh = {
-        one.argv for one, hop in zip(points, hops, strict=True) if hop.place == "guest" or hop.host
-    }
+    there = {point.argv: _observed_in(lab, hop) for point, hop in zip(points, hops, strict=True)}
+    return Capture(
+        points,
+        directory,
+        deadline=Deadline(START_SECONDS, "starting the observers"),
+        spawn=_spawning(lab, lambda argv: there[tuple(argv)]),
+    )
+
+
+def watch_flags(lab: Lab, host: str, vifs: Sequence[str], directory: Path) -> FlagsWatch:
+    """Prepare to watch what the rings of some vifs on a Xen host say; a context manager.
+
+    Raises `UsageError` for a host that the lab does not have.
+    """
+    dom0 = lab.node(host)
+    return FlagsWatch(
+        vifs,
+        dom0.ssh_argv(),
+        directory / "flags.text",
+        deadline=Deadline(START_SECONDS, "starting the observer of the flags"),
+        spawn=_spawning(lab, lambda _argv: dom0),
+    )
+
+
+def _spawning(lab: Lab, place: Callable[[Sequence[str]], Node | None]) -> Spawn:
+    """Return what starts an observer, again where ssh(1) lost it; `place` tells whom it goes to."""
 
     def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path) -> Handle:
         def start() -> Process:
             return Process.start(lab.world.agent(), argv, stdout=stdout, stderr=stderr)
 
-        if tuple(argv) not in by_ssh:
+        there = place(argv)
+        if there is None:
             return start()
-        return Begun(start, lambda: stdout.exists() and stdout.stat().st_size > 0)
+        return Begun(start, lambda: stdout.exists() and stdout.stat().st_size > 0, there.check)
 
-    return Capture(
-        points,
-        directory,
-        deadline=Deadline(START_SECONDS, "starting the observers"),
-        spawn=spawn,
-    )
+    return spawn
+
+
+def _observed_in(lab: Lab, hop: Hop) -> Node | None:
+    """Return the guest or the Xen host to observe a hop from, None for the lab's own world."""
+    where = hop.owner if hop.place == "guest" else hop.host
+    return lab.node(where) if where else None
 
 
 def _point(lab: Lab, hop: Hop) -> Point:
     netns = hop.owner if hop.place == "router" else ""
-    where = hop.owner if hop.place == "guest" else hop.host
-    if where:
-        return guest_point(hop.name, hop.link, lab.node(where).ssh_argv(), netns)
+    if there := _observed_in(lab, hop):
+        return guest_point(hop.name, hop.link, there.ssh_argv(), netns)
     return host_point(hop.name, hop.link, netns)
 
 

@@ -1,60 +1,42 @@
 """The topology as a drawing: where boxes, lines and hops go, wide for a desk, tall for a phone.
 
 Plain numbers in SVG's user units; the page's template makes the elements. The longest observed
-path is the main row, everything else hangs below it.
+path is the main row, everything else lies beside it. A Xen host is a frame around what is in it;
+a network that is on both sides of its border is two bridges, joined by the uplink.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from labctl.lab.path import Hop
-from labctl.topology.model import Topology
+from labctl.report import grid
+from labctl.report.chart import Edge, Element, Map
+from labctl.report.grid import Cell, Rect
 
 BOX = (104.0, 66.0)
 NEAR = 39.0
 """From a box's border to the middle of the hop's sign."""
 PITCH = {"wide": (246.0, 150.0), "tall": (182.0, 172.0)}
 """Along the main row, and from row to row."""
+BORDER = {"wide": (46.0, 50.0), "tall": (34.0, 58.0)}
+"""What the border of a frame adds between two cells."""
 MARGIN = {"wide": (14.0, 26.0), "tall": (14.0, 14.0)}
 TALL_WIDTH = 346.0
+PAD = 18.0
+"""From an element to the border of the frame, where nothing lies beyond."""
+TITLE = 34.0
+"""The same at the top, where the frame's name stands."""
+AIR = 6.0
+"""From the border of a frame to the outermost of the drawing."""
+LETTER = 7.5
+"""About as wide is a letter of a hop's name."""
 
 Shape = Literal["wide", "tall"]
-
-
-@dataclass(frozen=True)
-class Element:
-    """A node, a router or a network."""
-
-    key: str
-    kind: Literal["node", "router", "network"]
-    name: str
-    labels: str = ""
-
-
-@dataclass(frozen=True)
-class Edge:
-    """An interface: `owner` is plugged into `network`; its two hops, inside and outside."""
-
-    owner: str
-    network: str
-    inside: str
-    outside: str
-    labels: str = ""
-
-
-@dataclass(frozen=True)
-class Map:
-    """What is to be drawn, in the order of the main row."""
-
-    elements: tuple[Element, ...]
-    edges: tuple[Edge, ...]
-    row: tuple[str, ...]
-    """Keys of the elements in the main row."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +48,20 @@ class Box:
     y: float
     width: float
     height: float
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The placed border of a Xen host, from its upper left corner."""
+
+    element: Element
+    x: float
+    y: float
+    width: float
+    height: float
+    text_x: float
+    anchor: Literal["start", "end"]
+    """Where its name stands: in the corner that no line passes."""
 
 
 @dataclass(frozen=True)
@@ -100,85 +96,20 @@ class Drawing:
     shape: Shape
     width: float
     height: float
+    frames: tuple[Frame, ...]
     boxes: tuple[Box, ...]
     lines: tuple[Line, ...]
     spots: tuple[Spot, ...]
 
 
-def _labels(labels: Mapping[str, str]) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in labels.items())
-
-
-def of_topology(topology: Topology, path: Sequence[Hop]) -> Map:
-    """Return the map of a topology whose main row is what `path` passes."""
-    elements = {}
-    edges = []
-    for node in topology.nodes.values():
-        elements[node.name] = Element(node.name, "node", node.name, _labels(node.labels))
-        for nic in node.interfaces:
-            inside = f"{node.name}:{nic.name}"
-            edges.append(
-                Edge(node.name, f"net {nic.network}", inside, nic.tap, _labels(nic.labels))
-            )
-    for router in topology.routers.values():
-        elements[router.name] = Element(router.name, "router", router.name, _labels(router.labels))
-        for port in router.interfaces:
-            inside = f"{router.name}:{port.name}"
-            edges.append(
-                Edge(router.name, f"net {port.network}", inside, port.peer, _labels(port.labels))
-            )
-    for network in topology.networks.values():
-        key = f"net {network.name}"
-        elements[key] = Element(key, "network", network.name, _labels(network.labels))
-    edges = [edge for edge in edges if edge.network in elements]
-    row = _row(path, {hop: e for e in edges for hop in (e.inside, e.outside)})
-    return Map(tuple(elements.values()), tuple(edges), row or tuple(elements)[:1])
-
-
-def of_path(path: Sequence[Hop]) -> Map:
-    """Return the map of what a path alone tells: its nodes and routers, bridges between them."""
-    elements: dict[str, Element] = {}
-    edges: list[Edge] = []
-    inside = [(number, hop) for number, hop in enumerate(path) if hop.place != "host"]
-    for _, hop in inside:
-        kind: Literal["node", "router"] = "node" if hop.place == "guest" else "router"
-        elements.setdefault(hop.owner, Element(hop.owner, kind, hop.owner))
-    for (number, hop), (later, following) in itertools.pairwise(inside):
-        if hop.owner == following.owner or later - number < 3:
-            continue
-        key = f"net {number}"
-        elements[key] = Element(key, "network", "bridge")
-        edges.append(Edge(hop.owner, key, hop.name, path[number + 1].name))
-        edges.append(Edge(following.owner, key, following.name, path[later - 1].name))
-    by_hop = {hop: edge for edge in edges for hop in (edge.inside, edge.outside)}
-    row = _row(path, by_hop)
-    return Map(tuple(elements.values()), tuple(edges), row)
-
-
-def _row(path: Sequence[Hop], edges: Mapping[str, Edge]) -> tuple[str, ...]:
-    row: list[str] = []
-    for hop in path:
-        edge = edges.get(hop.name)
-        if edge is None:
-            continue
-        key = edge.network if hop.place == "host" else edge.owner
-        if key not in row:
-            row.append(key)
-    return tuple(row)
-
-
 def place(drawn: Map, path: Sequence[Hop], shape: Shape) -> Drawing:
     """Place everything of a map; hops of `path` are numbered in its order."""
-    along, across = PITCH[shape]
-    left, top = MARGIN[shape]
-    cells = _cells(drawn)
+    layout = _Layout(drawn, shape)
+    cells = layout.cells
     boxes: dict[str, Box] = {}
     for element in drawn.elements:
-        column, row = cells[element.key]
         width, height = BOX if element.kind != "network" else (BOX[0], BOX[1] - 18)
-        x, y = (column * along, row * across) if shape == "wide" else (row * across, column * along)
-        x, y = x + left + BOX[0] / 2, y + top + BOX[1] / 2
-        boxes[element.key] = Box(element, x, y, width, height)
+        boxes[element.key] = Box(element, *layout.middle(cells[element.key]), width, height)
     lines = []
     spots = []
     numbers = {hop.name: number for number, hop in enumerate(path, start=1)}
@@ -193,34 +124,122 @@ def place(drawn: Map, path: Sequence[Hop], shape: Shape) -> Drawing:
         lines.append(Line(edge, *start, *end))
         spots.append(_spot(edge.inside, numbers, start, end, shape, below=True))
         spots.append(_spot(edge.outside, numbers, end, start, shape, below=False))
+    left, top = MARGIN[shape]
     width = max(box.x + box.width / 2 for box in boxes.values()) + left
     height = max(box.y + box.height / 2 for box in boxes.values()) + top
     if shape == "tall":
         width = max(width, TALL_WIDTH)
-    return Drawing(shape, width, height, tuple(boxes.values()), tuple(lines), tuple(spots))
+    frames = [_frame(frame, layout.frame(frame.key), lines) for frame in drawn.frames]
+    beside = [
+        spot.text_x + LETTER * (len(spot.hop) + 2) for spot in spots if spot.anchor == "start"
+    ]
+    width = max([width, *beside, *(frame.x + frame.width + AIR for frame in frames)])
+    height = max([height, *(frame.y + frame.height + AIR for frame in frames)])
+    return Drawing(
+        shape, width, height, tuple(frames), tuple(boxes.values()), tuple(lines), tuple(spots)
+    )
 
 
-def _cells(drawn: Map) -> dict[str, tuple[int, int]]:
-    """Give every element a column and a row; one row for the path, free places below it."""
-    cells = {key: (column, 0) for column, key in enumerate(drawn.row)}
-    beside: dict[str, set[str]] = {element.key: set() for element in drawn.elements}
+@cache
+def _cells(drawn: Map) -> tuple[dict[str, Cell], dict[str, Rect]]:
+    enclosures = {element.key: element.host for element in drawn.elements}
+    placed = grid.cells(drawn.row, [(e.owner, e.network) for e in drawn.edges], enclosures)
+    return placed, grid.rectangles(placed, enclosures)
+
+
+def _crossed(
+    drawn: Map, cells: Mapping[str, Cell], rects: Mapping[str, Rect]
+) -> set[tuple[str, int, int]]:
+    """Return the sides of frames that an edge crosses: frame, axis, and 0 or 2 for which end."""
+    hosts = {element.key: element.host for element in drawn.elements}
+    found = set()
     for edge in drawn.edges:
-        beside[edge.owner].add(edge.network)
-        beside[edge.network].add(edge.owner)
-    waiting = [element.key for element in drawn.elements if element.key not in cells]
-    while waiting:
-        near = [key for key in waiting if beside[key] & cells.keys()]
-        key = max(near, key=lambda one: len(beside[one] & cells.keys())) if near else waiting[0]
-        waiting.remove(key)
-        columns = [cells[other][0] for other in beside[key] if other in cells]
-        column = round(sum(columns) / len(columns)) if columns else 0
-        cells[key] = (column, _free(cells.values(), column))
-    return cells
+        for one, other in ((edge.owner, edge.network), (edge.network, edge.owner)):
+            host = hosts[one]
+            if not host or hosts[other] == host:
+                continue
+            for axis in (0, 1):
+                if cells[other][axis] < rects[host][axis]:
+                    found.add((host, axis, 0))
+                if cells[other][axis] > rects[host][axis + 2]:
+                    found.add((host, axis, 2))
+    return found
 
 
-def _free(taken: Iterable[tuple[int, int]], column: int) -> int:
-    rows = {row for other, row in taken if other == column}
-    return next(row for row in range(1, len(rows) + 2) if row not in rows)
+class _Layout:
+    """From cells to user units; between cells there is room for the borders of frames."""
+
+    def __init__(self, drawn: Map, shape: Shape) -> None:
+        self.cells, self._rects = cells, rects = _cells(drawn)
+        self._wide = shape == "wide"
+        self._crossed = _crossed(drawn, cells, rects)
+        if not self._wide:  # the names of hops stand there, be it crossed or not
+            self._crossed |= {(key, 1, 2) for key in rects}
+        self._size = tuple(max(cell[axis] for cell in cells.values()) for axis in (0, 1))
+        pitch, border, margin = PITCH[shape], BORDER[shape], MARGIN[shape]
+        if not self._wide:
+            margin = margin[::-1]
+        self._at = []
+        for axis in (0, 1):
+            crossed = [one for one in self._crossed if one[1] == axis]
+            first = [rects[key][axis] for key, _, end in crossed if end == 0]
+            last = [rects[key][axis + 2] for key, _, end in crossed if end == 2]
+            framed = any(rect[axis] == 0 for rect in rects.values())
+            at = max(margin[axis], AIR + self._pads(axis)[0] if framed else 0.0)
+            offsets = [at]
+            for number in range(self._size[axis]):
+                borders = last.count(number) + first.count(number + 1)
+                at += pitch[axis] + border[axis] * borders
+                offsets.append(at)
+            self._at.append(offsets)
+
+    def _pads(self, axis: int) -> tuple[float, float]:
+        """Return the room in a frame before the first cell and after the last of the drawing."""
+        downwards = (axis == 1) is self._wide
+        if downwards:
+            return TITLE, PAD
+        return (PAD, PAD) if self._wide else (PAD - AIR, PAD)
+
+    def middle(self, cell: Cell) -> tuple[float, float]:
+        """Return the middle of an element in a cell."""
+        along, across = self._at[0][cell[0]], self._at[1][cell[1]]
+        x, y = (along, across) if self._wide else (across, along)
+        return x + BOX[0] / 2, y + BOX[1] / 2
+
+    def frame(self, key: str) -> tuple[float, float, float, float]:
+        """Return the first and the last x, then y, of the border of a Xen host."""
+        rect = self._rects[key]
+        columns, rows = self._span(key, 0), self._span(key, 1)
+        (left, right), (top, bottom) = (columns, rows) if self._wide else (rows, columns)
+        if not self._wide and rect[3] == self._size[1]:
+            right = max(right, TALL_WIDTH - AIR)  # the names of hops stand there
+        return left, right, top, bottom
+
+    def _span(self, key: str, axis: int) -> tuple[float, float]:
+        first, last = self._rects[key][axis], self._rects[key][axis + 2]
+        offsets, (before, behind) = self._at[axis], self._pads(axis)
+        downwards = (axis == 1) is self._wide
+        size = BOX[1] if downwards else BOX[0]
+        start, end = offsets[first] - before, offsets[last] + size + behind
+        if first and (key, axis, 0) in self._crossed:
+            gap = offsets[first] - offsets[first - 1] - size
+            start = offsets[first] - max(gap / 2 - AIR / 2, before)
+        if last < self._size[axis] and (key, axis, 2) in self._crossed:
+            gap = offsets[last + 1] - offsets[last] - size
+            end = offsets[last] + size + gap / 2 - AIR / 2
+        return start, end
+
+
+def _frame(
+    element: Element, around: tuple[float, float, float, float], lines: Sequence[Line]
+) -> Frame:
+    left, right, top, bottom = around
+    half = (left + right) / 2
+    passed = [line.x1 for line in lines if min(line.y1, line.y2) < top < max(line.y1, line.y2)]
+    at_start = not any(left <= x < half for x in passed)
+    text_x = left + 12 if at_start else right - 12
+    where: Literal["start", "end"] = "start" if at_start else "end"
+    return Frame(element, left, top, right - left, bottom - top, text_x, where)
 
 
 def _ends(near: Box, far: Box, shape: Shape) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -259,7 +278,14 @@ def _spot(
     share = min(0.3, NEAR / length)
     x = here[0] + (there[0] - here[0]) * share
     y = here[1] + (there[1] - here[1]) * share
-    if shape == "tall" or abs(there[0] - here[0]) < abs(there[1] - here[1]):
+    dx, dy = there[0] - here[0], there[1] - here[1]
+    if abs(dx) < abs(dy):
         return Spot(hop, numbers.get(hop, 0), x, y, x + 20, y + 4, "start")
+    if abs(dy) > abs(dx) / 8:  # a slope: on the side where the line is not
+        return Spot(
+            hop, numbers.get(hop, 0), x, y, x + 12, y + (-6 if dx * dy > 0 else 14), "start"
+        )
     aside = x + math.copysign(9, there[0] - here[0])  # away from the box
+    if shape == "tall":
+        aside = (here[0] + there[0]) / 2  # there is little room between two boxes
     return Spot(hop, numbers.get(hop, 0), x, y, aside, y + 29 if below else y - 25, "middle")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from labctl.capture.journey import HARM, Journey
 from labctl.lab.path import Hop
-from labctl.report import drawing
+from labctl.lab.whereabouts import whereabouts
+from labctl.report import chart, drawing
 from labctl.report.drawing import Drawing
 from labctl.report.gather import Arm
 from labctl.report.signs import SIGNS, Sign, sign, words
@@ -70,17 +71,17 @@ def draw(subjects: Sequence[Subject], topology: Topology | None) -> list[Figure]
     if not subjects:
         return []
     longest = max((subject.path for subject in subjects), key=len)
-    whole = drawing.of_topology(topology, longest) if topology else drawing.of_path(longest)
+    whole = chart.of_topology(topology, longest) if topology else chart.of_path(longest)
     return [
         _figure(
             subject,
-            whole if topology or subject.path == longest else drawing.of_path(subject.path),
+            whole if topology or subject.path == longest else chart.of_path(subject.path),
         )
         for subject in subjects
     ]
 
 
-def _figure(subject: Subject, drawn: drawing.Map) -> Figure:
+def _figure(subject: Subject, drawn: chart.Map) -> Figure:
     journey = subject.journey
     steps = {step.hop: step for step in journey.steps}
     forward = [step.hop for step in journey.steps] == [hop.name for hop in subject.path]
@@ -101,6 +102,23 @@ def _figure(subject: Subject, drawn: drawing.Map) -> Figure:
 def shown_first(figures: Sequence[Figure]) -> int:
     """Return which figure to show at first: one that went wrong."""
     return next((n for n, one in enumerate(figures) if one.subject.good is False), 0)
+
+
+def hint(figures: Sequence[Figure]) -> str:
+    """Say how the names of hops tell inside from outside, by the first that are shown."""
+    path = figures[shown_first(figures)].subject.path if figures else ()
+    if len(path) < 2:
+        return ""
+    inside, outside = path[:2]
+    end = "its vif in dom0" if outside.host else "the host's end of the same interface"
+    told = f"{inside.name} is inside {inside.owner}, {outside.name} {end}."
+    other = max((figure.subject.path for figure in figures), key=len)
+    places = whereabouts(other)
+    uplink = [hop for hop in other if "uplink" in places[hop.name]][:2]
+    if len(uplink) < 2:
+        return told
+    inner, outer = sorted(uplink, key=lambda hop: hop.place)  # `guest` before `host`
+    return f"{told} {inner.name} is the {places[inner.name]}, {outer.name} its TAP outside."
 
 
 def legend(figures: Sequence[Figure]) -> list[Sign]:

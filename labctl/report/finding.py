@@ -65,7 +65,8 @@ def find(report: Report) -> Finding:
     if unfinished and len(unfinished) == len(told):
         headline += f" although no checksum is finished on the way: {reason}"
     elif unfinished:
-        where = _list([arm.name for arm in unfinished])
+        names = [arm.name for arm in unfinished]
+        where = _list(names) if len(names) <= _FEW else f"{len(names)} of them"
         headline += f". In {where} no checksum is finished on the way: {reason}"
     return Finding(headline + ".", "")
 

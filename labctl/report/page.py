@@ -60,12 +60,13 @@ def render(report: Report) -> str:
         broken=any(arm.broken for arm in report.arms),
         figures=drawn,
         shown=figures.shown_first(drawn),
+        hint=figures.hint(drawn),
         legend=figures.legend(drawn),
         signs=SIGNS,
         pairs=pairs.pairs(report),
         matrices=_matrices(report),
-        changed=offloads.changed(report.run.environment.offloads, report.arms),
-        offloads=offloads.everything(report.run.environment.offloads),
+        changed=offloads.changed(report.run.environment.offloads, report.arms, report.topology),
+        offloads=offloads.everything(report.run.environment.offloads, report.topology),
         facts=_facts(report),
         made_by=report.run.environment.labctl,
     )
@@ -98,7 +99,7 @@ def render_journeys(
         for journey, count in courses
     ]
     drawn = figures.draw(subjects, topology)
-    told = [pairs.alone(subject.name, subject.journey) for subject in subjects]
+    told = [pairs.alone(subject.name, subject.journey, subject.path) for subject in subjects]
     told.sort(key=lambda pair: pair.left_journey.well)
     return _template("journeys.html.j2").render(
         title=title,
@@ -108,6 +109,7 @@ def render_journeys(
         broken=not all(journey.well for journey in journeys),
         figures=drawn,
         shown=figures.shown_first(drawn),
+        hint=figures.hint(drawn),
         legend=figures.legend(drawn),
         signs=SIGNS,
         pairs=told,

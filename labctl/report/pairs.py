@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from labctl.capture.journey import HARM, Happening, Journey, Step
 from labctl.capture.judge import Checksum
+from labctl.lab.path import Hop
+from labctl.lab.whereabouts import whereabouts
 from labctl.report.gather import Arm, Report
 from labctl.report.signs import sign, words
-
-_PLACES = {"guest": "inside {}", "router": "inside {}", "host": "host's end of {}"}
 
 
 @dataclass(frozen=True)
@@ -138,16 +138,16 @@ def _alike(left: Arm, journey: Journey, arms: Sequence[Arm], kind: str) -> Arm |
     return max(fitting, key=likeness, default=None)
 
 
-def alone(name: str, journey: Journey) -> Pair:
-    """Return a journey with nothing to compare it with."""
-    return _pair(Side(name), journey, None, None)
+def alone(name: str, journey: Journey, path: Sequence[Hop]) -> Pair:
+    """Return a journey along `path`, or back, with nothing to compare it with."""
+    return _pair(Side(name), journey, None, None, path)
 
 
 def compare(
     left: Arm, journey: Journey, right: Arm | None = None, other: Journey | None = None
 ) -> Pair:
     """Put the journeys of two arms side by side, by the names of their hops."""
-    return _pair(_side(left), journey, _side(right) if right else None, other)
+    return _pair(_side(left), journey, _side(right) if right else None, other, left.path)
 
 
 def _side(arm: Arm) -> Side:
@@ -156,7 +156,14 @@ def _side(arm: Arm) -> Side:
     return Side(arm.name, arm.result.description, tuple(told))
 
 
-def _pair(left: Side, journey: Journey, right: Side | None, other: Journey | None) -> Pair:
+def _pair(
+    left: Side,
+    journey: Journey,
+    right: Side | None,
+    other: Journey | None,
+    path: Sequence[Hop],
+) -> Pair:
+    places = whereabouts(path)
     across = {step.hop: step for step in other.steps} if other else {}
     rows = []
     for number, step in enumerate(journey.steps, start=1):
@@ -165,7 +172,7 @@ def _pair(left: Side, journey: Journey, right: Side | None, other: Journey | Non
             Row(
                 number=number,
                 hop=step.hop,
-                where=_PLACES[step.place].format(step.owner),
+                where=places[step.hop],
                 left=cell(step),
                 right=cell(beside) if beside else None,
                 differs=beside is not None and sign(beside) != sign(step),
@@ -224,6 +231,15 @@ def _statement(rows: Sequence[Row]) -> str:
         return (
             f"On the left the checksum is left unfinished on all {len(rows)} hops. On the right "
             "the sender finishes it itself: there is no flag, and none to lose."
+        )
+    finished = rows.index(first)
+    if all(row.left.sign in ("flag", "lost") for row in rows) and all(
+        row.right and row.right.sign == ("flag" if number < finished else "valid")
+        for number, row in enumerate(rows)
+    ):
+        return (
+            f"On the left the checksum is left unfinished on all {len(rows)} hops. On the right "
+            f"it is finished on the way, between {rows[finished - 1].hop} and {first.hop}."
         )
     many = "all" if len(differing) == len(rows) else str(len(differing))
     return f"They differ at {many} of {len(rows)} hops, first at {first.hop}."

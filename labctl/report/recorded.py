@@ -24,7 +24,7 @@ from labctl.capture.judge import (
 from labctl.capture.pcapng import PcapngError
 from labctl.capture.session import Evidence, HopEvidence, Sighting
 from labctl.capture.stream import PACKET_OUTGOING, Record, Trailer
-from labctl.lab.path import Hop
+from labctl.lab.path import Hop, node_hops, router_hops
 from labctl.topology.model import Topology
 
 _GSO = {"tcpv4": 1, "udp": 3, "tcpv6": 4, "udp_l4": 5}
@@ -118,10 +118,8 @@ def _known(topology: Topology) -> dict[str, Hop]:
     hops: list[Hop] = []
     for node in topology.nodes.values():
         for one in node.interfaces:
-            hops.append(Hop(f"{node.name}:{one.name}", "guest", node.name, one.name))
-            hops.append(Hop(one.tap, "host", node.name, one.tap))
+            hops += node_hops(node, one)
     for router in topology.routers.values():
         for port in router.interfaces:
-            hops.append(Hop(f"{router.name}:{port.name}", "router", router.name, port.name))
-            hops.append(Hop(port.peer, "host", router.name, port.peer))
+            hops += router_hops(router, port)
     return {hop.name: hop for hop in hops}

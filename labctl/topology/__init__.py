@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from labctl.topology.features import FEATURES, kernel_names
+    from labctl.topology.finding import find, shipped
     from labctl.topology.model import (
         MGMT_BRIDGE,
         Interface,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         Topology,
     )
     from labctl.topology.problems import Problem, TopologyError
-    from labctl.topology.reading import find, from_mapping, load, loads, shipped
+    from labctl.topology.reading import from_mapping, load, loads
     from labctl.topology.shape import schema
 
 __all__ = [
@@ -52,7 +53,8 @@ __all__ = [
 _ELSEWHERE = {
     **dict.fromkeys(("FEATURES", "kernel_names"), "features"),
     **dict.fromkeys(("Problem", "TopologyError"), "problems"),
-    **dict.fromkeys(("find", "from_mapping", "load", "loads", "shipped"), "reading"),
+    **dict.fromkeys(("find", "shipped"), "finding"),
+    **dict.fromkeys(("from_mapping", "load", "loads"), "reading"),
     "schema": "shape",
 }
 """Where a name comes from when it is not the model."""

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from labctl.errors import UsageError
-from labctl.shipped import folder
 from labctl.topology import model, text
 from labctl.topology.check import check
-from labctl.topology.problems import Problem, TopologyError, nearest, shown
+from labctl.topology.problems import Problem, TopologyError
 from labctl.topology.resolve import resolve
 from labctl.topology.shaping import shaped
 from labctl.topology.tree import Item, Report, from_python
@@ -84,30 +83,3 @@ def _from_tree(
         if not problems and not report.problems:
             return topology
     raise TopologyError([*problems, *report.problems])
-
-
-def shipped() -> list[Path]:
-    """Return the topology files that come with labctl, by name."""
-    return sorted(folder("topologies").glob("*.yaml"))
-
-
-def find(name: str) -> Path:
-    """Return the file that `name` means.
-
-    That is the path itself, or with `.yaml` added, or else the shipped topology of this name.
-    Raises `UsageError` that tells the shipped names.
-    """
-    for candidate in (name, f"{name}.yaml", f"{name}.yml"):
-        try:
-            if Path(candidate).is_file():
-                return Path(candidate)
-        except (OSError, ValueError):  # too long, forbidden, a zero octet
-            break
-    files = shipped()
-    for path in files:
-        if name in (path.name, path.stem):
-            return path
-    stems = [path.stem for path in files]
-    close = nearest(Path(name).stem, stems)
-    told = f"{close} shipped: {', '.join(stems)}" if close.startswith("did") else ""
-    raise UsageError(f"there is no topology {shown(name)}", told or f"shipped: {', '.join(stems)}")

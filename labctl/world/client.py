@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from multiprocessing.connection import Connection
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -19,7 +19,7 @@ from labctl.errors import LabctlError
 from labctl.events import Emit
 from labctl.world.agent import AgentError, Enter, Reply, Request
 from labctl.world.deadline import Deadline
-from labctl.world.process import Result, environment, run
+from labctl.world.process import WATCH_SECONDS, Result, environment, run
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,6 +50,7 @@ class Agent:
         self._numbers = itertools.count()
         self._waiting: dict[int, tuple[Future[object], Emit | None]] = {}
         self._closed = False
+        self._why = ""
         threading.Thread(target=self._receive, daemon=True, name="labctl-agent").start()
 
     @classmethod
@@ -73,7 +74,8 @@ class Agent:
             why = f"what a lab's agent answered cannot be read: {type(error).__name__}: {error}"
         # Whatever ended it: nobody may wait for an answer that cannot come.
         self._closed = True
-        why = self._why_closed() or why
+        self._why = self._why_closed()
+        why = self._why or why
         for future, _ in list(self._waiting.values()):
             future.set_exception(LabctlError(why, "run: labctl status"))
 
@@ -109,7 +111,7 @@ class Agent:
                 self._connection.send(Request(number, packed, emit is not None))
         except OSError:
             self._waiting.pop(number, None)
-            raise LabctlError("the lab is down", "run: labctl status") from None
+            raise LabctlError(self._why or "the lab is down", "run: labctl status") from None
         return future
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -140,9 +142,16 @@ class Agent:
         *,
         stdin: bytes = b"",
         check: bool = True,
+        watch: Callable[[], None] | None = None,
     ) -> Result:
-        """Run a program inside to its end; see `labctl.world.process.run`."""
-        return self.call(_run, tuple(argv), deadline, stdin, check)
+        """Run a program inside to its end; see `labctl.world.process.run`.
+
+        `watch` is called here, outside. Where it raises, the program goes on until its deadline.
+        """
+        future = self._submit(_run, (tuple(argv), deadline, stdin, check), None)
+        while watch and not wait([future], WATCH_SECONDS).done:
+            watch()
+        return self._result(future)
 
     def close(self) -> None:
         """End the agent: it sees the socket close and goes."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from labctl.errors import HostError, LabctlError
@@ -18,6 +20,10 @@ ENVIRONMENT = {
     # It reads this when it is imported (virLogSetFromEnv), so it must be there from the start.
     "LIBVIRT_DEBUG": "4",
 }
+
+
+WATCH_SECONDS = 1.0
+"""How often a long run is looked after."""
 
 
 class CommandError(LabctlError):
@@ -62,37 +68,75 @@ def run(
     check: bool = True,
     env: Mapping[str, str] | None = None,
     package: str = "",
+    watch: Callable[[], None] | None = None,
 ) -> Result:
     """Run a program to its end.
 
-    `package` names the Debian package that holds it, for the hint when it is missing.
+    `package` names the Debian package that holds it, for the hint when it is missing. `watch` is
+    called every second while it runs, and may raise what makes waiting on pointless: the program
+    is killed then.
     Raises `CommandError` when it exits with other than 0 and `check` is set, `DeadlineError` when
     it does not end in time (it is killed), `HostError` when it is not installed.
     """
     try:
-        done = subprocess.run(
+        child = subprocess.Popen(
             argv,
-            input=stdin,
-            capture_output=True,
-            timeout=deadline.left,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=environment(env),
-            check=False,
         )
     except FileNotFoundError:
         hint = f"install it: apt-get install {package}" if package else "run: labctl doctor"
         raise HostError(f"{argv[0]} is not installed", hint) from None
-    except subprocess.TimeoutExpired as late:
-        output = (late.stderr or b"") + (late.stdout or b"")
-        raise deadline.error(
-            f"{shlex.join(argv)}: {last_words(output.decode(errors='replace'))}"
-        ) from None
+    with child, _watching(child, watch):
+        try:
+            stdout, stderr = child.communicate(stdin, deadline.left)
+        except subprocess.TimeoutExpired as late:
+            child.kill()
+            output = (late.stderr or b"") + (late.stdout or b"")
+            words = last_words(output.decode(errors="replace"))
+            raise deadline.error(f"{shlex.join(argv)}: {words}") from None
+        except BaseException:
+            child.kill()
+            raise
     result = Result(
         tuple(argv),
-        done.returncode,
-        done.stdout.decode(errors="replace"),
-        done.stderr.decode(errors="replace"),
+        child.returncode,
+        stdout.decode(errors="replace"),
+        stderr.decode(errors="replace"),
     )
     if check and not result.ok:
         words = last_words(result.stderr or result.stdout)
         raise CommandError(f"{shlex.join(argv)} exited with {result.status}: {words}")
     return result
+
+
+@contextlib.contextmanager
+def _watching(child: subprocess.Popen[bytes], watch: Callable[[], None] | None) -> Iterator[None]:
+    """Call `watch` again and again in the `with` block; what it raises kills the child."""
+    if watch is None:
+        yield
+        return
+    over = threading.Event()
+    raised: list[BaseException] = []
+
+    def look() -> None:
+        while not over.wait(WATCH_SECONDS):
+            try:
+                watch()
+            except BaseException as error:
+                raised.append(error)
+                child.kill()
+                return
+
+    # Not communicate() with short timeouts: called again, it forgets the rest of the input.
+    watcher = threading.Thread(target=look, daemon=True, name="labctl-watch")
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        if raised:
+            raise raised[0]

@@ -130,7 +130,7 @@ def test_offload_passes_and_is_recorded(here: Place, watch: Watch) -> None:
 
 MUTATED = """
 from labctl.experiments import Trial, experiment
-from labctl.experiments.builtin.router_hop import _broken
+from labctl.experiments.builtin.router_hop import check_broken
 from labctl.experiments.crossing import check_passes, cross
 
 
@@ -144,7 +144,7 @@ def mutated(trial: Trial) -> None:
         check_passes(arm, cross(trial, arm, "vm1", "vm2", 4), finished=True)
     with trial.arm("broken through the kernel", "wrong") as arm:
         router.set_kind("namespace")
-        _broken(arm, cross(trial, arm, "vm1", "vm2", 4))
+        check_broken(arm, cross(trial, arm, "vm1", "vm2", 4))
     with trial.arm("complete through the kernel", "wrong") as arm:
         check_passes(arm, cross(trial, arm, "vm1", "vm2", 4), finished=True)
 """

@@ -14,7 +14,7 @@ from browser import Browser, browser
 from labctl.report import gather, page
 from labctl.results import ArmResult, Check, Recorder, Verdict, load
 from labctl.results.recorder import TOPOLOGY
-from report_records import judge, record
+from report_records import XEN, judge, record, xen_record
 
 pytestmark = pytest.mark.integration
 
@@ -74,6 +74,37 @@ def test_nothing_is_wider_than_the_screen(chromium: Browser, report: Path, width
     chromium.open(report, width)
     chromium.run("document.querySelectorAll('details').forEach((one) => { one.open = true })")
     assert overflow(chromium) == [0, []]
+
+
+@pytest.fixture(scope="module", params=XEN)
+def xen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(xen_record(tmp_path_factory.mktemp("results"), request.param))
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_xen_host_and_all_that_is_in_it_fit_the_screen(
+    chromium: Browser, xen: Path, width: int
+) -> None:
+    chromium.open(xen, width)
+    chromium.run("document.querySelectorAll('details').forEach((one) => { one.open = true })")
+    assert overflow(chromium) == [0, []]
+    cut = chromium.run(
+        """[...document.querySelectorAll('figure svg')]
+           .filter((one) => one.getClientRects().length)
+           .flatMap((one) => [...one.querySelectorAll('text, rect, use')].filter((part) => {
+             const all = one.getBoundingClientRect(), box = part.getBoundingClientRect();
+             return box.left < all.left - 1 || box.right > all.right + 1
+               || box.top < all.top - 1 || box.bottom > all.bottom + 1 }))
+           .map((one) => one.outerHTML.slice(0, 120))"""
+    )
+    assert cut == []
+    over = chromium.run(
+        """[...document.querySelectorAll('figure .box.network')]
+           .filter((one) => one.getClientRects().length)
+           .filter((one) => one.querySelector('.kind').getBBox().width
+             > one.querySelector('rect').getBBox().width - 16).length"""
+    )
+    assert over == 0  # what it is fits between the round ends
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -17,8 +17,8 @@ from labctl.guests import driver, keys, spec, ssh, xen, xen_host
 from labctl.guests.spec import Guest, Nic
 from labctl.images.kernel import unpacked
 from labctl.network import links
-from labctl.topology import reading
-from labctl.topology.model import MGMT_BRIDGE, Topology
+from labctl.topology import finding, reading
+from labctl.topology.model import DOM0_MEMORY, MGMT_BRIDGE, Topology
 from labctl.world.base import Process
 from labctl.world.deadline import Deadline
 from labctl.world.process import Result
@@ -86,11 +86,11 @@ def xen_lab(
     name: str,
     *,
     memory: int = 1024,
-    dom0_memory: int = xen_host.DOM0_MEMORY,
+    dom0_memory: int = DOM0_MEMORY,
     change: Callable[[Topology], Topology] = lambda topology: topology,
 ) -> Iterator[XenLab]:
     """Make the world, the networks and the files of a shipped topology with one Xen host."""
-    topology = change(reading.load(reading.find(name)))
+    topology = change(reading.load(finding.find(name)))
     (host,) = topology.xen_hosts()
     inside = topology.inside(host.name)
     image, micro = images.get("xen-host"), images.get("micro")

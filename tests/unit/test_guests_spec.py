@@ -234,7 +234,7 @@ def test_ssh_takes_the_configuration_and_pins_every_host(tmp_path: Path) -> None
 def test_a_terminal_is_asked_for_only_where_it_is_wanted(tmp_path: Path) -> None:
     assert ssh.command(tmp_path, "vm1")[-1] == "vm1"
     assert "-t" not in ssh.command(tmp_path, "vm1")
-    assert "-t" in ssh.command(tmp_path, "vm1", terminal=True)
+    assert "-tt" in ssh.command(tmp_path, "vm1", terminal=True)
 
 
 # --- consoles -----------------------------------------------------------------------------------

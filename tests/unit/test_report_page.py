@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from labctl.results import ArmResult, Check, Recorder, Verdict, load
 from labctl.results.recorder import TOPOLOGY, capture_name
 from labctl.topology import find
 from labctl.topology import load as load_topology
-from report_records import FLAG, LOST, VALID, arm, record
+from report_records import FLAG, LOST, VALID, XEN, arm, record, xen_record
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\" ' & </title></style>"
 VOID = {"meta", "input", "br", "img", "link"}
@@ -31,7 +32,7 @@ def page_of(directory: Path) -> str:
     return page.render(gather.from_record(directory, load(directory.name, directory.parent)))
 
 
-def recorded(root: Path, arms: list[ArmResult], **rest: object) -> Path:
+def recorded(root: Path, arms: list[ArmResult], **rest: Any) -> Path:
     with Recorder.create("mine", root) as recorder:
         recorder.finish(report_records.judge(recorder, arms, **rest))
     return recorder.path
@@ -309,3 +310,51 @@ def test_a_trace_is_told_in_one_sentence(count: int, bad: int, told: str) -> Non
 def test_a_packet_that_was_not_seen_again_is_said_to_be_so() -> None:
     found, _ = journeys([FLAG] * 4 + [None] * 4)
     assert "was not seen again in router r1 (eth0 to eth1)" in finding.traced(1, found)
+
+
+@pytest.mark.parametrize("name", XEN)
+def test_a_run_on_a_xen_host_is_drawn_in_its_frame(tmp_path: Path, name: str) -> None:
+    html = page_of(xen_record(tmp_path, name))
+    Checker(html)
+    figures = re.findall(r'<figure class="f\d+">.*?</figure>', html, flags=re.DOTALL)
+    assert len(figures) == 2 * len(XEN[name])
+    for figure in figures:
+        assert figure.count('<g class="frame">') == 2  # wide and tall
+        assert "xen1 (Xen host)" in text_of(figure)
+        assert "dom0 bridge" in figure
+    assert "vif of vm1 in dom0" in text_of(html)
+
+
+def test_a_router_in_dom0_is_the_culprit_and_is_named(tmp_path: Path) -> None:
+    text = text_of(page_of(xen_record(tmp_path, "xen-router-hop.yaml")))
+    assert "SSH hangs with raw: the metadata was lost in router r1 (eth0 to eth1)." in text
+    assert "vm1:eth0 is inside vm1, vm1-eth0 its vif in dom0." in text
+    assert "router in dom0 ✗ flag lost" in text
+    assert "veth of r1 in dom0" in text
+    assert "host's end" not in text
+
+
+def test_an_uplink_is_told_on_both_sides_of_the_border(tmp_path: Path) -> None:
+    text = text_of(page_of(xen_record(tmp_path, "xen-uplink.yaml")))
+    assert "xen1:eth0 is the uplink in dom0, xen1-eth0 its TAP outside." in text
+    assert "3 xen1:eth0 uplink in dom0" in text
+    assert "4 xen1-eth0 TAP of the uplink" in text
+    assert "On the right it is finished on the way, between xen1:eth0 and xen1-eth0." in text
+
+
+def test_offloads_of_a_xen_lab_have_their_names_there(tmp_path: Path) -> None:
+    text = text_of(page_of(xen_record(tmp_path, "xen-uplink.yaml")))
+    table = text.split("Everything that was on and off")[1]
+    for where in ("vm1/eth0, guest", "vm1/eth0, vif", "xen1/eth0, dom0", "xen1/eth0, tap"):
+        assert where in table
+    assert ", device" not in table  # nothing was told of it
+
+
+def test_a_headline_counts_arms_where_they_are_too_many_to_name(tmp_path: Path) -> None:
+    names = [f"way{number}" for number in range(5)]
+    directory = recorded(tmp_path, [arm(name, works=True) for name in names])
+    for name, state in zip(names, [FLAG] * 4 + [VALID], strict=True):
+        file = directory / "captures" / capture_name(name)
+        pcapng.write(file, report_records.seen([state] * 8))
+    text = text_of(page_of(directory))
+    assert "SSH works in all 5 arms. In 4 of them no checksum is finished on the way" in text

@@ -14,7 +14,8 @@ from labctl.capture.judge import Checksum, Metadata
 from labctl.capture.pcapng import PcapngError
 from labctl.errors import UsageError
 from labctl.lab.path import Hop, hops
-from labctl.report import drawing, recorded
+from labctl.lab.whereabouts import whereabouts
+from labctl.report import chart, drawing, recorded
 from labctl.report.drawing import BOX, Shape
 from labctl.topology import Topology, find, load, loads, shipped
 from report_records import FLAG, HOPS, LOST, seen
@@ -75,13 +76,126 @@ def _longest_path(topology: Topology) -> tuple[Hop, ...]:
     return max(found, key=len)
 
 
+def within(frame: drawing.Frame, x: float, y: float) -> bool:
+    return frame.x < x < frame.x + frame.width and frame.y < y < frame.y + frame.height
+
+
+def assert_encloses(plan: drawing.Drawing, frame: drawing.Frame) -> None:
+    """A frame has all of its host within it and nothing else, and is within the drawing."""
+    assert frame.x >= 0
+    assert frame.y >= 0
+    assert frame.x + frame.width <= plan.width
+    assert frame.y + frame.height <= plan.height
+    for box in plan.boxes:
+        corners = [
+            within(frame, box.x + dx * box.width / 2, box.y + dy * box.height / 2)
+            for dx, dy in itertools.product((-1, 1), repeat=2)
+        ]
+        assert set(corners) == {box.element.host == frame.element.name}, box.element
+    uplink = f"{frame.element.name}:", f"{frame.element.name}-"
+    for spot in plan.spots:
+        if spot.hop.startswith(uplink):  # inside in dom0, its TAP outside
+            assert within(frame, spot.x, spot.y) is spot.hop.startswith(uplink[0]), spot.hop
+
+
+XEN = """
+networks: {left: {}, right: {}}
+nodes:
+  xen1: {hypervisor: xen, interfaces: [{network: left}, {network: right}], labels: {rack: a}}
+  vm1: {host: xen1, interfaces: [{network: left}]}
+  vm2: {host: xen1, interfaces: [{network: right}]}
+  vm4: {host: xen1, interfaces: [{network: right}]}
+  xen2: {hypervisor: xen, interfaces: [{network: left}]}
+  vm3: {host: xen2, interfaces: [{network: left}]}
+  vm5: {interfaces: [{network: right}]}
+  xen3: {hypervisor: xen}
+routers:
+  r1: {interfaces: [{network: left}, {network: right}]}
+"""
+
+
+@pytest.mark.parametrize("shape", ["wide", "tall"])
+@pytest.mark.parametrize("ends", list(itertools.permutations(("vm1", "vm2", "vm3", "vm5"), 2)))
+def test_a_path_may_leave_a_xen_host_and_come_back(ends: tuple[str, str], shape: Shape) -> None:
+    topology = loads(XEN, "x")
+    path = hops(topology, *ends)
+    plan = drawing.place(chart.of_topology(topology, path), path, shape)
+    assert [frame.element.name for frame in plan.frames] == ["xen1", "xen2"]
+    for frame in plan.frames:
+        assert_encloses(plan, frame)
+    assert [box.element.what for box in plan.boxes if box.element.name == "xen3"] == ["Xen host"]
+    first, second = plan.frames
+    apart_x = second.x > first.x + first.width or first.x > second.x + second.width
+    apart_y = second.y > first.y + first.height or first.y > second.y + second.height
+    assert apart_x or apart_y
+
+
+def test_a_network_on_both_sides_of_a_border_is_two_bridges() -> None:
+    topology = load(find("xen-uplink.yaml"))
+    path = hops(topology, "vm1", "vm3")
+    plan = drawing.place(chart.of_topology(topology, path), path, "wide")
+    told = [(box.element.name, box.element.what, box.element.host) for box in plan.boxes]
+    assert ("lan", "lab bridge", "") in told
+    assert ("lan", "dom0 bridge", "xen1") in told
+    assert ("vm1", "PV guest", "xen1") in told
+    assert ("vm3", "QEMU guest", "") in told
+    (uplink,) = [line.edge for line in plan.lines if line.edge.inside == "xen1:eth0"]
+    assert (uplink.owner, uplink.network, uplink.outside) == (
+        "net lan in xen1",
+        "net lan",
+        "xen1-eth0",
+    )
+
+
+@pytest.mark.parametrize("ends", [("vm1", "vm3"), ("vm3", "vm1")])
+def test_a_path_alone_tells_the_bridges_of_an_uplink(ends: tuple[str, str]) -> None:
+    path = hops(load(find("xen-uplink.yaml")), *ends)
+    drawn = chart.of_path(path)
+    assert [element.name for element in drawn.elements] == [ends[0], "bridge", "bridge", ends[1]]
+    assert sorted(hop for edge in drawn.edges for hop in (edge.inside, edge.outside)) == sorted(
+        hop.name for hop in path
+    )
+    dom0, lab = (drawn.row[1], drawn.row[2]) if ends[0] == "vm1" else (drawn.row[2], drawn.row[1])
+    (uplink,) = [edge for edge in drawn.edges if edge.inside == "xen1:eth0"]
+    assert (uplink.owner, uplink.network) == (dom0, lab)
+
+
+def test_places_are_told_in_the_words_of_where_they_are() -> None:
+    told = whereabouts(hops(load(find("xen-to-virtio.yaml")), "vm1", "vm3"))
+    assert told == {
+        "vm1:eth0": "inside vm1",
+        "vm1-eth0": "vif of vm1 in dom0",
+        "xen1:eth0": "uplink in dom0",
+        "xen1-eth0": "TAP of the uplink",
+        "r1-eth0": "host's end of r1",
+        "r1:eth0": "inside r1",
+        "r1:eth1": "inside r1",
+        "r1-eth1": "host's end of r1",
+        "vm3-eth0": "host's end of vm3",
+        "vm3:eth0": "inside vm3",
+    }
+    inner = whereabouts(hops(load(find("xen-router-hop.yaml")), "vm1", "vm2"))
+    assert inner["r1-eth0"] == "veth of r1 in dom0"
+    between = Hop("xen1:lan", "guest", "xen1", "lan")
+    one, *rest = hops(load(find("xen-uplink.yaml")), "vm1", "vm3")
+    assert whereabouts([one, between, *rest])["xen1:lan"] == "inside xen1"
+    two = whereabouts(hops(loads(XEN, "x"), "vm1", "vm3"))
+    assert two["vm1-eth0"] == "vif of vm1 in dom0 of xen1"
+    assert two["xen2:eth0"] == "uplink in dom0 of xen2"
+
+
 @pytest.mark.parametrize("shape", ["wide", "tall"])
 @pytest.mark.parametrize("name", [str(path) for path in shipped()])
 def test_every_shipped_topology_is_drawn_whole_and_apart(name: str, shape: Shape) -> None:
     topology = load(find(name))
     path = _longest_path(topology)
-    plan = drawing.place(drawing.of_topology(topology, path), path, shape)
-    assert len(plan.boxes) == len(topology.nodes) + len(topology.routers) + len(topology.networks)
+    plan = drawing.place(chart.of_topology(topology, path), path, shape)
+    bridges = [net.name for net in topology.outer_networks()]
+    for host in topology.xen_hosts():
+        bridges += [net.name for net in topology.inside(host.name).networks]
+    nodes = [node.name for node in topology.nodes.values() if not node.hypervisor]
+    drawn = sorted(box.element.name for box in plan.boxes)
+    assert drawn == sorted([*nodes, *topology.routers, *bridges])
     for one, other in itertools.combinations(plan.boxes, 2):
         apart_x = abs(one.x - other.x) >= BOX[0]
         apart_y = abs(one.y - other.y) >= BOX[1]
@@ -91,6 +205,9 @@ def test_every_shipped_topology_is_drawn_whole_and_apart(name: str, shape: Shape
         assert box.height / 2 <= box.y <= plan.height - box.height / 2
     for spot, another in itertools.combinations(plan.spots, 2):
         assert math.dist((spot.x, spot.y), (another.x, another.y)) > 24, (spot.hop, another.hop)
+    assert [one.element.name for one in plan.frames] == [h.name for h in topology.xen_hosts()]
+    for frame in plan.frames:
+        assert_encloses(plan, frame)
     numbered = sorted((spot.number, spot.hop) for spot in plan.spots if spot.number)
     assert [hop for _, hop in numbered] == [hop.name for hop in path]
     if shape == "tall":
@@ -99,5 +216,5 @@ def test_every_shipped_topology_is_drawn_whole_and_apart(name: str, shape: Shape
 
 def test_a_topology_of_lone_nodes_is_drawn() -> None:
     topology = loads("nodes: {a: {}, b: {}, c: {}}", "x")
-    plan = drawing.place(drawing.of_topology(topology, ()), (), "wide")
+    plan = drawing.place(chart.of_topology(topology, ()), (), "wide")
     assert len({(box.x, box.y) for box in plan.boxes}) == 3

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import libarchive
 import pytest
 
+from soak import place
 from soak.__main__ import GUESTS, LONG_LIVED_EACH, Counts, flows, options_of, summary, victim
 from soak.content import (
     MIB,
@@ -22,7 +25,10 @@ from soak.content import (
     listed_files,
     scan,
 )
-from soak.place import MAKE, PEER
+from soak.place import MAKE, PEER, End, Flow
+
+LOOPBACK = f"127.{os.getpid() >> 16 & 127}.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
+"""An address of the loopback network that no other run of these tests uses."""
 
 
 def test_a_content_differs_from_part_to_part_and_from_name_to_name() -> None:
@@ -51,10 +57,9 @@ def test_peers_exchange_parts_of_their_files_and_can_spoil_one(tmp_path: Path, s
     for role, content in contents.items():
         file = tmp_path / role
         file.write_bytes(content.block)
-        # An address of the loopback network that nothing else here uses.
         words = [
             role,
-            "127.7.31.9",
+            LOOPBACK,
             "5001",
             file,
             12345,
@@ -72,6 +77,41 @@ def test_peers_exchange_parts_of_their_files_and_can_spoil_one(tmp_path: Path, s
     assert told["connect"] == [sent["listen"], "-", "700001"]
     assert told["listen"][1:] == ["-", "700001"]
     assert (told["listen"][0] == sent["connect"]) is not spoil
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Content:
+    """Let this machine play every guest, its memory filled with one content."""
+
+    def ask(_lab: object, _name: str, line: str, stdin: bytes = b"") -> str:
+        done = subprocess.run(["sh", "-c", line], input=stdin, capture_output=True, check=True)
+        return done.stdout.decode()
+
+    if not shutil.which("perl"):
+        pytest.skip("guests have perl, this machine has not")
+    monkeypatch.setattr(place, "ask", ask)
+    monkeypatch.setattr(place, "MEMORY", str(tmp_path / "memory"))
+    content = Content("here", 2)
+    ask(None, "", place.perl(MAKE, place.MEMORY, content.mebibytes), content.block)
+    return content
+
+
+def test_memory_that_changed_is_corruption_and_its_place_is_named(here: Content) -> None:
+    lab: Any = None
+    expected = digest(here.parts())
+    assert place.check_memory(lab, "vm1", here, expected) == 2 * MIB
+    place.spoil_memory(lab, "vm1")
+    with pytest.raises(CorruptionError, match=r"memory of vm1.*1 octets differ, from 0x12d687"):
+        place.check_memory(lab, "vm1", here, expected)
+
+
+def test_a_payload_that_changed_is_corruption_and_its_way_is_named(here: Content) -> None:
+    lab: Any = None
+    one, other = (End(name, {4: LOOPBACK}, here) for name in ("vm1", "vm2"))
+    flow = Flow(4, 5002, 4321, 1234567, 4099)
+    assert place.exchange(lab, one, other, flow) == 2 * 1234567
+    with pytest.raises(CorruptionError, match="payload vm1 > vm2 over IPv4"):
+        place.exchange(lab, one, other, flow, spoil=True)
 
 
 def test_flows_lie_within_the_content_and_differ_from_pass_to_pass() -> None:

@@ -1,0 +1,120 @@
+"""The part of `xen-offload` about super-frames, and about who mends one without its note."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+from labctl.experiments.finishing import SEGMENTS
+from labctl.experiments.superframes import (
+    BULK_PORT,
+    FIXUP,
+    HAND_PORT,
+    Tally,
+    bulk,
+    fixups,
+    grown,
+    send_unmarked,
+    tally,
+)
+from labctl.experiments.trial import Arm, Trial
+from labctl.lab.path import Hop, hops
+from labctl.lab.watch import capture
+from labctl.world.deadline import Deadline
+
+STOP_SECONDS = 60.0
+OPEN = ("partial, needs_csum",)
+UNFIXED = "did not grow, at both netfronts and both vifs"
+
+
+def super_frames(trial: Trial) -> list[str]:
+    """Run the three arms about super-frames; return their part of the story, or nothing."""
+    lab = trial.lab
+    vm1, vm2 = lab.node("vm1"), lab.node("vm2")
+    path = hops(lab.topology, "vm1", "vm2", "eth0")
+    rows: dict[str, list[Tally]] = {}
+
+    def send(arm: Arm) -> None:
+        answer = bulk(lab, "vm1", "vm2", vm2.address(4))
+        arm.check("transfer", "all of it arrives", answer.text, answer.works)
+
+    with trial.arm("gso on/ipv4", "a transfer with TSO and GSO as they come") as arm:
+        found = _watched(trial, arm, path, BULK_PORT, lambda: send(arm))
+        for one in found:
+            _some(arm, one)
+        rows["TSO on"] = found
+    with trial.arm("gso off/ipv4", "control: the same transfer, TSO and GSO off in vm1") as arm:
+        with vm1.offload(SEGMENTS) as now:
+            for feature in SEGMENTS:
+                words = {True: "on", False: "off"}[now[feature].active]
+                arm.check(f"in effect: vm1 {feature}", "off", words, words == "off")
+            found = _watched(trial, arm, path, BULK_PORT, lambda: send(arm))
+        for one in found[:-1]:  # in vm2 GRO joins what arrives in one go
+            _none(arm, one)
+        rows["TSO and GSO off"] = found
+    what = "a super-frame without needs_csum, its sum wrong, put on vm2's vif in dom0"
+    with trial.arm("gso unmarked/ipv4", what) as arm:
+        found = _watched(trial, arm, path[2:], HAND_PORT, lambda: send_unmarked(lab, vm1, vm2))
+        for one in found:
+            _some(arm, one)
+        rows["put there by hand"] = found
+    return _told(rows) if len(rows) == 3 else []
+
+
+def _watched(
+    trial: Trial, arm: Arm, path: Sequence[Hop], port: int, act: Callable[[], None]
+) -> list[Tally]:
+    """Act while hops are observed; check that no driver had a super-frame's note to put right."""
+    address = trial.lab.node("vm2").address(4)
+    arm.offloads = trial.lab.offloads()
+    with _unfixed(trial, arm), capture(trial.lab, path, trial.scratch(arm.name)) as seeing:
+        act()
+        evidence = seeing.stop(Deadline(STOP_SECONDS, "ending the capture"))
+    arm.keep(evidence)
+    return [tally(evidence, hop, address, port) for hop in path]
+
+
+@contextlib.contextmanager
+def _unfixed(trial: Trial, arm: Arm) -> Iterator[None]:
+    before = fixups(trial.lab, "vm1", "vm2")
+    yield
+    after = fixups(trial.lab, "vm1", "vm2")
+    more = grown(before, after)
+    readings = ", ".join(f"{key}: {value}" for key, value in after.items())
+    arm.check(FIXUP, UNFIXED, more or readings, not more)
+
+
+def _some(arm: Arm, seen: Tally) -> None:
+    """Check that a hop saw super-frames, each with its size and its sum open."""
+    expected = "some, partial with needs_csum, each with the size of its pieces"
+    good = seen.supers > 0 and seen.states == OPEN and all(seen.segments)
+    passed = good if seen.supers or seen.complete else None
+    arm.check(f"super-frames at {seen.hop.name}", expected, seen.text, passed)
+
+
+def _none(arm: Arm, seen: Tally) -> None:
+    """Check that a hop saw the transfer, and no super-frame."""
+    passed = (seen.frames > 0 and not seen.supers) if seen.complete or seen.supers else None
+    arm.check(f"super-frames at {seen.hop.name}", "none", seen.text, passed)
+
+
+def _told(rows: dict[str, list[Tally]]) -> list[str]:
+    lines = ["Super-frames from vm1 to vm2: frames longer than the MTU, to be cut later.", ""]
+    for name, found in rows.items():
+        lines.append(f"  {name}")
+        width = max(len(one.hop.name) for one in found)
+        lines += [f"    {one.hop.name:{width}}  {one.text}" for one in found]
+    return [
+        *lines,
+        "",
+        "A super-frame goes whole from guest to guest: the rings carry the size of its pieces in",
+        "an extra slot, and its sum stays open. Without TSO and GSO vm1 sends no such frame; vm2",
+        "then sees some of its own making: GRO joins what arrives in one go, and marks it alike.",
+        "",
+        f"{FIXUP} counts super-frames that come over a ring without csum_blank, which",
+        "checksum_setup() of netfront or netback then puts right. It stayed as it was at both",
+        "guests and both vifs, even for the frame put there by hand, without the note and with a",
+        "wrong sum: validate_xmit_skb() sends such a frame through tcp4_gso_segment(), which",
+        "writes the pseudo-header's sum and sets CHECKSUM_PARTIAL before netback gets it. Between",
+        "kernels that do this there is nothing to count: it is for peers that forget the flag.",
+    ]

@@ -1,0 +1,80 @@
+"""What can be told before anything is started: whether all that a topology asks for can be had."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from labctl.errors import HostError, UsageError
+from labctl.images import Image
+from labctl.lab import hosted, real
+from labctl.topology.model import DOM0_MEMORY, XEN_MEMORY, Node, Topology
+
+QEMU_MEMORY = 160
+"""MiB that a guest's QEMU takes beside the guest's memory; seen under TCG: 160 to 230."""
+MEMINFO = Path("/proc/meminfo")
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def check(topology: Topology, images: Mapping[str, Image], uri: str = "") -> None:
+    """Raise `UsageError` for what a topology cannot have, `HostError` where this host has no room.
+
+    `images` holds those of the topology's nodes by name. `uri` names who shall run the guests.
+    """
+    for node in hosted.booted(topology, uri):
+        image = images[node.image]
+        if node.memory < image.memory and not node.initramfs:
+            raise UsageError(
+                f"{node.name} has {node.memory} MiB; "
+                f"its image {node.image} needs {image.memory} to boot",
+                f"write memory: {image.memory} (or more) in the topology",
+            )
+        hosted.check(node, image)
+    if real.is_meant(uri):
+        return
+    needed, free = needed_memory(topology), free_memory()
+    if free < needed:
+        raise HostError(
+            f"{topology.name} takes about {needed} MiB of memory, and this host has {free} left",
+            "end other labs (labctl status) or programs, or leave nodes out of the topology",
+        )
+
+
+def needed_memory(topology: Topology) -> int:
+    """Return the MiB that a topology's guests take of this host at most, nearly."""
+    return sum(_needed(topology, node) for node in topology.outer_nodes())
+
+
+def _needed(topology: Topology, node: Node) -> int:
+    if not node.hypervisor:
+        return node.memory + QEMU_MEMORY
+    # Xen touches no memory that nobody uses.
+    guests = sum(guest.memory for guest in topology.inside(node.name).nodes)
+    return min(node.memory, DOM0_MEMORY + XEN_MEMORY + guests) + QEMU_MEMORY
+
+
+def free_memory() -> int:
+    """Return the MiB that can be had here, swap too; a container may have less than its host."""
+    words = [line.split() for line in MEMINFO.read_text().splitlines()]
+    kibibytes = {name.rstrip(":"): int(value) for name, value, *_ in words}
+    # proc_meminfo(5): what programs can get without swapping.
+    free = (kibibytes["MemAvailable"] + kibibytes["SwapFree"]) >> 10
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        free = min(free, _left_in_group())
+    return free
+
+
+def _left_in_group() -> int:
+    """Return the MiB left to this process's control group (cgroups(7), version 2).
+
+    Raises `OSError`, `ValueError` or `StopIteration` where there is no limit.
+    """
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    path = next(line.removeprefix("0::/") for line in lines if line.startswith("0::"))
+    group = CGROUPS / path
+    limit = int((group / "memory.max").read_text())  # "max" is no number
+    used = int((group / "memory.current").read_text())
+    counted = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    cached = int(counted["inactive_file"])  # what is dropped before anybody goes without
+    return (limit - used + cached) >> 20

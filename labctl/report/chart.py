@@ -1,0 +1,163 @@
+"""What is to be drawn of a lab: its nodes, routers and bridges, and the interfaces between them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from labctl.lab.path import Hop
+from labctl.topology.model import Network, Topology
+
+
+@dataclass(frozen=True)
+class Element:
+    """A node, a router or a network; a Xen host with anything in it is a frame."""
+
+    key: str
+    kind: Literal["node", "router", "network"]
+    name: str
+    what: str
+    """Its kind in words, such as `guest` or `dom0 bridge`."""
+    labels: str = ""
+    host: str = ""
+    """Key of the frame it is in; empty for none."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An interface: `owner` is plugged into `network`; its two hops, inside and outside.
+
+    An uplink's owner is the bridge in dom0.
+    """
+
+    owner: str
+    network: str
+    inside: str
+    outside: str
+    labels: str = ""
+
+
+@dataclass(frozen=True)
+class Map:
+    """What is to be drawn, in the order of the main row."""
+
+    elements: tuple[Element, ...]
+    edges: tuple[Edge, ...]
+    row: tuple[str, ...]
+    """Keys of the elements in the main row."""
+    frames: tuple[Element, ...] = ()
+    """Xen hosts that enclose elements."""
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in labels.items())
+
+
+def of_topology(topology: Topology, path: Sequence[Hop]) -> Map:
+    """Return the map of a topology whose main row is what `path` passes."""
+    xen = {node.name for node in topology.xen_hosts()}
+    elements = {}
+    edges = []
+    for node in topology.nodes.values():
+        what = "Xen host" if node.hypervisor else "PV guest" if node.host else "guest"
+        if xen and what == "guest":
+            what = "QEMU guest"
+        elements[node.name] = Element(
+            node.name, "node", node.name, what, _labels(node.labels), node.host
+        )
+        for nic in node.interfaces:
+            inside = f"{node.name}:{nic.name}"
+            outer = _bridge(nic.network, node.host)
+            owner = _bridge(nic.network, node.name) if node.hypervisor else node.name
+            edges.append(Edge(owner, outer, inside, nic.tap, _labels(nic.labels)))
+    for router in topology.routers.values():
+        what = "router in dom0" if router.host else "router"
+        elements[router.name] = Element(
+            router.name, "router", router.name, what, _labels(router.labels), router.host
+        )
+        for port in router.interfaces:
+            inside = f"{router.name}:{port.name}"
+            bridge = _bridge(port.network, router.host)
+            edges.append(Edge(router.name, bridge, inside, port.peer, _labels(port.labels)))
+    inner = {name: topology.inside(name).networks for name in xen}
+    spanning = {network.name for networks in inner.values() for network in networks}
+    for network in topology.outer_networks():
+        what = "lab bridge" if network.name in spanning else "network"
+        elements[_bridge(network.name, "")] = _network(network, "", what)
+    for host, networks in inner.items():
+        for network in networks:
+            elements[_bridge(network.name, host)] = _network(network, host, "dom0 bridge")
+    frames = [elements.pop(name) for name in topology.nodes if name in xen and inner[name]]
+    edges = [edge for edge in edges if {edge.network, edge.owner} <= elements.keys()]
+    row = _row(path, {hop: e for e in edges for hop in (e.inside, e.outside)})
+    return Map(tuple(elements.values()), tuple(edges), row or tuple(elements)[:1], tuple(frames))
+
+
+def _bridge(network: str, host: str) -> str:
+    """Return the key of a network's bridge in the lab, or in the dom0 of a Xen host."""
+    return f"net {network} in {host}" if host else f"net {network}"
+
+
+def _network(network: Network, host: str, what: str) -> Element:
+    key = _bridge(network.name, host)
+    return Element(key, "network", network.name, what, _labels(network.labels), host)
+
+
+def of_path(path: Sequence[Hop]) -> Map:
+    """Return the map of what a path alone tells: its nodes and routers, bridges between them.
+
+    A node in its middle with one interface is a Xen host, and that its uplink between two bridges.
+    """
+    ports = _ports(path)
+    owners = [inside.owner for inside, _, _ in ports]
+    elements: dict[str, Element] = {}
+    edges: list[Edge] = []
+    at = ""  # the bridge where the packet is; empty while it is in something else
+
+    def bridge() -> str:
+        key = f"net {len(elements)}"
+        elements[key] = Element(key, "network", "bridge", "network")
+        return key
+
+    for number, (inside, outside, leaving) in enumerate(ports):
+        between = at and number + 1 < len(ports)
+        if between and inside.place == "guest" and owners.count(inside.owner) == 1:
+            beyond = bridge()
+            ends = (at, beyond) if leaving else (beyond, at)
+            edges.append(Edge(*ends, inside.name, outside.name))
+            at = beyond
+            continue
+        kind: Literal["node", "router"] = "node" if inside.place == "guest" else "router"
+        what = "guest" if kind == "node" else "router"
+        if leaving:
+            elements.setdefault(inside.owner, Element(inside.owner, kind, inside.owner, what))
+        at = at or bridge()
+        elements.setdefault(inside.owner, Element(inside.owner, kind, inside.owner, what))
+        edges.append(Edge(inside.owner, at, inside.name, outside.name))
+        if not leaving:
+            at = ""
+    return Map(tuple(elements.values()), tuple(edges), tuple(elements))
+
+
+def _ports(path: Sequence[Hop]) -> list[tuple[Hop, Hop, bool]]:
+    """Return the interfaces on a path: the hops inside and outside, whether it leaves its owner."""
+    found = []
+    for one, other in itertools.pairwise(path):
+        if one.owner == other.owner and (one.place == "host") is not (other.place == "host"):
+            leaving = other.place == "host"
+            found.append((one, other, True) if leaving else (other, one, False))
+    return found
+
+
+def _row(path: Sequence[Hop], edges: Mapping[str, Edge]) -> tuple[str, ...]:
+    row: list[str] = []
+    for hop in path:
+        edge = edges.get(hop.name)
+        if edge is None:
+            continue
+        key = edge.network if hop.place == "host" else edge.owner
+        if key not in row:
+            row.append(key)
+    return tuple(row)

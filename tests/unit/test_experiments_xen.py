@@ -1,0 +1,252 @@
+"""xen-offload and xen-to-virtio: what of a capture they count, and what they must not let pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from journey_frames import LOST, VALID, Pkt, hop
+
+from labctl.capture.judge import Checksum, Metadata, VnetHeader, judge
+from labctl.capture.session import Evidence
+from labctl.errors import GuestError
+from labctl.events import silent
+from labctl.experiments import Experiment, Trial
+from labctl.experiments.builtin import xen_offload_gso
+from labctl.experiments.builtin.router_hop import check_broken
+from labctl.experiments.builtin.xen_offload import Rows, xen_offload
+from labctl.experiments.builtin.xen_to_virtio import xen_to_virtio
+from labctl.experiments.crossing import Crossing
+from labctl.experiments.probes import Answer
+from labctl.experiments.superframes import fixups, grown, super_frame, tally
+from labctl.experiments.trial import Arm
+from labctl.lab.path import Hop, hops
+from labctl.results.model import Verdict
+from labctl.topology import find, load
+
+HERE = Hop("vm2-eth0", "host", "vm2", "vm2-eth0", "xen1")
+SMALL = Pkt(dport=5001, flags=0x18, payload=b"a" * 100)
+SUPER = replace(SMALL, payload=b"a" * 3000, gso=1, gso_size=1448)
+WORKS, HANGS = Answer(True, "works"), Answer(False, "hangs: vm3 counted 2 TCP checksum errors")
+
+
+def arm() -> Arm:
+    return Arm("a", "an arm", Path("/nowhere"), silent)
+
+
+def counted(*packets: Pkt, cut: bool = False) -> Any:
+    evidence = Evidence((hop(HERE.name, enumerate(packets), cut=cut),))
+    return tally(evidence, HERE, "10.0.2.2", 5001)
+
+
+# --- where packets pass -------------------------------------------------------------------------
+
+
+def test_the_two_uplinks_are_passed_by_the_interface_that_is_asked_for() -> None:
+    topology = load(find("xen-offload"))
+    for interface, model in (("eth0", "virtio"), ("eth1", "e1000")):
+        names = [one.name for one in hops(topology, "vm1", "vm3", interface)]
+        inner = f"xen1:{interface}"
+        assert names[2:4] == [inner, f"xen1-{interface}"]
+        uplinks = {one.name: one.model for one in topology.nodes["xen1"].interfaces}
+        assert uplinks[interface] == model
+    names = [one.name for one in hops(topology, "vm1", "vm2", "eth0")]
+    assert names == ["vm1:eth0", "vm1-eth0", "vm2-eth0", "vm2:eth0"]
+
+
+def test_the_router_between_the_two_worlds_is_outside_of_the_xen_host() -> None:
+    topology = load(find("xen-to-virtio"))
+    path = hops(topology, "vm1", "vm3", "eth0")
+    assert [one.name for one in path[2:6]] == ["xen1:eth0", "xen1-eth0", "r1-eth0", "r1:eth0"]
+    assert {one.host for one in path if one.owner == "r1"} == {""}
+    direct = [one.name for one in hops(topology, "vm1", "vm2", "eth0")]
+    assert not any(name.startswith("r1") for name in direct)
+
+
+# --- super-frames -------------------------------------------------------------------------------
+
+
+def test_super_frames_are_counted_apart_from_the_rest_of_their_transfer() -> None:
+    syn = replace(SMALL, flags=0x02, payload=b"")
+    ack = replace(SMALL, flags=0x10, payload=b"")
+    back = replace(SUPER, src="10.0.2.2", dst="10.0.1.1", sport=5001, dport=40000)
+    elsewhere = replace(SUPER, dport=22)
+    seen = counted(syn, ack, SMALL, SUPER, SUPER, back, elsewhere)
+    assert (seen.frames, seen.supers, seen.segments) == (3, 2, (1448,))
+    assert seen.states == ("partial, needs_csum",)
+    assert "2 of 3 frames" in seen.text
+
+
+@pytest.mark.parametrize(
+    ("packets", "cut", "some", "none"),
+    [
+        ((SMALL, SUPER), False, Verdict.PASS, Verdict.FAIL),
+        ((SMALL, SMALL), False, Verdict.FAIL, Verdict.PASS),
+        ((), False, Verdict.FAIL, Verdict.FAIL),  # nothing arrived: that shows neither
+        ((SMALL,), True, Verdict.ERROR, Verdict.ERROR),
+        ((SUPER,), True, Verdict.PASS, Verdict.FAIL),
+        ((replace(SUPER, **LOST),), False, Verdict.FAIL, Verdict.FAIL),
+        ((SUPER, replace(SUPER, **VALID)), False, Verdict.FAIL, Verdict.FAIL),
+        (
+            (replace(SUPER, gso=0, gso_size=0),),
+            False,
+            Verdict.FAIL,
+            Verdict.FAIL,
+        ),  # joined, of no known size
+    ],
+)
+def test_super_frames_must_be_open_and_of_a_known_size(
+    packets: tuple[Pkt, ...], cut: bool, some: Verdict, none: Verdict
+) -> None:
+    one = arm()
+    xen_offload_gso._some(one, counted(*packets, cut=cut))
+    xen_offload_gso._none(one, counted(*packets, cut=cut))
+    assert [check.verdict for check in one.checks] == [some, none]
+
+
+def test_the_frame_made_by_hand_is_a_super_frame_with_a_wrong_sum_and_no_note() -> None:
+    def node(mac: str, address: str) -> Any:
+        return SimpleNamespace(
+            address=lambda _: address, interface=lambda: SimpleNamespace(mac=mac)
+        )
+
+    data = super_frame(node("52:54:00:00:00:01", "10.0.1.1"), node("52:54:00:00:00:02", "10.0.1.2"))
+    found = judge(data[10:], vnet=VnetHeader.unpack(data[:10]))
+    assert (found.packet.src, found.packet.dst) == ("10.0.1.1", "10.0.1.2")
+    assert found.packet.header_valid
+    assert (found.state, found.metadata) == (Checksum.BAD, Metadata.NONE)
+    assert (found.gso, found.gso_size) == ("tcpv4", 1000)
+    assert data[10:16] == bytes.fromhex("525400000002")
+
+
+@dataclass
+class Stats:
+    """A lab whose `ethtool -S` says what it is told to."""
+
+    text: str
+
+    def node(self, name: str) -> Any:
+        return SimpleNamespace(
+            interface=lambda: SimpleNamespace(tap=f"{name}-eth0"),
+            model=SimpleNamespace(host="xen1"),
+            run=lambda _argv: SimpleNamespace(stdout=self.text),
+        )
+
+
+def test_the_fixups_of_a_guest_and_of_its_vif_are_read() -> None:
+    lab: Any = Stats("NIC statistics:\n     rx_gso_checksum_fixup: 7\n     tx_zerocopy_sent: 0\n")
+    assert fixups(lab, "vm1") == {"vm1:eth0": 7, "vm1-eth0": 7}
+
+
+def test_a_driver_that_does_not_count_is_no_zero() -> None:
+    lab: Any = Stats("NIC statistics:\n     rx_packets: 7\n")
+    with pytest.raises(GuestError, match="does not count"):
+        fixups(lab, "vm1")
+
+
+def test_only_what_grew_is_told() -> None:
+    assert grown({"a": 1, "b": 2}, {"a": 1, "b": 5}) == "b grew by 3"
+    assert grown({"a": 1}, {"a": 1}) == ""
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def crossing(path: tuple[Hop, ...], until: int, after: dict[str, Any], ssh: Answer) -> Crossing:
+    """Return a crossing of a SYN, and of its answer, that changed at hop number `until`."""
+    first, last = path[0].owner, path[-1].owner
+    syn = Pkt()
+    answer = Pkt(src=syn.dst, dst=syn.src, sport=22, dport=40000, flags=0x12)
+    seen = []
+    for number, one in enumerate(path):
+        there = replace(syn, **after) if number >= until else syn
+        seen.append(hop(one.name, [(0, there), (1, answer)]))
+    found = Crossing(path, syn.src, syn.dst, first, last, ssh=ssh)
+    found.evidence = Evidence(tuple(seen))
+    return found
+
+
+def test_an_answer_stands_in_the_columns_of_the_way_there() -> None:
+    path = hops(load(find("xen-offload")), "vm1", "vm2", "eth0")
+    found = crossing(path, 2, VALID, WORKS)
+    assert found.evidence
+    rows = Rows(("vm1", "its vif", "vm2's vif", "vm2"))
+    rows.add("there", found)
+    rows.add("back", found, answer=True)
+    assert rows.rows == [
+        ["there", "partial", "partial", "valid", "valid", "works"],
+        ["back", "partial", "partial", "partial", "partial", ""],
+    ]
+    assert len({len(line.split("  ")[0]) for line in rows.lines}) == 1
+
+
+def test_a_lost_note_is_not_told_like_an_open_sum() -> None:
+    path = hops(load(find("xen-offload")), "vm1", "vm2", "eth0")
+    rows = Rows(("vm1", "its vif", "vm2's vif", "vm2"))
+    rows.add("there", crossing(path, 3, LOST, HANGS))
+    assert rows.rows[0][3:5] == ["partial", "partial, LOST"]
+
+
+# --- a copying router, from either side ---------------------------------------------------------
+
+
+def judged(source: str, destination: str, until: int, grown: int) -> dict[str, Verdict]:
+    path = hops(load(find("xen-to-virtio")), source, destination, "eth0")
+    errors = {destination: {"TcpInCsumErrors": grown}} if grown else {}
+    found = crossing(path, until, LOST, replace(HANGS, errors=errors))
+    found.no_drops = "its kernel does not trace drops"
+    one = arm()
+    check_broken(one, found)
+    return {check.name: check.verdict for check in one.checks}
+
+
+@pytest.mark.parametrize(("source", "destination"), [("vm1", "vm3"), ("vm3", "vm1")])
+def test_a_loss_inside_the_router_is_its_fault_in_both_directions(
+    source: str, destination: str
+) -> None:
+    inside = 6 if source == "vm1" else 4
+    found = judged(source, destination, inside, grown=2)
+    skipped = found.pop(f"drop reason at {destination}")
+    assert skipped is Verdict.SKIP
+    assert set(found.values()) == {Verdict.PASS}
+    assert f"TcpInCsumErrors at {destination}" in found
+
+
+@pytest.mark.parametrize("until", [3, 5, 7, 99])  # at the uplink, before r1, after it, nowhere
+def test_a_loss_elsewhere_than_in_the_router_fails(until: int) -> None:
+    found = judged("vm1", "vm3", until, grown=2)
+    assert found["metadata lost, SYN"] is Verdict.FAIL
+    assert found["SYN vm1 to vm3"] is Verdict.FAIL
+
+
+def test_a_hang_without_counted_errors_fails() -> None:
+    found = judged("vm1", "vm3", 6, grown=0)
+    assert found["TcpInCsumErrors at vm3"] is Verdict.FAIL
+
+
+# --- a lab that fails on the way ----------------------------------------------------------------
+
+
+class Dead:
+    """A node or a router that does not answer, whatever is asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise GuestError(f"it died before {name}")
+
+
+@pytest.mark.parametrize("one", [xen_offload, xen_to_virtio], ids=lambda one: one.name)
+def test_a_lab_that_fails_in_every_arm_is_an_error_and_no_story(
+    one: Experiment, tmp_path: Path
+) -> None:
+    lab: Any = SimpleNamespace(
+        topology=load(find(one.topology)), node=lambda _: Dead(), router=lambda _: Dead()
+    )
+    trial = Trial(lab, tmp_path, tmp_path)
+    one.body(trial)
+    assert len(trial.arms) == 12
+    assert {arm.verdict for arm in trial.arms} == {Verdict.ERROR}
+    assert trial.story == []
+    assert trial.notes

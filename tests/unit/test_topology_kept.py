@@ -1,0 +1,83 @@
+"""Topologies that were read before are taken from the cache, and never when anything changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from labctl.topology import TopologyError, kept, load, reading
+from labctl.topology.model import Topology
+
+TEXT = "networks: {lan: {}}\nnodes: {vm1: {interfaces: [{network: lan}]}}\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = tmp_path / "mine.yaml"
+    made.write_text(TEXT)
+    return made
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that were really read."""
+    seen: list[Path] = []
+    real = reading.load
+
+    def noting(path: Path) -> Topology:
+        seen.append(path)
+        return real(path)
+
+    monkeypatch.setattr(reading, "load", noting)
+    return seen
+
+
+def test_a_file_is_read_once(file: Path, reads: list[Path]) -> None:
+    first, second = kept.load(file), kept.load(file)
+    assert first == second == load(file)
+    assert len(reads) == 1
+
+
+def test_a_changed_or_moved_file_is_read_again(file: Path, reads: list[Path]) -> None:
+    kept.load(file)
+    file.write_text(TEXT.replace("vm1", "vm2"))
+    assert list(kept.load(file).nodes) == ["vm2"]
+    moved = file.rename(file.with_name("other.yaml"))
+    assert kept.load(moved).name == "other"
+    assert len(reads) == 3
+
+
+def test_a_mistake_is_told_each_time(file: Path) -> None:
+    file.write_text("nodes: [")
+    for _ in range(2):
+        with pytest.raises(TopologyError, match=r"mine\.yaml:2:"):
+            kept.load(file)
+
+
+def test_a_spoilt_entry_does_no_harm(file: Path, reads: list[Path], tmp_path: Path) -> None:
+    good = kept.load(file)
+    (entry,) = (tmp_path / "cache/labctl/topologies").iterdir()
+    for spoilt in (b"", b"no pickle", b"\x80\x04N."):
+        entry.write_bytes(spoilt)
+        assert kept.load(file) == good
+    assert len(reads) == 4
+
+
+def test_a_topology_with_files_of_its_own_is_not_kept(file: Path) -> None:
+    kernel = file.with_name("kernel")
+    kernel.touch()
+    file.write_text(TEXT.replace("{interfaces", "{kernel: ./kernel, interfaces"))
+    kept.load(file)
+    kernel.unlink()
+    with pytest.raises(TopologyError, match="kernel"):
+        kept.load(file)
+
+
+def test_only_so_many_are_kept(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(kept, "MOST", 2)
+    for number in range(4):
+        file.write_text(f"{TEXT}# {number}\n")
+        kept.load(file)
+    assert len(list((tmp_path / "cache/labctl/topologies").iterdir())) == 2
