@@ -171,6 +171,7 @@ def _become(world: World, words: list[str]) -> NoReturn:
 def console(lab: str | None, node: str) -> None:
     """Talk to NODE's console; leave with Ctrl-]."""
     running = Lab.attach(lab)
+    running.check_console(node)
     line = terminal.socket_at(running.directory / "console" / f"{node}.sock", node)
     if words := running.console_words(node):
         running.check_running(node)
@@ -186,7 +187,7 @@ def console(lab: str | None, node: str) -> None:
 def logs(lab: str | None, follow: bool, node: str) -> None:
     """Print what NODE's console has said."""
     running = Lab.attach(lab)
-    running.node(node)
+    running.check_console(node)
     log = Path(running.directory / "console" / f"{node}.log")
     if not log.exists():
         raise GuestError(f"{node} has not been started yet", "run: labctl status")

@@ -335,6 +335,12 @@ class Lab:
         """Raise `GuestError` when a node has ended: nobody would answer for minutes."""
         status.check_running(self.world, self._state, node)
 
+    def check_console(self, name: str) -> None:
+        """Raise `UsageError` for what has no console of this lab's: a real Xen host, no node."""
+        if self.node(name).model.hypervisor and self._is_real:
+            hint = "its guests have consoles of this lab's"
+            raise UsageError(f"{name} is a real host, not started by labctl", hint)
+
     def console_words(self, name: str) -> list[str]:
         """Return the words that join a Xen guest's console on a terminal inside the world.
 

@@ -56,6 +56,7 @@ echo memory $(grep MemAvailable /proc/meminfo)
 echo python $(python3 -c 'import sys; print(*sys.version_info[:2])' 2>/dev/null)
 grep -q control_d /proc/xen/capabilities 2>/dev/null && echo dom0 yes
 for one in {" ".join(PROGRAMS)}; do command -v $one >/dev/null || echo lacks $one; done
+[ "$(cat /proc/sys/net/ipv6/conf/default/disable_ipv6)" = 0 ] || echo lacks IPv6
 for one in /sys/class/net/*; do echo link ${{one##*/}}; done
 for one in /run/netns/*; do echo namespace ${{one##*/}}; done
 for one in {xen.LOGS}/*; do echo log ${{one##*/}}; done
@@ -217,7 +218,8 @@ def _check_able(destination: str, found: Mapping[str, list[str]]) -> None:
             "give dom0 more: dom0_mem= of Xen, or xl mem-set 0",
         )
     if found.get("lacks"):
-        raise HostError(f"dom0 of {destination} lacks {', '.join(found['lacks'])}", "install it")
+        lacks = ", ".join(found["lacks"])
+        raise HostError(f"dom0 of {destination} lacks {lacks}", "install it, or turn it on")
 
 
 def _check_free(known: State, destination: str, found: Mapping[str, list[str]]) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -119,6 +120,20 @@ class Real:
         """Everything in dom0 that a lab could leave there."""
         return sorted(self.dom0(LOOK).splitlines())
 
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        """Let nobody find the host for the length of a `with` block."""
+        self.user(f"ssh -S /run/user/labctl/crossing/c/xen1 -O exit {HOST}")
+        self.user("mv /etc/ssh/ssh_config /etc/ssh/kept")
+        try:
+            yield
+        finally:
+            self.user("mv /etc/ssh/kept /etc/ssh/ssh_config")
+
+    def user(self, line: str, stdin: bytes = b"") -> None:
+        """Do something as the user of the machine that the world is here."""
+        self.lab.world.agent().run(["sh", "-c", line], Deadline(20, line), stdin=stdin)
+
     def here(self) -> list[str]:
         """What a lab could leave on the user's machine: its directory, SSH connections."""
         script = "ls /run/user/labctl; pgrep -af 'ssh .*Real-Xen' || :"
@@ -141,10 +156,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
         found = {line.split()[0]: line for line in text.splitlines() if line.strip()}
         wanted = ("HostName", "IdentityFile", "UserKnownHostsFile", "KexAlgorithms")
         config = "\n".join([f"Host {HOST}", "HostKeyAlias xen9", *(found[one] for one in wanted)])
-        lab.world.agent().run(
-            ["sh", "-c", USER], Deadline(20, "making a user"), stdin=f"{config}\n".encode()
-        )
         made = Real(lab, folder)
+        made.user(USER, f"{config}\n".encode())
         made.dom0(SILENT)
         yield made
 
@@ -166,6 +179,7 @@ def test_a_lab_comes_up_works_and_leaves_nothing(real: Real) -> None:
         assert states["vm2"] == ("node on xen1", "running")
         assert states["r1"] == ("router (raw-vnet) on xen1", "running")
         assert "labctl: ready" in real.labctl("logs", "vm2").stdout
+        assert "xen1 is a real host" in real.labctl("logs", "xen1").stderr
         assert "eth1:" in real.labctl("exec", "r1", "--", "cat", "/proc/net/dev").stdout
         quiet = "cat /proc/sys/net/ipv6/conf/vm1-eth0/disable_ipv6"
         assert real.dom0(quiet) == "1\n"
@@ -188,6 +202,12 @@ def test_a_lab_comes_up_works_and_leaves_nothing(real: Real) -> None:
         ended = real.labctl("ssh", "vm2", "true")
         assert ended.status != 0
         assert "vm2 has ended" in ended.stderr
+        with real.unreachable():
+            (told,) = real.labctl("status", "--json").json()
+            assert {part["state"] for part in told["parts"]} == {"unknown", ""}
+            failed = real.labctl("down", "crossing")
+            assert failed.status == 3, failed
+            assert "cannot be reached" in failed.stderr
     finally:
         down = real.labctl("down", "crossing")
     assert down.status == 0, down
