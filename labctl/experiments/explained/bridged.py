@@ -78,19 +78,27 @@ XEN_BRIDGED = Explanation(
     stages=ONE_BRIDGE,
     arms=(
         Arm(
-            "IPv4",
+            "ipv4",
             "offloads as they come",
             WHOLE,
             "works",
             "csum_blank on both rings, CHECKSUM_PARTIAL between them, both ways",
         ),
         Arm(
-            "IPv6",
+            "ipv6",
             "the same over IPv6",
             WHOLE,
             "works",
             "as long as both ends have agreed on feature-ipv6-csum-offload; for IPv4 it is taken "
             "for granted",
+        ),
+        Arm(
+            "control/tc-csum",
+            "TSO and GSO off, tc filter … egress … action csum ip4h tcp udp in both guests",
+            FINISHED,
+            "works",
+            "tcf_csum_act() finishes the sum before the driver sees the packet, so neither ring "
+            "carries a flag",
         ),
     ),
     evidence=(

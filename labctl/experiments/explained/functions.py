@@ -37,6 +37,7 @@ _FILES: dict[str, str] = {
     "net/ipv4/ip_forward.c": "ip_forward",
     "net/ipv4/tcp_input.c": "tcp_rcv_established",
     "net/ipv4/tcp_ipv4.c": "tcp_v4_send_check tcp_v4_rcv",
+    "net/ipv4/tcp_offload.c": "tcp4_gso_segment",
     "net/ipv4/udp.c": "udp_send_skb udp4_hwcsum __udp4_lib_rcv udp_recvmsg",
     "net/ipv6/icmp.c": "icmpv6_push_pending_frames",
     "net/ipv6/ip6_output.c": "ip6_forward",

@@ -75,6 +75,7 @@ class Arm:
     states: tuple[tuple[Role, str], ...]
     """States of a packet from the source's, each from a role on until the next."""
     ssh: str
+    """What becomes of SSH; empty where the arm sends something else."""
     why: str
     way: int | None = None
     """Which of the ways it takes; None for the first on the experiment's own topology."""

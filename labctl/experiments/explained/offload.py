@@ -273,14 +273,14 @@ XEN_OFFLOAD = Explanation(
     arms=(
         Arm("defaults", "offloads as they come", WHOLE, "works", "as in xen-bridged"),
         Arm(
-            "guest tx off, IPv4",
+            "guest tx off/ipv4",
             "ethtool -K eth0 tx off in the guests",
             WHOLE,
             "works",
             "no effect: the feature reads on [requested off]",
         ),
         Arm(
-            "guest tx off, IPv6",
+            "guest tx off/ipv6",
             "the same",
             FINISHED,
             "works",
@@ -315,6 +315,27 @@ XEN_OFFLOAD = Explanation(
             "works",
             "QEMU's e1000 finishes what dom0's driver asks it to",
             way=3,
+        ),
+        Arm(
+            "gso on",
+            "a transfer with TSO and GSO as they come",
+            WHOLE,
+            "",
+            "Super-frames cross both rings whole, marked by XEN_NETTXF_extra_info and a GSO size",
+        ),
+        Arm(
+            "gso off",
+            "control: the same transfer, TSO and GSO off in vm1",
+            WHOLE,
+            "",
+            "Each piece is a packet of its own; only vm2's GRO makes larger ones",
+        ),
+        Arm(
+            "gso unmarked",
+            "a super-frame without the note, put on vm2's vif by a packet socket in dom0",
+            WHOLE,
+            "",
+            "There validate_xmit_skb() has tcp4_gso_segment() mark it before the driver sees it",
         ),
     ),
     evidence=(

@@ -119,7 +119,8 @@ def _arms(told: Told) -> list[str]:
         found += [*_table(told, list(group)), ""]
     found = [*_text(PACKET), "", *found]
     for arm in own.arms:
-        found += _text(f"{arm.name}: {arm.change}. SSH {arm.ssh}: {arm.why}.", indent=2)
+        fate = f" SSH {arm.ssh}:" if arm.ssh else ""
+        found += _text(f"{arm.name}: {arm.change}.{fate} {arm.why}.", indent=2)
         if len(own.arms) > MOST_ARMS:
             found += [f"    {line}" for line in _runs(told, arm)]
     return found

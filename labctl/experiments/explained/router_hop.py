@@ -190,6 +190,13 @@ _TX_OFF = Arm(
     "works",
     "nothing is left open, so there is nothing to lose",
 )
+_TC_CSUM = Arm(
+    "raw tc-csum",
+    "raw, TSO and GSO off and tc … action csum in both guests",
+    FINISHED,
+    "works",
+    "the same, by the only means netfront has for IPv4",
+)
 
 _EVIDENCE = (
     "Behind raw: TcpInCsumErrors of the receiver grows while the client waits, and the tracepoint "
@@ -252,7 +259,7 @@ XEN_ROUTER_HOP = Explanation(
     mechanism=_MECHANISM,
     ways=(Way("router-hop.yaml"), Way()),
     stages=_STAGES,
-    arms=_ARMS,
+    arms=(*_ARMS, _TC_CSUM),
     evidence=(
         *_EVIDENCE,
         "In the rings: csum_blank in every request of the sender's, in no response to the "

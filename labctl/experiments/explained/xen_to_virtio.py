@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labctl.experiments.explained.bridged import WHOLE
+from labctl.experiments.explained.bridged import FINISHED, WHOLE
 from labctl.experiments.explained.model import Arm, Cell, Cure, Explanation, Stage, Story, Way
 from labctl.experiments.explained.router_hop import (
     LOST,
@@ -110,7 +110,7 @@ XEN_TO_VIRTIO = Explanation(
     stages=_STAGES,
     arms=(
         Arm(
-            "no router",
+            "direct",
             "vm2 is on the other side of the uplink, on the same network",
             WHOLE,
             "works",
@@ -137,6 +137,13 @@ XEN_TO_VIRTIO = Explanation(
             WHOLE,
             "works",
             "the same bytes, the note copied along",
+        ),
+        Arm(
+            "raw finished",
+            "raw, each guest finishes its own sums: tc on Xen, tx off on virtio",
+            FINISHED,
+            "works",
+            "nothing is left open, so there is nothing to lose",
         ),
     ),
     evidence=(

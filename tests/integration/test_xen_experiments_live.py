@@ -1,4 +1,4 @@
-"""The Xen experiments about offloads and about the way to QEMU guests, on a real Xen host."""
+"""The Xen experiments, each on a real Xen host with real netfronts and netbacks."""
 
 from __future__ import annotations
 
@@ -43,6 +43,33 @@ def _observed(record: dict[str, Any], arm: str) -> dict[str, str]:
     """Return what an arm's checks observed, by their names."""
     (found,) = [one for one in record["arms"] if one["name"] == arm]
     return {check["name"]: check["observed"] for check in found["checks"]}
+
+
+def test_xen_bridged_shows_sums_and_flags_packet_by_packet(here: Place, watch: Watch) -> None:
+    record = _passes(here, watch, "xen-bridged", {"ipv4", "ipv6", "control/tc-csum"})
+    both = "csum_blank and data_validated (flags 0x3)"
+    for arm, flags in (("ipv4", both), ("ipv6", both), ("control/tc-csum", "no flag (flags 0x0)")):
+        observed = _observed(record, arm)
+        for packet, sender, receiver in (
+            ("SYN vm1 to vm2", "vm1", "vm2"),
+            ("SYN-ACK vm2 to vm1", "vm2", "vm1"),
+            ("UDP vm1 to vm2", "vm1", "vm2"),
+        ):
+            out, into = f"out of {sender}-eth0's ring: ", f"into {receiver}-eth0's ring: "
+            assert observed[f"flags of the {packet}"] == f"{out}{flags}; {into}{flags}"
+    rows = [line for line in record["story"].splitlines() if line.startswith("  SYN ")]
+    covers = ["blank validated" in row and "pseudo-header" in row for row in rows]
+    assert covers == [True, True, False]
+
+
+def test_xen_router_hop_names_the_copying_router(here: Place, watch: Watch) -> None:
+    kinds = ("namespace", "raw", "raw-vnet", "raw tc-csum")
+    arms = {f"{kind}/{ip}" for kind in kinds for ip in ("ipv4", "ipv6")}
+    record = _passes(here, watch, "xen-router-hop", arms)
+    for arm in arms:
+        ssh = _observed(record, arm)["ssh"]
+        assert ssh.startswith("hangs" if arm.startswith("raw/") else "works")
+    assert _observed(record, "raw/ipv4")["metadata lost, SYN"] == "router r1 (eth0 to eth1)"
 
 
 def test_xen_offload_tells_which_switches_do_anything(here: Place, watch: Watch) -> None:
