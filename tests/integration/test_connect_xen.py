@@ -193,7 +193,7 @@ def test_a_lab_comes_up_works_and_leaves_nothing(real: Real) -> None:
         # A second one of the same names finds no room, and does no harm.
         other = real.labctl("up", real.crossing, *URI, "--name", "other")
         assert other.status == 2, other
-        assert f"{HOST} has these names already: left, r1, r1-eth0" in other.stderr
+        assert f"{HOST} has these names already: left, r1-eth0, r1-eth1, right" in other.stderr
         assert len(other.stderr.splitlines()) == 2, other.stderr
         assert real.look() == now
 
