@@ -16,7 +16,7 @@ def end(folder: Path) -> None:
     """End the lab of a directory and remove the directory.
 
     Works on a lab that is coming up, damaged or half gone; a state that cannot be read only costs
-    what a lab on a system's libvirt has made in the host's network.
+    what a lab on a system's libvirt, or on a real Xen host, has made there.
     """
     if not (folder / host.MARKER).exists():
         space.end(folder)

@@ -40,8 +40,8 @@ FOLDER = Path("/run/labctl-dom0")
 """Where a real host keeps a folder of each lab; labs of its own are in `/run/labctl`."""
 PYTHON = (3, 11)
 MEMORY = 320
-"""MiB free in dom0: 80 for what guests boot, twice while Xen reads it, and the rest for programs.
-With less, a dom0 without swap stood still for minutes."""
+"""MiB free in dom0: 80 for what guests boot, as much again while Xen reads it, the rest for our
+programs and the toolstack's."""
 PROGRAMS = ("perl", "cpio", "gzip", "tar", "nsenter", "xl", "xenstore-read")
 OPTIONS = {
     "BatchMode": "yes",  # nobody could answer
