@@ -57,6 +57,13 @@ FOLLOW = (
     " exit if $last; select undef, undef, undef, .1 }"
 )
 """Perl that writes a file as it grows until it is removed; busybox's tail looks once a second."""
+READ = (
+    "$| = 1; my ($f, $b) = @ARGV; sysopen my $in, $f, 0400 or exit;"
+    " while (sysread $in, $b, 65536) { print $b or exit }"
+)
+"""Perl that writes what a terminal says (0400 is O_NOCTTY). Not cat: busybox's uses sendfile(2),
+which holds the lock of the pipe that it writes to while it waits, and so stops the SSH server that
+reads there (splice_file_to_pipe; the server's other sessions stand still with it)."""
 
 
 @dataclass(frozen=True)
@@ -362,7 +369,7 @@ def _listen(host: XenHost, guest: Guest) -> None:
         'until [ "$tty" ]; do tty=$(xenstore-read $at) || gone=$((gone + 1)); '
         '[ "$gone" != 30 ] || exit; sleep 1; done; '
         f"[ ! -e {log} ] || exec perl -e {shlex.quote(FOLLOW)} {log}; "
-        'exec cat "$tty"',
+        f'exec perl -e {shlex.quote(READ)} "$tty"',
     )
 
 
