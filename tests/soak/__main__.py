@@ -1,6 +1,6 @@
 """`python -m tests.soak`: let a Xen host work for long and compare all it computes, moves, keeps.
 
-Ends with exit status 1 at the first difference and names it. docs/xen.md tells why this is needed.
+Ends with exit status 1 at the first difference and names it. docs/soak.md tells why this is needed.
 """
 
 from __future__ import annotations
