@@ -80,10 +80,10 @@ def talk(line: socket.socket, node: str) -> None:
     if not os.isatty(keyboard):
         _relay(line, keyboard)
         return
-    click.echo(f"console of {node}; leave with Ctrl-]", err=True)
     before = termios.tcgetattr(keyboard)
     try:
-        tty.setraw(keyboard)
+        tty.setraw(keyboard)  # this forgets what has been typed: the invitation comes after it
+        click.echo(f"console of {node}; leave with Ctrl-]\r", err=True)
         _relay(line, keyboard)
     finally:
         termios.tcsetattr(keyboard, termios.TCSADRAIN, before)

@@ -6,8 +6,11 @@ dom0 is given this labctl's code and pyroute2's: a Xen host's image has Python, 
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import shlex
+import signal
 import tarfile
 import threading
 from collections.abc import Callable, Sequence
@@ -15,8 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import labctl
-from labctl.errors import GuestError
+from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
+from labctl.world import agent
 from labctl.world.base import Place, World
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
@@ -48,6 +52,7 @@ class Dom0(Place):
         self._host = host
         self._check = check
         self._over = threading.Event()
+        self._pid = world.directory / f"dom0-{host}-{os.getpid()}-{id(self)}.pid"
 
     def words(self, argv: Sequence[str], netns: str = "") -> list[str]:
         """Return the words that run a command in dom0, from outside the lab's world."""
@@ -75,24 +80,38 @@ class Dom0(Place):
             )
         log = self.directory / "agent.log"
         line = f"exec {shlex.join([*self.python, '-m', 'labctl.world.agent'])} 2>>{log}"
-        agent = Agent([*self._world.enter(), *self._ssh(), line], self._why_closed)
+        # The pid in the world, to end it by.
+        words = ["sh", "-c", 'echo $$ >"$0"; exec "$@"', str(self._pid), *self._ssh(), line]
+        started = Agent([*self._world.enter(), *words], self._why_closed)
         threading.Thread(
-            target=self._watch, args=[agent, self._over], daemon=True, name="labctl-dom0"
+            target=self._watch, args=[self._over], daemon=True, name="labctl-dom0"
         ).start()
-        return agent
+        return started
 
     def close(self) -> None:
         """Let go of the agent."""
         self._over.set()
+        if self._agent and self._why_closed():
+            self._end_ssh()
         super().close()
+        self._pid.unlink(missing_ok=True)
         self._over = threading.Event()
 
-    def _watch(self, agent: Agent, over: threading.Event) -> None:
+    def _watch(self, over: threading.Event) -> None:
         """Let calls to the agent fail when the host ends: ssh would notice minutes later."""
         while not over.wait(WATCH_SECONDS):
             if self._why_closed():
-                agent.close()
+                self._end_ssh()
                 return
+
+    def _end_ssh(self) -> None:
+        """End the agent's ssh, which waits for an answer of a host that has ended.
+
+        Killed from outside, what leads into the world would leave it behind, and an orphan that
+        nobody collects keeps the world from ending.
+        """
+        with contextlib.suppress(OSError, ValueError, LabctlError):
+            self._world.call(agent.kill, int(self._pid.read_text()), signal.SIGTERM)
 
     def _run(self, line: str, deadline: Deadline, stdin: bytes = b"") -> Result:
         return self._world.agent().run(

@@ -52,7 +52,12 @@ def check(node: Node, image: Image) -> None:
     if not (node.hypervisor or node.host):
         return
     kernel = node.kernel or image.kernel
-    if not runs_under_xen(elf := unpacked(kernel)):
+    try:
+        elf = unpacked(kernel)
+        runs = runs_under_xen(elf)
+    except UsageError as wrong:
+        raise UsageError(f"the kernel of {node.name}: {wrong.message}", wrong.hint) from None
+    if not runs:
         missing, option = "Xen", "CONFIG_XEN_PV"
     elif node.hypervisor and not runs_as_dom0(elf):
         missing, option = "being dom0", "CONFIG_XEN_DOM0"

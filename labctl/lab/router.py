@@ -20,7 +20,7 @@ from labctl.world.process import Result, last_words
 
 COMMAND_SECONDS = 30.0
 START_SECONDS = 120.0
-"""For a program: Python in an emulated dom0, beside guests that boot, takes half a minute."""
+"""A dom0 whose guests boot meanwhile takes its time; this only catches the dead."""
 LOOK_SECONDS = 0.02
 PROGRAM = "labctl.routers.raw"
 

@@ -33,7 +33,7 @@ RouterKind = Literal["namespace", "raw", "raw-vnet"]
 MGMT_BRIDGE = "mgmt"
 """The link name of the management bridge; no network can have it."""
 DOM0_MEMORY = 512
-"""MiB that a Xen host's dom0 needs at least; with 384 it does not come up."""
+"""MiB of a Xen host that its dom0 has; with 288 it does not come up."""
 XEN_MEMORY = 128
 """MiB of a Xen host for the hypervisor: itself, its tables, and what it keeps of each guest."""
 
