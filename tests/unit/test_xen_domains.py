@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import threading
 import time
+import tty
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
@@ -171,6 +173,25 @@ def test_a_console_is_followed_from_before_its_first_word_until_it_is_removed(
             assert child.poll() is None
             log.unlink()
             assert child.wait(20) == 0
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.skipif(not shutil.which("perl"), reason="there is no perl")
+def test_a_terminal_is_read_word_by_word_until_it_closes() -> None:
+    guest_end, terminal = os.openpty()
+    tty.setraw(terminal)
+    words = ["perl", "-e", xen.READ, os.ttyname(terminal)]
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert child.stdout
+        for said in (b"one\n", b"two\n"):
+            os.write(guest_end, said)
+            assert child.stdout.readline() == said  # at once, not when a buffer is full
+        os.close(terminal)
+        os.close(guest_end)
+        assert child.wait(20) == 0
     finally:
         child.kill()
         child.wait()
