@@ -142,7 +142,7 @@ def story(trial: Trial) -> None:
             reached("offload")
             with watch_drops(vm1):
                 reached("drops")
-                path = node_hops("vm1", vm1.interface())
+                path = node_hops(vm1.model, vm1.interface())
                 with capture(trial.lab, path, trial.scratch("one")):
                     reached("capture")
                     job = vm1.start("sleep 300")
