@@ -346,7 +346,7 @@ def test_logs_leave_carriage_returns_out(
     class Fake:
         directory = tmp_path
 
-        def node(self, name: str) -> None:
+        def check_console(self, name: str) -> None:
             assert name == "vm1"
 
     monkeypatch.setattr(Lab, "attach", lambda *_: Fake())
