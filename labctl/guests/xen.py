@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -23,6 +24,7 @@ from xml.etree.ElementTree import SubElement
 from labctl.errors import GuestError, HostError, LabctlError, UsageError
 from labctl.events import Emit
 from labctl.guests import driver, ssh
+from labctl.guests.begun import until_begun
 from labctl.guests.domain import NAMESPACE
 from labctl.guests.spec import Guest, drive_serial
 from labctl.guests.xen_host import BOOT_FOLDER, COMMAND_LINE_LIMIT
@@ -316,13 +318,12 @@ def connect(host: XenHost) -> Any:
 def in_dom0(host: XenHost, line: str, *, stdin: bytes = b"", check: bool = True) -> Result:
     """Run a shell's line in dom0; raises `GuestError` with the end of its console when it fails."""
     deadline = Deadline(HOST_SECONDS, f"a command in dom0 of {host.name}")
-    result = run(
-        host.words(line),
-        deadline=deadline,
-        stdin=stdin,
-        check=False,
-        watch=lambda: _check_alive(host),
-    )
+
+    def go(text: str) -> Result:
+        watch = partial(_check_alive, host)
+        return run(host.words(text), deadline=deadline, stdin=stdin, check=False, watch=watch)
+
+    result, _ = until_begun(go, line)
     if check and not result.ok:
         _check_alive(host)
         words = last_words(result.stderr) or f"exit status {result.status} of: {line}"
@@ -351,7 +352,9 @@ def _lay_out(host: XenHost, one: XenGuest) -> None:
 
 def _follow(host: XenHost, guest: Guest, line: str) -> None:
     """Copy what a shell's line in dom0 writes to the log of a guest's console."""
-    agent.spawn(host.words(line), guest.log, guest.log.with_suffix(".err"), "", True)
+    # A connection of its own: on a shared one the end of another session may end its beginning.
+    words = [*ssh.command(host.directory, host.name, shared=False), line]
+    agent.spawn(words, guest.log, guest.log.with_suffix(".err"), "", True)
 
 
 def _listen(host: XenHost, guest: Guest) -> None:

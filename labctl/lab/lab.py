@@ -7,7 +7,6 @@ import dataclasses
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -195,18 +194,19 @@ class Lab:
             self.router(router.name).set_kind(router.kind)
 
     def _populate(self, host: model.Node) -> None:
-        """Make the routers on a Xen host while its guests start: dom0's Python takes long to."""
+        """Make the routers on a Xen host, then its guests.
+
+        Beside each other they take longer: both need dom0's one CPU.
+        """
         inside = self.topology.inside(host.name)
         dom0 = self._dom0s[host.name]
         guests = [hosted.xen_guest(self._state, node, self.directory) for node in inside.nodes]
         if self._is_real:
             real.prepare(self.world, self._state, dom0, guests, self._emit)
-        with ThreadPoolExecutor(1) as pool:
-            routers = pool.submit(self._build_routers, inside.routers)
-            self.world.agent().call_with_events(
-                xen.start, self._xen_host(host.name), guests, self.name, emit=self._emit
-            )
-            routers.result()  # raises what went wrong there
+        self._build_routers(inside.routers)
+        self.world.agent().call_with_events(
+            xen.start, self._xen_host(host.name), guests, self.name, emit=self._emit
+        )
         if self._is_real:
             real.settle(self._state, dom0)
 

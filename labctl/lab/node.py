@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from labctl.errors import DeadlineError, GuestError, UsageError
 from labctl.guests import driver, ethtool, ssh
-from labctl.lab.begun import NEVER_BEGUN, TRIES, Begun, announced, without_announcement
+from labctl.guests.begun import NEVER_BEGUN, Begun, until_begun
 from labctl.topology import model
 from labctl.topology.features import kernel_names
 from labctl.world.base import Process, World
@@ -136,13 +135,8 @@ class Node:
         """
         line = command if isinstance(command, str) else shlex.join(command)
         deadline = Deadline(timeout, f"`{line[:60]}` in {self.name}")
-        argv = [*self.ssh_argv(), announced(line)]
-        for _ in range(TRIES):
-            result = self._go(argv, deadline, stdin)
-            begun, errors = without_announcement(result.stderr)
-            result = dataclasses.replace(result, stderr=errors)
-            if begun or errors or result.status != NEVER_BEGUN:
-                break
+        argv = self.ssh_argv()
+        result, begun = until_begun(lambda text: self._go([*argv, text], deadline, stdin), line)
         if result.status == NEVER_BEGUN and not begun:  # ssh's own trouble, not the command's
             self._check(True)
             raise GuestError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from labctl.capture import drops
 from labctl.capture.session import Capture, Handle, Point, Spawn, guest_point, host_point
 from labctl.capture.xenflags import FlagsWatch
-from labctl.lab.begun import Begun
+from labctl.guests.begun import Begun
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.lab.path import Hop

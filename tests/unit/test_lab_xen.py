@@ -17,13 +17,13 @@ import pytest
 
 from labctl.errors import DeadlineError, GuestError, HostError, UsageError
 from labctl.guests import driver
+from labctl.guests.begun import Begun
 from labctl.guests.keys import Key
 from labctl.guests.spec import Dom0 as Dom0Kernel
 from labctl.guests.spec import Guest
 from labctl.images import Image
 from labctl.images.kernel import runs_as_dom0, runs_under_xen
 from labctl.lab import beforehand, hosted, node, state
-from labctl.lab.begun import Begun
 from labctl.lab.dom0 import packed
 from labctl.lab.path import hops
 from labctl.topology import Topology, find, from_mapping, load

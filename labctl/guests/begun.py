@@ -8,13 +8,14 @@ where a command announces itself first, it is proved to be so.
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import time
 from collections.abc import Callable
 
 from labctl.world.base import Process
 from labctl.world.deadline import Deadline
-from labctl.world.process import WATCH_SECONDS
+from labctl.world.process import WATCH_SECONDS, Result
 
 ANNOUNCEMENT = "labctl: begun"
 """What a command writes to standard error before anything else."""
@@ -27,6 +28,18 @@ TRIES = 50
 def announced(line: str) -> str:
     """Return shell text that announces itself and then does `line`."""
     return f"echo '{ANNOUNCEMENT}' >&2; {line}"
+
+
+def until_begun(go: Callable[[str], Result], line: str) -> tuple[Result, bool]:
+    """Run a shell's line by `go`, again for as long as it has not begun; tell whether it has."""
+    begun = False
+    for _ in range(TRIES):
+        result = go(announced(line))
+        begun, errors = without_announcement(result.stderr)
+        result = dataclasses.replace(result, stderr=errors)
+        if begun or errors or result.status != NEVER_BEGUN:
+            break
+    return result, begun
 
 
 def without_announcement(errors: str) -> tuple[bool, str]:
