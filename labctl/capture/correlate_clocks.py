@@ -1,9 +1,10 @@
 """How far each hop's clock is from the host's, from packets that crossed between the two.
 
-Hops of the host and of its namespaces share one clock. A guest has its own: the first guess is
-what its observer's header said (`HopEvidence.clock_offset_ns`, too small by however long that took
-to come). A packet cannot arrive before it is sent, so each one seen on both sides of a guest's
-device bounds the offset from above or below; with traffic both ways the truth lies between.
+Hops of the host and of its namespaces share one clock. A guest has its own, and a Xen host's dom0
+is such a guest with hops of its own in it: the first guess is what its observer's header said
+(`HopEvidence.clock_offset_ns`, too small by however long that took to come). A packet cannot arrive
+before it is sent, so each one seen on both sides of a guest's device bounds the offset from above
+or below; with traffic both ways the truth lies between.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ class Clock:
     """Nanoseconds it is ahead of the host's."""
     slack_ns: int = 0
     """Nanoseconds the offset may be wrong by."""
+
+    def beyond(self, nearer: Clock) -> Clock:
+        """Return this clock, which was compared with a `nearer` one, beside the host's."""
+        return Clock(nearer.offset_ns + self.offset_ns, nearer.slack_ns + self.slack_ns)
 
 
 HOST = Clock()

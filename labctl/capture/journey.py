@@ -39,6 +39,11 @@ class Place(Protocol):
         """The link's name where it is observed."""
         ...
 
+    @property
+    def host(self) -> str:
+        """The Xen host in whose dom0 it is, unless inside a guest; empty for the lab's own."""
+        ...
+
 
 class Happening(StrEnum):
     """What happened to a packet between the hop before and this one."""

@@ -6,11 +6,12 @@ The path is walked hop by hop; at each one the packets last seen before it are l
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from labctl.capture.correlate import Link, Seen, match, prepare
-from labctl.capture.correlate_clocks import HOST, Clock, guest_clock
+from labctl.capture.correlate_clocks import GUESS_SLACK_NS, HOST, Clock, guest_clock
 from labctl.capture.correlate_keys import differences
 from labctl.capture.frame import Packet
 from labctl.capture.journey import Fate, Happening, Journey, Place, Step, unusable
@@ -60,22 +61,33 @@ class _Watch:
 
 
 def clocks(evidence: Evidence, path: Sequence[Place]) -> dict[str, Clock]:
-    """Return the clock of every hop of a path."""
-    found = {}
-    for number, place in enumerate(path):
-        beside = [p for p in path[max(0, number - 1) : number + 2] if p.place != "guest"]
-        if place.place != "guest":
-            found[place.name] = HOST
-        elif beside:
-            found[place.name] = guest_clock(evidence[place.name], evidence[beside[0].name])
-        else:
-            # Two devices of one guest side by side: the clock is that of the one beside the host.
-            found[place.name] = Clock(evidence[place.name].clock_offset_ns or 0, 3_000_000_000)
-    for place in path:
-        same = [found[p.name] for p in path if p.place == "guest" and p.owner == place.owner]
-        if place.place == "guest":
-            found[place.name] = min(same, key=lambda clock: clock.slack_ns)
-    return found
+    """Return the clock of every hop of a path.
+
+    Where the whole path is on a Xen host, its dom0's clock is the measure, put beside ours by what
+    its observers' headers said.
+    """
+    owners = [_whose(place) for place in path]
+    found: dict[str, Clock] = {}
+    if "" in owners:
+        found[""] = HOST
+    else:
+        first = next((place.host for place in path if place.place != "guest"), owners[0])
+        its = [place for place, owner in zip(path, owners, strict=True) if owner == first]
+        guesses = [evidence[place.name].clock_offset_ns for place in its]
+        found[first] = Clock(max((guess for guess in guesses if guess is not None), default=0))
+    # From the clocks known to those of the hops beside; a path has no more of them than hops.
+    for _ in path:
+        for one, other in itertools.permutations(range(len(path)), 2):
+            if abs(one - other) != 1 or owners[one] in found or owners[other] not in found:
+                continue
+            inside, beside = evidence[path[one].name], evidence[path[other].name]
+            found[owners[one]] = guest_clock(inside, beside).beyond(found[owners[other]])
+    return {place.name: found[owner] for place, owner in zip(path, owners, strict=True)}
+
+
+def _whose(place: Place) -> str:
+    """Return whose clock a hop's is: a guest's, a Xen host's, or (empty) the host's."""
+    return place.owner if place.place == "guest" else place.host
 
 
 def follow(
@@ -114,7 +126,11 @@ def follow(
     journeys.sort(key=lambda journey: journey.started_ns)
     last = path[-1]
     journeys = with_drops(journeys, drops, last, evidence[last.name].sightings)
-    return [one for one in journeys if until_ns is None or one.started_ns <= until_ns]
+    if until_ns is None:
+        return journeys
+    if all(_whose(place) for place in path):
+        until_ns += GUESS_SLACK_NS  # all of them are beside our clock by a guess only
+    return [one for one in journeys if one.started_ns <= until_ns]
 
 
 def _front(trails: Sequence[_Trail]) -> tuple[list[Seen], list[list[_Trail]]]:

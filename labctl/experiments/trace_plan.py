@@ -67,7 +67,7 @@ def _with_device(lab: Lab, path: tuple[Hop, ...], name: str) -> tuple[Hop, ...]:
         raise UsageError(f"{name!r} is not a further device", hint)
     if owner in lab.topology.routers:
         place = [i for i, hop in enumerate(path) if hop.owner == owner and hop.place == "router"]
-        hop = Hop(name, "router", owner, link)
+        hop = Hop(name, "router", owner, link, lab.topology.routers[owner].host)
         if place:
             return (*path[: place[0] + 1], hop, *path[place[0] + 1 :])
     elif owner in (path[0].owner, path[-1].owner):

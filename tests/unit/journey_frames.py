@@ -121,6 +121,7 @@ class At:
     place: str
     owner: str
     link: str
+    host: str = ""
 
 
 PATH = (

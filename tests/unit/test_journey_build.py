@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from journey_frames import BEGIN, LOST, MS, PATH, VALID, Pkt, along, hop
+from journey_frames import BEGIN, LOST, MS, PATH, VALID, At, Pkt, along, hop
 
 from labctl.capture.frame import Packet
 from labctl.capture.journey import Fate, Happening, Journey, summary
@@ -336,3 +336,47 @@ def test_a_journey_is_plain_data() -> None:
     assert told["steps"][4]["happened"] == "metadata lost"
     assert told["steps"][4]["field"] == told["steps"][4]["pseudo_sum"]
     assert [step["hop"] for step in told["steps"]] == [place.name for place in PATH]
+
+
+UPLINK = (
+    At("vm1:eth0", "guest", "vm1", "eth0"),
+    At("vm1-eth0", "host", "vm1", "vm1-eth0", "xen1"),
+    At("xen1:eth0", "guest", "xen1", "eth0"),
+    At("xen1-eth0", "host", "xen1", "xen1-eth0"),
+    At("vm3-eth0", "host", "vm3", "vm3-eth0"),
+    At("vm3:eth0", "guest", "vm3", "eth0"),
+)
+CLOCKS = {"vm1": 9 * AHEAD, "xen1": -4 * AHEAD, "": 0, "vm3": AHEAD}
+SENDS = ("vm1:eth0", "xen1:eth0", "vm3-eth0")
+
+
+def seen_at(path: Sequence[At], *, back: bool = True) -> Evidence:
+    """A packet and its answer over `path`, 100 microseconds a hop, on everybody's own clock."""
+    there, answer = Pkt(sport=1000), Pkt(src="10.0.1.2", dst="10.0.1.1", sport=22, dport=1000)
+    hops = []
+    for number, place in enumerate(path):
+        ahead = CLOCKS[place.owner if place.place == "guest" else place.host]
+        one = hop(place.name, [(100 * number, there)], out=place.name in SENDS, clock_ns=ahead)
+        if back:
+            late = 5000 - 100 * number
+            other = hop(place.name, [(late, answer)], out=place.name not in SENDS, clock_ns=ahead)
+            one = replace(one, sightings=(*one.sightings, *other.sightings))
+        hops.append(one)
+    return Evidence(tuple(hops))
+
+
+@pytest.mark.parametrize("path", [UPLINK, UPLINK[::-1]], ids=["out", "in"])
+def test_times_through_an_uplink_are_told_on_one_clock(path: tuple[At, ...]) -> None:
+    (journey,) = follow(seen_at(path), path, lambda packet: packet.dport == 22)
+    assert [step.time_ns for step in journey.steps] == [
+        pytest.approx(BEGIN + 100_000 * number, abs=100_000) for number in range(len(path))
+    ]
+    assert set(course(journey)[1:]) == {Happening.FORWARDED}
+
+
+def test_a_way_inside_one_xen_host_is_told_on_our_clock_as_nearly_as_it_is_known() -> None:
+    path = (*UPLINK[:2], At("vm2-eth0", "host", "vm2", "vm2-eth0", "xen1"))
+    soon = BEGIN + 1_000_000_000
+    (journey,) = follow(seen_at(path), path, lambda packet: packet.dport == 22, until_ns=soon)
+    assert abs(journey.started_ns - BEGIN) < 1_000_000
+    assert follow(seen_at(path), path, lambda packet: packet.dport == 22, until_ns=0) == []
