@@ -77,31 +77,30 @@ def check_flags(
 def lines(crossed: Sequence[Passage], names: dict[str, str], most: int = 14) -> list[str]:
     """Show the sums and flags of the first packets between two addresses, a row each.
 
-    `names` tells who has which address.
+    `names` tells who has which address. `pseudo` is the sum of the pseudo-header, `whole` the one a
+    wire would need. Flags are told once where both rings say the same.
     """
     rows = [
-        ["packet", "way", "field", "pseudo-header", "whole", "covers", "out of ring", "into ring"]
+        ["packet", "way", "field", "pseudo", "whole", "the field covers", "flags in both rings"]
     ]
     chosen = [
         one
         for one in crossed
         if one.sent.judgement.field is not None
         and {one.sent.judgement.packet.src, one.sent.judgement.packet.dst} == names.keys()
+        and "neighbour" not in one.sent.judgement.kind  # whoever asks for a MAC tells nothing here
     ]
     for one in chosen[:most]:
         judged = one.sent.judgement
-        way = " to ".join(
-            names.get(end or "", "") for end in (judged.packet.src, judged.packet.dst)
-        )
+        rings = dict.fromkeys(_short(flags) for flags in (one.out_of, one.into))
         rows.append([
             judged.kind,
-            way,
+            " to ".join(names[end or ""] for end in (judged.packet.src, judged.packet.dst)),
             f"{judged.field:#06x}",
             "" if judged.pseudo_sum is None else f"{judged.pseudo_sum:#06x}",
             "" if judged.expected is None else f"{judged.expected:#06x}",
             COVERS.get(judged.state, str(judged.state)),
-            "not seen" if one.out_of is None else _short(one.out_of),
-            "not seen" if one.into is None else _short(one.into),
+            ", then ".join(rings),
         ])  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     made = [
@@ -116,6 +115,8 @@ def _words(flags: Sequence[str]) -> str:
     return " and ".join(flags) or "no flag"
 
 
-def _short(seen: FlagsSeen) -> str:
+def _short(seen: FlagsSeen | None) -> str:
+    if seen is None:
+        return "not seen"
     short = {"csum_blank": "blank", "data_validated": "validated", "extra_info": "gso"}
     return " ".join(short[name] for name in short if name in seen.names) or "none"

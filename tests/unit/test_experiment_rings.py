@@ -84,7 +84,9 @@ def test_the_table_shows_sums_and_flags_of_both_ends() -> None:
     crossed = rings.passages(evidence, told(3, 3), VIFS)
     _, row = rings.lines(crossed, names)
     assert "somebody to somebody" in row
-    assert row.endswith("blank validated  blank validated")
+    assert row.endswith("  blank validated")
+    _, differing = rings.lines(rings.passages(evidence, told(3, 0), VIFS), names)
+    assert differing.endswith("  blank validated, then none")
     assert f"{judged.field:#06x}" in row
     assert rings.lines(crossed, {"10.9.9.9": "vm9"}) == rings.lines([], {})
 
