@@ -126,6 +126,7 @@ def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, An
             # The lab writes what is given to the guests, so that both sides boot the same.
             lab = Lab(world, known)
             lab._write_ssh()
+            (world.directory / "console").mkdir()
             plan = []
             for node in topology.nodes.values():
                 guest = lab._guest(node)
