@@ -9,6 +9,7 @@ from labctl.capture.judge import Checksum
 from labctl.capture.session import Evidence, Sighting
 from labctl.capture.xenflags import FlagsEvidence, FlagsSeen, beside
 from labctl.experiments.evidence import Step, Wanted
+from labctl.experiments.story import aligned
 from labctl.experiments.trial import Arm
 
 BOTH = ("csum_blank", "data_validated")
@@ -102,11 +103,7 @@ def lines(crossed: Sequence[Passage], names: dict[str, str], most: int = 14) -> 
             COVERS.get(judged.state, str(judged.state)),
             ", then ".join(rings),
         ])  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    made = [
-        "  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    made = aligned(rows)
     more = len(chosen) - most
     return [*made, f"  and {more} more"] if more > 0 else made
 

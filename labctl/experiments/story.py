@@ -24,14 +24,23 @@ def table(columns: Mapping[str, tuple[Sequence[Step], Answer | None]]) -> list[s
         rows.append([name, places[name], *(ways[number].state for ways, _ in columns.values())])
     fates = [_fate(answer) for _, answer in columns.values()]
     rows.append(["SSH", "", *fates])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
+    lines = aligned(rows)
+    rule = "  " + "  ".join("─" * width for width in _widths(rows))
+    return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line a row, indented, with the cells below each other."""
+    widths = _widths(rows)
+    return [
         "  "
         + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    rule = "  " + "  ".join("─" * width for width in widths)
-    return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
 
 
 def _fate(answer: Answer | None) -> str:

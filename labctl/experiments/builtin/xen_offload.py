@@ -19,6 +19,7 @@ from labctl.experiments.crossing import (
 from labctl.experiments.evidence import Step, check_states, everywhere, until
 from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
+from labctl.experiments.story import aligned
 from labctl.experiments.trial import Arm, Trial
 from labctl.lab.node import Node
 
@@ -47,13 +48,7 @@ class Rows:
     @property
     def lines(self) -> list[str]:
         """The table as text."""
-        rows = [["", *self.heads, "SSH"], *self.rows]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        return [
-            "  "
-            + "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
+        return aligned([["", *self.heads, "SSH"], *self.rows])
 
 
 def _short(step: Step) -> str:
