@@ -1,4 +1,4 @@
-"""Verbs on running labs: up, down, status, ssh, exec, console, logs."""
+"""Verbs on running labs: down, status, ssh, exec, console, logs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,8 @@ from typing import NoReturn
 
 import click
 
-from labctl import topology
 from labctl.cli import terminal
-from labctl.cli.display import display
 from labctl.cli.words import (
-    accel_option,
-    connect_option,
     json_option,
     lab_option,
     print_json,
@@ -24,40 +20,9 @@ from labctl.cli.words import (
 )
 from labctl.errors import ExitCode, GuestError, LabctlError, UsageError
 from labctl.guests import xen
-from labctl.guests.accel import Policy
 from labctl.lab import ending, state, status
 from labctl.lab.lab import Lab
-from labctl.topology import kept
 from labctl.world.base import World
-
-
-@click.command()
-@click.argument("file")
-@click.option("--name", metavar="NAME", help="Name the lab other than its topology.")
-@accel_option
-@connect_option
-@json_option
-def up(file: str, name: str | None, accel: Policy, uri: str, as_json: bool) -> None:
-    """Bring the topology FILE up: all of it, or nothing stays.
-
-    FILE is a path, or the name of a file in this folder or of a shipped one (bridged.yaml).
-    """
-    # Beside reading the topology; should that fail, the agent ends with this process.
-    agent = None if uri else Lab.start_agent()
-    model = kept.load(topology.find(file))
-    begun = time.monotonic()
-    with display() as show:
-        lab = Lab.up(model, name=name, policy=accel, uri=uri, emit=show, keep=True, agent=agent)
-    lab.close()
-    seconds = time.monotonic() - begun
-    if as_json:
-        told = status.describe(state.directory(lab.name))
-        print_json(told | {"seconds": seconds, "timings": lab.timings})
-        return
-    nodes = ", ".join(model.nodes)
-    click.echo(f"lab {lab.name} is up in {seconds:.1f} s: {nodes} ({lab.accel})")
-    first = next((node.name for node in model.nodes.values() if not node.hypervisor), nodes)
-    click.echo(f"try: labctl ssh {first}; take it down: labctl down {lab.name}")
 
 
 @click.command()
@@ -203,4 +168,4 @@ def logs(lab: str | None, follow: bool, node: str) -> None:
             time.sleep(0.1)
 
 
-COMMANDS = (up, down, show_status, ssh_to, execute, console, logs)
+COMMANDS = (down, show_status, ssh_to, execute, console, logs)

@@ -24,7 +24,7 @@ VERBS = {
     "ssh": "labs",
     "status": "labs",
     "trace": "trace",
-    "up": "labs",
+    "up": "up",
     "validate": "checks",
 }
 """Every verb, and the module of this room that has it in its `COMMANDS`."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from labctl.images.cache import Image
 
 if TYPE_CHECKING:
-    from labctl.images.assemble import ListedImage, build, get, list_images, lock, remove
+    from labctl.images.assemble import ListedImage, build, list_images, lock, remove
+    from labctl.images.kept import get
 
 CMDLINE = (
     "console=ttyS0 quiet net.ifnames=0 panic=-1 tsc=reliable no_timer_check mitigations=off"
@@ -23,4 +24,5 @@ def __getattr__(name: str) -> object:
     """Import on first use: most of labctl only knows what an image is."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.assemble"), name)
+    module = "kept" if name == "get" else "assemble"
+    return getattr(import_module(f"{__name__}.{module}"), name)

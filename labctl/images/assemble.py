@@ -1,4 +1,4 @@
-"""Images by name: from the cache, or built now; listed, removed, locked anew."""
+"""Images by name: built, listed, removed, locked anew."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import yaml
 
 from labctl.errors import LabctlError, UsageError
 from labctl.events import Emit, Event, silent
-from labctl.images import cache, recipe
+from labctl.images import cache, places, recipe
 from labctl.images.cache import Image
 from labctl.images.recipe import LoadedRecipe, Lock
 from labctl.images.tree import Entry, Tree
 from labctl.world.deadline import Deadline
 from labctl.world.late import Late
 
-# Finding an image in the cache, which every `up` does, must not wait for what building one needs.
+# Listing images must not wait for what building one needs.
 if TYPE_CHECKING:
     from labctl.images import closure, mirror, unpack
 else:
@@ -50,22 +50,12 @@ class ListedImage:
     """What is wrong with the recipe or its lock, if anything."""
 
 
-def get(name: str, *, emit: Emit = silent) -> Image:
-    """Return the image `name` from the cache, building it first where it is not there.
-
-    Raises `UsageError` for an unknown name or a wrong recipe, `LabctlError` when a package cannot
-    be had.
-    """
-    loaded = recipe.load(name)
-    digest = loaded.digest(loaded.lock())
-    return cache.find(name, digest) or build(name, emit=emit)
-
-
 def build(name: str, *, force: bool = False, emit: Emit = silent) -> Image:
     """Build the image `name` where the cache lacks it, or in any case with `force`.
 
     The same recipe and lock give the same bytes. An interrupted build leaves nothing that a later
-    one would take for an image. Raises as `get` does.
+    one would take for an image. Raises `UsageError` for an unknown name or a wrong recipe,
+    `LabctlError` when a package cannot be had.
     """
     loaded = recipe.load(name)
     lock = loaded.lock()
@@ -163,7 +153,7 @@ def compose(loaded: LoadedRecipe, source: Tree, release: str, *, deadline: Deadl
 def list_images() -> list[ListedImage]:
     """Return every known recipe with the image it stands for now, sorted by name."""
     listed = []
-    for name in recipe.names():
+    for name in places.names():
         try:
             loaded = recipe.load(name)
         except UsageError as error:
@@ -187,8 +177,8 @@ def remove(name: str | None = None) -> list[str]:
     """
     with cache.builder(Deadline(_BUILD_SECONDS, "waiting for a build to end")):
         folders = cache.folders_of(name)
-        if name is not None and not folders and name not in recipe.names():
-            near = difflib.get_close_matches(name, recipe.names(), n=1, cutoff=0.4)
+        if name is not None and not folders and name not in places.names():
+            near = difflib.get_close_matches(name, places.names(), n=1, cutoff=0.4)
             raise UsageError(
                 f"there is no image {name}", f"did you mean {near[0]}?" if near else ""
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from labctl import shipped
 from labctl.errors import UsageError
+from labctl.images import places
 
 BUILDER = 1
 """Version of the builder, part of every digest: raise it when the same recipe gives other bytes."""
@@ -113,6 +112,8 @@ class LoadedRecipe:
     recipe: Recipe
     added: Mapping[str, tuple[int, bytes]]
     """Mode and bytes of each added file, by its place in the image."""
+    sources: frozenset[Path]
+    """The added files where they lie."""
 
     @property
     def lock_file(self) -> Path:
@@ -158,46 +159,37 @@ class LoadedRecipe:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def folders() -> list[Path]:
-    """Return the folders that hold recipes: the user's own first, then those of labctl."""
-    config = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return [Path(config) / "labctl" / "images", shipped.folder("images")]
-
-
-def names() -> list[str]:
-    """Return the names of all recipes, sorted."""
-    return sorted({file.parent.name for top in folders() for file in top.glob("*/recipe.yaml")})
-
-
 def load(name: str) -> LoadedRecipe:
     """Load the recipe `name` and all that it extends.
 
     Raises `UsageError` when no recipe has that name, or when it is not a recipe.
     """
     folder = _find(name)
-    raw, sources = _merged(name, folder, ())
+    raw, folders = _merged(name, folder, ())
     file = folder / "recipe.yaml"
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise UsageError(f"{file}: {_first(error)}", "docs/images.md lists the fields") from None
     added = {}
+    sources = set()
     for place, item in recipe.add.items():
-        source = sources[place] / item.file
+        source = folders[place] / item.file
+        sources.add(source)
         try:
             added[place] = (int(item.mode, 8), source.read_bytes())
         except OSError as error:
             raise UsageError(
                 f"{file}: cannot read {source}, which is to be {place}: {error.strerror}"
             ) from None
-    return LoadedRecipe(name, folder, recipe, added)
+    return LoadedRecipe(name, folder, recipe, added, frozenset(sources))
 
 
 def _find(name: str) -> Path:
-    for top in folders():
+    for top in places.folders():
         if name and "/" not in name and (top / name / "recipe.yaml").is_file():
             return top / name
-    known = names()
+    known = places.names()
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
     raise UsageError(f"there is no image {name}", hint)

@@ -56,14 +56,6 @@ class Lab:
 
     # --- coming and going -------------------------------------------------------------------
 
-    @staticmethod
-    def start_agent() -> Agent:
-        """Start the agent of a lab to come, so that it is ready when the lab's world is.
-
-        Give it to `up`, or close it.
-        """
-        return Agent.ahead([driver.__name__, links.__name__, "libvirt", "pyroute2"])
-
     @classmethod
     def up(
         cls,
@@ -80,7 +72,7 @@ class Lab:
 
         Unless `keep` is set the lab ends with this process, however that ends. With the `uri` of a
         system's libvirt the lab lives in the host's own namespaces; then only `down` ends it.
-        An `agent` may have been started ahead (`start_agent`), unless there is a `uri`.
+        An `agent` may have been started ahead (`labctl.lab.ahead`), unless there is a `uri`.
         Raises `UsageError` for a name that is taken, `HostError`, `GuestError` or `DeadlineError`
         for what failed.
         """

@@ -8,6 +8,7 @@ import pytest
 
 from labctl.topology import TopologyError, kept, load, reading
 from labctl.topology.model import Topology
+from labctl.world import kept as store
 
 TEXT = "networks: {lan: {}}\nnodes: {vm1: {interfaces: [{network: lan}]}}\n"
 
@@ -76,7 +77,7 @@ def test_a_topology_with_files_of_its_own_is_not_kept(file: Path) -> None:
 
 
 def test_only_so_many_are_kept(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(kept, "MOST", 2)
+    monkeypatch.setattr(store, "MOST", 2)
     for number in range(4):
         file.write_text(f"{TEXT}# {number}\n")
         kept.load(file)

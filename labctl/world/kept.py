@@ -1,0 +1,70 @@
+"""What was found out before and still holds, in the user's cache.
+
+An entry lies under the digest of all it comes from, so that one that no longer holds is not found.
+It only saves time: whatever is wrong with one, the caller finds out anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pickle
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from labctl.world import paths
+
+MOST = 100
+"""How many of a kind are kept, those used longest ago go first."""
+
+
+def key(room: Path, parts: Iterable[bytes | str]) -> str:
+    """Return the digest, in hex, of what an entry comes from and of the code that made it.
+
+    `room` is the folder of that code. Raises `OSError`.
+    """
+    digest = hashlib.sha256()
+
+    def add(part: bytes) -> None:
+        digest.update(b"%d:%b" % (len(part), part))  # no two lists of parts look the same
+
+    for file in sorted(room.glob("*.py")):
+        facts = file.stat()
+        add(f"{file} {facts.st_mtime_ns} {facts.st_size}".encode())
+    add(sys.version.encode())
+    for part in parts:
+        add(part if isinstance(part, bytes) else part.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def load(kind: str, key: str) -> object:
+    """Return what is kept under a key, or None."""
+    entry = _place(kind) / key
+    # The cache is the user's own, so what is in it may be trusted, but not to be whole.
+    with contextlib.suppress(Exception):
+        value: object = pickle.loads(entry.read_bytes())
+        entry.touch()
+        return value
+    return None
+
+
+def keep(kind: str, key: str, value: object) -> None:
+    """Keep a value, whole or not at all, and remove the oldest beyond `MOST`.
+
+    A cache that cannot be written to keeps nothing.
+    """
+    folder = _place(kind)
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as part:
+            pickle.dump(value, part)
+        Path(part.name).rename(folder / key)
+        by_age = sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime)
+        for old in by_age[:-MOST]:
+            old.unlink(missing_ok=True)
+
+
+def _place(kind: str) -> Path:
+    return paths.cache() / kind
