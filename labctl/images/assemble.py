@@ -19,6 +19,7 @@ from labctl.errors import LabctlError, UsageError
 from labctl.events import Emit, Event, silent
 from labctl.images import cache, places, recipe
 from labctl.images.cache import Image
+from labctl.images.kernel import quickest
 from labctl.images.recipe import LoadedRecipe, Lock
 from labctl.images.tree import Entry, Tree
 from labctl.world.deadline import Deadline
@@ -89,7 +90,8 @@ def _build(
     emit(Event("image", name, "progress", "writing the initramfs", 0.96))
     folder = scratch / "image"
     folder.mkdir()
-    (folder / "kernel").write_bytes(source.entries[packaged[0]].read())
+    kernel = quickest(source.entries[packaged[0]].read(), Path(packaged[0]))
+    (folder / "kernel").write_bytes(kernel)
     if loaded.recipe.hypervisor:
         (folder / "hypervisor").write_bytes(_hypervisor(source, loaded.recipe.hypervisor))
     tree = compose(loaded, source, release, deadline=deadline)

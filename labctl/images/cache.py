@@ -27,7 +27,7 @@ class Image:
     digest: str
     """SHA-256 in hex over recipe, lock, added files and builder."""
     kernel: Path
-    """The package's kernel as it is: a bzImage."""
+    """The package's kernel: unpacked, an ELF file, where QEMU can start that; else a bzImage."""
     initramfs: Path
     """An uncompressed cpio archive."""
     kernel_release: str

@@ -1,13 +1,16 @@
-"""Kernels as ELF files, as Xen wants them: its loaders take a bzImage too, but unpack it slowly."""
+"""Kernels as ELF files, which Xen and QEMU start at once: a bzImage has to unpack itself first."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import mmap
 import os
 import struct
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from labctl.errors import UsageError
 from labctl.images import cache
@@ -15,6 +18,8 @@ from labctl.images import cache
 ELF = b"\x7fELF"
 XEN_P2M = 15
 """XEN_ELFNOTE_INIT_P2M; the notes of smaller numbers have others' names in pyelftools."""
+PVH_ENTRY = 18
+"""XEN_ELFNOTE_PHYS32_ENTRY."""
 DOM0_BUS = b"\0xen_cpu\0"
 
 
@@ -24,11 +29,13 @@ def unpacked(kernel: Path) -> Path:
     It lies in the cache under the bzImage's SHA-256. Raises `UsageError` for any other file.
     """
     try:
-        image = kernel.read_bytes()
+        with kernel.open("rb") as file:
+            if file.read(len(ELF)) == ELF:
+                return kernel
+            file.seek(0)
+            image = file.read()
     except OSError as error:
         raise UsageError(f"cannot read the kernel {kernel}: {error.strerror}") from None
-    if image.startswith(ELF):
-        return kernel
     place = cache.root() / "kernels" / hashlib.sha256(image).hexdigest()
     if not place.is_file():
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -52,20 +59,38 @@ def runs_under_xen(kernel: Path) -> bool:
     the kernel's xen-head.S writes it where CONFIG_XEN_PV is set). Raises `UsageError` for what is
     no ELF file.
     """
+    with kernel.open("rb") as file:
+        return _has_note(file, XEN_P2M, kernel)
+
+
+def _has_note(kernel: BinaryIO, number: int, name: Path) -> bool:
+    """Whether an ELF kernel has Xen's note of this number; `UsageError` for what is no ELF file."""
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
     from elftools.elf.segments import NoteSegment
 
     try:
-        with kernel.open("rb") as file:
-            return any(
-                note["n_name"] == "Xen" and str(note["n_type"]) == str(XEN_P2M)
-                for segment in ELFFile(file).iter_segments("PT_NOTE")
-                if isinstance(segment, NoteSegment)
-                for note in segment.iter_notes()
-            )
+        return any(
+            note["n_name"] == "Xen" and str(note["n_type"]) == str(number)
+            for segment in ELFFile(kernel).iter_segments("PT_NOTE")
+            if isinstance(segment, NoteSegment)
+            for note in segment.iter_notes()
+        )
     except ELFError as error:
-        raise UsageError(f"the kernel {kernel} is a broken ELF file: {error}") from None
+        raise UsageError(f"the kernel {name} is a broken ELF file: {error}") from None
+
+
+def quickest(packaged: bytes, name: Path) -> bytes:
+    """Return a packaged kernel in the form that QEMU starts soonest.
+
+    That is the ELF file inside, where it has an entry point for PVH (QEMU's load_elfboot; the
+    kernel's CONFIG_PVH): to unpack itself costs a guest 0.3 s under TCG. Else it is left as it is.
+    """
+    with contextlib.suppress(UsageError):
+        kernel = _unpack(packaged, name)
+        if _has_note(io.BytesIO(kernel), PVH_ENTRY, name):
+            return kernel
+    return packaged
 
 
 def runs_as_dom0(kernel: Path) -> bool:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from labctl.errors import UsageError
 from labctl.images import places
 
-BUILDER = 1
+BUILDER = 2
 """Version of the builder, part of every digest: raise it when the same recipe gives other bytes."""
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
