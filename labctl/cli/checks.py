@@ -8,8 +8,8 @@ import sys
 import click
 
 from labctl import topology
-from labctl.cli.words import json_option, print_json, print_table
-from labctl.errors import ExitCode
+from labctl.cli.words import json_option, print_error, print_json, print_table
+from labctl.errors import ExitCode, UsageError
 from labctl.lab import doctor as prerequisites
 
 
@@ -23,11 +23,12 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
     for file in files:
         try:
             model = topology.load(topology.find(file))
-        except topology.TopologyError as wrong:
+        except UsageError as wrong:
             code = ExitCode.USAGE
             if not as_json:
-                click.echo(str(wrong), err=True)
-            for problem in wrong.problems:
+                print_error(wrong)
+            several = wrong.problems if isinstance(wrong, topology.TopologyError) else (wrong,)
+            for problem in several:
                 found.append({"file": file, "valid": False, "problem": str(problem)})
             continue
         found.append({"file": file, "valid": True, "digest": model.digest()})

@@ -15,8 +15,8 @@ import click
 
 from labctl import __version__
 from labctl.cli.verbs import Verbs
+from labctl.cli.words import print_error
 from labctl.errors import ExitCode, LabctlError
-from labctl.topology import TopologyError
 
 
 class ReaderGoneError(Exception):
@@ -70,13 +70,7 @@ def _tell(error: LabctlError, as_json: bool) -> None:
         told = {"error": error.message, "hint": error.hint, "detail": error.detail}
         click.echo(json.dumps(told))
         return
-    # Problems of a file begin with their place, one a line, so that editors can jump there.
-    prefix = "" if isinstance(error, TopologyError) else "labctl: "
-    click.echo(f"{prefix}{error.message}", err=True)
-    if error.hint:
-        click.echo(f"  {error.hint}", err=True)
-    if error.detail:
-        click.echo(error.detail, err=True)
+    print_error(error)
 
 
 def _fault(fault: Exception) -> LabctlError:

@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from labctl.errors import LabctlError
+from labctl.topology import TopologyError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -42,6 +45,17 @@ def connect_option(function: F) -> F:
         help="Run the guests by this host's libvirtd (qemu:///system) in the host's own network, "
         "or on a real Xen host (xen+ssh://root@HOST/system).",
     )(function)  # fmt: skip
+
+
+def print_error(error: LabctlError) -> None:
+    """Print on standard error what is wrong, what to do, and the evidence if there is any."""
+    # Problems of a file begin with their place, one a line, so that editors can jump there.
+    prefix = "" if isinstance(error, TopologyError) else "labctl: "
+    click.echo(f"{prefix}{error.message}", err=True)
+    if error.hint:
+        click.echo(f"  {error.hint}", err=True)
+    if error.detail:
+        click.echo(error.detail, err=True)
 
 
 def print_json(value: object) -> None:

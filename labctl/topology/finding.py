@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from labctl.errors import UsageError
@@ -18,18 +19,23 @@ def find(name: str) -> Path:
     """Return the file that `name` means.
 
     That is the path itself, or with `.yaml` added, or else the shipped topology of this name.
-    Raises `UsageError` that tells the shipped names.
+    What is there under the very name is returned although it is no file, or cannot be looked at:
+    reading it tells what is wrong. Raises `UsageError` that tells the shipped names.
     """
     for candidate in (name, f"{name}.yaml", f"{name}.yml"):
         try:
             if Path(candidate).is_file():
                 return Path(candidate)
-        except (OSError, ValueError):  # too long, forbidden, a zero octet
+        except PermissionError:
+            return Path(candidate)
+        except (OSError, ValueError):  # too long, a zero octet
             break
     files = shipped()
     for path in files:
         if name in (path.name, path.stem):
             return path
+    if name and os.path.lexists(name):
+        return Path(name)
     stems = [path.stem for path in files]
     close = nearest(Path(name).stem, stems)
     told = f"{close} shipped: {', '.join(stems)}" if close.startswith("did") else ""

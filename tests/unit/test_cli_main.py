@@ -230,6 +230,25 @@ def test_validate_judges_every_file(labctl: Labctl, tmp_path: Path) -> None:
     assert (told.code, told.out) == (0, "bridged.yaml: valid (1 networks, 2 nodes, 0 routers)\n")
 
 
+def test_validate_goes_on_after_what_is_no_topology_at_all(
+    labctl: Labctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adir").mkdir()
+    told = labctl("validate", "no-such", "adir", "bridged.yaml")
+    assert told.code == ExitCode.USAGE
+    assert told.out.startswith("bridged.yaml: valid")
+    assert "labctl: there is no topology 'no-such'\n  shipped: " in told.err
+    assert "labctl: adir is not a file\n  name a topology file\n" in told.err
+    told = labctl("validate", "--json", "no-such", "bridged.yaml", "adir")
+    assert told.code == ExitCode.USAGE
+    found = json.loads(told.out)
+    assert [(one["file"], one["valid"]) for one in found] == [
+        ("no-such", False), ("bridged.yaml", True), ("adir", False),
+    ]  # fmt: skip
+    assert found[2]["problem"] == "adir is not a file"
+
+
 def test_the_schema_is_json(labctl: Labctl) -> None:
     assert "$schema" in json.loads(labctl("schema").out)
 

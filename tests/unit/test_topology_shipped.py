@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,24 @@ def test_a_folder_of_a_shipped_name_is_not_in_the_way(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bridged").mkdir()
     assert find("bridged") == folder("topologies") / "bridged.yaml"
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop"])
+def test_what_is_there_but_no_file_is_found_for_reading_to_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    thing = tmp_path / "thing"
+    match kind:
+        case "folder":
+            thing.mkdir()
+        case "pipe":
+            os.mkfifo(thing)
+        case "loop":
+            thing.symlink_to(thing)
+    assert find("thing") == Path("thing")
+    with pytest.raises(UsageError, match=r"is not a file|symbolic links"):
+        load(find("thing"))
 
 
 @pytest.mark.parametrize("name", ["routerhop", "sub/none.yaml", "", "x" * 5000, "a\0b"])
