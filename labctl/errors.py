@@ -6,6 +6,8 @@ one into printed text and an exit code. Anything else that escapes is a fault of
 
 from __future__ import annotations
 
+import errno
+import os
 from enum import IntEnum
 
 
@@ -55,6 +57,33 @@ class UsageError(LabctlError):
 
 class HostError(LabctlError):
     """This host lacks something labctl needs."""
+
+
+_ANOTHER_FOLDER = (
+    "use a folder that you may write to: XDG_CACHE_HOME, LABCTL_RUNTIME_DIR and LABCTL_RESULTS "
+    "name those of labctl"
+)
+_REFUSALS = {
+    errno.ENOSPC: "free some space there; df -h shows what is full",
+    errno.EDQUOT: "free some space there: your quota is used up",
+    errno.EROFS: _ANOTHER_FOLDER,
+    errno.EACCES: _ANOTHER_FOLDER,
+    errno.EPERM: _ANOTHER_FOLDER,
+    errno.ENOTDIR: "a part of this path is a file: remove it, or name another path",
+}
+
+
+def refusal(error: OSError, place: object = "") -> HostError | None:
+    """Return what an `OSError` means by which the host refuses a file; None for any other.
+
+    `place` tells what it was about where the error names no file, as after write(2).
+    """
+    named = error.filename
+    what = os.fsdecode(named) if isinstance(named, str | bytes) and named else str(place)
+    hint = _REFUSALS.get(error.errno or 0)
+    if not hint or not what:
+        return None  # without a file, "not permitted" may be about anything
+    return HostError(f"{what}: {error.strerror}", hint)
 
 
 class GuestError(LabctlError):

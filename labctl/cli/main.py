@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import select
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from labctl import __version__
 from labctl.cli.verbs import Verbs
 from labctl.cli.words import print_error
-from labctl.errors import ExitCode, LabctlError
+from labctl.errors import ExitCode, LabctlError, refusal
+
+INTERRUPTED = "labctl: interrupted; nothing that this command had brought up stays"
 
 
 class ReaderGoneError(Exception):
@@ -26,13 +31,24 @@ class ReaderGoneError(Exception):
 class _Commands(Verbs):
     """A group that says of itself what a broken pipe means: click would exit with 1, a failure."""
 
+    def make_context(self, *words: Any, **more: Any) -> click.Context:
+        with _asking_for_reader():  # here --help and --version are printed
+            return super().make_context(*words, **more)
+
     def invoke(self, context: click.Context) -> object:
-        try:
+        with _asking_for_reader():
             return super().invoke(context)
-        except BrokenPipeError as broken:
-            if _reader_gone():
-                raise ReaderGoneError from None
-            raise LabctlError(f"a connection broke: {broken}", "run: labctl status") from broken
+
+
+@contextlib.contextmanager
+def _asking_for_reader() -> Iterator[None]:
+    """Tell a reader that left from a connection inside a lab that broke."""
+    try:
+        yield
+    except BrokenPipeError as broken:
+        if _reader_gone():
+            raise ReaderGoneError from None
+        raise LabctlError(f"a connection broke: {broken}", "run: labctl status") from broken
 
 
 def _reader_gone() -> bool:
@@ -66,18 +82,51 @@ def _wants_json(words: list[str]) -> bool:
 
 
 def _tell(error: LabctlError, as_json: bool) -> None:
+    """Say what is wrong as far as there is somebody to say it to."""
     if as_json:
         told = {"error": error.message, "hint": error.hint, "detail": error.detail}
-        click.echo(json.dumps(told))
-        return
-    print_error(error)
+        try:
+            click.echo(json.dumps(told))
+            return
+        except OSError:
+            _forgo(1)  # better on standard error than nowhere
+    _say(lambda: print_error(error))
+
+
+def _say(words: Callable[[], None]) -> None:
+    """Print on standard error, if that can be written to."""
+    try:
+        words()
+    except OSError:
+        _forgo(2)
+
+
+def _forgo(descriptor: int) -> None:
+    """Let what still waits to be written go nowhere: at its exit Python would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def _output_full() -> bool:
+    """Whether standard output takes no more, by one more line end: its errors name no file."""
+    try:
+        os.write(1, b"\n")
+    except OSError:
+        return True
+    return False
 
 
 def _fault(fault: Exception) -> LabctlError:
-    """Tell of a fault of labctl's own in one line."""
+    """Tell in one line what the host refused, or of a fault of labctl's own."""
     last = traceback.extract_tb(fault.__traceback__)[-1]
+    place = f"{Path(last.filename).name}:{last.lineno}"
+    if isinstance(fault, OSError):
+        unnamed = ""
+        if fault.errno in (errno.ENOSPC, errno.EDQUOT):  # no fault of ours, whatever it was
+            unnamed = "the output" if _output_full() else f"a file ({place})"
+        if told := refusal(fault, unnamed):
+            return told
     return LabctlError(
-        f"{type(fault).__name__}: {fault} ({Path(last.filename).name}:{last.lineno})",
+        f"{type(fault).__name__}: {fault} ({place})",
         "this is a fault of labctl; LABCTL_DEBUG=1 shows all of it",
     )
 
@@ -102,13 +151,13 @@ def main() -> NoReturn:
     except click.exceptions.Exit as wanted:
         sys.exit(wanted.exit_code)
     except click.ClickException as wrong:
-        wrong.show()
+        _say(wrong.show)
         sys.exit(ExitCode.USAGE)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("labctl: interrupted; nothing that this command had brought up stays", err=True)
+        _say(lambda: click.echo(INTERRUPTED, err=True))
         sys.exit(ExitCode.INTERRUPTED)
     except (ReaderGoneError, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is left to be flushed
+        _forgo(1)
         sys.exit(ExitCode.READER_GONE)
     except Exception as fault:
         if debug:

@@ -7,6 +7,7 @@ boot of the host before `auto` trusts it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -62,11 +63,16 @@ def forget() -> None:
 
 
 def _remember(works: bool) -> None:
+    """Keep the answer; a cache that cannot be written to keeps none, and the next `up` asks."""
     target = _answer_file()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False) as new:
-        json.dump({"boot": _boot(), "user": os.geteuid(), "works": works}, new)
-    Path(new.name).replace(target)
+    part = target.with_name(f".{target.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_text(json.dumps({"boot": _boot(), "user": os.geteuid(), "works": works}))
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def probe(kernel: Path, initramfs: Path, cmdline: str, capabilities: Path) -> bool:

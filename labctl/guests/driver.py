@@ -105,8 +105,10 @@ def _prepare(hypervisor: Hypervisor) -> None:
     (root / "etc" / "qemu.conf").write_text(QEMU_CONF)
     cache = root / "cache"
     if hypervisor.capabilities and not cache.exists():
-        hypervisor.capabilities.mkdir(parents=True, exist_ok=True)
-        cache.symlink_to(hypervisor.capabilities)
+        with contextlib.suppress(OSError):  # libvirt makes a cache of its own beside it then
+            hypervisor.capabilities.mkdir(parents=True, exist_ok=True)
+            if os.access(hypervisor.capabilities, os.W_OK):
+                cache.symlink_to(hypervisor.capabilities)
 
 
 def _lock(root: Path) -> int:

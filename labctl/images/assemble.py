@@ -94,7 +94,7 @@ def _build(
     (folder / "kernel").write_bytes(kernel)
     if loaded.recipe.hypervisor:
         (folder / "hypervisor").write_bytes(_hypervisor(source, loaded.recipe.hypervisor))
-    tree = compose(loaded, source, release, deadline=deadline)
+    tree = compose(loaded, source, release, scratch / "modules", deadline=deadline)
     tree.write_cpio(folder / "initramfs.cpio")
     deadline.check()
     return cache.keep(
@@ -123,16 +123,19 @@ def _hypervisor(source: Tree, package: str) -> bytes:
     return gzip.decompress(source.entries[found[0]].read())
 
 
-def compose(loaded: LoadedRecipe, source: Tree, release: str, *, deadline: Deadline) -> Tree:
+def compose(
+    loaded: LoadedRecipe, source: Tree, release: str, scratch: Path, *, deadline: Deadline
+) -> Tree:
     """Return what a recipe chooses from its unpacked packages, with all that comes along.
 
-    Raises `UsageError` or `LabctlError` naming what the recipe wants and the packages lack.
+    `scratch` is a folder to work in, not made yet. Raises `UsageError` or `LabctlError` naming what
+    the recipe wants and the packages lack.
     """
     wanted = loaded.recipe
     tree = Tree()
     closure.copy_with_libraries(source, closure.choose(source, wanted.files, wanted.exclude), tree)
     if wanted.modules:
-        closure.copy_modules(source, release, wanted.modules, tree, deadline=deadline)
+        closure.copy_modules(source, release, wanted.modules, tree, scratch, deadline=deadline)
     for applet in wanted.applets:
         path = f"usr/bin/{applet}"
         if path in tree or f"usr/sbin/{applet}" in tree:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from labctl.errors import UsageError
+from labctl.errors import HostError, refusal
 from labctl.world import paths
 from labctl.world.deadline import Deadline
 
@@ -102,15 +102,17 @@ def builder(deadline: Deadline) -> Iterator[Path]:
     """Be the only builder of this cache; yield an empty folder in its file system.
 
     What an interrupted builder left is removed first: while the lock is held, nobody else owns it.
-    Raises `DeadlineError` when another builder does not end in time.
+    Raises `DeadlineError` when another builder does not end in time, `HostError` when the cache
+    cannot be written to, also when that shows only in the `with` block.
     """
     images = root() / "images"
     try:
         images.mkdir(parents=True, exist_ok=True)
         handle = (images / ".lock").open("w")
     except OSError as error:
-        raise UsageError(
-            f"cannot write to the cache {images}: {error.strerror}", "set XDG_CACHE_HOME"
+        raise HostError(
+            f"cannot write to the cache {images}: {error.strerror}",
+            "set XDG_CACHE_HOME to a folder that you may write to",
         ) from None
     with handle:
         while True:
@@ -121,9 +123,11 @@ def builder(deadline: Deadline) -> Iterator[Path]:
                 deadline.pause(0.1)
         scratch = images / _BUILDING
         shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
         try:
+            scratch.mkdir()
             yield scratch
+        except OSError as error:
+            raise refusal(error, root()) or error from None
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import lzma
-import tempfile
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -102,12 +101,18 @@ def _library(source: Tree, needed: str, user: str) -> str:
 
 
 def copy_modules(
-    source: Tree, release: str, names: Iterable[str], target: Tree, *, deadline: Deadline
+    source: Tree,
+    release: str,
+    names: Iterable[str],
+    target: Tree,
+    scratch: Path,
+    *,
+    deadline: Deadline,
 ) -> None:
     """Copy kernel modules and all that they depend on, with the index that modprobe reads.
 
-    A module that the kernel has built in is there already. Raises `UsageError` for one that the
-    kernel does not have.
+    A module that the kernel has built in is there already. `scratch` is a folder to work in.
+    Raises `UsageError` for a module that the kernel does not have.
     """
     top = f"usr/lib/modules/{release}"
     paths = {
@@ -133,23 +138,22 @@ def copy_modules(
             data = lzma.decompress(data)
         chosen[name] = data
         queue += [_module_name(other) for other in _depends(data, name)]
-    with tempfile.TemporaryDirectory(prefix="labctl-modules-") as scratch:
-        folder = Path(scratch) / "lib/modules" / release
-        for name, data in chosen.items():
-            place = paths[name].removesuffix(".xz")
-            target.add(place, Entry(0o644, data))
-            file = folder / place.removeprefix(f"{top}/")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "modules.builtin").write_text(builtin_text)
-        (folder / "modules.order").write_text("")
-        run(["depmod", "-b", scratch, release], deadline=deadline, package="kmod")
-        target.add(f"{top}/modules.builtin", Entry(0o644, builtin_text.encode()))
-        for index in ("modules.dep", "modules.alias"):
-            # depmod writes them in the order the folder was read in, which is the disk's.
-            lines = sorted((folder / index).read_text().splitlines(keepends=True))
-            target.add(f"{top}/{index}", Entry(0o644, "".join(lines).encode()))
+    folder = scratch / "lib/modules" / release
+    for name, data in chosen.items():
+        place = paths[name].removesuffix(".xz")
+        target.add(place, Entry(0o644, data))
+        file = folder / place.removeprefix(f"{top}/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "modules.builtin").write_text(builtin_text)
+    (folder / "modules.order").write_text("")
+    run(["depmod", "-b", str(scratch), release], deadline=deadline, package="kmod")
+    target.add(f"{top}/modules.builtin", Entry(0o644, builtin_text.encode()))
+    for index in ("modules.dep", "modules.alias"):
+        # depmod writes them in the order the folder was read in, which is the disk's.
+        lines = sorted((folder / index).read_text().splitlines(keepends=True))
+        target.add(f"{top}/{index}", Entry(0o644, "".join(lines).encode()))
 
 
 def _module_name(path: str) -> str:

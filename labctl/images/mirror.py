@@ -10,15 +10,16 @@ import re
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock as Mutex
 
 from debian.deb822 import Packages
 
-from labctl.errors import HostError, LabctlError, UsageError
+from labctl.errors import HostError, LabctlError, UsageError, refusal
 from labctl.events import Emit, Event
 from labctl.images.recipe import Lock, LockedPackage, Recipe
 from labctl.world.deadline import Deadline
@@ -103,7 +104,10 @@ def fetch(
 def _download(
     image: str, uri: str, package: LockedPackage, place: Path, deadline: Deadline, stop: Flag
 ) -> None:
-    """Fetch one package to `place`; nothing is there unless its sum is right."""
+    """Fetch one package to `place`; nothing is there unless its sum is right.
+
+    Raises `LabctlError` for what the archive does wrong, `HostError` where there is no room.
+    """
     what = f"{package.name} {package.version}"
     hint = f"run: labctl image lock {image}; or set {MIRROR_VARIABLE} to another Debian archive"
     digest = hashlib.sha256()
@@ -112,9 +116,9 @@ def _download(
     try:
         with (
             os.fdopen(handle, "wb") as target,
-            urllib.request.urlopen(uri, timeout=min(_STALL, deadline.left or 0.1)) as source,
+            closing(_blocks(uri, what, hint, deadline)) as blocks,
         ):
-            while block := source.read(_BLOCK):
+            for block in blocks:
                 deadline.check(f"fetching {what}")
                 if stop.is_set():
                     return
@@ -128,15 +132,25 @@ def _download(
             )
         part.chmod(0o644)
         part.rename(place)
+    except OSError as error:
+        raise refusal(error, place.parent) or error from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+
+
+def _blocks(uri: str, what: str, hint: str, deadline: Deadline) -> Generator[bytes]:
+    """Yield what lies at `uri`; its errors, unlike the disk's, are told with `hint`."""
+    try:
+        with urllib.request.urlopen(uri, timeout=min(_STALL, deadline.left or 0.1)) as source:
+            while block := source.read(_BLOCK):
+                yield block
     except urllib.error.HTTPError as error:
         gone = "is gone from the archive" if error.code in (404, 410) else "was refused"
         raise LabctlError(f"{what} {gone} (HTTP {error.code})", hint) from None
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
         raise LabctlError(f"{what} could not be fetched: {reason}", hint) from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
 
 
 def pin(recipe: Recipe, *, deadline: Deadline) -> Lock:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from labctl import shipped
+from labctl.world import paths
 
 
 def folders() -> list[Path]:
-    """Return the folders that hold recipes: the user's own first, then those of labctl."""
-    config = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return [Path(config) / "labctl" / "images", shipped.folder("images")]
+    """Return the folders that hold recipes: the user's own first, then those of labctl.
+
+    Raises `HostError` where the user has no home.
+    """
+    return [paths.config() / "images", shipped.folder("images")]
 
 
 def names() -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labctl import images
-from labctl.errors import LabctlError
+from labctl.errors import LabctlError, refusal
 from labctl.guests import accel, driver
 from labctl.network import links
 from labctl.topology import from_mapping
@@ -61,9 +61,13 @@ def examine() -> list[Finding]:
 def _safely(part: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from part()
-    except LabctlError as error:
+    except (LabctlError, OSError) as error:
+        told = error if isinstance(error, LabctlError) else refusal(error)
+        if told is None:
+            raise
         name = (part.__doc__ or part.__name__).rstrip(".")
-        yield Finding(name, "fail", error.message, error.hint)
+        remedy = "" if told.hint.endswith("labctl doctor") else told.hint
+        yield Finding(name, "fail", told.message, remedy)
 
 
 def _tools() -> Iterator[Finding]:
@@ -78,6 +82,23 @@ def _tools() -> Iterator[Finding]:
             yield Finding(program, "fail", "not installed", f"apt-get install {package}")
     if os.geteuid() != 0 and not shutil.which("newuidmap"):
         yield Finding("newuidmap", "fail", "not installed", "apt-get install uidmap")
+
+
+def _cache() -> Iterator[Finding]:
+    """Cache."""
+    folder = paths.cache()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        # What is built already can be used all the same.
+        verdict: Literal["fail", "skip"] = (
+            "skip" if any(one.image for one in images.list_images()) else "fail"
+        )
+        told = refusal(error, folder)
+        remedy = told.hint if told else "set XDG_CACHE_HOME to a folder that you may write to"
+        yield Finding("cache", verdict, f"{folder}: {error.strerror}", remedy)
 
 
 def _world() -> Iterator[Finding]:
@@ -139,4 +160,4 @@ def _kvm() -> Iterator[Finding]:
         )  # fmt: skip
 
 
-PARTS = (_tools, _world, _memory, _images, _kvm)
+PARTS = (_tools, _cache, _world, _memory, _images, _kvm)

@@ -4,7 +4,8 @@ It makes `/run` private, reaps orphans, and ends the world (everything in it, an
 when told to or when the process that made it is gone before the world was kept. Run as
 `python -I -S init.py DIRECTORY LIFELINE_FD`; the lifeline is one end of a socket pair:
 
-- PID 1 writes `ready` once the world can be entered (or `failed: REASON`);
+- PID 1 writes `ready` once the world can be entered, `refused: REASON` where it may not mount, or
+  `failed: ERRNO FILE` where something else went wrong;
 - the maker writes `keep` when the world shall outlive it;
 - end of file before `keep`: the maker died, so the world ends.
 """
@@ -28,11 +29,15 @@ SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
 
 
+class RefusedError(Exception):
+    """This host does not let us mount; the message is mount(8)'s own."""
+
+
 def mount(*words: str) -> None:
     """Mount a file system through mount(8): the standard library has no mount(2)."""
     done = subprocess.run(["mount", *words], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise OSError(done.stderr.strip() or f"mount {' '.join(words)} failed")
+        raise RefusedError(done.stderr.strip() or f"mount {' '.join(words)} failed")
 
 
 def furnish(directory: str, inside: int) -> None:
@@ -99,8 +104,11 @@ def main(directory: str, lifeline: socket.socket) -> None:
     try:
         furnish(directory, inside)
         name_qemu_user(directory)
+    except RefusedError as reason:
+        lifeline.send(f"refused: {reason}".encode())
+        end(name, parent)
     except OSError as reason:
-        lifeline.send(f"failed: {reason}".encode())
+        lifeline.send(f"failed: {reason.errno or 0} {reason.filename or directory}".encode())
         end(name, parent)
     watched = [wake_read, lifeline.fileno()]
     try:

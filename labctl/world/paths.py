@@ -12,8 +12,23 @@ from labctl.errors import HostError
 def _xdg(variable: str, default: str) -> Path:
     value = os.environ.get(variable, "")
     # The XDG specification: a relative path is invalid and is ignored.
-    base = Path(value) if value.startswith("/") else Path.home() / default
-    return base / "labctl"
+    if value.startswith("/"):
+        return Path(value) / "labctl"
+    try:
+        return Path.home() / default / "labctl"
+    except RuntimeError:
+        raise HostError(
+            "there is no home folder: HOME is not set, and the user database has none",
+            f"set HOME or {variable} to a folder of yours",
+        ) from None
+
+
+def config() -> Path:
+    """Return the folder of what the user has written: recipes of images.
+
+    Like the two below it raises `HostError` where the user has no home and names no folder.
+    """
+    return _xdg("XDG_CONFIG_HOME", ".config")
 
 
 def cache() -> Path:

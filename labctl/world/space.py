@@ -11,6 +11,7 @@ import array
 import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from labctl.errors import HostError, LabctlError
+from labctl.errors import HostError, LabctlError, refusal
 from labctl.world import process
 from labctl.world.base import World, in_state_of_running
 from labctl.world.client import Agent
@@ -32,6 +33,7 @@ END_SECONDS = 30.0
 ASK_SECONDS = 5.0
 IDENTITY = "world.json"
 SO_PASSCRED = 16
+_FAULT = "run: labctl doctor"
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,14 @@ class Space(World):
                     start_new_session=True,
                 )  # fmt: skip
             pid = _wait_ready(ours, log)
-        except BaseException:
+            world = cls(directory, Identity(pid, start_ticks(pid), user))
+            (directory / IDENTITY).write_text(json.dumps(asdict(world.identity)))
+        except BaseException as error:
             ours.close()
             shutil.rmtree(directory, ignore_errors=True)
-            raise
-        world = cls(directory, Identity(pid, start_ticks(pid), user))
+            told = refusal(error, directory) if isinstance(error, OSError) else None
+            raise told or error from None
         world._lifeline, world._shell = ours, shell
-        identity = directory / IDENTITY
-        identity.write_text(json.dumps(asdict(world.identity)))
         if agent:
             agent.enter_world(pid, user)
             world._agent = agent
@@ -173,11 +175,30 @@ def _wait_ready(lifeline: socket.socket, log: Path) -> int:
     except TimeoutError:
         raise Deadline(START_SECONDS, "making the world").error() from None
     if data != b"ready":
-        said = data.decode(errors="replace") or process.last_words(log.read_text(errors="replace"))
-        raise HostError(f"this host does not let labctl make namespaces: {said}", _namespace_hint())
+        raise _told(data.decode(errors="replace"), log)
     credentials = array.array("i")
     credentials.frombytes(ancillary[0][2])
     return credentials[0]
+
+
+def _told(said: str, log: Path) -> HostError:
+    """Return the error that says why PID 1 is not ready, by what it said; unshare(1) has a log."""
+    word, _, rest = said.partition(": ")
+    if word == "failed":
+        number, _, file = rest.partition(" ")
+        failed = OSError(int(number), os.strerror(int(number)), file)
+        return refusal(failed) or HostError(f"a world cannot be made: {failed}", _FAULT)
+    words = process.last_words(log.read_text(errors="replace"))
+    if word != "refused" and not words:
+        try:
+            log.write_text("nothing was said\n")
+        except OSError as full:  # so its words may be lost
+            return refusal(full, log) or HostError(f"{log}: {full.strerror}")
+    if word != "refused" and not re.search(r"\b(unshare|new[ug]idmap):", words):
+        words = words or "without a word"
+        return HostError(f"the first process of a world has ended: {words}", _FAULT)
+    reason = rest or words
+    return HostError(f"this host does not let labctl make namespaces: {reason}", _namespace_hint())
 
 
 def _namespace_hint() -> str:

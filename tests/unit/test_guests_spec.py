@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import ipaddress
+import os
 import struct
 import subprocess
 from pathlib import Path
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from labctl.errors import GuestError, UsageError
-from labctl.guests import accel, ssh
+from labctl.guests import accel, driver, ssh
 from labctl.guests.driver import console_tail
 from labctl.guests.ethtool import parse_device, parse_features
 from labctl.guests.keys import Key
@@ -312,3 +313,27 @@ def test_an_answer_that_cannot_be_read_is_asked_again(
     monkeypatch.setattr(accel, "probe", lambda *_: True)
     assert choose("auto") == "kvm"
     assert accel.remembered() is True
+
+
+def test_an_answer_that_cannot_be_kept_is_an_answer_all_the_same(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cache / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "file"))
+    monkeypatch.setattr(accel, "probe", lambda *_: True)
+    assert choose("auto") == "kvm"
+    assert accel.remembered() is None
+
+
+def test_a_cache_that_cannot_be_written_to_only_costs_libvirt_what_it_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    readable = tmp_path / "readable"
+    readable.mkdir()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for number, place in enumerate((tmp_path / "file" / "libvirt", readable)):
+        root = tmp_path / str(number)
+        driver._prepare(driver.Hypervisor(root, "", place))
+        assert (root / "etc" / "qemu.conf").exists()
+        assert not (root / "cache").is_symlink()

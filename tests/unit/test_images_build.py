@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import http.server
 import io
 import json
+import os
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -17,7 +19,7 @@ import pytest
 import yaml
 
 from labctl import images
-from labctl.errors import DeadlineError, LabctlError, UsageError
+from labctl.errors import DeadlineError, HostError, LabctlError, UsageError
 from labctl.events import Event
 from labctl.images import assemble, cache, closure, recipe, unpack
 from labctl.images.tree import Entry, Tree
@@ -367,6 +369,66 @@ def test_a_mirror_that_is_no_uri_is_refused(
     monkeypatch.setenv("LABCTL_DEBIAN_MIRROR", "ftp.example")
     with pytest.raises(UsageError, match="LABCTL_DEBIAN_MIRROR"):
         images.get("mine")
+
+
+class Full:
+    """A file of a disk that is full; it fails like write(2), which names no file."""
+
+    def __enter__(self) -> Full:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_disk_that_fills_while_fetching_is_no_fault_of_the_archive(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.write()
+    real = os.fdopen
+
+    def fdopen(handle: int, mode: str = "r", *more: Any, **words: Any) -> Any:
+        if mode != "wb":
+            return real(handle, mode, *more, **words)
+        os.close(handle)
+        return Full()
+
+    monkeypatch.setattr(os, "fdopen", fdopen)
+    with pytest.raises(HostError) as caught:
+        images.get("mine")
+    assert caught.value.message == f"{cache.packages()}: No space left on device"
+    assert "lock" not in caught.value.hint
+    assert left_behind() == []
+    assert list(cache.packages().iterdir()) == []
+
+
+def test_a_disk_that_fills_while_building_is_no_fault_of_labctl(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.write()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Tree, "write_cpio", full)
+    with pytest.raises(HostError, match="No space left") as caught:
+        images.get("mine")
+    assert caught.value.message.startswith(f"{cache.root()}: ")
+    assert left_behind() == []
+
+
+def test_a_cache_that_cannot_be_made_is_told(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.write()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(HostError, match="cannot write to the cache") as caught:
+        images.get("mine")
+    assert "XDG_CACHE_HOME" in caught.value.hint
 
 
 @pytest.mark.parametrize(

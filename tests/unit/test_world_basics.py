@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import re
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from labctl.errors import DeadlineError, ExitCode, GuestError, HostError, LabctlError, UsageError
-from labctl.world import paths
+from labctl.images import places
+from labctl.world import paths, space
 from labctl.world.deadline import Deadline
 from labctl.world.process import CommandError, environment, last_words, run
 
@@ -162,3 +166,67 @@ def test_relative_xdg_folders_are_ignored(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
     assert paths.cache() == tmp_path / ".cache" / "labctl"
     assert paths.state() == Path("/state/labctl")
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nowhere)
+    for variable, place in (
+        ("XDG_CACHE_HOME", paths.cache),
+        ("XDG_STATE_HOME", paths.state),
+        ("XDG_CONFIG_HOME", places.folders),
+    ):
+        monkeypatch.delenv(variable, raising=False)
+        with pytest.raises(HostError, match="no home folder") as told:
+            place()
+        assert f"HOME or {variable}" in told.value.hint
+
+
+# --- a world that does not come to life ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "logged", "message", "hint"),
+    [
+        ("refused: mount: /run: permission denied.", "", "namespaces: mount: /run", "root|sub|run"),
+        ("", "unshare: unshare failed: Operation not permitted\n", "namespaces: unshare", ""),
+        ("failed: 28 /run/labctl/x", "", r"^/run/labctl/x: No space left", "free some space"),
+        ("failed: 19 /run/labctl/x", "", "cannot be made: .*No such device", "doctor"),
+        ("", "ImportError: no such module\n", "first process .* ended: ImportError", "doctor"),
+    ],
+)
+def test_only_a_refusal_of_namespaces_is_told_as_one(
+    tmp_path: Path, said: str, logged: str, message: str, hint: str
+) -> None:
+    log = tmp_path / "init.log"
+    log.write_text(logged)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        if said:
+            theirs.send(said.encode())
+        else:
+            theirs.close()
+        with pytest.raises(HostError) as told:
+            space._wait_ready(ours, log)
+    assert re.search(message, told.value.message)
+    assert re.search(hint, told.value.hint)
+
+
+def test_words_lost_in_a_full_folder_are_told_as_a_full_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "init.log"
+    log.touch()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.close()
+        with pytest.raises(HostError, match="No space left") as told:
+            space._wait_ready(ours, log)
+    assert "free some space" in told.value.hint
