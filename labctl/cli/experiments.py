@@ -28,7 +28,11 @@ EXITS = {
 @click.argument("names", nargs=-1, required=True, metavar="NAME|FILE...")
 @accel_option
 @click.option(
-    "--results", type=click.Path(path_type=Path), help="Record below this folder instead."
+    "--results",
+    type=click.Path(path_type=Path),
+    envvar="LABCTL_RESULTS",
+    show_envvar=True,
+    help="Record below this folder instead.",
 )
 @click.option("--report", "reports", is_flag=True, help="Make a page of each; see labctl report.")
 @json_option

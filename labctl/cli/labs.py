@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 
 from labctl.cli import terminal
 from labctl.cli.words import (
@@ -26,19 +27,25 @@ from labctl.world.base import World
 
 
 @click.command()
-@click.argument("lab", required=False)
+@click.argument("lab", required=False, envvar="LABCTL_LAB")
 @click.option("--all", "everything", is_flag=True, help="Take all labs of this user down.")
 @json_option
-def down(lab: str | None, everything: bool, as_json: bool) -> None:
-    """Take LAB down, whatever state it is in; without a name the only one."""
+@click.pass_context
+def down(context: click.Context, lab: str | None, everything: bool, as_json: bool) -> None:
+    """Take LAB down, whatever state it is in.
+
+    Without a name that is the lab that the environment variable LABCTL_LAB names, or the only one.
+    """
     folders = state.known()
-    if lab and everything:
+    by_default = context.get_parameter_source("lab") is ParameterSource.ENVIRONMENT
+    if lab and everything and not by_default:
         raise UsageError("a name and --all contradict each other", "give one of the two")
-    if lab:
+    if lab and not everything:
         chosen = [folder for folder in folders if folder.name == lab]
         if not chosen:
             names = ", ".join(folder.name for folder in folders) or "none"
-            raise UsageError(f"there is no lab {lab}", f"there are: {names}")
+            which = f"{lab}, which LABCTL_LAB names" if by_default else lab
+            raise UsageError(f"there is no lab {which}", f"there are: {names}")
     elif everything or len(folders) <= 1:
         chosen = folders
     else:

@@ -54,7 +54,7 @@ def write_whole(path: Path, text: str) -> None:
 @click.option("--open", "show", is_flag=True, help="Open it in the browser.")
 @click.option(
     "--results", "root", type=click.Path(path_type=Path), envvar="LABCTL_RESULTS",
-    help="Where the records are.",
+    show_envvar=True, help="Where the records are.",
 )  # fmt: skip
 @json_option
 def report(run: str, output: Path | None, show: bool, root: Path | None, as_json: bool) -> None:

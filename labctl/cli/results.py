@@ -14,7 +14,7 @@ from labctl.results.tables import Table
 
 results_option = click.option(
     "--results", "root", type=click.Path(path_type=Path), envvar="LABCTL_RESULTS",
-    help="Where the records are.",
+    show_envvar=True, help="Where the records are.",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def json_option(function: F) -> F:
 def lab_option(function: F) -> F:
     """Add `--lab NAME`."""
     return click.option(
-        "--lab", "-l", metavar="NAME", envvar="LABCTL_LAB",
+        "--lab", "-l", metavar="NAME", envvar="LABCTL_LAB", show_envvar=True,
         help="Which lab; not needed while only one is up.",
     )(function)  # fmt: skip
 
@@ -33,7 +33,7 @@ def accel_option(function: F) -> F:
     """Add `--accel`."""
     return click.option(
         "--accel", type=click.Choice(["auto", "require", "off"]), default="auto",
-        envvar="LABCTL_ACCEL", show_default=True,
+        envvar="LABCTL_ACCEL", show_envvar=True, show_default=True,
         help="KVM when it really works, KVM or an error, or TCG.",
     )(function)  # fmt: skip
 
@@ -42,6 +42,7 @@ def connect_option(function: F) -> F:
     """Add `--connect`."""
     return click.option(
         "--connect", "uri", metavar="URI", default="", envvar="LABCTL_CONNECT",
+        show_envvar=True,
         help="Run the guests by this host's libvirtd (qemu:///system) in the host's own network, "
         "or on a real Xen host (xen+ssh://root@HOST/system).",
     )(function)  # fmt: skip

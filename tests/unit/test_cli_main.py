@@ -345,6 +345,35 @@ def test_several_labs_need_a_name_or_all(labctl: Labctl, runtime: Path) -> None:
     assert list(runtime.iterdir()) == []
 
 
+def test_down_means_the_lab_that_the_environment_names(
+    labctl: Labctl, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(runtime, "one")
+    monkeypatch.setenv("LABCTL_LAB", "two")
+    told = labctl("down")
+    assert told.code == ExitCode.USAGE
+    assert "there is no lab two, which LABCTL_LAB names" in told.err
+    make(runtime, "two")
+    make(runtime, "three")
+    assert labctl("down").out == "lab two is down\n"
+    assert labctl("down", "one").out == "lab one is down\n"
+    make(runtime, "four")
+    assert json.loads(labctl("down", "--all", "--json").out) == {"down": ["four", "three"]}
+
+
+@pytest.mark.parametrize(
+    ("verb", "variable"),
+    [
+        *((verb, "LABCTL_LAB") for verb in ("ssh", "exec", "console", "logs", "trace", "down")),
+        *((verb, "LABCTL_ACCEL") for verb in ("up", "experiment")),
+        ("up", "LABCTL_CONNECT"),
+        *((verb, "LABCTL_RESULTS") for verb in ("results", "report", "experiment")),
+    ],
+)
+def test_help_tells_the_variable_that_serves_as_an_option(verb: str, variable: str) -> None:
+    assert variable in CliRunner().invoke(main.cli, [verb, "--help"]).output
+
+
 def test_one_lab_that_does_not_go_does_not_keep_the_others(
     labctl: Labctl, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
