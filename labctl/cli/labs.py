@@ -80,6 +80,8 @@ def show_status(as_json: bool) -> None:
         click.echo("no lab is up; bring one up: labctl up bridged.yaml")
     for lab in labs:
         title = f"{lab['name']}: {lab['state']}"
+        if "problem" in lab:
+            title += f": {lab['problem']}\n  {lab['hint']}"
         if "accel" in lab:
             title += f", {lab['accel']}, since {lab['started']}"
         rows = [

@@ -7,7 +7,7 @@ import fcntl
 import pickle
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from labctl.errors import LabctlError, UsageError
@@ -23,6 +23,10 @@ STATE = "lab.state"
 CREATE_SECONDS = 60.0
 SOCKET_LIMIT = 107
 """Octets in the path of a UNIX socket (unix(7), sun_path less its NUL)."""
+
+
+class NotUpError(LabctlError):
+    """A lab has no state yet: it is coming up."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +73,25 @@ def save(folder: Path, state: State) -> None:
 
 
 def load(folder: Path) -> State:
-    """Read a lab's state; raises `LabctlError` when there is none that this labctl understands."""
+    """Read a lab's state.
+
+    Raises `NotUpError` when there is none yet, `LabctlError` for one that this labctl does not
+    understand.
+    """
     try:
         # The directory is private to its owner, so what is in it may be trusted.
         state = pickle.loads((folder / STATE).read_bytes())
+        if not isinstance(state, State):
+            raise TypeError("it holds something else")
+        if missing := {field.name for field in fields(State)} - vars(state).keys():
+            raise TypeError(f"it lacks {', '.join(sorted(missing))}")
     except FileNotFoundError:
-        state = None
+        raise NotUpError(f"lab {folder.name} is not up yet", "wait for its up to end") from None
     except Exception as reason:
         raise LabctlError(
             f"the state of lab {folder.name} cannot be read: {reason}",
             f"it was made by another labctl; run: labctl down {folder.name}",
         ) from None
-    if not isinstance(state, State):
-        raise LabctlError(f"lab {folder.name} is not up yet", "wait for its up to end")
     return state
 
 

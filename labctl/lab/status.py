@@ -27,8 +27,9 @@ ASK_SECONDS = 20.0
 def describe(folder: Path) -> dict[str, Any]:
     """Describe the lab of a directory as plain data.
 
-    `state` is `up`, `coming up`, `damaged` (a guest or router has ended, or a dom0 does not answer)
-    or `dead` (its world has ended; `labctl down` removes what is left).
+    `state` is `up`, `coming up`, `damaged` (a guest or router has ended, a dom0 does not answer, or
+    the lab's own notes cannot be read: then `problem` and `hint` say more) or `dead` (its world has
+    ended; `labctl down` removes what is left).
     """
     try:
         return _describe(folder)
@@ -43,8 +44,13 @@ def _describe(folder: Path) -> dict[str, Any]:
         return {"name": folder.name, "state": "dead", "directory": str(folder)}
     try:
         known = state.load(folder)
-    except LabctlError:
+    except state.NotUpError:
         return {"name": folder.name, "state": "coming up", "directory": str(folder)}
+    except LabctlError as wrong:
+        return {
+            "name": folder.name, "state": "damaged", "directory": str(folder),
+            "problem": wrong.message, "hint": wrong.hint,
+        }  # fmt: skip
     guests = _states(world, known)
     parts: list[dict[str, Any]] = []
     for node in known.topology.nodes.values():

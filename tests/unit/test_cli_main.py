@@ -333,6 +333,13 @@ def test_without_labs_nothing_is_wrong(labctl: Labctl) -> None:
     assert json.loads(labctl("down", "--all", "--json").out) == {"down": []}
 
 
+def test_status_says_why_it_knows_nothing_of_a_lab(labctl: Labctl, runtime: Path) -> None:
+    (make(runtime, "one", start_ticks(os.getpid())) / state.STATE).write_bytes(b"no pickle")
+    told = labctl("status")
+    assert told.out.startswith("one: damaged: the state of lab one cannot be read: ")
+    assert told.out.endswith("run: labctl down one\n")
+
+
 def test_several_labs_need_a_name_or_all(labctl: Labctl, runtime: Path) -> None:
     make(runtime, "one")
     make(runtime, "two")

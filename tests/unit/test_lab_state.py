@@ -67,7 +67,20 @@ def test_a_state_is_read_as_it_was_written(runtime: Path) -> None:
 def test_a_state_that_cannot_be_read_is_one_error(runtime: Path, data: bytes) -> None:
     folder = make(runtime, "one")
     (folder / state.STATE).write_bytes(data)
-    with pytest.raises(LabctlError, match="one"):
+    with pytest.raises(LabctlError, match="state of lab one cannot be read"):
+        state.load(folder)
+    told = status.describe(folder)
+    assert told["state"] == "damaged"
+    assert "state of lab one cannot be read" in told["problem"]
+    assert "labctl down one" in told["hint"]
+
+
+def test_a_state_of_another_labctl_is_one_that_cannot_be_read(runtime: Path) -> None:
+    folder = make(runtime, "one")
+    older = known("one")
+    del vars(older)["uri"]
+    state.save(folder, older)
+    with pytest.raises(LabctlError, match="cannot be read: it lacks uri"):
         state.load(folder)
 
 
