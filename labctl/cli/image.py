@@ -49,9 +49,14 @@ def list_images(as_json: bool) -> None:
 
 @image.command("rm")
 @click.argument("name", required=False)
-@click.option("--all", "everything", is_flag=True, help="Remove every built image.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Remove all images, fetched packages and unpacked kernels.",
+)
 def remove(name: str | None, everything: bool) -> None:
-    """Remove image NAME (or all) from the cache; it can be built again."""
+    """Remove image NAME from the cache, or all; it can be built again."""
     if bool(name) == everything:
         raise click.UsageError("name an image, or say --all")
     for gone in images.remove(name):

@@ -17,7 +17,7 @@ import yaml
 
 from labctl.errors import LabctlError, UsageError
 from labctl.events import Emit, Event, silent
-from labctl.images import cache, places, recipe
+from labctl.images import cache, kept, places, recipe
 from labctl.images.cache import Image
 from labctl.images.kernel import quickest
 from labctl.images.recipe import LoadedRecipe, Lock
@@ -175,9 +175,11 @@ def list_images() -> list[ListedImage]:
 
 
 def remove(name: str | None = None) -> list[str]:
-    """Remove the built versions of an image, or of all images and the fetched packages too.
+    """Remove the built versions of an image, or of all images with all else that building keeps.
 
-    Returns the names of the removed folders. Guests that run keep what they booted.
+    That is the fetched packages, the unpacked kernels and the digests of recipes. Returns the names
+    of the removed folders. Guests that run keep what they booted: QEMU holds the files open, those
+    that it hands to a Xen host too.
     Raises `UsageError` for a name that is neither a recipe's nor that of a built image.
     """
     with cache.builder(Deadline(_BUILD_SECONDS, "waiting for a build to end")):
@@ -193,7 +195,8 @@ def remove(name: str | None = None) -> list[str]:
             folder.rename(doomed)
             shutil.rmtree(doomed)
         if name is None:
-            shutil.rmtree(cache.packages(), ignore_errors=True)
+            for rest in (cache.packages(), cache.kernels(), cache.root() / kept.KIND):
+                shutil.rmtree(rest, ignore_errors=True)
     return [folder.name for folder in folders]
 
 

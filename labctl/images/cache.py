@@ -52,6 +52,11 @@ def packages() -> Path:
     return root() / "packages"
 
 
+def kernels() -> Path:
+    """Return the folder of kernels unpacked for Xen, each named by the SHA-256 of its bzImage."""
+    return root() / "kernels"
+
+
 def place(name: str, digest: str) -> Path:
     """Return the folder of one image."""
     return root() / "images" / f"{name}-{digest[:_SHORT]}"

@@ -8,25 +8,28 @@ import io
 import mmap
 import os
 import struct
-import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
 from labctl.errors import UsageError
 from labctl.images import cache
+from labctl.world.deadline import Deadline
 
 ELF = b"\x7fELF"
 XEN_P2M = 15
 """XEN_ELFNOTE_INIT_P2M; the notes of smaller numbers have others' names in pyelftools."""
 PVH_ENTRY = 18
 """XEN_ELFNOTE_PHYS32_ENTRY."""
+_WAIT_SECONDS = 900.0
+"""For another build of this cache: as long as one may take."""
 DOM0_BUS = b"\0xen_cpu\0"
 
 
 def unpacked(kernel: Path) -> Path:
     """Return the ELF kernel inside a bzImage, or `kernel` itself where it is one already.
 
-    It lies in the cache under the bzImage's SHA-256. Raises `UsageError` for any other file.
+    It lies in the cache under the bzImage's SHA-256. Raises `UsageError` for any other file,
+    `HostError` where the cache cannot be written to.
     """
     try:
         with kernel.open("rb") as file:
@@ -36,19 +39,18 @@ def unpacked(kernel: Path) -> Path:
             image = file.read()
     except OSError as error:
         raise UsageError(f"cannot read the kernel {kernel}: {error.strerror}") from None
-    place = cache.root() / "kernels" / hashlib.sha256(image).hexdigest()
+    place = cache.kernels() / hashlib.sha256(image).hexdigest()
     if not place.is_file():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as part:
-            try:
-                part.write(_unpack(image, kernel))
-                part.flush()
-                os.fsync(part.fileno())
-                os.fchmod(part.fileno(), 0o644)
-                Path(part.name).rename(place)
-            except BaseException:
-                Path(part.name).unlink()
-                raise
+        # As a build does it: what a killed one leaves is removed by the next, and `image rm` waits.
+        with cache.builder(Deadline(_WAIT_SECONDS, "waiting for a build to end")) as scratch:
+            part = scratch / "kernel"
+            with part.open("wb") as file:
+                file.write(_unpack(image, kernel))
+                file.flush()
+                os.fsync(file.fileno())
+                os.fchmod(file.fileno(), 0o644)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            part.rename(place)
     return place
 
 

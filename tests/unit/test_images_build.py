@@ -554,8 +554,12 @@ def test_removed_is_one_image_in_all_its_versions_or_everything(archive: Archive
     assert [name.rpartition("-")[0] for name in removed] == ["a", "a"]
     assert images.get("a-b") == other
     assert images.remove("a") == []
+    for folder in (cache.kernels(), cache.root() / "recipes", cache.root() / "topologies"):
+        folder.mkdir(exist_ok=True)
+        (folder / "something").touch()
     assert images.remove() == [other.kernel.parent.name]
     assert not cache.packages().exists()
+    assert {entry.name for entry in cache.root().iterdir()} == {"images", "topologies"}
 
 
 def test_libraries_come_with_the_programs_that_need_them() -> None:

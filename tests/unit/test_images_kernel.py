@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import lzma
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +46,19 @@ def test_the_elf_file_inside_is_found_and_kept(
     assert found.is_relative_to(cache.root())
     assert unpacked(kernel) == found
     assert [file.name for file in found.parent.iterdir()] == [found.name]
+
+
+def test_what_a_killed_unpacking_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(bzimage(gzip.compress(ELF)))
+    unpack = "import sys; from pathlib import Path; from labctl.images import kernel\n"
+    unpack += "kernel.os.fsync = lambda _: os.kill(os.getpid(), 9); import os\n"
+    unpack += "kernel.unpacked(Path(sys.argv[1]))"
+    killed = subprocess.run([sys.executable, "-c", unpack, str(kernel)], check=False)
+    assert killed.returncode == -9
+    found = unpacked(kernel)
+    files = [file for file in cache.root().rglob("*") if file.is_file() and file.name != ".lock"]
+    assert files == [found]
 
 
 def test_an_unpacked_kernel_is_taken_as_it_is(tmp_path: Path) -> None:
