@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -23,7 +24,6 @@ from labctl.errors import ExitCode, GuestError, LabctlError, UsageError
 from labctl.guests import xen
 from labctl.lab import ending, state, status
 from labctl.lab.lab import Lab
-from labctl.world.base import World
 
 
 @click.command()
@@ -108,7 +108,7 @@ def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     running = Lab.attach(lab)
     words = running.node(node).ssh_argv(shared=False)
     running.check_running(node)
-    _become(running.world, [*words, *command])
+    _become([*running.world.enter(), *words, *command])
 
 
 @click.command(
@@ -125,18 +125,19 @@ def execute(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
         raise UsageError(f"no command to run in {node}", f"for a shell: labctl ssh {node}")
     running = Lab.attach(lab)
     if node in running.topology.routers:
-        words = running.place(running.topology.routers[node].host).words(command, netns=node)
-        os.execvp(words[0], words)
+        _become(running.place(running.topology.routers[node].host).words(command, netns=node))
     words = running.node(node).ssh_argv(shared=False)
     running.check_running(node)
-    _become(running.world, [*words, "--", shlex.join(command)])
+    _become([*running.world.enter(), *words, "--", shlex.join(command)])
 
 
-def _become(world: World, words: list[str]) -> NoReturn:
-    """Let this process become a program in the world; its exit status is then ours."""
+def _become(words: list[str]) -> NoReturn:
+    """Let this process become a program; its exit status is then ours."""
     sys.stdout.flush()
-    inside = [*world.enter(), *words]
-    os.execvp(inside[0], inside)
+    # Python ignores both (signal(7)), and a program started in its place would do so too.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    os.execvp(words[0], words)
 
 
 @click.command()

@@ -454,6 +454,18 @@ def test_words_after_the_node_belong_to_the_command(
     assert became[0] == ["enter", "ssh", "vm1", "--", "echo 'two words' '$HOME'"]
 
 
+def test_what_labctl_becomes_dies_of_a_broken_pipe_like_any_program() -> None:
+    become = "import sys; from labctl.cli.labs import _become; _become(sys.argv[1:])"
+    words = ["grep", "SigIgn", "/proc/self/status"]
+    done = subprocess.run(
+        [sys.executable, "-c", become, *words],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    ignored = int(done.stdout.split()[1], 16)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        assert not ignored & 1 << (number - 1)
+
+
 def test_logs_leave_carriage_returns_out(
     labctl: Labctl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
