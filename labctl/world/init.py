@@ -79,21 +79,39 @@ def reap() -> None:
             pass
 
 
-def end(name: str, parent: int) -> None:
+def remove(name: str, parent: int, inside: int) -> None:
+    """Remove the directory that is open as `inside`, but no other that has its name by now.
+
+    `parent` is an open directory too. What cannot be removed stays.
+    """
+    with contextlib.suppress(OSError), os.scandir(inside) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.name, ignore_errors=True, dir_fd=inside)
+            else:
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.name, dir_fd=inside)
+    with contextlib.suppress(OSError):
+        there = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if os.path.samestat(there, os.fstat(inside)):
+            os.rmdir(name, dir_fd=parent)
+
+
+def end(name: str, parent: int, inside: int) -> None:
     """Kill everything in the world, remove its directory, and go: the kernel takes the rest."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         while True:
             os.waitpid(-1, 0)
-    shutil.rmtree(name, ignore_errors=True, dir_fd=parent)
+    remove(name, parent, inside)
     os._exit(0)
 
 
 def main(directory: str, lifeline: socket.socket) -> None:
     """Serve until told to end."""
     parent = os.open(os.path.dirname(directory), os.O_PATH | os.O_DIRECTORY)
-    inside = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    inside = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     name = os.path.basename(directory)
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -106,15 +124,15 @@ def main(directory: str, lifeline: socket.socket) -> None:
         name_qemu_user(directory)
     except RefusedError as reason:
         lifeline.send(f"refused: {reason}".encode())
-        end(name, parent)
+        end(name, parent, inside)
     except OSError as reason:
         lifeline.send(f"failed: {reason.errno or 0} {reason.filename or directory}".encode())
-        end(name, parent)
+        end(name, parent, inside)
     watched = [wake_read, lifeline.fileno()]
     try:
         lifeline.send(b"ready")
     except OSError:  # the maker is gone already
-        end(name, parent)
+        end(name, parent, inside)
     while not stopped:
         readable, _, _ = select.select(watched, [], [])
         if lifeline.fileno() in readable:
@@ -129,7 +147,7 @@ def main(directory: str, lifeline: socket.socket) -> None:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake_read, 4096)
         reap()
-    end(name, parent)
+    end(name, parent, inside)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from labctl.world import process
 from labctl.world.base import World, in_state_of_running
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
+from labctl.world.init import remove
 
 START_SECONDS = 30.0
 END_SECONDS = 30.0
@@ -157,7 +158,7 @@ class Space(World):
     def end(self) -> None:
         """End the world and remove its directory, whatever state they are in."""
         self.close()
-        end(self.directory)
+        end(self.directory, self.identity)
         if self._lifeline:
             self._lifeline.close()
             self._lifeline = None
@@ -222,21 +223,50 @@ def _namespace_hint() -> str:
     )
 
 
-def end(directory: Path) -> None:
-    """End the world of `directory`, if it runs, and remove the directory."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        identity = Identity(**json.loads((directory / IDENTITY).read_text()))
-        with _pidfd(identity) as handle:
-            # Asked to end, PID 1 removes the directory as well, so nothing stays even if this
-            # process is killed meanwhile; one that does not answer is killed.
-            signal.pidfd_send_signal(handle, signal.SIGTERM)
-            if not select.select([handle], [], [], ASK_SECONDS)[0]:
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-            # A pidfd is readable when its process is gone, and PID 1 goes after all the others
-            # (zap_pid_ns_processes).
-            if not select.select([handle], [], [], END_SECONDS)[0]:
-                raise Deadline(END_SECONDS, f"ending the world of {directory}").error()
-    shutil.rmtree(directory, ignore_errors=True)
+def end(directory: Path, only: Identity | None = None) -> None:
+    """End the world of `directory`, if it runs, and remove the directory.
+
+    With `only`, a later world that has come to lie there is left alone. Raises `DeadlineError` when
+    PID 1 does not go.
+    """
+    with contextlib.ExitStack() as opened:
+        inside = parent = -1
+        # Opened before anything ends: whoever waits for the name may have it as soon as it is free,
+        # and theirs is another directory.
+        with contextlib.suppress(OSError):
+            parent = os.open(directory.parent, os.O_PATH | os.O_DIRECTORY)
+            opened.callback(os.close, parent)
+            inside = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            opened.callback(os.close, inside)
+        identity = _identity(inside)
+        others = only is not None and identity != only
+        if world := only or identity:
+            _end_process(world, directory)
+        if inside >= 0 and not others:
+            remove(directory.name, parent, inside)
+
+
+def _identity(inside: int) -> Identity | None:
+    """Return what the directory open as `inside` tells of its world; None where that is nothing."""
+    try:
+        with os.fdopen(os.open(IDENTITY, os.O_RDONLY, dir_fd=inside)) as file:
+            return Identity(**json.load(file))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _end_process(identity: Identity, directory: Path) -> None:
+    """End a world's PID 1, if it runs: all of the world goes with it, and first its directory."""
+    with contextlib.suppress(OSError, TypeError, ValueError), _pidfd(identity) as handle:
+        # Asked to end, PID 1 removes the directory as well, so nothing stays even if this process
+        # is killed meanwhile; one that does not answer is killed.
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        if not select.select([handle], [], [], ASK_SECONDS)[0]:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        # A pidfd is readable when its process is gone, and PID 1 goes after all the others
+        # (zap_pid_ns_processes).
+        if not select.select([handle], [], [], END_SECONDS)[0]:
+            raise Deadline(END_SECONDS, f"ending the world of {directory}").error()
 
 
 @contextlib.contextmanager
