@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +17,7 @@ from labctl.errors import HostError
 from labctl.events import Emit, Event, silent
 from labctl.guests import driver
 from labctl.guests.spec import Accel, Guest
-from labctl.world import paths
-from labctl.world.space import Space
+from labctl.world import paths, scratch
 
 Policy = Literal["auto", "require", "off"]
 
@@ -77,21 +74,15 @@ def _remember(works: bool) -> None:
 
 def probe(kernel: Path, initramfs: Path, cmdline: str, capabilities: Path) -> bool:
     """Boot a kernel under KVM in a world of its own; say whether it reached user space."""
-    directory = Path(tempfile.mkdtemp(prefix=".kvm-", dir=paths.runtime())) / "w"
-    try:
-        world = Space.create(directory)
-        try:
-            guest = Guest(
-                name="probe", domain="probe", memory=128, vcpus=1,
-                kernel=kernel, initramfs=initramfs,
-                cmdline=cmdline, nics=(), console=directory / "c", log=directory / "log",
-            )  # fmt: skip
-            hypervisor = driver.Hypervisor(directory / "embed", "", capabilities)
-            return world.call(driver.reaches_user_space, hypervisor, guest, "kvm", PROBE_SECONDS)
-        finally:
-            world.end()
-    finally:
-        shutil.rmtree(directory.parent, ignore_errors=True)
+    with scratch.world() as world:
+        directory = world.directory
+        guest = Guest(
+            name="probe", domain="probe", memory=128, vcpus=1,
+            kernel=kernel, initramfs=initramfs,
+            cmdline=cmdline, nics=(), console=directory / "c", log=directory / "log",
+        )  # fmt: skip
+        hypervisor = driver.Hypervisor(directory / "embed", "", capabilities)
+        return world.call(driver.reaches_user_space, hypervisor, guest, "kvm", PROBE_SECONDS)
 
 
 def choose(

@@ -15,8 +15,7 @@ from labctl.errors import LabctlError, refusal
 from labctl.guests import accel, driver
 from labctl.network import links
 from labctl.topology import from_mapping
-from labctl.world import paths
-from labctl.world.space import Space
+from labctl.world import paths, scratch
 
 MEMORY_MIB = 1024
 """What two guests and their translation caches need."""
@@ -103,18 +102,14 @@ def _cache() -> Iterator[Finding]:
 
 def _world() -> Iterator[Finding]:
     """Namespaces."""
-    with tempfile.TemporaryDirectory(prefix=".d", dir=paths.runtime()) as folder:
-        world = Space.create(Path(folder) / "w")
-        try:
-            who = "root" if os.geteuid() == 0 else "an ordinary user"
-            yield Finding("namespaces", "pass", f"a world can be made as {who}")
-            world.call(links.build, from_mapping(TINY))
-            yield Finding("bridge and TAP", "pass", "made in a world by netlink and /dev/net/tun")
-            hypervisor = driver.Hypervisor(world.directory / "embed", "", paths.cache() / "libvirt")
-            found = world.call(driver.versions, hypervisor)
-            yield Finding("libvirt", "pass", f"{found['libvirt']}, driving QEMU {found['qemu']}")
-        finally:
-            world.end()
+    with scratch.world() as world:
+        who = "root" if os.geteuid() == 0 else "an ordinary user"
+        yield Finding("namespaces", "pass", f"a world can be made as {who}")
+        world.call(links.build, from_mapping(TINY))
+        yield Finding("bridge and TAP", "pass", "made in a world by netlink and /dev/net/tun")
+        hypervisor = driver.Hypervisor(world.directory / "embed", "", paths.cache() / "libvirt")
+        found = world.call(driver.versions, hypervisor)
+        yield Finding("libvirt", "pass", f"{found['libvirt']}, driving QEMU {found['qemu']}")
 
 
 def _memory() -> Iterator[Finding]:

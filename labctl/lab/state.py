@@ -15,7 +15,7 @@ from labctl.guests.keys import Key
 from labctl.guests.spec import Accel
 from labctl.images import Image
 from labctl.topology.model import Topology
-from labctl.world import host, paths, space
+from labctl.world import host, paths, scratch, space
 from labctl.world.base import World
 from labctl.world.deadline import Deadline
 
@@ -110,8 +110,8 @@ def creating(folder: Path) -> Iterator[None]:
     """Reserve a lab's directory while its world is made in the `with` block.
 
     One labctl at a time, so that nobody takes for a leftover what somebody else is just making.
-    What killed worlds have left behind is removed here. Raises `UsageError` when a lab of this name
-    is up, `DeadlineError` when another labctl does not let go.
+    What killed worlds, probes and doctors have left behind is removed here. Raises `UsageError`
+    when a lab of this name is up, `DeadlineError` when another labctl does not let go.
     """
     with (paths.runtime() / ".lock").open("w") as lock:
         deadline = Deadline(CREATE_SECONDS, "waiting for another labctl to make its world")
@@ -128,6 +128,7 @@ def creating(folder: Path) -> Iterator[None]:
         for entry in paths.runtime().iterdir():
             if entry.is_dir() and not entry.name.startswith(".") and not alive(entry):
                 space.end(entry)
+        scratch.sweep()
         yield
 
 
