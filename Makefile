@@ -23,8 +23,10 @@ digest = $(shell { cat $(1) /etc/machine-id; $(2) pwd; echo $(PYTHON); } 2>/dev/
 SYSTEM := .stamps/system-$(call digest,$(PACKAGES))
 TEST_SYSTEM := .stamps/test-system-$(call digest,$(TEST_PACKAGES))
 # Inside the environment, so that it goes with it.
-# Of pyproject.toml the package's part counts; what follows are the settings of the tools.
-ENVIRONMENT := $(VENV)/.made-$(call digest,$(PACKAGES) $(LOCKS),sed '/^\[tool.ruff/Q' pyproject.toml;)
+# Of pyproject.toml the package's part counts; what follows are the settings of the tools. An
+# environment serves one version of Python: after an upgrade in place it would find no package.
+ENVIRONMENT := $(VENV)/.made-$(call digest,$(PACKAGES) $(LOCKS),\
+  sed '/^\[tool.ruff/Q' pyproject.toml; $(PYTHON) --version;)
 
 # A test that hangs ends with every thread's stack: the last net, far beyond what any test takes.
 PYTEST = $(BIN)/python -m pytest -rs --timeout=900 -o faulthandler_timeout=600
