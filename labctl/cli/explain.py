@@ -8,7 +8,7 @@ from labctl.cli.words import json_option, print_json, print_table
 
 
 @click.command("explain")
-@click.argument("experiment", required=False, metavar="EXPERIMENT")
+@click.argument("experiment", required=False, metavar="[EXPERIMENT]")
 @json_option
 def explain(experiment: str | None, as_json: bool) -> None:
     """Explain EXPERIMENT: the mechanism hop by hop, with its kernel functions, and the evidence.

@@ -20,7 +20,7 @@ def image() -> None:
 @click.argument("name", default="micro")
 @click.option("--force", is_flag=True, help="Build although the cache has it.")
 def build(name: str, force: bool) -> None:
-    """Build image NAME from its recipe and lock, unless the cache has it."""
+    """Build image NAME (micro by default) from its recipe and lock, unless the cache has it."""
     with display() as show:
         built = images.build(name, force=force, emit=show)
     click.echo(f"{built.name} {built.digest[:12]}: {built.kernel.parent}")
@@ -66,7 +66,7 @@ def remove(name: str | None, everything: bool) -> None:
 @image.command()
 @click.argument("name", default="micro")
 def lock(name: str) -> None:
-    """Write image NAME's lock anew from what the Debian archive has now."""
+    """Write the lock of image NAME (micro by default) anew: what the Debian archive has now."""
     with display() as show:
         path = images.lock(name, emit=show)
     click.echo(f"locked: {path}")

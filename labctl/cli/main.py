@@ -66,8 +66,9 @@ def _reader_gone() -> bool:
 def cli() -> None:
     """Virtual network labs from YAML: real guests, real bridges, and the truth about checksums.
 
-    Exit codes: 0 done or passed, 1 an experiment failed, 2 wrong words or input, 3 could not tell
-    or could not do, 4 everything was skipped, 130 interrupted, 141 nobody reads the output.
+    Exit codes: 0 done or passed, 1 an experiment failed or what was asked about is not well, 2
+    wrong words or input, 3 could not tell or could not do, 4 everything was skipped, 130
+    interrupted, 141 nobody reads the output. `ssh` and `exec`: that of the command.
     """
 
 

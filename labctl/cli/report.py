@@ -46,7 +46,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @click.command("report")
-@click.argument("run", default="last", metavar="RUN")
+@click.argument("run", default="last", metavar="[RUN]")
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), metavar="FILE",
     help=f"Write it there; {REPORT} beside the record by default.",
@@ -58,7 +58,7 @@ def write_whole(path: Path, text: str) -> None:
 )  # fmt: skip
 @json_option
 def report(run: str, output: Path | None, show: bool, root: Path | None, as_json: bool) -> None:
-    """Make one HTML page of RUN (an id, the beginning of one, `last`, or a run's folder).
+    """Make one HTML page of RUN: an id, a part of one, a run's folder, or `last` (default).
 
     The page shows the topology with what every hop saw, a packet that failed beside one that did
     not, checks and environment. It loads nothing: send it, keep it, open it from disk.

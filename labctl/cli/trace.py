@@ -92,7 +92,10 @@ def write_html(path: Path, found: tracing.Trace, lab: Lab) -> None:
 @click.option("--tcp", type=int, metavar="PORT", help="A TCP connection.")
 @click.option("--udp", type=int, metavar="PORT", help="A UDP datagram.")
 @click.option("--icmp", is_flag=True, help="An echo request (the default).")
-@click.option("--count", "-n", type=click.IntRange(1, 1000), default=1, show_default=True)
+@click.option(
+    "--count", "-n", type=click.IntRange(1, 1000), default=1, show_default=True,
+    help="How many connections, datagrams or echo requests to send.",
+)  # fmt: skip
 @click.option("-4", "four", is_flag=True, help="IPv4.")
 @click.option("-6", "six", is_flag=True, help="IPv6.")
 @click.option("--to", metavar="ADDRESS", default="", help="Another address of DST, as in a tunnel.")

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -253,6 +253,35 @@ def test_every_verb_tells_what_it_is_for(verb: str) -> None:
     done = CliRunner().invoke(main.cli, [verb, "--help"])
     assert done.exit_code == 0
     assert found.get_short_help_str(200).endswith(".")
+
+
+def commands(
+    command: click.Command, *words: str
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every verb with the verbs below it, by the words that call it."""
+    yield words, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from commands(below, *words, name)
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), [pytest.param(*one, id=" ".join(one[0])) for one in commands(main.cli)]
+)
+def test_help_says_what_each_word_is_for_and_which_may_be_left_out(
+    words: tuple[str, ...], command: click.Command
+) -> None:
+    told = CliRunner().invoke(main.cli, [*words, "--help"]).output
+    for parameter in command.params:
+        if isinstance(parameter, click.Argument):
+            name = parameter.make_metavar(click.Context(command))
+            assert name.startswith("[") != parameter.required, name
+            assert name in told
+        elif isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
 
 
 def test_help_lists_every_verb(labctl: Labctl) -> None:
