@@ -12,17 +12,43 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, ParamSpec, TypeVar, cast
 
 from labctl.errors import LabctlError
 from labctl.events import Emit
+from labctl.world import agent
 from labctl.world.agent import AgentError, Enter, Reply, Request
 from labctl.world.deadline import Deadline
 from labctl.world.process import WATCH_SECONDS, Result, environment, run
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class _Forked:
+    """A copy of this process that does something else and ends: what Popen is for a program."""
+
+    def __init__(self, target: Callable[[], None]) -> None:
+        self._process = get_context("fork").Process(target=target, daemon=True)
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, or None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; raises `subprocess.TimeoutExpired`."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("labctl", timeout or 0)
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
 
 
 class Agent:
@@ -36,13 +62,22 @@ class Agent:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 words,
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 env=environment(),
                 start_new_session=True,
             )
+        self._hold(process, ours, why_closed)
+
+    def _hold(
+        self,
+        process: subprocess.Popen[bytes] | _Forked,
+        ours: socket.socket,
+        why_closed: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._process = process
         self._why_closed = why_closed
         self._socket = ours
         self._connection = Connection(os.dup(ours.fileno()))
@@ -55,8 +90,18 @@ class Agent:
 
     @classmethod
     def ahead(cls, modules: Sequence[str]) -> Agent:
-        """Start one outside that imports `modules` and does nothing else before `enter_world`."""
-        return cls([sys.executable, "-P", "-m", "labctl.world.agent", *modules])
+        """Start one outside that imports `modules` and does nothing else before `enter_world`.
+
+        It is forked off this process where that has one thread, and started anew where it has more:
+        a lock that another thread holds would stay locked in a copy.
+        """
+        if threading.active_count() > 1:
+            return cls([sys.executable, "-P", "-m", "labctl.world.agent", *modules])
+        ours, theirs = socket.socketpair()
+        forked = cls.__new__(cls)
+        with theirs:
+            forked._hold(_Forked(lambda: agent.begin_forked(theirs, ours, modules)), ours)
+        return forked
 
     def enter_world(self, pid: int, user: bool) -> None:
         """Let an agent that was started ahead enter the world of this PID 1."""
