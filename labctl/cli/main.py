@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import sys
-import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -81,6 +80,8 @@ def _tell(error: LabctlError, as_json: bool) -> None:
 
 def _fault(fault: Exception) -> LabctlError:
     """Tell of a fault of labctl's own in one line."""
+    import traceback  # only here: every verb would wait for it
+
     last = traceback.extract_tb(fault.__traceback__)[-1]
     return LabctlError(
         f"{type(fault).__name__}: {fault} ({Path(last.filename).name}:{last.lineno})",

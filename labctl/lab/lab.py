@@ -164,6 +164,8 @@ class Lab:
         with _timed(self.timings, "network"):
             self._emit(Event("network", self.name, "start"))
             if not self._state.uri:
+                # Beside the network; whoever needs it first hears of what goes wrong.
+                self.world.agent().begin(driver.open_early, self.hypervisor)
                 self.world.call(links.leave_bridges_alone)
             if not self._is_real:
                 self.world.call(links.build, self.topology)

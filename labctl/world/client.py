@@ -54,11 +54,32 @@ class _Forked:
 class Agent:
     """An agent process and the calls under way to it; safe to use from several threads."""
 
-    def __init__(self, words: Sequence[str], why_closed: Callable[[], str] = lambda: "") -> None:
-        """Start an agent by the words of its command (`ahead` for one whose world is still to be).
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes] | _Forked,
+        line: socket.socket,
+        why_closed: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Hold an agent that serves at the other end of `line`; `start` and `ahead` make one.
+
+        `why_closed` tells more when the agent ends of its own accord.
+        """
+        self._process = process
+        self._why_closed = why_closed
+        self._socket = line
+        self._connection = Connection(os.dup(line.fileno()))
+        self._sending = threading.Lock()
+        self._numbers = itertools.count()
+        self._waiting: dict[int, tuple[Future[object], Emit | None]] = {}
+        self._closed = False
+        self._why = ""
+        threading.Thread(target=self._receive, daemon=True, name="labctl-agent").start()
+
+    @classmethod
+    def start(cls, words: Sequence[str], why_closed: Callable[[], str] = lambda: "") -> Agent:
+        """Start an agent by the words of its command.
 
         They may lead through other programs, such as ssh, that hand on standard input and output.
-        `why_closed` tells more when the agent ends of its own accord.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -69,24 +90,7 @@ class Agent:
                 env=environment(),
                 start_new_session=True,
             )
-        self._hold(process, ours, why_closed)
-
-    def _hold(
-        self,
-        process: subprocess.Popen[bytes] | _Forked,
-        ours: socket.socket,
-        why_closed: Callable[[], str] = lambda: "",
-    ) -> None:
-        self._process = process
-        self._why_closed = why_closed
-        self._socket = ours
-        self._connection = Connection(os.dup(ours.fileno()))
-        self._sending = threading.Lock()
-        self._numbers = itertools.count()
-        self._waiting: dict[int, tuple[Future[object], Emit | None]] = {}
-        self._closed = False
-        self._why = ""
-        threading.Thread(target=self._receive, daemon=True, name="labctl-agent").start()
+        return cls(process, ours, why_closed)
 
     @classmethod
     def ahead(cls, modules: Sequence[str]) -> Agent:
@@ -96,12 +100,10 @@ class Agent:
         a lock that another thread holds would stay locked in a copy.
         """
         if threading.active_count() > 1:
-            return cls([sys.executable, "-P", "-m", "labctl.world.agent", *modules])
+            return cls.start([sys.executable, "-P", "-m", agent.__name__, *modules])
         ours, theirs = socket.socketpair()
-        forked = cls.__new__(cls)
         with theirs:
-            forked._hold(_Forked(lambda: agent.begin_forked(theirs, ours, modules)), ours)
-        return forked
+            return cls(_Forked(lambda: agent.begin_forked(theirs, ours, modules)), ours)
 
     def enter_world(self, pid: int, user: bool) -> None:
         """Let an agent that was started ahead enter the world of this PID 1."""
@@ -159,11 +161,15 @@ class Agent:
             raise LabctlError(self._why or "the lab is down", "run: labctl status") from None
         return future
 
-    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a module-level function inside and return its result; its errors are raised here."""
+    def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[object]:
+        """Like `call`, but return at once; what comes of it is in the future."""
         if kwargs:
             raise TypeError("functions called inside a world take positional arguments only")
-        return self._result(self._submit(function, args, None))
+        return self._submit(function, args, None)
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a module-level function inside and return its result; its errors are raised here."""
+        return self._result(self.begin(function, *args, **kwargs))
 
     def call_with_events(self, function: Callable[..., T], *args: object, emit: Emit) -> T:
         """Like `call`, for a function that takes `emit=` and reports progress while it runs."""
