@@ -174,6 +174,22 @@ GOLDEN = {
         ),
         "t.yaml:7:28: the gateway 10.0.1.1 is vm1's own address (name the router's address)",
     ),
+    "broadcast address as gateway": (
+        node(
+            "{network: lan, addresses: [10.0.1.1/24]}",
+            "    routes:\n      - {to: default, via: 10.0.1.255}\n",
+        ),
+        "t.yaml:7:28: the gateway 10.0.1.255 is the network's broadcast address, not a router's"
+        " (name the router's address)",
+    ),
+    "network address as gateway": (
+        node(
+            "{network: lan, addresses: [10.0.1.1/24]}",
+            "    routes:\n      - {to: default, via: 10.0.1.0}\n",
+        ),
+        "t.yaml:7:28: the gateway 10.0.1.0 is the network's own address, not a router's"
+        " (name the router's address)",
+    ),
     "gateway of the other family": (
         node(
             "{network: lan, addresses: [10.0.1.1/24]}",
