@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from labctl.errors import HostError, UsageError
+from labctl.guests import ssh
 from labctl.images import Image
-from labctl.lab import hosted, real
+from labctl.lab import hosted, real, state
 from labctl.topology.model import DOM0_MEMORY, XEN_MEMORY, Node, Topology
 
 QEMU_MEMORY = 160
@@ -38,6 +40,19 @@ def check(topology: Topology, images: Mapping[str, Image], uri: str = "") -> Non
         raise HostError(
             f"{topology.name} takes about {needed} MiB of memory, and this host has {free} left",
             "end other labs (labctl status) or programs, or leave nodes out of the topology",
+        )
+
+
+def check_sockets(topology: Topology, directory: Path) -> None:
+    """Raise `UsageError` when the names of nodes are too long for sockets in a lab's directory."""
+    node = max(topology.nodes, key=len)
+    longest = directory / ssh.SOCKETS / (node + ssh.BEGINNING)
+    over = len(os.fsencode(longest)) - state.SOCKET_LIMIT
+    if over > 0:
+        raise UsageError(
+            f"the path {directory} and the name {node} are {over} "
+            f"character{'s'[: over != 1]} too long for the socket of an SSH connection",
+            "set LABCTL_RUNTIME_DIR to a shorter path, or give the lab or the node a shorter name",
         )
 
 

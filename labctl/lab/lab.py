@@ -77,6 +77,7 @@ class Lab:
         name = naming.from_topology(topology.name) if name is None else name
         naming.check(name)
         folder = state.directory(name)
+        beforehand.check_sockets(topology, folder)
         if uri:
             hosted.check_shared(topology, uri)
         begun = time.monotonic()
