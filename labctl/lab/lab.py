@@ -402,10 +402,19 @@ class Lab:
 
 
 def _choose_accel(policy: accel.Policy, found: Mapping[str, Image], emit: Emit) -> Accel:
-    """Decide with an image of ours: a user's own kernel may be the very thing that is broken."""
-    image = next(iter(found.values()))
+    """Decide with an image of ours: a user's own kernel may be the very thing that is broken.
+
+    With the smallest, because the first lab after a boot of the host waits for it.
+    """
+    image = min(found.values(), key=lambda one: (one.memory, one.name))
     return accel.choose(
-        policy, image.kernel, image.initramfs, images.CMDLINE, paths.cache() / "libvirt", emit
+        policy,
+        image.kernel,
+        image.initramfs,
+        image.memory,
+        images.CMDLINE,
+        paths.cache() / "libvirt",
+        emit,
     )
 
 
