@@ -24,7 +24,7 @@ from labctl.topology.features import DEVICE_FEATURES, FEATURES
 from labctl.topology.problems import nearest, shown
 
 MIN_MEMORY = 96
-"""MiB; below, the smallest image does not get to user space."""
+"""MiB, whatever is booted: with an initramfs of one's own. labctl's images need more."""
 MAX_MEMORY = 1 << 20
 MIN_MTU = 68
 """Octets (RFC 791: every link must carry a datagram of 68)."""
