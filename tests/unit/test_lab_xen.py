@@ -247,6 +247,39 @@ def test_a_host_is_given_its_bridges_uplinks_and_its_guests_files(
     assert f"port {topology.nodes['xen1'].interfaces[0].mac} eth0 1500 lan\n" in told
 
 
+def test_dom0_is_told_of_its_uplinks_mtu_offloads_and_routes(
+    images: Mapping[str, Image], tmp_path: Path
+) -> None:
+    uplink = {
+        "network": "lan",
+        "mtu": 1400,
+        "addresses": ["10.0.0.9/24"],
+        "offload": {"guest": {"gro": False}},
+    }
+    topology = from_mapping(
+        {
+            "defaults": {"offload": {"guest": {"tx": False}}},
+            "networks": {"lan": {"mtu": 9000}},
+            "nodes": {
+                "x1": {
+                    "hypervisor": "xen",
+                    "interfaces": [uplink],
+                    "routes": [{"to": "default", "via": "10.0.0.1"}],
+                },
+                "vm1": {"host": "x1", "interfaces": [{"network": "lan"}]},
+            },
+        }
+    )
+    x1 = topology.nodes["x1"]
+    told = hosted.host_guest(known(images, topology), x1, "x1", tmp_path).config
+    assert told
+    lines = told.read_text().splitlines()
+    assert "bridge lan 9000 10.0.0.9/24" in lines
+    assert f"port {x1.interfaces[0].mac} eth0 1400 lan" in lines
+    assert "route 0.0.0.0/0 10.0.0.1" in lines
+    assert "offload eth0 generic-receive-offload off tx-checksumming off" in lines
+
+
 def test_a_guest_is_told_of_its_interfaces_and_peers(
     images: Mapping[str, Image], tmp_path: Path
 ) -> None:
