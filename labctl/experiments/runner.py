@@ -46,7 +46,7 @@ def run(
     arms: list[ArmResult] = []
     timings: dict[str, float] = {}
     begun = time.monotonic()
-    partial = True
+    partial, given_up = True, False
     try:
         # A name of its own: a lab of the user's may be up meanwhile.
         name = f"{experiment.name[:30]}-{secrets.token_hex(3)}"
@@ -58,7 +58,7 @@ def run(
         partial = False
     except Skip as why:
         arms.append(_skipped(str(why)))
-        partial = False
+        partial, given_up = False, True
     except LabctlError as error:
         arms.append(_trouble("lab" if lab is None else "body", error))
     except Exception as fault:
@@ -84,6 +84,7 @@ def run(
             notes=trial.notes if trial else (),
             partial=partial,
             command=_command(experiment, policy),
+            given_up=given_up,
         )
         recorder.finish(record)
         verdict = record.verdict

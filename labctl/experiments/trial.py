@@ -17,7 +17,11 @@ from labctl.results.recorder import capture_name
 
 
 class Skip(Exception):  # noqa: N818 - it is not an error, and reads better so
-    """Raise it in an experiment to say why an arm, or all of it, cannot be tried here."""
+    """Raise it in an experiment to say why an arm, or all of it, cannot be tried here.
+
+    It decides: what passed before does not make that arm, or that run, a pass. What failed before
+    does make it a fail, and what could not be told an error.
+    """
 
 
 class Arm:
@@ -29,6 +33,7 @@ class Arm:
         self.description = description
         self.checks: list[Check] = []
         self.offloads: dict[str, dict[str, dict[str, bool]]] = {}
+        self._given_up = False
         self._captures = captures
         self._emit = emit
         self._begun = time.monotonic()
@@ -48,8 +53,13 @@ class Arm:
         return self._add(name, verdict, expected, observed, evidence, hop)
 
     def skip(self, name: str, expected: str, why: str) -> None:
-        """Record that a check was not tried, and why."""
+        """Record that a check was not tried, and why; the others make the arm's verdict."""
         self._add(name, Verdict.SKIP, expected, why, (), None)
+
+    def give_up(self, why: str) -> None:
+        """Record why the rest of the arm was not tried: it can no longer pass."""
+        self._given_up = True
+        self.skip("arm", "to be tried", why)
 
     def error(self, name: str, what: str, evidence: Iterable[str] = ()) -> None:
         """Record that something could not be told."""
@@ -81,7 +91,12 @@ class Arm:
         """Return what this arm came to."""
         seconds = time.monotonic() - self._begun
         return ArmResult.judge(
-            self.name, self.description, self.checks, offloads=self.offloads, seconds=seconds
+            self.name,
+            self.description,
+            self.checks,
+            offloads=self.offloads,
+            seconds=seconds,
+            given_up=self._given_up,
         )
 
 
@@ -123,7 +138,7 @@ class Trial:
         except AssertionError as failed:
             arm.check("assertion", "to hold", str(failed) or "it does not hold", False)
         except Skip as why:
-            arm.skip("arm", "to be tried", str(why))
+            arm.give_up(str(why))
         except LabctlError as error:
             told = [line for line in (error.hint, *error.detail.splitlines()) if line]
             arm.error("arm", error.message, told)

@@ -107,6 +107,29 @@ def test_a_skipped_arm_says_why(tmp_path: Path) -> None:
     assert one.arms[0].checks[0].observed == "no such NIC here"
 
 
+@pytest.mark.parametrize(
+    ("before", "verdict"),
+    [(True, Verdict.SKIP), (False, Verdict.FAIL), (None, Verdict.ERROR)],
+)
+def test_an_arm_that_is_given_up_is_no_pass_and_hides_nothing(
+    tmp_path: Path, before: bool | None, verdict: Verdict
+) -> None:
+    one = trial(tmp_path)
+    with one.arm("a", "an arm") as arm:
+        arm.check("in effect", "off", "?", before)
+        raise Skip("no such NIC here")
+    assert one.arms[0].verdict is verdict
+    assert one.arms[0].checks[-1].observed == "no such NIC here"
+
+
+def test_a_single_check_that_is_skipped_leaves_the_verdict_to_the_others(tmp_path: Path) -> None:
+    one = trial(tmp_path)
+    with one.arm("a", "an arm") as arm:
+        arm.check("ssh", "works", "works", True)
+        arm.skip("drop reason", "TCP_CSUM", "this kernel gives none")
+    assert one.arms[0].verdict is Verdict.PASS
+
+
 def test_events_tell_of_arms_and_checks(tmp_path: Path) -> None:
     events: list[Event] = []
     with trial(tmp_path, events).arm("a", "an arm") as arm:
@@ -240,6 +263,24 @@ def test_a_body_that_breaks_is_a_recorded_error_and_the_lab_goes(
     assert str(fault) in told.observed
     if isinstance(fault, KeyError):  # the experiment's own mistake: show its lines
         assert any("raise fault" in line for line in told.evidence)
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    ("before", "verdict"),
+    [(True, Verdict.SKIP), (False, Verdict.FAIL), (None, Verdict.ERROR)],
+)
+def test_a_run_that_is_given_up_is_no_pass_and_hides_nothing(
+    tmp_path: Path, before: bool | None, verdict: Verdict
+) -> None:
+    def body(trial: Trial) -> None:
+        with trial.arm("control", "an arm") as arm:
+            arm.check("c", "yes", "?", before)
+        raise Skip("no such NIC here")
+
+    found = run(body, tmp_path)
+    assert (found.verdict, found.partial) == (verdict, False)
+    assert found.arms[-1].checks[0].observed == "no such NIC here"
 
 
 def test_an_interrupt_goes_on_and_what_was_found_is_kept_as_partial(
