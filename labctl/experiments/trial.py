@@ -36,7 +36,7 @@ class Arm:
         self._given_up = False
         self._captures = captures
         self._emit = emit
-        self._begun = time.monotonic()
+        self._begun = self._checked = time.monotonic()
 
     def check(
         self,
@@ -74,7 +74,8 @@ class Arm:
         evidence: Iterable[str],
         hop: str | None,
     ) -> bool:
-        seconds = time.monotonic() - self._begun
+        before, self._checked = self._checked, time.monotonic()
+        seconds = self._checked - before
         check = Check(name, verdict, expected, observed, tuple(evidence), hop, seconds)
         self.checks.append(check)
         detail = f"{verdict}: {name}: {observed}"

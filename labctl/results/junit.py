@@ -18,7 +18,8 @@ def render(run: Run) -> bytes:
 
     Its totals never look better than the run's verdict: where an arm's or the run's verdict does
     not follow from the checks alone (an arm that never got to its checks, say), a case named
-    `verdict` carries it.
+    `verdict` carries it. Times are those of the checks, so that a suite's, which consumers add up,
+    is about that of its arm.
     """
     report = JUnitXml(_clean(run.experiment))
     for arm in run.arms:

@@ -82,6 +82,9 @@ class Check:
     hop: Text | None = None
     """The observation point this is about, where it is about one."""
     seconds: Seconds = 0.0
+    """From the check before it in its arm, or the arm's begin, to this one: what was done for it.
+    So those of an arm add up to no more than the arm's own. Nothing reads it back from a record:
+    in older ones it is the time from the arm's begin."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -101,6 +104,7 @@ class ArmResult:
     offloads: Offloads = field(default_factory=dict)
     """Features in effect while this arm ran."""
     seconds: Seconds = 0.0
+    """From its begin to its end."""
 
     @model_validator(mode="after")
     def _a_pass_is_earned(self) -> Self:

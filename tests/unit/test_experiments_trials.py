@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -13,13 +15,14 @@ from labctl import topology
 from labctl.errors import GuestError, HostError, LabctlError, UsageError
 from labctl.events import Event, silent
 from labctl.experiments import Experiment, Trial, load, runner
+from labctl.experiments import trial as trials
 from labctl.experiments.builtin import BUILTIN
 from labctl.experiments.crossing import Crossing, check_answer, check_no_errors
 from labctl.experiments.probes import Answer
 from labctl.experiments.trial import Arm, Skip
 from labctl.lab.lab import Lab
-from labctl.results import store
-from labctl.results.model import Run, Verdict
+from labctl.results import junit, store
+from labctl.results.model import Environment, Run, Verdict
 
 Body = Callable[[Trial], None]
 
@@ -56,6 +59,22 @@ def test_an_arms_verdict_is_that_of_its_worst_check(
         for number, answer in enumerate(answers):
             assert arm.check(f"c{number}", "yes", "?", answer) is (answer is True)
     assert one.arms[0].verdict is verdict
+
+
+def test_the_times_of_an_arms_checks_add_up_to_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 160.0, 160.5, 161.0, 170.0])
+    monkeypatch.setattr(trials, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    one = trial(tmp_path)
+    with one.arm("a", "an arm") as arm:
+        for name in ("ssh", "udp", "SYN"):
+            arm.check(name, "yes", "yes", True)
+    assert [check.seconds for check in one.arms[0].checks] == [60.0, 0.5, 0.5]
+    assert one.arms[0].seconds == 70.0
+    nowhere = {"environment": Environment(), "started": ""}
+    report = ElementTree.fromstring(junit.render(Run.judge("id", "e", "h", one.arms, **nowhere)))  # type: ignore[arg-type]
+    assert [suite.get("time") for suite in report.iter("testsuite")] == ["61.0"]
 
 
 def test_a_failed_assertion_is_a_fail_and_the_next_arm_runs(tmp_path: Path) -> None:
