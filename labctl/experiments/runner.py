@@ -9,6 +9,7 @@ import shlex
 import shutil
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from labctl import topology
@@ -19,7 +20,7 @@ from labctl.experiments.trial import Skip, Trial, state_of
 from labctl.guests.accel import Policy
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Environment, Run, Verdict, host_environment
-from labctl.results.recorder import TOPOLOGY, Recorder
+from labctl.results.recorder import TOPOLOGY, Recorder, numbered
 from labctl.topology import stored
 
 
@@ -76,7 +77,7 @@ def run(
             recorder.id,
             experiment.name,
             experiment.hypothesis,
-            [*(trial.arms if trial else []), *arms],
+            _together(trial.arms if trial else [], arms),
             environment=environment,
             started=recorder.started,
             timings=timings,
@@ -90,6 +91,14 @@ def run(
         verdict = record.verdict
         emit(Event("experiment", experiment.name, state_of(verdict), str(verdict)))
     return record, recorder.path
+
+
+def _together(tried: list[ArmResult], ours: list[ArmResult]) -> list[ArmResult]:
+    """Add arms of the runner's own to those of the experiment, which may have the same names."""
+    found = list(tried)
+    for arm in ours:
+        found.append(replace(arm, name=numbered(arm.name, [one.name for one in found])))
+    return found
 
 
 def _keep_topology(path: Path, model: topology.Topology) -> None:

@@ -13,7 +13,7 @@ from labctl.errors import LabctlError
 from labctl.events import Emit, Event, State, silent
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Verdict
-from labctl.results.recorder import capture_name
+from labctl.results.recorder import capture_name, file_stem, numbered
 
 
 class Skip(Exception):  # noqa: N818 - it is not an error, and reads better so
@@ -116,13 +116,14 @@ class Trial:
         self.story: list[str] = []
         """Lines of the page a newcomer reads; the body appends to it."""
         self.notes: list[str] = []
+        self._names: list[str] = []
         self._captures = captures
         self._scratch = scratch
         self._emit = emit
 
     def scratch(self, name: str) -> Path:
         """Return a folder for an arm's raw streams; it goes with the lab."""
-        folder = self._scratch / name.replace("/", "-").replace(" ", "-")
+        folder = self._scratch / file_stem(name)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -130,8 +131,11 @@ class Trial:
     def arm(self, name: str, description: str) -> Iterator[Arm]:
         """Run one arm: a failed `assert` is a fail, a fault of the lab an error; the next goes on.
 
-        Whatever the arm changed must be undone by its own `with` blocks.
+        Whatever the arm changed must be undone by its own `with` blocks. A name that was used
+        before is numbered: `try`, `try #2`.
         """
+        name = numbered(name, self._names)
+        self._names.append(name)
         self._emit(Event("arm", name, "start", description))
         arm = Arm(name, description, self._captures, self._emit)
         try:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from labctl import topology
+from labctl.capture.session import Evidence
 from labctl.errors import GuestError, HostError, LabctlError, UsageError
 from labctl.events import Event, silent
 from labctl.experiments import Experiment, Trial, load, runner
@@ -75,6 +76,26 @@ def test_the_times_of_an_arms_checks_add_up_to_its_own(
     nowhere = {"environment": Environment(), "started": ""}
     report = ElementTree.fromstring(junit.render(Run.judge("id", "e", "h", one.arms, **nowhere)))  # type: ignore[arg-type]
     assert [suite.get("time") for suite in report.iter("testsuite")] == ["61.0"]
+
+
+def test_arms_of_one_name_are_numbered_and_keep_captures_of_their_own(tmp_path: Path) -> None:
+    one = trial(tmp_path)
+    folders = set()
+    for name in ("try", "try", "try", "try #2", "raw/ipv4", "raw ipv4", "raw-ipv4"):
+        with one.arm(name, "an arm") as arm:
+            arm.check("c", "yes", "yes", True)
+            arm.keep(Evidence(()))
+            folders.add(one.scratch(arm.name))
+    assert [arm.name for arm in one.arms] == [
+        "try",
+        "try #2",
+        "try #3",
+        "try #2 #2",
+        "raw/ipv4",
+        "raw ipv4 #2",
+        "raw-ipv4 #3",
+    ]
+    assert len(list(tmp_path.glob("*.pcapng"))) == len(folders) == 7
 
 
 def test_a_failed_assertion_is_a_fail_and_the_next_arm_runs(tmp_path: Path) -> None:
@@ -300,6 +321,16 @@ def test_a_run_that_is_given_up_is_no_pass_and_hides_nothing(
     found = run(body, tmp_path)
     assert (found.verdict, found.partial) == (verdict, False)
     assert found.arms[-1].checks[0].observed == "no such NIC here"
+
+
+@pytest.mark.usefixtures("fake")
+def test_an_arm_that_the_runner_adds_has_a_name_of_its_own(tmp_path: Path) -> None:
+    def body(trial: Trial) -> None:
+        with trial.arm("skipped", "an arm") as arm:
+            arm.check("c", "yes", "yes", True)
+        raise Skip("no such NIC here")
+
+    assert [arm.name for arm in run(body, tmp_path).arms] == ["skipped", "skipped #2"]
 
 
 def test_an_interrupt_goes_on_and_what_was_found_is_kept_as_partial(

@@ -381,3 +381,15 @@ def test_a_run_that_was_given_up_gives_the_reason_and_not_that_of_a_single_check
     text = text_of(page_of(recorded(tmp_path, arms, given_up=True)))
     assert "Not tried: no such NIC here." in text
     assert "It was not tried to its end." in text
+
+
+def test_a_capture_that_several_arms_of_an_older_record_wrote_to_speaks_for_none(
+    tmp_path: Path,
+) -> None:
+    arms = [arm("raw/ipv4", works=False), arm("raw ipv4", works=True), arm("own/ipv4", works=True)]
+    directory = recorded(tmp_path, arms)
+    for name in ("raw/ipv4", "own/ipv4"):
+        pcapng.write(directory / "captures" / capture_name(name), report_records.seen([FLAG] * 8))
+    found = gather.from_record(directory, load(directory.name, directory.parent)).arms
+    assert [bool(one.journeys) for one in found] == [False, False, True]
+    assert "another arm wrote to the same capture" in text_of(page_of(directory))
