@@ -142,6 +142,12 @@ def check_answer(arm: Arm, name: str, answer: Answer | None, works: bool) -> boo
     return arm.check(name, words[0] if works else words[1], answer.text, passed)
 
 
+def check_in_effect(arm: Arm, what: str, wanted: bool, active: bool) -> bool:
+    """Check that a feature is on or off as it was read back: what was asked proves nothing."""
+    words = {True: "on", False: "off"}
+    return arm.check(f"in effect: {what}", words[wanted], words[active], active is wanted)
+
+
 def check_no_errors(arm: Arm, crossing: Crossing) -> bool:
     """Check that neither guest counted a checksum error."""
     errors = crossing.errors()
