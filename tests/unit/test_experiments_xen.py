@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from labctl.capture.judge import Checksum, Metadata, VnetHeader, judge
 from labctl.capture.session import Evidence
 from labctl.errors import GuestError
 from labctl.events import silent
-from labctl.experiments import Experiment, Trial
+from labctl.experiments import Experiment, Trial, superframes
 from labctl.experiments.builtin import xen_offload_gso
 from labctl.experiments.builtin.router_hop import check_broken
 from labctl.experiments.builtin.xen_offload import Rows, xen_offload
@@ -150,6 +152,48 @@ def test_a_driver_that_does_not_count_is_no_zero() -> None:
 def test_only_what_grew_is_told() -> None:
     assert grown({"a": 1, "b": 2}, {"a": 1, "b": 5}) == "b grew by 3"
     assert grown({"a": 1}, {"a": 1}) == ""
+
+
+@pytest.mark.parametrize(
+    ("ended", "output", "works", "text"),
+    [
+        (0, "0\n200000\n", True, "200000 of 200000 bytes arrived"),
+        (0, "143\n200000\n", True, "200000 of 200000 bytes arrived"),
+        (0, "0\n1448\n", False, "1448 of 200000 bytes arrived"),
+        (0, "143\n1448\n", None, "1448 of 200000 bytes arrived until the receiver ended with 143"),
+        (0, "", None, "the receiver ended with 0 and said: nothing"),
+        (127, "", None, "the receiver ended with 127 and said: nothing"),
+        (0, "0\nwc: oh\n", None, "the receiver ended with 0 and said: 0 wc: oh"),
+    ],
+)
+def test_a_transfer_fails_only_where_its_connection_ended_too_early(
+    ended: int, output: str, works: bool | None, text: str
+) -> None:
+    class Receiver:
+        def wait(self, _deadline: Any) -> int:
+            return ended
+
+        def stop(self) -> None:
+            self.stopped = True
+
+    receiver: Any = Receiver()
+    receiver.output, receiver.errors = output, ""
+    node = SimpleNamespace(start=lambda _: receiver, run=lambda *_, **__: SimpleNamespace(ok=True))
+    lab: Any = SimpleNamespace(node=lambda _: node)
+    answer = superframes.bulk(lab, "vm1", "vm2", "10.0.1.2")
+    assert (answer.works, answer.text) == (works, text)
+    assert receiver.stopped
+
+
+def test_the_receiver_tells_what_its_program_ended_with_before_the_count(tmp_path: Path) -> None:
+    program = tmp_path / "nc"
+    program.write_text("#!/bin/sh\nprintf 12345; exit 7\n")
+    program.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", superframes._RECEIVE], capture_output=True, text=True, env={"PATH": path}
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["7", "5"])
 
 
 # --- tables -------------------------------------------------------------------------------------
