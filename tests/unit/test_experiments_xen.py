@@ -19,7 +19,7 @@ from labctl.events import silent
 from labctl.experiments import Experiment, Trial, superframes
 from labctl.experiments.builtin import xen_offload_gso
 from labctl.experiments.builtin.router_hop import check_broken
-from labctl.experiments.builtin.xen_offload import Rows, xen_offload
+from labctl.experiments.builtin.xen_offload import Rows, _check_at_work, xen_offload
 from labctl.experiments.builtin.xen_to_virtio import xen_to_virtio
 from labctl.experiments.crossing import Crossing
 from labctl.experiments.probes import Answer
@@ -266,9 +266,40 @@ def test_a_loss_elsewhere_than_in_the_router_fails(until: int) -> None:
     assert found["SYN vm1 to vm3"] is Verdict.FAIL
 
 
+def test_a_hop_that_missed_the_packet_leaves_open_where_the_metadata_was_lost() -> None:
+    path = hops(load(find("xen-to-virtio")), "vm1", "vm3", "eth0")
+    found = crossing(path, 6, LOST, HANGS)
+    found.no_drops = "its kernel does not trace drops"
+    assert found.evidence
+    blind = [
+        hop(one.hop, [], cut=True) if one.hop == "r1:eth1" else one for one in found.evidence.hops
+    ]
+    found.evidence = Evidence(tuple(blind))
+    one = arm()
+    check_broken(one, found)
+    verdicts = {check.name: check.verdict for check in one.checks}
+    assert verdicts["metadata lost, SYN"] is Verdict.ERROR
+    assert verdicts["SYN vm1 to vm3"] is Verdict.ERROR
+
+
 def test_a_hang_without_counted_errors_fails() -> None:
     found = judged("vm1", "vm3", 6, grown=0)
     assert found["TcpInCsumErrors at vm3"] is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ("  Action statistics:\n  Sent 1274 bytes 9 pkt (dropped 0)\n", Verdict.PASS),
+        ("  Action statistics:\n  Sent 0 bytes 0 pkt (dropped 0)\n", Verdict.FAIL),
+        ("filter protocol all pref 49152 matchall\n", Verdict.ERROR),
+    ],
+)
+def test_an_action_without_a_count_may_be_at_work_or_not(said: str, verdict: Verdict) -> None:
+    node: Any = SimpleNamespace(name="vm1", run=lambda _: SimpleNamespace(stdout=said))
+    one = arm()
+    _check_at_work(one, node)
+    assert [check.verdict for check in one.checks] == [verdict]
 
 
 # --- a lab that fails on the way ----------------------------------------------------------------
