@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from journey_frames import LOST, VALID, Pkt, hop
 
+from labctl.capture.drops import Drop
 from labctl.capture.judge import Checksum, Metadata, VnetHeader, judge
 from labctl.capture.session import Evidence
 from labctl.errors import GuestError
@@ -241,7 +242,7 @@ def judged(source: str, destination: str, until: int, grown: int) -> dict[str, V
     path = hops(load(find("xen-to-virtio")), source, destination, "eth0")
     errors = {destination: {"TcpInCsumErrors": grown}} if grown else {}
     found = crossing(path, until, LOST, replace(HANGS, errors=errors))
-    found.no_drops = "its kernel does not trace drops"
+    found.no_drops = {destination: "its kernel does not trace drops"}
     one = arm()
     check_broken(one, found)
     return {check.name: check.verdict for check in one.checks}
@@ -266,10 +267,21 @@ def test_a_loss_elsewhere_than_in_the_router_fails(until: int) -> None:
     assert found["SYN vm1 to vm3"] is Verdict.FAIL
 
 
+def test_the_senders_kernel_does_not_speak_for_the_receivers() -> None:
+    path = hops(load(find("xen-to-virtio")), "vm1", "vm3", "eth0")
+    found = crossing(path, 6, LOST, HANGS)
+    found.no_drops = {"vm1": "its kernel does not trace drops"}
+    found.drops = {"vm1": (), "vm3": (Drop(1.0, 2048, "tcp_v4_rcv+0x1", "TCP_CSUM"),)}
+    one = arm()
+    check_broken(one, found)
+    verdicts = {check.name: check.verdict for check in one.checks}
+    assert verdicts["drop reason at vm3"] is Verdict.PASS
+
+
 def test_a_hop_that_missed_the_packet_leaves_open_where_the_metadata_was_lost() -> None:
     path = hops(load(find("xen-to-virtio")), "vm1", "vm3", "eth0")
     found = crossing(path, 6, LOST, HANGS)
-    found.no_drops = "its kernel does not trace drops"
+    found.no_drops = {"vm3": "its kernel does not trace drops"}
     assert found.evidence
     blind = [
         hop(one.hop, [], cut=True) if one.hop == "r1:eth1" else one for one in found.evidence.hops
