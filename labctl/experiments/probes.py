@@ -52,6 +52,8 @@ class Answer:
         return self.errors.get(node, {}).get(counter, 0)
 
 
+PING_SECONDS = 0.2
+"""From one echo request to the next: the least that iputils' ping grants an ordinary user."""
 _ICMP = {4: "Icmp", 6: "Icmp6"}
 """How the kernel's names of ICMP counters begin, by IP version."""
 _REFUSALS = ("InDestUnreachs", "InTimeExcds", "InPktTooBigs")
@@ -71,7 +73,7 @@ def ping(lab: Lab, source: str, address: str, count: int = 2) -> Answer:
     client, server = lab.node(source), _owner(lab, address)
     ends = [client] if server is None or server.name == source else [client, server]
     before = {node.name: counters(node) for node in ends}
-    result = client.run(f"ping -c {count} -W 10 {address}", check=False)
+    result = client.run(f"ping -c {count} -i {PING_SECONDS} -W 10 {address}", check=False)
     after = {node.name: counters(node) for node in ends}
     errors = {name: drops.grown(before[name], after[name]) for name in after}
     said = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]

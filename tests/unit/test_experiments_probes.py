@@ -195,7 +195,7 @@ def ping(
     vm1.counters, vm2.counters = iter([zero(), here or zero()]), iter([zero(), there or zero()])
     lab: Any = Lab(vm1, vm2)
     answer = probes.ping(lab, "vm1", address)
-    assert vm1.ran == [f"ping -c 2 -W 10 {address}"]
+    assert vm1.ran == [f"ping -c 2 -i 0.2 -W 10 {address}"]
     return answer
 
 
