@@ -97,7 +97,11 @@ def _description(hop: HopEvidence) -> str:
     words = []
     if hop.header:
         words.append(f"{hop.header.interface}, MTU {hop.header.mtu}, Linux {hop.header.kernel}")
-    words.append(f"cut: {hop.note}" if hop.cut else f"dropped by the kernel: {hop.drops}")
+    if hop.trailer is None:
+        words.append(f"cut: {hop.note}")
+    else:
+        words.append(f"dropped by the kernel: {hop.trailer.drops}")
+        words.append(f"receive errors: {hop.trailer.errors}")
     return "; ".join(words)
 
 

@@ -67,7 +67,9 @@ def _hop(name: str, description: str, blocks: Sequence[Any]) -> HopEvidence:
         note = description.partition("cut: ")[2] or "what was lost is not known"
         return HopEvidence(name, tuple(sightings), None, None, note)
     drops = int(told[1])
-    trailer = Trailer(len(blocks) + drops, drops, len(blocks), 0, 0)
+    failed = re.search(r"receive errors: (\d+)", description)  # not told in older records
+    errors = int(failed[1]) if failed else 0
+    trailer = Trailer(len(blocks) + drops, drops, len(blocks), errors, 0)
     return HopEvidence(name, tuple(sightings), None, trailer)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,32 @@ def test_a_cut_hop_comes_back_as_a_cut_one(tmp_path: Path) -> None:
     after = recorded.read(file)
     assert [hop.hop for hop in after.hops if not hop.complete] == ["r1:eth0"]
     assert "within a block" in after["r1:eth0"].note
+
+
+@pytest.mark.parametrize(("drops", "errors"), [(0, 0), (3, 0), (0, 2)])
+def test_what_an_observer_missed_comes_back(tmp_path: Path, drops: int, errors: int) -> None:
+    file = tmp_path / "x.pcapng"
+    first, *others = seen([FLAG] * 8)
+    assert first.trailer is not None
+    before = replace(first, trailer=replace(first.trailer, drops=drops, errors=errors))
+    pcapng.write(file, [before, *others])
+    after = recorded.read(file).hops[0]
+    assert after.trailer is not None
+    assert (after.trailer.drops, after.trailer.errors) == (drops, errors)
+    assert after.complete is before.complete
+
+
+def test_an_older_record_tells_of_no_receive_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "x.pcapng"
+    monkeypatch.setattr(
+        pcapng, "_description", lambda _: "eth0, MTU 1500; dropped by the kernel: 3"
+    )
+    pcapng.write(file, seen([FLAG] * 8))
+    trailer = recorded.read(file).hops[0].trailer
+    assert trailer is not None
+    assert (trailer.drops, trailer.errors) == (3, 0)
 
 
 def test_what_is_no_capture_is_refused(tmp_path: Path) -> None:
