@@ -23,7 +23,9 @@ VNET_NEEDS_CSUM = 1
 VNET_DATA_VALID = 2
 """linux/virtio_net.h: flags of struct virtio_net_hdr."""
 
-_GSO_NAMES = {0: "", 1: "tcpv4", 3: "udp", 4: "tcpv6", 5: "udp_l4"}
+GSO_NAMES = {1: "tcpv4", 3: "udp", 4: "tcpv6", 5: "udp_l4"}
+"""linux/virtio_net.h: gso_type of struct virtio_net_hdr, and the words for it here."""
+GSO_TYPES = {name: number for number, name in GSO_NAMES.items()}
 
 
 class Checksum(StrEnum):
@@ -86,7 +88,7 @@ class VnetHeader:
     def gso(self) -> str:
         """What segmentation is left to do: empty for none, else such as `tcpv4` or `udp_l4`."""
         kind = self.gso_type & 0x7F  # the top bit is ECN
-        return _GSO_NAMES.get(kind, f"type {kind}")
+        return GSO_NAMES.get(kind, f"type {kind}") if kind else ""
 
 
 def metadata_of(status: int = 0, vnet: VnetHeader | None = None) -> Metadata:

@@ -191,11 +191,6 @@ class Evidence:
                     continue
                 yield seen
 
-    @property
-    def cut_hops(self) -> tuple[str, ...]:
-        """The hops whose evidence is partial."""
-        return tuple(hop.hop for hop in self.hops if hop.cut)
-
 
 class Capture:
     """Observers at many points, as a context manager that leaves none running.

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from labctl.capture import pcapng
 from labctl.capture.frame import Packet
 from labctl.capture.journey import Journey
 from labctl.capture.journey_build import follow
@@ -161,7 +162,7 @@ def _arm(
 ) -> Arm:
     file = directory / "captures" / capture_name(result.name)
     try:
-        evidence = recorded.read(file)
+        evidence = pcapng.read(file)
     except FileNotFoundError:
         return Arm(number, result)
     except (LabctlError, OSError) as wrong:
