@@ -13,9 +13,10 @@ from __future__ import annotations
 import heapq
 import os
 import re
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pcapng import FileScanner, FileWriter
 from pcapng.blocks import EnhancedPacket, InterfaceDescription, SectionHeader
@@ -39,6 +40,9 @@ _STATUS = {
     str(Metadata.NEEDS_CSUM): TP_STATUS_CSUMNOTREADY,
     str(Metadata.DATA_VALID): TP_STATUS_CSUM_VALID,
 }
+_DAMAGE = (PcapngException, ValueError, TypeError, LookupError, struct.error)
+"""What python-pcapng raises of bytes that it cannot make sense of. It looks at a block's options
+only when they are asked for, so each may come at any time."""
 
 
 class PcapngError(LabctlError):
@@ -83,19 +87,23 @@ def read(path: Path) -> Evidence:
 
     Raises `PcapngError` where it is damaged or no pcapng file, `OSError` where it cannot be read.
     """
-    hops: list[tuple[str, str]] = []
-    seen: list[list[Any]] = []
     with path.open("rb") as file:
         try:
-            for block in FileScanner(file):
-                if isinstance(block, InterfaceDescription):
-                    options = block.options
-                    hops.append((options.get("if_name", ""), options.get("if_description", "")))
-                    seen.append([])
-                elif isinstance(block, EnhancedPacket):
-                    seen[block.interface_id].append(block)
-        except (PcapngException, ValueError, KeyError, IndexError) as wrong:
+            return _evidence(file)
+        except _DAMAGE as wrong:
             raise PcapngError(f"{path.name} is no whole pcapng file: {wrong}") from wrong
+
+
+def _evidence(file: BinaryIO) -> Evidence:
+    hops: list[tuple[str, str]] = []
+    seen: list[list[Any]] = []
+    for block in FileScanner(file):
+        if isinstance(block, InterfaceDescription):
+            options = block.options
+            hops.append((options.get("if_name", ""), options.get("if_description", "")))
+            seen.append([])
+        elif isinstance(block, EnhancedPacket):
+            seen[block.interface_id].append(block)
     return Evidence(tuple(_hop(*about, blocks) for about, blocks in zip(hops, seen, strict=True)))
 
 

@@ -77,3 +77,20 @@ def test_garbage_and_cut_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(PcapngError):
         read(path)
+
+
+@pytest.mark.parametrize("value", [0x00, 0x01, 0x80, 0xFF])
+def test_a_byte_that_was_changed_is_damage_or_changes_what_is_read(
+    tmp_path: Path, value: int
+) -> None:
+    path = tmp_path / "x"
+    write(path, hops())
+    whole = path.read_bytes()
+    refused = 0
+    for place, before in enumerate(whole):
+        path.write_bytes(whole[:place] + bytes([before ^ value]) + whole[place + 1 :])
+        try:
+            assert len(read(path).hops) <= 2
+        except PcapngError:
+            refused += 1
+    assert bool(refused) is bool(value)
