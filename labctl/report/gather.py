@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from labctl.capture import pcapng
 from labctl.capture.frame import Packet
 from labctl.capture.journey import Journey
 from labctl.capture.journey_build import follow
@@ -168,7 +169,7 @@ def _arm(
         trouble = "another arm wrote to the same capture: whose it is cannot be told"
         return Arm(number, result, trouble=trouble)
     try:
-        evidence = recorded.read(file)
+        evidence = pcapng.read(file)
     except FileNotFoundError:
         return Arm(number, result)
     except (LabctlError, OSError) as wrong:
