@@ -87,10 +87,12 @@ class LabFactory:
 
     @contextlib.contextmanager
     def _up(self, source: Source | Topology, name: str | None, near: Path | None) -> Iterator[Lab]:
+        from labctl.lab import naming
         from labctl.lab.lab import Lab
 
         model = self._load(source, near)
-        lab = Lab.up(model, name=name or _unique(model.name), policy=self._run.policy)
+        name = name or naming.from_topology(model.name[:24], secrets.token_hex(4))
+        lab = Lab.up(model, name=name, policy=self._run.policy)
         self._run.up.append(lab)
         try:
             yield lab
@@ -209,10 +211,6 @@ def observe(request: pytest.FixtureRequest, tmp_path: Path) -> Observe:
                 seen.end(seeing.stop(Deadline(STOP_SECONDS, "ending the capture")))
 
     return observing
-
-
-def _unique(base: str) -> str:
-    return f"{base[:24].strip('-')}-{secrets.token_hex(4)}"
 
 
 def _told(error: LabctlError) -> str:

@@ -12,13 +12,17 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from labctl.capture.correlate_keys import KEYS, Key, Traits, inner_traits, traits
+from labctl.capture.correlate_keys import (
+    KEYS,
+    LONGEST,
+    Key,
+    Traits,
+    after,
+    inner_traits,
+    traits,
+)
 from labctl.capture.frame import TCP, UDP
 from labctl.capture.session import Sighting
-
-_HALF, _SPACE = 1 << 31, 1 << 32
-_LONGEST = 1 << 19
-"""Bytes of the longest super-frame there is (BIG TCP)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +164,13 @@ class _Match:
 
     def _overlaps(self, left: list[int], right: list[int]) -> None:
         base = self.earlier[left[0]].traits.start or 0
-        starts = sorted((_after(base, self.earlier[a].traits.start), a) for a in left)
+        starts = sorted((after(base, self.earlier[a].traits.start), a) for a in left)
         found: list[tuple[int, int]] = []
         for b in right:
             later = self.later[b]
-            begin = _after(base, later.traits.start)
+            begin = after(base, later.traits.start)
             end = begin + len(later.traits.payload)
-            low = bisect.bisect_left(starts, (begin - _LONGEST, -1))
+            low = bisect.bisect_left(starts, (begin - LONGEST, -1))
             high = bisect.bisect_left(starts, (end, -1))
             around = [(start, a) for start, a in starts[low:high] if self._causes(a, later)]
             # The latest cause of every byte: an earlier one was repeated because it was lost.
@@ -247,12 +251,6 @@ class _Match:
 
 def _grouped(several: Iterable[tuple[int, Traits | None]]) -> list[tuple[int, Traits]]:
     return [(index, one) for index, one in several if one is not None]
-
-
-def _after(base: int, number: int | None) -> int:
-    """Return how far a sequence number lies after `base`, across the wrap (RFC 793 section 3.3)."""
-    distance = ((number or 0) - base) % _SPACE
-    return distance - _SPACE if distance >= _HALF else distance
 
 
 def _without(spans: list[tuple[int, int]], taken: tuple[int, int]) -> list[tuple[int, int]]:

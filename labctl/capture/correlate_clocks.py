@@ -40,7 +40,7 @@ HOST = Clock()
 
 
 def guest_clock(guest: HopEvidence, beside: HopEvidence) -> Clock:
-    """Estimate a guest's clock from its hop and the host's end of the same interface."""
+    """Estimate a guest's clock, beside that of the hop which is the other end of its interface."""
     lower: int | None = None
     upper: int | None = None
     for inside, outside in _crossings(guest.sightings, beside.sightings):
@@ -55,8 +55,8 @@ def guest_clock(guest: HopEvidence, beside: HopEvidence) -> Clock:
         return Clock(lower, BOUND_SLACK_NS)
     if upper is not None:
         return Clock(upper, BOUND_SLACK_NS)
-    guess = guest.clock_offset_ns
-    return Clock(guess or 0, GUESS_SLACK_NS)
+    # Each header tells how far its clock is ahead of ours; what counts is how far of the other.
+    return Clock((guest.clock_offset_ns or 0) - (beside.clock_offset_ns or 0), GUESS_SLACK_NS)
 
 
 def _crossings(

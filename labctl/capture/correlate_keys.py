@@ -16,6 +16,10 @@ from labctl.capture.vxlan import decapsulate
 
 _CONGESTION = 0xC0  # CWR and ECE: a split leaves CWR on its first segment only (RFC 3168)
 
+LONGEST = 1 << 19
+"""Bytes of the longest super-frame there is (BIG TCP)."""
+_HALF, _SPACE = 1 << 31, 1 << 32
+
 Key = Callable[["Traits"], Hashable | None]
 """Gives what to compare; None where the packet has nothing of the kind."""
 
@@ -150,3 +154,9 @@ def _end(address: str | None, port: int | None) -> str:
 
 def _tags(packet: Packet) -> str:
     return ".".join(map(str, packet.vlan)) or "none"
+
+
+def after(base: int, number: int | None) -> int:
+    """Return how far a sequence number lies after `base`, across the wrap (RFC 9293, 3.4)."""
+    distance = ((number or 0) - base) % _SPACE
+    return distance - _SPACE if distance >= _HALF else distance

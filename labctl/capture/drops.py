@@ -26,9 +26,9 @@ CHECKSUM_COUNTERS = (
 )
 """The counters of checksum errors. TCP has one for both families."""
 
-_INSTANCE = "/sys/kernel/tracing/instances/labctl"
-_EVENT = f"{_INSTANCE}/events/skb/kfree_skb"
-_ARRIVALS = f"{_INSTANCE}/events/net/netif_receive_skb"
+_INSTANCES = "/sys/kernel/tracing/instances"
+_OWN = "labctl-"
+"""What the names of our trace instances begin with; the watch's token follows."""
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*\Z")
 _LINE = re.compile(
     r"\s(?P<time>\d+\.\d+): kfree_skb: skbaddr=(?P<skb>\S+).*?"
@@ -119,14 +119,22 @@ def grown(
     return {name: count for name, count in growth.items() if count}
 
 
-def watch_command(reasons: Iterable[str] = ()) -> str:
-    """Return shell text that starts recording drops in a trace instance of our own.
+def _instance(token: str) -> str:
+    return f"{_INSTANCES}/{_OWN}{token}"
 
-    Only those of the named `reasons` where the kernel knows them all, else every drop. Where no
-    reason is named, arrivals are recorded too, which tell the packet a drop is of. It exits
-    with other than 0 where the kernel has no such tracepoint. Raises `DropsError` for what cannot
-    be a reason's name.
+
+def watch_command(token: str, reasons: Iterable[str] = ()) -> str:
+    """Return shell text that starts recording drops in a trace instance of this watch's own.
+
+    `token` is a word that no other watch has. Only drops of the named `reasons` are recorded where
+    the kernel knows them all, else every drop. Where no reason is named, arrivals are recorded too,
+    which tell the packet a drop is of. The text prints what instances there are, for `watching`. It
+    exits with other than 0 where the kernel has no such tracepoint; what it had made is then
+    removed by `unwatch_command`. Raises `DropsError` for what cannot be a reason's name.
     """
+    instance = _instance(token)
+    event = f"{instance}/events/skb/kfree_skb"
+    arrivals = f"{instance}/events/net/netif_receive_skb"
     names = tuple(reasons)
     for name in names:
         if not _NAME.match(name):
@@ -135,38 +143,44 @@ def watch_command(reasons: Iterable[str] = ()) -> str:
         "set -e",
         # Reading the directory lets the kernel mount tracefs there by itself where it can.
         "[ -d /sys/kernel/tracing/instances ] || mount -t tracefs tracefs /sys/kernel/tracing",
-        f"mkdir -p {_INSTANCE}",
-        f"echo 0 > {_INSTANCE}/events/enable",
-        f"echo {256 if names else 512} > {_INSTANCE}/buffer_size_kb",
+        f"mkdir {instance}",  # one that is there already is somebody else's
+        f"echo {256 if names else 512} > {instance}/buffer_size_kb",
         # The default is a CPU's own clock, which nothing else can be compared with.
-        f"echo mono > {_INSTANCE}/trace_clock",
-        f"echo 0 > {_EVENT}/filter",
-        f"echo > {_INSTANCE}/trace",
+        f"echo mono > {instance}/trace_clock",
+        f"echo 0 > {event}/filter",
         "filter=",
     ]
     for name in names:
         # A filter wants the number, which is the kernel release's own: its format file tells.
-        number = f"""sed -n 's/.*{{ *\\([0-9a-fx]*\\), *"{name}" *}}.*/\\1/p' {_EVENT}/format"""
+        number = f"""sed -n 's/.*{{ *\\([0-9a-fx]*\\), *"{name}" *}}.*/\\1/p' {event}/format"""
         lines += [
             f"number=$({number})",
             '[ -n "$number" ] || filter=none',
             '[ "$filter" = none ] || filter="${filter:+$filter || }reason == $number"',
         ]
     if names:
-        lines.append(f'[ "$filter" = none ] || echo "$filter" > {_EVENT}/filter')
+        lines.append(f'[ "$filter" = none ] || echo "$filter" > {event}/filter')
     else:
-        lines.append(f"[ ! -e {_ARRIVALS}/enable ] || echo 1 > {_ARRIVALS}/enable")
-    lines += [f"echo 1 > {_EVENT}/enable", f"echo 1 > {_INSTANCE}/tracing_on"]
+        lines.append(f"[ ! -e {arrivals}/enable ] || echo 1 > {arrivals}/enable")
+    lines += [f"echo 1 > {event}/enable", f"echo 1 > {instance}/tracing_on"]
+    lines.append(f"ls {_INSTANCES}")
     return "\n".join(lines) + "\n"
 
 
-READ_COMMAND = f"cat {_INSTANCE}/trace"
-"""Prints the drops recorded so far, for `parse_drops`."""
+def read_command(token: str) -> str:
+    """Return shell text that prints the drops a watch has recorded, for `parse_drops`."""
+    return f"cat {_instance(token)}/trace"
 
-UNWATCH_COMMAND = (
-    f"if [ -d {_INSTANCE} ]; then echo 0 > {_INSTANCE}/events/enable; rmdir {_INSTANCE}; fi"
-)
-"""Ends the recording and removes the instance; no error where there is none."""
+
+def unwatch_command(token: str) -> str:
+    """Return shell text that ends a watch and removes its instance, if there is one."""
+    instance = _instance(token)
+    return f"if [ -d {instance} ]; then echo 0 > {instance}/events/enable; rmdir {instance}; fi"
+
+
+def watching(text: str) -> tuple[str, ...]:
+    """Return the tokens of the watches that `watch_command` printed."""
+    return tuple(line.removeprefix(_OWN) for line in text.split() if line.startswith(_OWN))
 
 
 def parse_drops(text: str) -> tuple[Drop, ...]:

@@ -49,12 +49,15 @@ class _Watch:
     def missing(self, seen_ns: int) -> Step:
         """Return the step of a packet that was not seen here, but at `seen_ns` elsewhere.
 
-        Only a complete capture that went on for long enough proves that it did not come.
+        Only a complete capture that went on for long enough proves that it did not come: until the
+        earliest moment at which it may have ended, by its own clock or because it still ran when it
+        was asked to end, whichever tells more. A clock that is only guessed tells little.
         """
         place, trailer = self.place, self.evidence.trailer
         proves = self.evidence.complete
         if trailer is not None and trailer.clock_ns:  # a record of a capture may not know its end
-            ended = trailer.clock_ns - self.clock.offset_ns + self.clock.slack_ns
+            ended = trailer.clock_ns - self.clock.offset_ns - self.clock.slack_ns
+            ended = max(ended, self.evidence.asked_ns or 0)
             proves = proves and seen_ns + ARRIVING_NS <= ended
         what = Happening.NOT_SEEN if proves else Happening.UNKNOWN
         return Step(place.name, place.place, place.owner, what)

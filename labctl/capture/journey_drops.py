@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from labctl.capture.correlate_keys import Traits, traits
+from labctl.capture.correlate_keys import LONGEST, Traits, after, traits
 from labctl.capture.frame import TCP, Packet
 from labctl.capture.journey import Fate, Happening, Journey, Place, Step, unusable
 from labctl.capture.session import Sighting
@@ -65,9 +65,6 @@ _ETHERNET = 14
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
 _FLAGS = {"TCP_RESET": _RST, "TCP_INVALID_SYN": _SYN}
 """Reasons that only packets with a flag can get."""
-_HALF, _SPACE = 1 << 31, 1 << 32
-_LONGEST = 1 << 19
-"""Bytes of the longest super-frame there is (BIG TCP)."""
 _OTHERHOST = 3
 """sll_pkttype of a frame for another host's MAC address (packet(7))."""
 
@@ -264,16 +261,16 @@ def _copy(certain: bool, seen: Sighting, heard: Sequence[Sighting], lost: set[in
         if facts.tcp_flags is None or facts.seq is None or facts.ack is None:
             continue
         if _ends(facts) == _ends(packet)[::-1]:
-            acknowledged = _after(packet.seq, facts.ack) if facts.tcp_flags & _ACK else -1
+            acknowledged = after(packet.seq, facts.ack) if facts.tcp_flags & _ACK else -1
             if end and acknowledged >= end and (before or certain):
                 return "its receiver had acknowledged what it holds"
             continue
         if _ends(facts) != _ends(packet) or id(other) in lost or not _accepted(other):
             continue
-        if not end and before and _after(packet.ack or 0, facts.ack) >= 0:
+        if not end and before and after(packet.ack or 0, facts.ack) >= 0:
             return "what it acknowledges was acknowledged before"
-        start = _after(packet.seq, facts.seq)
-        if not (before or certain) or not -_LONGEST < start < end:
+        start = after(packet.seq, facts.seq)
+        if not (before or certain) or not -LONGEST < start < end:
             continue
         theirs = _traits(other)
         if theirs is None or _differs(mine, theirs):
@@ -322,7 +319,7 @@ def _span(packet: Packet, parts: Traits) -> int:
 
 def _differs(mine: Traits, theirs: Traits) -> bool:
     """Tell whether two segments of one stream hold other bytes where they overlap."""
-    begin = _after(mine.start or 0, theirs.start or 0)
+    begin = after(mine.start or 0, theirs.start or 0)
     low, high = max(0, begin), min(len(mine.payload), begin + len(theirs.payload))
     if low >= high:
         return False
@@ -332,9 +329,3 @@ def _differs(mine: Traits, theirs: Traits) -> bool:
 def _accepted(seen: Sighting) -> bool:
     """Tell whether the checksum lets a kernel take it in."""
     return not seen.judgement.lost and str(seen.judgement.state) != "bad"
-
-
-def _after(base: int, number: int) -> int:
-    """Return how far a sequence number lies after `base`, across the wrap (RFC 9293, 3.4)."""
-    distance = (number - base) % _SPACE
-    return distance - _SPACE if distance >= _HALF else distance

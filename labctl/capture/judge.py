@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from labctl.capture.crc import crc32c
 from labctl.capture.frame import CHECKSUM_OFFSETS, SCTP, TCP, UDP, Packet, ones_sum, parse
+from labctl.capture.vxlan import HEADER, TUNNEL_PORTS, decapsulate
 
 TP_STATUS_CSUMNOTREADY = 1 << 3
 TP_STATUS_CSUM_VALID = 1 << 7
@@ -22,20 +23,23 @@ VNET_NEEDS_CSUM = 1
 VNET_DATA_VALID = 2
 """linux/virtio_net.h: flags of struct virtio_net_hdr."""
 
-_GSO_NAMES = {0: "", 1: "tcpv4", 3: "udp", 4: "tcpv6", 5: "udp_l4"}
+GSO_NAMES = {1: "tcpv4", 3: "udp", 4: "tcpv6", 5: "udp_l4"}
+"""linux/virtio_net.h: gso_type of struct virtio_net_hdr, and the words for it here."""
+GSO_TYPES = {name: number for number, name in GSO_NAMES.items()}
 
 
 class Checksum(StrEnum):
     """What the checksum field of the transport header holds."""
 
     PARTIAL = "partial"
-    """The folded pseudo-header sum (SCTP: 0), left for a device to finish."""
+    """The folded pseudo-header sum (SCTP: 0), left for a device to finish; around a tunnelled
+    packet that is so, the sum that will be right once that one is finished (`_counts_on`)."""
     VALID = "valid"
     """The right sum."""
     BAD = "bad"
     """Neither of the two."""
     ABSENT = "absent"
-    """UDP over IPv4 with 0: the sender made none."""
+    """UDP with 0, over IPv4 or in a tunnel: the sender made none."""
     UNKNOWN = "unknown"
     """Cannot be told: a fragment, a cut capture, or a protocol without such a checksum."""
 
@@ -84,7 +88,7 @@ class VnetHeader:
     def gso(self) -> str:
         """What segmentation is left to do: empty for none, else such as `tcpv4` or `udp_l4`."""
         kind = self.gso_type & 0x7F  # the top bit is ECN
-        return _GSO_NAMES.get(kind, f"type {kind}")
+        return GSO_NAMES.get(kind, f"type {kind}") if kind else ""
 
 
 def metadata_of(status: int = 0, vnet: VnetHeader | None = None) -> Metadata:
@@ -205,8 +209,10 @@ def judge(
             return verdict(Checksum.BAD, value)
         length = announced or length  # 0: a jumbogram or super-frame, RFC 2675 section 4
         if value == 0:
-            # Over IPv6 a receiver refuses 0 (RFC 8200 section 8.1), so there it is not "absent".
-            return verdict(Checksum.ABSENT if packet.family == "ipv4" else Checksum.BAD, value)
+            # Over IPv6 a receiver refuses 0 (RFC 8200 section 8.1), so there it is not "absent",
+            # but that tunnels may agree on it (RFC 6935 section 5; ip-link(8), udp6zerocsumtx).
+            allowed = packet.family == "ipv4" or packet.dport in TUNNEL_PORTS
+            return verdict(Checksum.ABSENT if allowed else Checksum.BAD, value)
     pseudo = None if number == SCTP else _pseudo_residue(packet, number, length)
     pseudo_sum = None if pseudo is None else pseudo or 0xFFFF
     if number == SCTP:
@@ -228,9 +234,47 @@ def judge(
         state = Checksum.VALID  # by chance a full sum may equal the pseudo-header's: valid wins
     elif value == pseudo_sum and number in (TCP, UDP):
         state = Checksum.PARTIAL
+    elif number == UDP and _counts_on(frame, packet, pseudo or 0, vnet):
+        state, expected = Checksum.PARTIAL, value
     else:
         state = Checksum.BAD
     return verdict(state, value, expected, pseudo_sum)
+
+
+def _counts_on(frame: bytes, packet: Packet, pseudo: int, vnet: VnetHeader | None) -> bool:
+    """Tell whether a tunnel's UDP sum will be right once the packet inside is finished.
+
+    Local Checksum Offload (kernel: Documentation/networking/checksum-offloads.rst, udp_set_csum()
+    in net/ipv4/udp.c, lco_csum() in include/linux/skbuff.h): from where a finished sum begins, all
+    bytes add up to the complement of what its field held before, the pseudo-header's sum. So the
+    kernel sums the headers up to there, and that complement in place of the rest. Where the inner
+    sum begins is told by the virtio header, else found as the kernel would have left it.
+    """
+    at = packet.l4_offset or 0
+    places = [_unfinished(frame, packet)]
+    if vnet and vnet.flags & VNET_NEEDS_CSUM and vnet.csum_start > at:
+        places.append((vnet.csum_start, vnet.csum_start + vnet.csum_offset))
+    for start, place in (found for found in places if found):
+        held = int.from_bytes(frame[place : place + 2], "big")
+        if (pseudo + ones_sum(frame[at:start]) + 0xFFFF - held) % 0xFFFF == 0:
+            return True
+    return False
+
+
+def _unfinished(frame: bytes, packet: Packet) -> tuple[int, int] | None:
+    """Return where the sum left open inside a tunnel begins, and where its field is."""
+    base = 0
+    while inner := decapsulate(frame, packet):
+        base += (packet.l4_offset or 0) + HEADER
+        frame, packet = inner.frame, parse(inner.frame, inner.original_length)
+        at, length, number = packet.l4_offset, packet.l4_length, packet.protocol_number
+        if packet.fragment or at is None or length is None or number not in (TCP, UDP):
+            return None
+        place = at + CHECKSUM_OFFSETS[number]
+        sum_left = _pseudo_residue(packet, number, length) or 0xFFFF
+        if place + 2 <= len(frame) and int.from_bytes(frame[place : place + 2], "big") == sum_left:
+            return base + at, base + place
+    return None
 
 
 def _pseudo_residue(packet: Packet, number: int, length: int) -> int | None:

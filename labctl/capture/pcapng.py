@@ -1,48 +1,52 @@
-"""Sightings of many hops in one pcapng file, and back.
+"""Evidence of many hops in one pcapng file, and back.
 
 One interface block an observation point (nanoseconds), one enhanced packet block a sighting with
 its direction and a comment that holds the judgement, so that Wireshark shows beside each packet
-what tcpdump cannot: whether somebody will still finish its checksum. Source: the pcapng
-specification, sections 4.2 and 4.3 (draft-ietf-opsawg-pcapng).
+what tcpdump cannot: whether somebody will still finish its checksum. The way back reads it from
+there: a packet's metadata is not in its bytes. An interface's description holds what bounds the
+evidence: its MTU, and the gaps. Source: the pcapng specification, sections 4.2 and 4.3
+(draft-ietf-opsawg-pcapng).
 """
 
 from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import re
+import struct
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pcapng import FileScanner, FileWriter
 from pcapng.blocks import EnhancedPacket, InterfaceDescription, SectionHeader
 from pcapng.exceptions import PcapngException
 
-from labctl.capture.session import HopEvidence, Sighting
-from labctl.capture.stream import Direction
+from labctl.capture.judge import (
+    GSO_TYPES,
+    TP_STATUS_CSUM_VALID,
+    TP_STATUS_CSUMNOTREADY,
+    Metadata,
+    VnetHeader,
+)
+from labctl.capture.session import Evidence, HopEvidence, Sighting
+from labctl.capture.stream import PACKET_OUTGOING, Direction, Record, Trailer
 from labctl.errors import LabctlError
 
 ETHERNET = 1
 _NANOSECONDS = b"\x09"
 _FLAGS: dict[Direction, int] = {"in": 1, "out": 2}
+_STATUS = {
+    str(Metadata.NEEDS_CSUM): TP_STATUS_CSUMNOTREADY,
+    str(Metadata.DATA_VALID): TP_STATUS_CSUM_VALID,
+}
+_DAMAGE = (PcapngException, ValueError, TypeError, LookupError, struct.error)
+"""What python-pcapng raises of bytes that it cannot make sense of. It looks at a block's options
+only when they are asked for, so each may come at any time."""
 
 
 class PcapngError(LabctlError):
     """The file is not a pcapng file, or is damaged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One packet block as read back from a file."""
-
-    interface: str
-    """The interface block's name: the hop, where labctl wrote the file."""
-    time_ns: int
-    direction: Direction | None
-    frame: bytes
-    original_length: int
-    comment: str
 
 
 def write(path: Path, hops: Iterable[HopEvidence]) -> int:
@@ -78,15 +82,29 @@ def write(path: Path, hops: Iterable[HopEvidence]) -> int:
     return count
 
 
-def read(path: Path) -> Iterator[Frame]:
-    """Yield a file's packets; raises `PcapngError` where it is no pcapng file or is damaged."""
+def read(path: Path) -> Evidence:
+    """Return what a capture of labctl's holds, hop by hop in the order it was written.
+
+    Raises `PcapngError` where it is damaged or no pcapng file, `OSError` where it cannot be read.
+    """
     with path.open("rb") as file:
         try:
-            for block in FileScanner(file):
-                if isinstance(block, EnhancedPacket):
-                    yield _frame(block)
-        except (PcapngException, ValueError, KeyError) as wrong:
-            raise PcapngError(f"{path} is no whole pcapng file: {wrong}") from wrong
+            return _evidence(file)
+        except _DAMAGE as wrong:
+            raise PcapngError(f"{path.name} is no whole pcapng file: {wrong}") from wrong
+
+
+def _evidence(file: BinaryIO) -> Evidence:
+    hops: list[tuple[str, str]] = []
+    seen: list[list[Any]] = []
+    for block in FileScanner(file):
+        if isinstance(block, InterfaceDescription):
+            options = block.options
+            hops.append((options.get("if_name", ""), options.get("if_description", "")))
+            seen.append([])
+        elif isinstance(block, EnhancedPacket):
+            seen[block.interface_id].append(block)
+    return Evidence(tuple(_hop(*about, blocks) for about, blocks in zip(hops, seen, strict=True)))
 
 
 def _by_time(hop: HopEvidence) -> list[Sighting]:
@@ -97,7 +115,11 @@ def _description(hop: HopEvidence) -> str:
     words = []
     if hop.header:
         words.append(f"{hop.header.interface}, MTU {hop.header.mtu}, Linux {hop.header.kernel}")
-    words.append(f"cut: {hop.note}" if hop.cut else f"dropped by the kernel: {hop.drops}")
+    if hop.trailer is None:
+        words.append(f"cut: {hop.note}")
+    else:
+        words.append(f"dropped by the kernel: {hop.trailer.drops}")
+        words.append(f"receive errors: {hop.trailer.errors}")
     return "; ".join(words)
 
 
@@ -116,23 +138,39 @@ def _block(section: Any, interface: Any, seen: Sighting) -> Any:
     )
 
 
-def _frame(block: Any) -> Frame:
+def _hop(name: str, description: str, blocks: Sequence[Any]) -> HopEvidence:
+    found = re.search(r"MTU (\d+)", description)
+    mtu = int(found[1]) if found else None
+    sightings = []
+    for block in blocks:
+        record = _record(block)
+        sightings.append(Sighting(name, record, record.judge(mtu)))
+    told = re.search(r"dropped by the kernel: (\d+)", description)
+    if not told:
+        note = description.partition("cut: ")[2] or "what was lost is not known"
+        return HopEvidence(name, tuple(sightings), None, None, note)
+    drops = int(told[1])
+    failed = re.search(r"receive errors: (\d+)", description)  # not told in older records
+    errors = int(failed[1]) if failed else 0
+    trailer = Trailer(len(blocks) + drops, drops, len(blocks), errors, 0)
+    return HopEvidence(name, tuple(sightings), None, trailer)
+
+
+def _record(block: Any) -> Record:
     options = block.options
-    direction: Direction | None = None
-    if "epb_flags" in options:
-        inout = options["epb_flags"].inout
-        direction = {"inbound": "in", "outbound": "out"}.get(inout)  # type: ignore[assignment]
-    ticks = block.timestamp_high << 32 | block.timestamp_low
-    resolution = block.interface.options.get("if_tsresol", b"\x06")[0]
-    if resolution & 0x80:
-        time_ns = ticks * 1_000_000_000 >> (resolution & 0x7F)
-    else:
-        time_ns = ticks * 1_000_000_000 // 10**resolution
-    return Frame(
-        block.interface.options.get("if_name", ""),
-        time_ns,
-        direction,
-        block.packet_data,
-        block.packet_len,
-        options.get("opt_comment", ""),
+    words = set(re.findall(r"\w+", options.get("opt_comment", "").partition(" - ")[0]))
+    status = 0
+    for word, bit in _STATUS.items():
+        if word in words:
+            status |= bit
+    gso = next((number for name, number in GSO_TYPES.items() if name in words), 0)
+    out = "epb_flags" in options and options["epb_flags"].inout == "outbound"
+    return Record(
+        time_ns=block.timestamp_high << 32 | block.timestamp_low,
+        pkttype=PACKET_OUTGOING if out else 0,
+        ifindex=0,
+        status=status,
+        original_length=block.packet_len,
+        vnet=VnetHeader(0, gso, 0, 0, 0, 0),
+        frame=block.packet_data,
     )

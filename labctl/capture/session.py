@@ -142,6 +142,8 @@ class HopEvidence:
     """Why the stream is cut, with the observer's last words; empty for a whole one."""
     arrived_ns: int | None = None
     """Our clock when the header was first seen."""
+    asked_ns: int | None = None
+    """Our clock when the observer was asked to end; None where it had ended by itself."""
 
     @property
     def cut(self) -> bool:
@@ -188,11 +190,6 @@ class Evidence:
                 if dport is not None and seen.judgement.packet.dport != dport:
                     continue
                 yield seen
-
-    @property
-    def cut_hops(self) -> tuple[str, ...]:
-        """The hops whose evidence is partial."""
-        return tuple(hop.hop for hop in self.hops if hop.cut)
 
 
 class Capture:
@@ -283,15 +280,18 @@ class Capture:
         if len(handles) != len(self.points):
             raise CaptureError("this capture is not running")
 
-        def finish(handle: Handle) -> str:
+        def finish(handle: Handle) -> tuple[str, int | None]:
+            asked_ns: int | None = time.time_ns()
             try:
-                return _ending(handle.finish(deadline))
+                if handle.poll() is not None:
+                    asked_ns = None
+                return _ending(handle.finish(deadline)), asked_ns
             except LabctlError as wrong:
-                return wrong.message
+                return wrong.message, None
 
         with ThreadPoolExecutor(max_workers=max(1, len(handles))) as pool:
-            notes = list(pool.map(finish, handles))
-        return Evidence(tuple(self._hop(number, note) for number, note in enumerate(notes)))
+            ends = list(pool.map(finish, handles))
+        return Evidence(tuple(self._hop(number, *end) for number, end in enumerate(ends)))
 
     def abandon(self) -> None:
         """Kill the observers that still run."""
@@ -330,7 +330,7 @@ class Capture:
                 words = self._words(number) or f"it exited with {ended}"
                 raise CaptureError(f"cannot observe at {point.hop}: {words}")
 
-    def _hop(self, number: int, note: str) -> HopEvidence:
+    def _hop(self, number: int, note: str, asked_ns: int | None = None) -> HopEvidence:
         point = self.points[number]
         try:
             stream = read_stream(self._stream(number))
@@ -341,10 +341,16 @@ class Capture:
             note = "; ".join(dict.fromkeys(part for part in parts if part))
         else:
             note = ""  # with a trailer all is there, whatever became of the ssh that carried it
-        return judged(point.hop, stream, note, self._arrived.get(number))
+        return judged(point.hop, stream, note, self._arrived.get(number), asked_ns)
 
 
-def judged(hop: str, stream: Stream, note: str = "", arrived_ns: int | None = None) -> HopEvidence:
+def judged(
+    hop: str,
+    stream: Stream,
+    note: str = "",
+    arrived_ns: int | None = None,
+    asked_ns: int | None = None,
+) -> HopEvidence:
     """Judge a stream's records with its interface's MTU."""
     mtu = stream.header.mtu if stream.header else None
     return HopEvidence(
@@ -354,6 +360,7 @@ def judged(hop: str, stream: Stream, note: str = "", arrived_ns: int | None = No
         stream.trailer,
         note,
         arrived_ns,
+        asked_ns,
     )
 
 

@@ -8,6 +8,8 @@ from labctl.capture.frame import UDP, Packet
 
 PORTS = frozenset({4789, 8472})
 """IANA's port, and the one Linux took before there was one (its default still)."""
+TUNNEL_PORTS = PORTS | {6081}
+"""Ports of UDP tunnels, which may do without a sum over IPv6: VXLAN's, and Geneve's (RFC 8926)."""
 
 VNI_VALID = 0x08
 HEADER = 16

@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -118,6 +117,8 @@ def _output_full() -> bool:
 
 def _fault(fault: Exception) -> LabctlError:
     """Tell in one line what the host refused, or of a fault of labctl's own."""
+    import traceback  # only here: every verb would wait for it
+
     last = traceback.extract_tb(fault.__traceback__)[-1]
     place = f"{Path(last.filename).name}:{last.lineno}"
     if isinstance(fault, OSError):

@@ -41,8 +41,8 @@ class Crossing:
     udp: Answer | None = None
     drops: dict[str, tuple[Drop, ...]] = field(default_factory=dict)
     """What each node's kernel dropped for a checksum."""
-    no_drops: str = ""
-    """Why the kernel could not tell, empty when it could."""
+    no_drops: dict[str, str] = field(default_factory=dict)
+    """Why the kernel of a node could not tell; those that could are left out."""
     evidence: Evidence | None = None
 
     @property
@@ -88,7 +88,7 @@ def _watched(trial: Trial, crossing: Crossing) -> Iterator[None]:
         }
         yield
         crossing.drops = {name: watch.read() for name, watch in watches.items()}
-        crossing.no_drops = "; ".join(w.why_not for w in watches.values() if w.why_not)
+        crossing.no_drops = {name: w.why_not for name, w in watches.items() if w.why_not}
 
 
 def cross(
@@ -140,6 +140,12 @@ def check_answer(arm: Arm, name: str, answer: Answer | None, works: bool) -> boo
     if name == "ssh" and passed and not works:
         passed = answer.hangs  # refused, or a key that is not known, is another story
     return arm.check(name, words[0] if works else words[1], answer.text, passed)
+
+
+def check_in_effect(arm: Arm, what: str, wanted: bool, active: bool) -> bool:
+    """Check that a feature is on or off as it was read back: what was asked proves nothing."""
+    words = {True: "on", False: "off"}
+    return arm.check(f"in effect: {what}", words[wanted], words[active], active is wanted)
 
 
 def check_no_errors(arm: Arm, crossing: Crossing) -> bool:

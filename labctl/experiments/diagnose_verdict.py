@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from labctl.capture.journey import Fate, Happening, Journey, Step
@@ -289,9 +289,7 @@ def _all_arrived(trace: Trace, facts: Facts, full: Trace | None) -> Verdict:
         )
         return Verdict(Finding.UNKNOWN, sentence, trace.destination, "no answer", trace.said)
     if full is not None and not full.well:
-        found = conclude(full, Facts())
-        if found.finding is not Finding.UNKNOWN:
-            return _large(found, full)
+        return _full_size(full, facts)
     evidence = [_course(trace.there[0])] if trace.there else []
     evidence += [_course(trace.back[0])] if trace.back else []
     evidence += [one.line for one in (full.complaints if full else ())]
@@ -299,14 +297,36 @@ def _all_arrived(trace: Trace, facts: Facts, full: Trace | None) -> Verdict:
     return Verdict(Finding.HEALTHY, sentence, evidence=tuple(evidence))
 
 
+def _full_size(full: Trace, facts: Facts) -> Verdict:
+    """Tell of packets of full size that did not, or may not, arrive where small ones do.
+
+    Only a packet that was seen and then ended accuses an MTU: a ping that sent nothing, a capture
+    that was cut and a lab that went down meanwhile say nothing of packets on their way.
+    """
+    found = conclude(full, replace(facts, listening=None))  # the port is not an echo's
+    if found.finding in (Finding.LOST, Finding.CORRUPTED):
+        return found
+    if found.journey is not None and found.journey.fate in (Fate.VANISHED, Fate.DROPPED):
+        return _large(found, full)
+    sentence = (
+        "Could not tell: small packets arrive unharmed, but what becomes of those of "
+        f"{full.flow.size} bytes was not seen."
+    )
+    said = (f"{full.source} said: {line}" for line in full.said)
+    evidence = (*_blind(full).evidence, *said)
+    return Verdict(Finding.UNKNOWN, sentence, "", "partial evidence", evidence)
+
+
 def _large(found: Verdict, full: Trace) -> Verdict:
-    """Tell of packets of full size that fail where small ones pass."""
+    """Tell of packets of full size that end where small ones pass."""
     told = [one for one in full.complaints if one.what == "mtu"]
     if told:
         mtu = f" of {told[0].mtu} bytes" if told[0].mtu else ""
         sentence = f"Healthy: small packets pass; a smaller MTU{mtu} on the way is told to senders."
         return Verdict(Finding.HEALTHY, sentence, found.where, "MTU", found.evidence, found.journey)
-    reason = f" because {found.reason}" if "MTU" in found.reason else ""
+    if any(one.what != "closed port" for one in full.complaints):
+        return found  # whoever complains says why, and it is not the size
+    reason = f" because {found.reason}" if found.reason else ""
     sentence = (
         f"Not a checksum problem: small packets pass, those of {full.flow.size} bytes end "
         f"{_at(found.where)}{reason}, and nobody tells their sender."

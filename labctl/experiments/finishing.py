@@ -25,11 +25,9 @@ def finishing(node: Node, interface: str = "eth0") -> Iterator[None]:
             yield
         return
     with node.offload(SEGMENTS, interface):
-        node.run(
-            f"tc qdisc add dev {interface} clsact && tc filter add dev {interface} egress "
-            "matchall action csum ip4h tcp udp icmp"
-        )
+        node.run(f"tc qdisc add dev {interface} clsact")
         try:
+            node.run(f"tc filter add dev {interface} egress matchall action csum ip4h tcp udp icmp")
             yield
         finally:
             node.run(f"tc qdisc del dev {interface} clsact")

@@ -1,8 +1,8 @@
 """Probes: traffic between two nodes through the network under test, judged by evidence.
 
 Whether something failed is never decided by patience alone. SSH that is going to hang is recognised
-by the receivers' checksum counters; where neither success nor a cause is seen, the answer is that
-it could not be told.
+by the receivers' checksum counters, a lost ping by a counter or by an ICMP error that came back;
+where neither success nor a cause is seen, the answer is that it could not be told.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -24,6 +24,9 @@ SSH_SECONDS = 90.0
 """For one command over SSH between two busy emulated guests; a hang is told in about a second."""
 LOOK_SECONDS = 0.1
 HANGS = "hangs"
+NO_CAUSE = "no cause seen"
+_IMPATIENT = re.compile(r"timed? ?out", re.IGNORECASE)
+"""What an SSH client says that gave up waiting."""
 SIGNS = 2
 """Checksum errors that make a hang: the packet and its retransmission died of the same cause."""
 
@@ -49,14 +52,77 @@ class Answer:
         return self.errors.get(node, {}).get(counter, 0)
 
 
+PING_SECONDS = 0.2
+"""From one echo request to the next: the least that iputils' ping grants an ordinary user."""
+_ICMP = {4: "Icmp", 6: "Icmp6"}
+"""How the kernel's names of ICMP counters begin, by IP version."""
+_REFUSALS = ("InDestUnreachs", "InTimeExcds", "InPktTooBigs")
+"""Counters of ICMP errors that say that something sent cannot arrive. Busybox's ping is silent
+about those that it gets, so the kernel is asked (net/ipv4/proc.c, net/ipv6/proc.c)."""
+_REFUSED = re.compile(r"unreachable|no route to host|prohibited|exceeded|too big", re.IGNORECASE)
+"""What ping says where its kernel has no route, and iputils' ping of ICMP errors that it gets."""
+
+
 def ping(lab: Lab, source: str, address: str, count: int = 2) -> Answer:
-    """Send ICMP echo requests; works when every one is answered."""
-    result = lab.node(source).run(f"ping -c {count} -W 10 {address}", check=False)
+    """Send ICMP echo requests to an address; works when every one is answered.
+
+    It does not when one is missing and a cause is seen: a checksum error of ICMP that either end
+    counted, or an ICMP error that came back to the source. A missing answer alone may be a late
+    one, so it tells nothing. The other end is known where the address is that of a node.
+    """
+    client, server = lab.node(source), _owner(lab, address)
+    ends = [client] if server is None or server.name == source else [client, server]
+    before = {node.name: counters(node) for node in ends}
+    result = client.run(f"ping -c {count} -i {PING_SECONDS} -W 10 {address}", check=False)
+    after = {node.name: counters(node) for node in ends}
+    errors = {name: drops.grown(before[name], after[name]) for name in after}
+    said = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
+    refusal = next((line.strip()[:120] for line in said if _REFUSED.search(line)), "")
     match = re.search(r"(\d+) packets transmitted, (\d+) (?:packets )?received", result.stdout)
     if not match:
-        return Answer(None, f"ping said: {(result.stderr or result.stdout).strip()[:120]}")
+        return Answer(False if refusal else None, f"ping said: {refusal or _last(said)}", errors)
     sent, received = int(match[1]), int(match[2])
-    return Answer(received == sent, f"{received} of {sent} answered")
+    text = f"{received} of {sent} answered"
+    if received == sent:
+        return Answer(True, text, errors)
+    families = [_ICMP[version] for version in _versions(address)]
+    damage = [f"{family}InCsumErrors" for family in families]
+    refusals = [family + name for family in families for name in _REFUSALS]
+    causes = [
+        f"{name} counted {grown} {counter}"
+        for name in after
+        for counter, grown in drops.grown(
+            before[name], after[name], damage + (refusals if name == source else [])
+        ).items()
+    ]
+    if refusal:
+        causes.append(refusal)
+    return Answer(False if causes else None, f"{text}: {', '.join(causes) or NO_CAUSE}", errors)
+
+
+def _versions(address: str) -> tuple[int, ...]:
+    """Return the IP version of an address; both for a name, such as another node's."""
+    try:
+        return (ip_address(address).version,)
+    except ValueError:
+        return (4, 6)
+
+
+def _owner(lab: Lab, address: str) -> Node | None:
+    """Return the node that has an address, or that is called so."""
+    try:
+        wanted = str(ip_address(address))
+    except ValueError:
+        wanted = ""
+    for node in lab.nodes:
+        known = {str(one.ip) for interface in node.model.interfaces for one in interface.addresses}
+        if wanted in known or node.name == address:
+            return node
+    return None
+
+
+def _last(lines: Sequence[str]) -> str:
+    return lines[-1].strip()[:120] if lines else "nothing"
 
 
 def ssh(lab: Lab, source: str, destination: str, address: str) -> Answer:
@@ -64,7 +130,7 @@ def ssh(lab: Lab, source: str, destination: str, address: str) -> Answer:
 
     It works when the command's output comes back. It does not when the client says so, or when a
     receiver counts `SIGNS` checksum errors while it waits: a retransmission is summed as the first
-    transmission was, so it cannot fare better.
+    transmission was, so it cannot fare better. A client that gave up waiting tells nothing.
 
     The server is left with `tcp_synack_retries` 0: by its default it would go on answering the
     client of a hang for a minute, and each of these answers would count in what is measured next.
@@ -85,17 +151,20 @@ def ssh(lab: Lab, source: str, destination: str, address: str) -> Answer:
                 return Answer(right, "works" if right else f"reached {said!r}", errors)
             if status is not None:
                 words = job.errors.strip().splitlines()
+                why = words[-1] if words else f"exit status {status}"
                 if not job.begun:  # the way to run anything there failed, not the way under test
-                    why = words[-1] if words else f"exit status {status}"
                     return Answer(None, f"{source} did not run the client: {why}", errors)
-                return Answer(False, words[-1] if words else f"exit status {status}", errors)
+                if not _IMPATIENT.search(why):
+                    return Answer(False, why, errors)
             blamed = [
                 f"{name} counted {grown['TcpInCsumErrors']} TCP checksum errors"
                 for name, grown in errors.items()
                 if grown.get("TcpInCsumErrors", 0) >= SIGNS
             ]
-            if blamed and job.poll() is None:
+            if blamed and (status is not None or job.poll() is None):
                 return Answer(False, f"{HANGS}: {', '.join(blamed)}", errors)
+            if status is not None:
+                return Answer(None, f"the client gave up, {NO_CAUSE}: {why}", errors)
             time.sleep(LOOK_SECONDS)
     finally:
         job.stop()

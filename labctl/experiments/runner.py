@@ -9,6 +9,7 @@ import shlex
 import shutil
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from labctl import topology
@@ -19,7 +20,7 @@ from labctl.experiments.trial import Skip, Trial, state_of
 from labctl.guests.accel import Policy
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Environment, Run, Verdict, host_environment
-from labctl.results.recorder import TOPOLOGY, Recorder
+from labctl.results.recorder import TOPOLOGY, Recorder, numbered
 from labctl.topology import stored
 
 
@@ -46,7 +47,7 @@ def run(
     arms: list[ArmResult] = []
     timings: dict[str, float] = {}
     begun = time.monotonic()
-    partial = True
+    partial, given_up = True, False
     try:
         # A name of its own: a lab of the user's may be up meanwhile.
         name = f"{experiment.name[:30]}-{secrets.token_hex(3)}"
@@ -58,7 +59,7 @@ def run(
         partial = False
     except Skip as why:
         arms.append(_skipped(str(why)))
-        partial = False
+        partial, given_up = False, True
     except LabctlError as error:
         arms.append(_trouble("lab" if lab is None else "body", error))
     except Exception as fault:
@@ -76,7 +77,7 @@ def run(
             recorder.id,
             experiment.name,
             experiment.hypothesis,
-            [*(trial.arms if trial else []), *arms],
+            _together(trial.arms if trial else [], arms),
             environment=environment,
             started=recorder.started,
             timings=timings,
@@ -84,11 +85,20 @@ def run(
             notes=trial.notes if trial else (),
             partial=partial,
             command=_command(experiment, policy),
+            given_up=given_up,
         )
         recorder.finish(record)
         verdict = record.verdict
         emit(Event("experiment", experiment.name, state_of(verdict), str(verdict)))
     return record, recorder.path
+
+
+def _together(tried: list[ArmResult], ours: list[ArmResult]) -> list[ArmResult]:
+    """Add arms of the runner's own to those of the experiment, which may have the same names."""
+    found = list(tried)
+    for arm in ours:
+        found.append(replace(arm, name=numbered(arm.name, [one.name for one in found])))
+    return found
 
 
 def _keep_topology(path: Path, model: topology.Topology) -> None:

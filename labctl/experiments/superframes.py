@@ -38,6 +38,8 @@ HAND_SEGMENT = 1000
 WRONG_SUM = 0x0BAD
 _GSO_TCPV4 = 1
 
+# A pipe's status is that of its last part, so the receiver's own is told before the count.
+_RECEIVE = f"exec 3>&1; {{ timeout {BULK_SECONDS:g} nc -l -p {BULK_PORT}; echo $? >&3; }} | wc -c"
 _LISTENING = rf"grep -qs ':{BULK_PORT:04X} .* 0A ' /proc/net/tcp /proc/net/tcp6"
 
 # Packet sockets only, no code of ours: 263, 15 and 17, 3 are SOL_PACKET, PACKET_VNET_HDR and
@@ -105,11 +107,14 @@ def tally(evidence: Evidence, hop: Hop, destination: str, port: int) -> Tally:
 
 
 def bulk(lab: Lab, source: str, destination: str, address: str) -> Answer:
-    """Send `BULK_BYTES` over TCP to `address` of `destination`; works when all of them arrive."""
+    """Send `BULK_BYTES` over TCP to `address` of `destination`; works when all of them arrive.
+
+    It does not when the connection ended before they had. A receiver that was stopped while it
+    waited, or that counts nothing, tells nothing. Raises `CommandError` when the sender fails.
+    """
     client, server = lab.node(source), lab.node(destination)
     seconds = f"{BULK_SECONDS:g}"
-    line = f"timeout {seconds} nc -l -p {BULK_PORT} | wc -c"
-    receiver = server.start(f"sh -c {shlex.quote(line)}")
+    receiver = server.start(f"sh -c {shlex.quote(_RECEIVE)}")
     deadline = Deadline(BULK_SECONDS, f"a transfer from {source} to {destination}")
     try:
         while not server.run(_LISTENING, check=False).ok:
@@ -118,12 +123,23 @@ def bulk(lab: Lab, source: str, destination: str, address: str) -> Answer:
             f"head -c {BULK_BYTES} /dev/zero | timeout {seconds} nc {address} {BULK_PORT}",
             timeout=BULK_SECONDS,
         )
-        receiver.wait(deadline)
+        ended = receiver.wait(deadline)
     finally:
         receiver.stop()
-    told = receiver.output.strip()
-    arrived = int(told) if told.isdigit() else 0
-    return Answer(arrived == BULK_BYTES, f"{arrived} of {BULK_BYTES} bytes arrived")
+    return _arrived(ended, receiver.output, receiver.errors)
+
+
+def _arrived(ended: int, output: str, errors: str) -> Answer:
+    """Judge what a receiver told: the status of what it received with, and how many bytes came."""
+    match = re.fullmatch(r"(\d+)\s+(\d+)", output.strip())
+    if ended != 0 or not match:
+        said = " ".join((errors.strip() or output.strip() or "nothing").split())[:120]
+        return Answer(None, f"the receiver ended with {ended} and said: {said}")
+    status, arrived = int(match[1]), int(match[2])
+    text = f"{arrived} of {BULK_BYTES} bytes arrived"
+    if arrived != BULK_BYTES and status != 0:  # by `timeout` perhaps: the rest may have been late
+        return Answer(None, f"{text} until the receiver ended with {status}")
+    return Answer(arrived == BULK_BYTES, text)
 
 
 def send_unmarked(lab: Lab, source: Node, destination: Node) -> None:

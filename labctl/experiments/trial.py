@@ -13,11 +13,15 @@ from labctl.errors import LabctlError
 from labctl.events import Emit, Event, State, silent
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Verdict
-from labctl.results.recorder import capture_name
+from labctl.results.recorder import capture_name, file_stem, numbered
 
 
 class Skip(Exception):  # noqa: N818 - it is not an error, and reads better so
-    """Raise it in an experiment to say why an arm, or all of it, cannot be tried here."""
+    """Raise it in an experiment to say why an arm, or all of it, cannot be tried here.
+
+    It decides: what passed before does not make that arm, or that run, a pass. What failed before
+    does make it a fail, and what could not be told an error.
+    """
 
 
 class Arm:
@@ -29,9 +33,10 @@ class Arm:
         self.description = description
         self.checks: list[Check] = []
         self.offloads: dict[str, dict[str, dict[str, bool]]] = {}
+        self._given_up = False
         self._captures = captures
         self._emit = emit
-        self._begun = time.monotonic()
+        self._begun = self._checked = time.monotonic()
 
     def check(
         self,
@@ -48,8 +53,13 @@ class Arm:
         return self._add(name, verdict, expected, observed, evidence, hop)
 
     def skip(self, name: str, expected: str, why: str) -> None:
-        """Record that a check was not tried, and why."""
+        """Record that a check was not tried, and why; the others make the arm's verdict."""
         self._add(name, Verdict.SKIP, expected, why, (), None)
+
+    def give_up(self, why: str) -> None:
+        """Record why the rest of the arm was not tried: it can no longer pass."""
+        self._given_up = True
+        self.skip("arm", "to be tried", why)
 
     def error(self, name: str, what: str, evidence: Iterable[str] = ()) -> None:
         """Record that something could not be told."""
@@ -64,7 +74,8 @@ class Arm:
         evidence: Iterable[str],
         hop: str | None,
     ) -> bool:
-        seconds = time.monotonic() - self._begun
+        before, self._checked = self._checked, time.monotonic()
+        seconds = self._checked - before
         check = Check(name, verdict, expected, observed, tuple(evidence), hop, seconds)
         self.checks.append(check)
         detail = f"{verdict}: {name}: {observed}"
@@ -81,7 +92,12 @@ class Arm:
         """Return what this arm came to."""
         seconds = time.monotonic() - self._begun
         return ArmResult.judge(
-            self.name, self.description, self.checks, offloads=self.offloads, seconds=seconds
+            self.name,
+            self.description,
+            self.checks,
+            offloads=self.offloads,
+            seconds=seconds,
+            given_up=self._given_up,
         )
 
 
@@ -100,13 +116,14 @@ class Trial:
         self.story: list[str] = []
         """Lines of the page a newcomer reads; the body appends to it."""
         self.notes: list[str] = []
+        self._names: list[str] = []
         self._captures = captures
         self._scratch = scratch
         self._emit = emit
 
     def scratch(self, name: str) -> Path:
         """Return a folder for an arm's raw streams; it goes with the lab."""
-        folder = self._scratch / name.replace("/", "-").replace(" ", "-")
+        folder = self._scratch / file_stem(name)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -114,8 +131,11 @@ class Trial:
     def arm(self, name: str, description: str) -> Iterator[Arm]:
         """Run one arm: a failed `assert` is a fail, a fault of the lab an error; the next goes on.
 
-        Whatever the arm changed must be undone by its own `with` blocks.
+        Whatever the arm changed must be undone by its own `with` blocks. A name that was used
+        before is numbered: `try`, `try #2`.
         """
+        name = numbered(name, self._names)
+        self._names.append(name)
         self._emit(Event("arm", name, "start", description))
         arm = Arm(name, description, self._captures, self._emit)
         try:
@@ -123,7 +143,7 @@ class Trial:
         except AssertionError as failed:
             arm.check("assertion", "to hold", str(failed) or "it does not hold", False)
         except Skip as why:
-            arm.skip("arm", "to be tried", str(why))
+            arm.give_up(str(why))
         except LabctlError as error:
             told = [line for line in (error.hint, *error.detail.splitlines()) if line]
             arm.error("arm", error.message, told)

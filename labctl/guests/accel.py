@@ -39,14 +39,20 @@ def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _answer_file() -> Path:
+def answer_file() -> Path:
+    """Return where the answer is kept until the host boots again; who removes it asks anew."""
     return paths.cache() / "kvm.json"
+
+
+def kept() -> str:
+    """Say where the answer is kept, and how to ask again."""
+    return f"the answer is kept until the host boots again; to ask anew: rm {answer_file()}"
 
 
 def remembered() -> bool | None:
     """Return what the probe found since the host booted, or None if it has not run."""
     try:
-        answer = json.loads(_answer_file().read_text())
+        answer = json.loads(answer_file().read_text())
         if answer["boot"] == _boot() and answer["user"] == os.geteuid():
             return bool(answer["works"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -54,14 +60,9 @@ def remembered() -> bool | None:
     return None
 
 
-def forget() -> None:
-    """Drop the remembered answer, so that the next `auto` probes again."""
-    _answer_file().unlink(missing_ok=True)
-
-
 def _remember(works: bool) -> None:
     """Keep the answer; a cache that cannot be written to keeps none, and the next `up` asks."""
-    target = _answer_file()
+    target = answer_file()
     part = target.with_name(f".{target.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,12 +73,15 @@ def _remember(works: bool) -> None:
             part.unlink(missing_ok=True)
 
 
-def probe(kernel: Path, initramfs: Path, cmdline: str, capabilities: Path) -> bool:
-    """Boot a kernel under KVM in a world of its own; say whether it reached user space."""
+def probe(kernel: Path, initramfs: Path, memory: int, cmdline: str, capabilities: Path) -> bool:
+    """Boot a kernel under KVM in a world of its own; say whether it reached user space.
+
+    `memory` (MiB) must be enough for it: else a no would be told of KVM, and kept.
+    """
     with scratch.world() as world:
         directory = world.directory
         guest = Guest(
-            name="probe", domain="probe", memory=128, vcpus=1,
+            name="probe", domain="probe", memory=memory, vcpus=1,
             kernel=kernel, initramfs=initramfs,
             cmdline=cmdline, nics=(), console=directory / "c", log=directory / "log",
         )  # fmt: skip
@@ -89,29 +93,33 @@ def choose(
     policy: Policy,
     kernel: Path,
     initramfs: Path,
+    memory: int,
     cmdline: str,
     capabilities: Path,
     emit: Emit = silent,
 ) -> Accel:
     """Decide the accelerator by a real boot, remembered until the host boots again.
 
-    Raises `HostError` when the policy is `require` and KVM does not run guests.
+    `memory` is what the kernel and initramfs need (MiB). Raises `HostError` when the policy is
+    `require` and KVM does not run guests.
     """
     if policy == "off":
         return "tcg"
     why = obstacle()
+    hint = "use --accel auto, or run: labctl doctor"
     works = False
     if not why:
         answer = remembered()
         if answer is None:
             emit(Event("accel", "kvm", "start", "does KVM boot a kernel on this host?"))
-            answer = probe(kernel, initramfs, cmdline, capabilities)
+            answer = probe(kernel, initramfs, memory, cmdline, capabilities)
             _remember(answer)
             emit(Event("accel", "kvm", "done", "yes" if answer else "no; guests run under TCG"))
         works = answer
         why = "" if works else f"a kernel under KVM did not reach user space in {PROBE_SECONDS:g} s"
+        hint = f"use --accel auto; {kept()}"
     if works:
         return "kvm"
     if policy == "require":
-        raise HostError(f"KVM is required, but {why}", "use --accel auto, or run: labctl doctor")
+        raise HostError(f"KVM is required, but {why}", hint)
     return "tcg"

@@ -155,6 +155,11 @@ def connect(hypervisor: Hypervisor) -> Any:
         return connection
 
 
+def open_early(hypervisor: Hypervisor) -> None:
+    """Open this process's connection before it is needed; raises as `connect` does."""
+    connect(hypervisor)
+
+
 def versions(hypervisor: Hypervisor) -> dict[str, str]:
     """Return the versions of libvirt and of the hypervisor it drives, as `1.2.3`."""
 

@@ -99,17 +99,22 @@ def boot_lines(topology: Topology, node: Node, client: Key, hostkeys: Mapping[st
     for one in node.interfaces:
         words = [one.mac, one.name, str(one.mtu), *map(str, one.addresses)]
         lines.append(f"iface {' '.join(words)}")
-    lines += [f"route {route.to} {route.via}" for route in node.routes]
-    for interface in node.interfaces:
-        guest = interface.offload.guest
-        if guest:
-            wanted = " ".join(f"{name} {'on' if on else 'off'}" for name, on in guest.items())
-            lines.append(f"offload {interface.name} {wanted}")
+    lines += setting_lines(node)
     for other in topology.nodes.values():
         if other.name == node.name:
             continue
         lines += [f"peer {address} {other.name}" for address in _addresses(other)]
     return "\n".join(lines) + "\n"
+
+
+def setting_lines(node: Node) -> list[str]:
+    """Write what is set where the interfaces are there: a node's routes and guest offloads."""
+    lines = [f"route {route.to} {route.via}" for route in node.routes]
+    for interface in node.interfaces:
+        if guest := interface.offload.guest:
+            wanted = " ".join(f"{name} {'on' if on else 'off'}" for name, on in guest.items())
+            lines.append(f"offload {interface.name} {wanted}")
+    return lines
 
 
 def known_lines(topology: Topology, node: Node, hostkeys: Mapping[str, Key]) -> str:

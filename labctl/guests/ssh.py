@@ -16,7 +16,9 @@ from labctl.guests.spec import link_local
 
 CONFIG = "ssh_config"
 SOCKETS = "c"
-"""Folder of the connections that are shared, each a socket."""
+"""Folder of the connections that are shared, each a socket with the name of its node."""
+BEGINNING = "." + "x" * 16
+"""What ssh(1) puts behind a socket's name until it listens (OpenSSH's muxserver_listen, mux.c)."""
 WAYS = "ways"
 """Folder of the ways to hosts that are not of the lab's own (`write_way`)."""
 

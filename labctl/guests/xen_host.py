@@ -25,8 +25,18 @@ DOM0_CMDLINE = (
 `rootfstype`: a tmpfs would take half of dom0's memory at most, and the initramfs wants more."""
 COMMAND_LINE_LIMIT = 1023
 """Characters of a PV guest's command line: MAX_GUEST_CMDLINE in Xen's public/xen.h, less NUL."""
+MGMT_MTU = 1500
 BOOT_FOLDER = "/run/labctl/boot"
 """Where dom0 finds the kernels and initramfs of its guests, each by `drive_serial(file)`."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """One of the host's own NICs, in a bridge of dom0."""
+
+    nic: Nic
+    mtu: int
+    """Octets; at most the bridge's."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +47,21 @@ class Bridge:
     mtu: int
     addresses: tuple[str, ...] = ()
     """Of dom0 itself, such as `10.0.0.1/24`; without any the bridge is silent."""
-    uplinks: tuple[Nic, ...] = ()
-    """The host's own NICs that join it with a bridge outside."""
+    uplinks: tuple[Port, ...] = ()
+    """What joins it with a bridge outside."""
 
 
-def boot_lines(name: str, mgmt: Nic, bridges: Sequence[Bridge], client: Key, hostkey: Key) -> str:
+def boot_lines(
+    name: str,
+    mgmt: Nic,
+    bridges: Sequence[Bridge],
+    settings: Sequence[str],
+    client: Key,
+    hostkey: Key,
+) -> str:
     """Write what dom0's init reads: one setting a line (docs/images.md, the boot contract)."""
-    control = Bridge(MGMT_BRIDGE, 1500, (f"{link_local(mgmt.mac)}/64",), (mgmt,))
+    address = f"{link_local(mgmt.mac)}/64"
+    control = Bridge(MGMT_BRIDGE, MGMT_MTU, (address,), (Port(mgmt, MGMT_MTU),))
     lines = [
         f"host {name}",
         f"hostkey {hostkey.dropbear}",
@@ -51,8 +69,9 @@ def boot_lines(name: str, mgmt: Nic, bridges: Sequence[Bridge], client: Key, hos
     ]
     for bridge in (control, *bridges):
         lines.append(" ".join(["bridge", bridge.name, str(bridge.mtu), *bridge.addresses]))
-        lines += [f"port {nic.mac} {nic.name} {bridge.mtu} {bridge.name}" for nic in bridge.uplinks]
-    return "\n".join(lines) + "\n"
+        for port in bridge.uplinks:
+            lines.append(f"port {port.nic.mac} {port.nic.name} {port.mtu} {bridge.name}")
+    return "\n".join([*lines, *settings]) + "\n"
 
 
 def guest(
@@ -66,6 +85,7 @@ def guest(
     vcpus: int,
     mgmt: Nic,
     bridges: Sequence[Bridge],
+    settings: Sequence[str] = (),
     drives: Sequence[Path],
     client: Key,
     hostkey: Key,
@@ -74,9 +94,10 @@ def guest(
 ) -> Guest:
     """Return a Xen host as a guest that `labctl.guests.driver.start` can start.
 
-    `hypervisor` and `kernel` are ELF files, `drives` the files that its own guests boot. Writes the
-    configuration and keeps the console's log below `directory`, the lab's. Raises `UsageError` when
-    `memory` (MiB) leaves nothing for guests.
+    `hypervisor` and `kernel` are ELF files, `settings` further lines for dom0's init
+    (`spec.setting_lines`), `drives` the files that its own guests boot. Writes the configuration
+    and keeps the console's log below `directory`, the lab's. Raises `UsageError` when `memory`
+    (MiB) leaves nothing for guests.
     """
     least = dom0_memory + XEN_MEMORY
     if memory <= least:
@@ -88,7 +109,7 @@ def guest(
     console.mkdir(exist_ok=True)
     config = console / f"{name}.conf"
     config.touch(mode=0o600)  # it holds the host's key
-    config.write_text(boot_lines(name, mgmt, bridges, client, hostkey))
+    config.write_text(boot_lines(name, mgmt, bridges, settings, client, hostkey))
     return Guest(
         name=name,
         domain=domain,
@@ -100,7 +121,7 @@ def guest(
             "console=com1 com1=115200,8n1 bootscrub=0 spec-ctrl=no xpti=0 "
             f"dom0_max_vcpus=1 dom0_mem={dom0_memory}M,max:{dom0_memory}M"
         ),
-        nics=(*(nic for bridge in bridges for nic in bridge.uplinks), mgmt),
+        nics=(*(port.nic for bridge in bridges for port in bridge.uplinks), mgmt),
         console=console / f"{name}.sock",
         log=console / f"{name}.log",
         cpu=CPU,

@@ -65,7 +65,7 @@ def explain(
     if not every.any():
         return ["The file holds no frames."]
     said = _bad(every, flows)
-    said += _open(every, hosts, flows, unmarked)
+    said += _open(every, _senders(pairs, hosts), flows, unmarked)
     said += _tunnelled(pairs)
     said += _merged(every, hosts)
     if every[Kind.CUT]:
@@ -99,14 +99,27 @@ def _bad(every: Ints, flows: Sequence[tuple[Flow, Ints]]) -> list[str]:
     ]
 
 
+def _senders(pairs: Ints, hosts: Sequence[Host]) -> list[Host]:
+    """Return who left sums open.
+
+    A tunnel's sum counts on that of the packet inside: where all that is open inside lies in such
+    packets, it is theirs to be told, and those who sent it into the tunnel are not further senders.
+    """
+    senders = [host for host in hosts if host.offloads]
+    inside = sum(host.offloads for host in senders if host.vni is not None)
+    carried = pairs[Kind.PARTIAL, [Kind.PARTIAL, Kind.PARTIAL_DATA]].sum()
+    if inside and inside == carried:
+        senders = [host for host in senders if host.vni is None] or senders
+    return senders
+
+
 def _open(
     every: Ints,
-    hosts: Sequence[Host],
+    senders: Sequence[Host],
     flows: Sequence[tuple[Flow, Ints]],
     unmarked: Sequence[str] | None,
 ) -> list[str]:
     """Speak of sums that were left open, and of who left them so."""
-    senders = [host for host in hosts if host.offloads]
     said = []
     if every[Kind.PARTIAL_MARKED]:
         said.append(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from labctl.capture.judge import VNET_DATA_VALID, VNET_NEEDS_CSUM, VnetHeader
+from labctl.capture.judge import GSO_TYPES, VNET_DATA_VALID, VNET_NEEDS_CSUM, VnetHeader
 from labctl.inspect.batch import Batch, Interface, Ints, Windows
 from labctl.inspect.fields import Fields
 from labctl.inspect.source import HINT, LONGEST, Ending, FormatError
@@ -25,7 +25,6 @@ _MOST_OPTIONS = 1 << 17
 """Bytes of options behind a frame that are believed."""
 _COMMENT, _APPLICATION, _NAME, _DESCRIPTION, _RESOLUTION, _OFFSET = 1, 4, 2, 3, 9, 14
 _METADATA = {"needs_csum": VNET_NEEDS_CSUM, "data_valid": VNET_DATA_VALID}
-_SEGMENTATION = {"tcpv4": 1, "udp": 3, "tcpv6": 4, "udp_l4": 5}
 """The words of labctl's comments, see labctl.capture.judge."""
 _MTU = re.compile(r"\bMTU (\d+)")
 
@@ -263,4 +262,4 @@ def _told(options: dict[int, bytes]) -> VnetHeader:
     words = comment.partition(" - ")[0].partition(": ")[2].split(", ")
     flags = sum(_METADATA.get(word, 0) for word in words)
     kinds = [word.removeprefix("gso ") for word in words if word.startswith("gso ")]
-    return VnetHeader(flags, _SEGMENTATION.get(kinds[0], 0) if kinds else 0, 0, 0, 0, 0)
+    return VnetHeader(flags, GSO_TYPES.get(kinds[0], 0) if kinds else 0, 0, 0, 0, 0)

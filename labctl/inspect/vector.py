@@ -6,7 +6,7 @@ judge itself, so that the answers are the same (a property test compares the two
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labctl.capture.frame import ETH_P_IP, ETH_P_IPV6, ICMP, ICMPV6, SCTP, TCP, UDP
-from labctl.capture.vxlan import HEADER, PORTS, VNI_VALID
+from labctl.capture.judge import Checksum
+from labctl.capture.vxlan import HEADER, PORTS, TUNNEL_PORTS, VNI_VALID
 from labctl.inspect import links
 from labctl.inspect.batch import Batch, Ints, Kinds, Words
 from labctl.inspect.crc import sctp_crcs
@@ -255,13 +256,21 @@ class _Pass:
         if partial.any():
             kinds[partial] = self._partial(packets, np.flatnonzero(partial))
         kinds[room < covered] = Kind.CUT
-        kinds[udp & (value == 0)] = Kind.ABSENT if packets.version == 4 else Kind.BAD
+        port = fields.u16(at + 2)
+        unsummed = udp & (value == 0)
+        kinds[unsummed] = Kind.BAD
+        kinds[unsummed & (_is_one_of(port, TUNNEL_PORTS) | (packets.version == 4))] = Kind.ABSENT
         kinds[(told != 0) & ((told < 8) | (told > length))] = Kind.BAD
         after = place + 2 + 2 * sctp
         hidden = (room < after) | (length < after)
         kinds[hidden] = np.where(room < length, Kind.CUT, Kind.MALFORMED)[hidden]
         kinds[place == 0] = Kind.NO_CHECKSUM
         kinds[fragment] = Kind.FRAGMENT
+        tunnel = udp & _is_one_of(port, PORTS)
+        doubted = tunnel & (kinds == Kind.BAD) & ~unsummed
+        if doubted.any():
+            counting = self._counting(frames, packets, np.flatnonzero(doubted))
+            kinds[counting] = self._partial(packets, counting)
         frames.kinds[packets.row] = kinds
         ported = (tcp & (room >= 14) & (length >= 20)) | (udp & (room >= 4) & (length >= 8))
         ported |= sctp & (room >= 4) & (length >= 12)
@@ -272,7 +281,7 @@ class _Pass:
         if frames.vni is not None:
             columns.append(frames.vni[packets.row].astype(np.uint64))
         self._result.groups.append(group(columns, kinds))
-        carried = np.flatnonzero(udp & ported & _is_vxlan(fields.u16(at + 2)))
+        carried = np.flatnonzero(tunnel & ported)
         return self._vxlan(packets, carried, covered)
 
     def _crc(self, which: Ints, packets: _Packets, right: Truths, partial: Truths) -> None:
@@ -290,6 +299,17 @@ class _Pass:
         kinds = np.where(data, np.uint8(Kind.PARTIAL_DATA), np.uint8(Kind.PARTIAL))
         kinds[packets.merged[which]] = Kind.PARTIAL_MERGED
         return kinds
+
+    def _counting(self, frames: _Frames, packets: _Packets, which: Ints) -> Ints:
+        """Return those of the tunnel packets that count on what is inside, as the judge says."""
+        found = []
+        for one, row in zip(which.tolist(), packets.row[which].tolist(), strict=True):
+            frame = self._batch.window[int(frames.start[row]) : int(frames.stop[row])].tobytes()
+            # Where its IP header tells its length, the MTU has no part in it.
+            seen = examine(frames.link, frame, int(frames.original[row]), len(frame))
+            if seen.judgement and seen.judgement.state is Checksum.PARTIAL:
+                found.append(one)
+        return np.array(found, np.int64)
 
     def _vxlan(self, packets: _Packets, which: Ints, covered: Ints) -> _Carried:
         """Return the frames inside those packets that are whole enough to hold one."""
@@ -347,7 +367,8 @@ def _is_vlan(ethertype: Ints) -> Truths:
     return result
 
 
-def _is_vxlan(port: Ints) -> Truths:
-    first, second = PORTS
-    result: Truths = (port == first) | (port == second)
+def _is_one_of(port: Ints, ports: Iterable[int]) -> Truths:
+    result = np.zeros(len(port), np.bool_)
+    for one in ports:
+        result |= port == one
     return result

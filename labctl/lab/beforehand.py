@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from labctl.errors import HostError, UsageError
-from labctl.images import Image
-from labctl.lab import hosted, real
+from labctl.guests import ssh
+from labctl.images import Image, modules
+from labctl.lab import hosted, real, state
 from labctl.topology.model import DOM0_MEMORY, XEN_MEMORY, Node, Topology
 
 QEMU_MEMORY = 160
 """MiB that a guest's QEMU takes beside the guest's memory; seen under TCG: 160 to 230."""
+DRIVERS = {"e1000": "e1000", "e1000e": "e1000e", "rtl8139": "8139cp", "vmxnet3": "vmxnet3"}
+"""The kernel module that each NIC of QEMU's needs, as far as not every image has it. 8139too leaves
+QEMU's rtl8139 alone: it is the newer chip (rtl8139_init_one, 8139too.c)."""
 MEMINFO = Path("/proc/meminfo")
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -31,6 +36,7 @@ def check(topology: Topology, images: Mapping[str, Image], uri: str = "") -> Non
                 f"write memory: {image.memory} (or more) in the topology",
             )
         hosted.check(node, image)
+        _check_drivers(node, image)
     if real.is_meant(uri):
         return
     needed, free = needed_memory(topology), free_memory()
@@ -38,6 +44,38 @@ def check(topology: Topology, images: Mapping[str, Image], uri: str = "") -> Non
         raise HostError(
             f"{topology.name} takes about {needed} MiB of memory, and this host has {free} left",
             "end other labs (labctl status) or programs, or leave nodes out of the topology",
+        )
+
+
+def _check_drivers(node: Node, image: Image) -> None:
+    """Raise `UsageError` for a NIC that an image is known to have no driver for.
+
+    What a kernel or an initramfs of the user's own brings is theirs to know.
+    """
+    wanted = {one.name: one.model for one in node.interfaces if one.model in DRIVERS}
+    if not wanted or node.kernel or node.initramfs:
+        return
+    there = modules.names(image.initramfs)
+    for name, model in wanted.items():
+        if there and DRIVERS[model] not in there:
+            other = "image: xen-host" if node.hypervisor else "image: micro-generic and memory: 160"
+            raise UsageError(
+                f"{node.name}'s {name} is {model}, "
+                f"but its image {image.name} has no driver for that ({DRIVERS[model]})",
+                f"write {other}, or model: virtio",
+            )
+
+
+def check_sockets(topology: Topology, directory: Path) -> None:
+    """Raise `UsageError` when the names of nodes are too long for sockets in a lab's directory."""
+    node = max(topology.nodes, key=len)
+    longest = directory / ssh.SOCKETS / (node + ssh.BEGINNING)
+    over = len(os.fsencode(longest)) - state.SOCKET_LIMIT
+    if over > 0:
+        raise UsageError(
+            f"the path {directory} and the name {node} are {over} "
+            f"character{'s'[: over != 1]} too long for the socket of an SSH connection",
+            "set LABCTL_RUNTIME_DIR to a shorter path, or give the lab or the node a shorter name",
         )
 
 

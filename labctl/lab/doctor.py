@@ -151,7 +151,8 @@ def _kvm() -> Iterator[Finding]:
     else:
         yield Finding(
             "KVM", "skip", "/dev/kvm opens, but a stock kernel does not boot under it; TCG is used",
-            "nested virtualisation is incomplete here; use a host where it is whole",
+            "nested virtualisation is incomplete here; use a host where it is whole; "
+            + accel.kept(),
         )  # fmt: skip
 
 

@@ -82,7 +82,7 @@ class Dom0(Place):
         line = f"exec {shlex.join([*self.python, '-m', 'labctl.world.agent'])} 2>>{log}"
         # The pid in the world, to end it by.
         words = ["sh", "-c", 'echo $$ >"$0"; exec "$@"', str(self._pid), *self._ssh(), line]
-        started = Agent([*self._world.enter(), *words], self._why_closed)
+        started = Agent.start([*self._world.enter(), *words], self._why_closed)
         threading.Thread(
             target=self._watch, args=[self._over], daemon=True, name="labctl-dom0"
         ).start()

@@ -84,7 +84,10 @@ def host_guest(known: State, node: Node, domain: str, directory: Path) -> Guest:
     assert image.hypervisor, "checked before"
     inside = known.topology.inside(node.name)
     *own, mgmt = nics(node)
-    uplinks = {one.network: nic for one, nic in zip(node.interfaces, own, strict=True)}
+    uplinks = {
+        one.network: xen_host.Port(nic, one.mtu)
+        for one, nic in zip(node.interfaces, own, strict=True)
+    }
     return xen_host.guest(
         node.name,
         domain,
@@ -103,6 +106,7 @@ def host_guest(known: State, node: Node, domain: str, directory: Path) -> Guest:
             )
             for network in inside.networks
         ],
+        settings=spec.setting_lines(node),
         drives=[file for one in inside.nodes for file in _files(known, one)],
         client=known.client,
         hostkey=known.hostkeys[node.name],

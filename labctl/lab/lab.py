@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh, xen
 from labctl.guests.spec import Accel, Guest, boot_lines, command_line, known_lines
 from labctl.images import Image
-from labctl.lab import beforehand, ending, hosted, real, shared, state, status
+from labctl.lab import beforehand, ending, hosted, naming, real, shared, state, status
 from labctl.lab.node import Node
 from labctl.lab.router import Router
 from labctl.network import features, links
@@ -31,8 +30,6 @@ from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
 from labctl.world.host import Host
 from labctl.world.space import Space
-
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
 class Lab:
@@ -70,16 +67,17 @@ class Lab:
     ) -> Lab:
         """Bring a topology up: all of it, or nothing is left.
 
-        Unless `keep` is set the lab ends with this process, however that ends. With the `uri` of a
-        system's libvirt the lab lives in the host's own namespaces; then only `down` ends it.
+        It is called `name`, by default after the topology (`labctl.lab.naming`). Unless `keep` is
+        set the lab ends with this process, however that ends. With the `uri` of a system's libvirt
+        the lab lives in the host's own namespaces; then only `down` ends it.
         An `agent` may have been started ahead (`labctl.lab.ahead`), unless there is a `uri`.
-        Raises `UsageError` for a name that is taken, `HostError`, `GuestError` or `DeadlineError`
-        for what failed.
+        Raises `UsageError` for a name that is wrong or taken, `HostError`, `GuestError` or
+        `DeadlineError` for what failed.
         """
-        name = name or topology.name
-        if not NAME.fullmatch(name):
-            raise UsageError(f"{name!r} is not a name for a lab", "use a-z, 0-9 and -, 40 at most")
+        name = naming.from_topology(topology.name) if name is None else name
+        naming.check(name)
         folder = state.directory(name)
+        beforehand.check_sockets(topology, folder)
         if uri:
             hosted.check_shared(topology, uri)
         begun = time.monotonic()
@@ -164,6 +162,8 @@ class Lab:
         with _timed(self.timings, "network"):
             self._emit(Event("network", self.name, "start"))
             if not self._state.uri:
+                # Beside the network; whoever needs it first hears of what goes wrong.
+                self.world.agent().begin(driver.open_early, self.hypervisor)
                 self.world.call(links.leave_bridges_alone)
             if not self._is_real:
                 self.world.call(links.build, self.topology)
@@ -404,10 +404,19 @@ class Lab:
 
 
 def _choose_accel(policy: accel.Policy, found: Mapping[str, Image], emit: Emit) -> Accel:
-    """Decide with an image of ours: a user's own kernel may be the very thing that is broken."""
-    image = next(iter(found.values()))
+    """Decide with an image of ours: a user's own kernel may be the very thing that is broken.
+
+    With the smallest, because the first lab after a boot of the host waits for it.
+    """
+    image = min(found.values(), key=lambda one: (one.memory, one.name))
     return accel.choose(
-        policy, image.kernel, image.initramfs, images.CMDLINE, paths.cache() / "libvirt", emit
+        policy,
+        image.kernel,
+        image.initramfs,
+        image.memory,
+        images.CMDLINE,
+        paths.cache() / "libvirt",
+        emit,
     )
 
 

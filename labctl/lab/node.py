@@ -93,6 +93,11 @@ class Node:
         self.model = node
         self.name = node.name
 
+    @property
+    def directory(self) -> Path:
+        """The lab's directory on the host."""
+        return self._directory
+
     def interface(self, name: str = "eth0") -> model.Interface:
         """Return an interface by its name in the guest; raises `UsageError` for an unknown one."""
         for interface in self.model.interfaces:

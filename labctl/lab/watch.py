@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from labctl.capture import drops
 from labctl.capture.session import Capture, Handle, Point, Spawn, guest_point, host_point
 from labctl.capture.xenflags import FlagsWatch
+from labctl.errors import LabctlError
 from labctl.guests.begun import Begun
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
@@ -84,9 +87,10 @@ def counters(node: Node) -> dict[str, int]:
 class DropWatch:
     """The drops a guest's kernel tells of, from the moment it was made."""
 
-    def __init__(self, node: Node, why_not: str) -> None:
+    def __init__(self, node: Node, token: str, why_not: str) -> None:
         """Hold a started watch; `watch_drops` makes one."""
         self._node = node
+        self._token = token
         self.why_not = why_not
         """Why this guest's kernel cannot tell, empty when it can."""
 
@@ -94,19 +98,57 @@ class DropWatch:
         """Return the drops so far."""
         if self.why_not:
             return ()
-        return drops.parse_drops(self._node.run(drops.READ_COMMAND).stdout)
+        return drops.parse_drops(self._node.run(drops.read_command(self._token)).stdout)
 
 
 @contextlib.contextmanager
 def watch_drops(node: Node, reasons: Iterable[str] = ()) -> Iterator[DropWatch]:
-    """Record packet drops with their reasons in a guest for the length of a `with` block."""
-    why_not = ""
+    """Record packet drops with their reasons in a guest for the length of a `with` block.
+
+    Any number of watches may go on in a guest at once. What a killed one left is removed here.
+    """
+    with _claimed(node) as claim:
+        token, why_not = claim.name, ""
+        try:
+            there = node.run(drops.watch_command(token, reasons)).stdout
+        except CommandError as refused:
+            why_not = f"the kernel of {node.name} does not trace drops: {refused.message}"
+        try:
+            if not why_not:
+                _sweep(node, drops.watching(there))
+            yield DropWatch(node, token, why_not)
+        finally:
+            node.run(drops.unwatch_command(token), check=not why_not)
+            claim.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _claimed(node: Node) -> Iterator[Path]:
+    """Give a new watch's file in the lab's directory, named by its token and locked by us.
+
+    The lock ends with its process, however that ends. The file outlives a watch that could not be
+    ended, so that whoever comes next knows it for a leftover.
+    """
+    claim = node.directory / "watches" / secrets.token_hex(4)
     try:
-        node.run(drops.watch_command(reasons))
-    except CommandError as refused:
-        why_not = f"the kernel of {node.name} does not trace drops: {refused.message}"
-    try:
-        yield DropWatch(node, why_not)
-    finally:
-        if not why_not:
-            node.run(drops.UNWATCH_COMMAND)
+        claim.parent.mkdir(exist_ok=True)
+        file = claim.open("x")
+    except OSError as wrong:
+        raise LabctlError(f"cannot watch drops in {node.name}: {wrong}") from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield claim
+
+
+def _sweep(node: Node, tokens: Iterable[str]) -> None:
+    """Remove what watches have left in a guest whose processes are dead.
+
+    A watch is locked before it is made, so one that is there and not locked has no owner; what has
+    no file here is not known, and left alone.
+    """
+    for token in tokens:
+        claim = node.directory / "watches" / token
+        with contextlib.suppress(OSError), claim.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            node.run(drops.unwatch_command(token), check=False)
+            claim.unlink(missing_ok=True)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from labctl.capture.journey import Fate, Happening, Journey
 from labctl.capture.judge import Checksum
 from labctl.report.gather import Arm, Report
-from labctl.results.model import Check, Verdict
+from labctl.results.model import Check, Run, Verdict
 
 _FEW = 3
 _LONG = 110
 """Characters of what was observed that a headline quotes."""
 
-VERDICTS = {
+_VERDICTS = {
     Verdict.PASS: "The hypothesis holds: every check came out as it says.",
     Verdict.FAIL: "The hypothesis does not hold here: something else was observed.",
     Verdict.ERROR: "It could not be told: the host, a guest or the lab failed before an answer.",
@@ -45,6 +45,24 @@ class Cure:
     """Whether it is the broken arm that the others are compared with."""
 
 
+def meaning(run: Run) -> str:
+    """Say in a sentence what a run's verdict means."""
+    skipped = len(_skipped(run))
+    if run.verdict is Verdict.PASS and skipped:
+        were = "1 was" if skipped == 1 else f"{skipped} were"
+        return (
+            "The hypothesis holds as far as it was tried: every check that was made came out as it "
+            f"says, {were} skipped."
+        )
+    if run.verdict is Verdict.SKIP and any(arm.verdict is Verdict.PASS for arm in run.arms):
+        return "It was not tried to its end."
+    return _VERDICTS[run.verdict]
+
+
+def _skipped(run: Run) -> list[Check]:
+    return [check for arm in run.arms for check in arm.checks if check.verdict is Verdict.SKIP]
+
+
 def find(report: Report) -> Finding:
     """Return the finding of a run."""
     run = report.run
@@ -72,26 +90,29 @@ def find(report: Report) -> Finding:
 
 
 def _checks(report: Report) -> str:
-    count = sum(len(arm.result.checks) for arm in report.arms)
-    return "the one check" if count == 1 else f"all {count} checks"
+    skipped = len(_skipped(report.run))
+    count = sum(len(arm.result.checks) for arm in report.arms) - skipped
+    made = "the one check" if count == 1 else f"all {count} checks"
+    return f"{made} that {'was' if count == 1 else 'were'} made" if skipped else made
 
 
 def _trouble(report: Report) -> str:
     run = report.run
+    if run.verdict is Verdict.SKIP:  # what was raised comes last, after any single check's skip
+        return f"Not tried: {_short(_skipped(run)[-1].observed)}."
     for arm in report.arms:
         for check in arm.result.checks:
             if check.verdict is run.verdict:
                 return _sentence(arm, check)
     if run.partial:
         return "It was stopped before everything was tried."
-    return VERDICTS[run.verdict]
+    return _VERDICTS[run.verdict]
 
 
 def _sentence(arm: Arm, check: Check) -> str:
     start = {
         Verdict.FAIL: "Not as expected",
         Verdict.ERROR: "It could not be told",
-        Verdict.SKIP: "Not tried",
     }[check.verdict]
     observed = _short(check.observed)
     if check.verdict is not Verdict.FAIL:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from labctl.capture import pcapng
 from labctl.capture.frame import Packet
 from labctl.capture.journey import Journey
 from labctl.capture.journey_build import follow
@@ -137,8 +138,10 @@ def from_record(directory: Path, run: Run) -> Report:
     """Return the report of the run that is recorded in `directory`."""
     topology = _topology(directory)
     nodes = list(topology.nodes) if topology else list(run.environment.guest_kernels)
+    files = [capture_name(result.name) for result in run.arms]
     arms = tuple(
-        _arm(number, result, directory, nodes, topology) for number, result in enumerate(run.arms)
+        _arm(number, result, directory, nodes, topology, shared=files.count(files[number]) > 1)
+        for number, result in enumerate(run.arms)
     )
     told = {} if run.verdict in (Verdict.PASS, Verdict.SKIP) else _consoles(directory)
     captures = tuple(f"captures/{one.name}" for one in sorted(directory.glob("captures/*.pcapng")))
@@ -158,10 +161,15 @@ def _arm(
     directory: Path,
     nodes: Sequence[str],
     topology: Topology | None,
+    *,
+    shared: bool,
 ) -> Arm:
     file = directory / "captures" / capture_name(result.name)
+    if shared and file.exists():  # a record from before names that were used again were numbered
+        trouble = "another arm wrote to the same capture: whose it is cannot be told"
+        return Arm(number, result, trouble=trouble)
     try:
-        evidence = recorded.read(file)
+        evidence = pcapng.read(file)
     except FileNotFoundError:
         return Arm(number, result)
     except (LabctlError, OSError) as wrong:

@@ -55,7 +55,7 @@ def render(report: Report) -> str:
         run=report.run,
         mark=MARKS[report.run.verdict],
         marks=MARKS,
-        meaning=finding.VERDICTS[report.run.verdict],
+        meaning=finding.meaning(report.run),
         found=finding.find(report),
         broken=any(arm.broken for arm in report.arms),
         figures=drawn,

@@ -38,7 +38,7 @@ SIGNS = {
         ),
         Sign("valid", "valid", "The sum is finished and right."),
         Sign("bad", "bad", "The field is neither the finished nor the unfinished sum."),
-        Sign("absent", "absent", "UDP over IPv4 without a checksum: the sender made none."),
+        Sign("absent", "absent", "UDP without a checksum: the sender made none."),
         Sign("merged", "merged", "Several packets in one frame; its field accuses nobody."),
         Sign("unseen", "not seen", "The packet did not pass here, by a complete capture."),
         Sign("blind", "cannot be told", "The capture is not complete here, or shows no sum."),

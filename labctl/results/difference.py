@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from labctl.results.model import Check, Run, Verdict, flatten
+from labctl.results.model import ArmResult, Check, Run, Verdict, flatten
 
 _K = TypeVar("_K")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -117,28 +118,42 @@ def _verdicts(run: Run) -> dict[str, str]:
     return {
         "experiment": run.experiment,
         "verdict": f"{run.verdict}{partial}",
-        **{f"arm {arm.name}": arm.verdict.value for arm in run.arms},
+        **{f"arm {name}": arm.verdict.value for name, arm in _arms(run).items()},
     }
 
 
 def _environment(run: Run) -> dict[str, str]:
     found = run.environment.flat()
-    for arm in run.arms:
-        found.update(flatten(arm.offloads, f"arm {arm.name}.offloads."))
+    for name, arm in _arms(run).items():
+        found.update(flatten(arm.offloads, f"arm {name}.offloads."))
     return found
 
 
 def _checks(run: Run) -> dict[tuple[str, str], Check]:
     """Return the checks by arm and name; a name used twice is numbered, never lost."""
-    found: dict[tuple[str, str], Check] = {}
-    for arm in run.arms:
-        for check in arm.checks:
-            name = label = f"{check.name} [{check.hop}]" if check.hop else check.name
-            number = 1
-            while (arm.name, label) in found:
-                number += 1
-                label = f"{name} #{number}"
-            found[arm.name, label] = check
+    return {
+        (arm_name, name): check
+        for arm_name, arm in _arms(run).items()
+        for name, check in _numbered(
+            (f"{one.name} [{one.hop}]" if one.hop else one.name, one) for one in arm.checks
+        ).items()
+    }
+
+
+def _arms(run: Run) -> dict[str, ArmResult]:
+    """Return the arms by name; in older records a name may be used twice."""
+    return _numbered((arm.name, arm) for arm in run.arms)
+
+
+def _numbered(named: Iterable[tuple[str, _T]]) -> dict[str, _T]:
+    """Return things by their names, a name used again as `name #2`."""
+    found: dict[str, _T] = {}
+    for name, thing in named:
+        label, number = name, 1
+        while label in found:
+            number += 1
+            label = f"{name} #{number}"
+        found[label] = thing
     return found
 
 

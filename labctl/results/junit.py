@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
@@ -17,15 +18,15 @@ def render(run: Run) -> bytes:
 
     Its totals never look better than the run's verdict: where an arm's or the run's verdict does
     not follow from the checks alone (an arm that never got to its checks, say), a case named
-    `verdict` carries it.
+    `verdict` carries it. Times are those of the checks, so that a suite's, which consumers add up,
+    is about that of its arm.
     """
     report = JUnitXml(_clean(run.experiment))
     for arm in run.arms:
         report.add_testsuite(_suite(run, arm))
     if combine(arm.verdict for arm in run.arms) is not run.verdict or not run.arms:
         suite = TestSuite(_clean(run.experiment))
-        why = "; ".join(run.notes) or ("stopped early" if run.partial else "no arm was judged")
-        suite.add_testcase(_verdict_case(run.experiment, run.verdict, why))
+        suite.add_testcase(_verdict_case(run.experiment, run.verdict, _why(run)))
         report.add_testsuite(suite)
     for suite in report:
         suite.timestamp = run.started.removesuffix("Z")
@@ -43,8 +44,22 @@ def _suite(run: Run, arm: ArmResult) -> TestSuite:
     for check in arm.checks:
         suite.add_testcase(_case(suite.name, check))
     if combine(check.verdict for check in arm.checks) is not arm.verdict or not arm.checks:
-        suite.add_testcase(_verdict_case(suite.name, arm.verdict, arm.description))
+        why = _why_skipped([arm]) if arm.verdict is Verdict.SKIP else arm.description
+        suite.add_testcase(_verdict_case(suite.name, arm.verdict, why))
     return suite
+
+
+def _why(run: Run) -> str:
+    """Say why a run's verdict is another than that of its arms."""
+    if run.verdict is Verdict.SKIP:
+        return _why_skipped(run.arms)
+    return "; ".join(run.notes) or ("stopped early" if run.partial else "no arm was judged")
+
+
+def _why_skipped(arms: Iterable[ArmResult]) -> str:
+    """Return the reason that was given last: nothing was tried after it."""
+    checks = [check for arm in arms for check in arm.checks if check.verdict is Verdict.SKIP]
+    return checks[-1].observed if checks else "not tried"
 
 
 def _case(classname: str, check: Check) -> TestCase:

@@ -27,11 +27,12 @@ class Verdict(StrEnum):
     """It was not tried, for a reason that is said."""
 
 
-def combine(verdicts: Iterable[Verdict]) -> Verdict:
+def combine(verdicts: Iterable[Verdict], *, given_up: bool = False) -> Verdict:
     """Return the verdict of a set.
 
     Error if any is error, else fail if any is fail, else skip if all are skipped, else pass.
-    An empty set is an error: where nothing was checked, nothing is known.
+    An empty set is an error: where nothing was checked, nothing is known. `given_up`: the rest of
+    it was not tried, so what passed before is no pass of the whole, but a skip.
     """
     found = set(verdicts)
     for verdict in (Verdict.ERROR, Verdict.FAIL):
@@ -39,7 +40,18 @@ def combine(verdicts: Iterable[Verdict]) -> Verdict:
             return verdict
     if not found:
         return Verdict.ERROR
-    return Verdict.SKIP if found == {Verdict.SKIP} else Verdict.PASS
+    return Verdict.SKIP if given_up or found == {Verdict.SKIP} else Verdict.PASS
+
+
+def _earned(claim: Verdict, verdicts: Iterable[Verdict]) -> bool:
+    """Tell whether a set may claim a verdict: a pass or a skip that hides something may not.
+
+    A claim of fail or error may be worse than the set: something broke off before its check.
+    """
+    found = set(verdicts)
+    if claim is Verdict.SKIP:
+        return Verdict.SKIP in found and not found & {Verdict.FAIL, Verdict.ERROR}
+    return claim is not Verdict.PASS or combine(found) is Verdict.PASS
 
 
 def _storable(value: object) -> object:
@@ -70,6 +82,9 @@ class Check:
     hop: Text | None = None
     """The observation point this is about, where it is about one."""
     seconds: Seconds = 0.0
+    """From the check before it in its arm, or the arm's begin, to this one: what was done for it.
+    So those of an arm add up to no more than the arm's own. Nothing reads it back from a record:
+    in older ones it is the time from the arm's begin."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -77,7 +92,8 @@ class ArmResult:
     """One arm of an experiment: the same steps under one condition, such as one router kind.
 
     Raises `pydantic.ValidationError` (a ValueError) when `verdict` is pass without its checks
-    saying so.
+    saying so, or skip without a skipped check or although one failed. Skip with checks that passed
+    is an arm that was given up after them.
     """
 
     name: Text
@@ -88,11 +104,12 @@ class ArmResult:
     offloads: Offloads = field(default_factory=dict)
     """Features in effect while this arm ran."""
     seconds: Seconds = 0.0
+    """From its begin to its end."""
 
     @model_validator(mode="after")
     def _a_pass_is_earned(self) -> Self:
-        if self.verdict is Verdict.PASS and combine(c.verdict for c in self.checks) != self.verdict:
-            raise ValueError(f"arm {self.name!r} says pass, its checks do not")
+        if not _earned(self.verdict, (check.verdict for check in self.checks)):
+            raise ValueError(f"arm {self.name!r} says {self.verdict}, its checks do not")
         return self
 
     @classmethod
@@ -104,10 +121,14 @@ class ArmResult:
         *,
         offloads: Offloads | None = None,
         seconds: float = 0.0,
+        given_up: bool = False,
     ) -> ArmResult:
-        """Make the arm whose verdict is that of its `checks` together."""
+        """Make the arm whose verdict is that of its `checks` together.
+
+        `given_up`: a check says why the rest was not tried, so it is no pass.
+        """
         kept = tuple(checks)
-        verdict = combine(check.verdict for check in kept)
+        verdict = combine((check.verdict for check in kept), given_up=given_up)
         return cls(name, description, verdict, kept, offloads or {}, seconds)
 
 
@@ -144,7 +165,8 @@ class Run:
     """One run of one experiment, as it is recorded.
 
     Raises `pydantic.ValidationError` (a ValueError) when `verdict` is pass without the arms saying
-    so, or although the run is `partial`.
+    so, skip without a skipped arm or although one failed, or either although the run is `partial`.
+    Skip with arms that passed is a run that was given up after them.
     """
 
     id: Text
@@ -168,11 +190,10 @@ class Run:
 
     @model_validator(mode="after")
     def _a_pass_is_earned(self) -> Self:
-        if self.verdict is Verdict.PASS:
-            if self.partial:
-                raise ValueError("a partial run cannot pass")
-            if combine(arm.verdict for arm in self.arms) is not Verdict.PASS:
-                raise ValueError("the run says pass, its arms do not")
+        if self.partial and self.verdict in (Verdict.PASS, Verdict.SKIP):
+            raise ValueError("a partial run cannot pass, nor say that it was not tried")
+        if not _earned(self.verdict, (arm.verdict for arm in self.arms)):
+            raise ValueError(f"the run says {self.verdict}, its arms do not")
         return self
 
     @classmethod
@@ -190,10 +211,14 @@ class Run:
         notes: Iterable[str] = (),
         partial: bool = False,
         command: str = "",
+        given_up: bool = False,
     ) -> Run:
-        """Make the run whose verdict is that of its `arms` together; a partial pass is an error."""
+        """Make the run whose verdict is that of its `arms` together; a partial pass is an error.
+
+        `given_up`: an arm says why the rest was not tried, so it is no pass.
+        """
         kept = tuple(arms)
-        verdict = combine(arm.verdict for arm in kept)
+        verdict = combine((arm.verdict for arm in kept), given_up=given_up)
         if partial and verdict in (Verdict.PASS, Verdict.SKIP):
             verdict = Verdict.ERROR
         return cls(

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -46,9 +47,27 @@ def results_root(root: Path | None = None) -> Path:
     return state / "labctl" / "results"
 
 
+def file_stem(arm: str) -> str:
+    """Return an arm's name as the part of a file's; `raw/ipv4` and `raw ipv4` come to the same."""
+    return arm.replace("/", "-").replace(" ", "-")
+
+
 def capture_name(arm: str) -> str:
     """Return the name of the file in `captures` that holds what was seen in an arm."""
-    return f"{arm.replace('/', '-').replace(' ', '-')}.pcapng"
+    return f"{file_stem(arm)}.pcapng"
+
+
+def numbered(arm: str, taken: Iterable[str]) -> str:
+    """Return a name for an arm, `try #2` where the files of `try` are those of an arm in `taken`.
+
+    Else one arm's capture would overwrite another's, and a difference could not tell them apart.
+    """
+    stems = {file_stem(one) for one in taken}
+    name, number = arm, 1
+    while file_stem(name) in stems:
+        number += 1
+        name = f"{arm} #{number}"
+    return name
 
 
 class Recorder:

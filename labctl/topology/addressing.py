@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 
 from labctl.topology import model
 from labctl.topology.tree import Loc, Report
@@ -51,14 +58,19 @@ def _addresses(topology: model.Topology) -> Iterator[tuple[Loc, _Interface, str,
 
 
 def _host_part(loc: Loc, address: _Interface, report: Report) -> None:
-    net = address.network
-    if net.prefixlen >= net.max_prefixlen - 1:  # /31, /127 and hosts: every address counts
-        return
-    if address.ip == net.network_address:
-        what = "the network's own" if address.version == 4 else "the routers' anycast"
-        report.add(loc, f"{address} is {what} address, not a host's")
-    elif address.version == 4 and address.ip == net.broadcast_address:
-        report.add(loc, f"{address} is the network's broadcast address, not a host's")
+    if kind := _special(address.ip, address.network):
+        report.add(loc, f"{address} is {kind} address, not a host's")
+
+
+def _special(ip: IPv4Address | IPv6Address, network: IPv4Network | IPv6Network) -> str:
+    """Say whose address of a network this is, where it cannot be a host's; else nothing."""
+    if network.prefixlen >= network.max_prefixlen - 1:  # /31, /127 and hosts: every address counts
+        return ""
+    if ip == network.network_address:
+        return "the network's own" if ip.version == 4 else "the routers' anycast"
+    if ip.version == 4 and ip == network.broadcast_address:
+        return "the network's broadcast"
+    return ""
 
 
 def _in_subnet(loc: Loc, address: _Interface, network: model.Network, report: Report) -> None:
@@ -103,3 +115,8 @@ def _routes(loc: Loc, owner: _Owner, report: Report) -> None:
             reach = ", ".join(sorted(str(network) for network in same)[:4])
             hint = f"on its interfaces: {reach}" if reach else "it has no address of that family"
             report.add((*here, "via"), f"{owner.name} cannot reach the gateway {route.via}", hint)
+        elif route.via.version == 4:  # IPv6's anycast address is each router's of the network
+            kinds = [_special(route.via, network) for network in networks if route.via in network]
+            if kind := next(filter(None, kinds), ""):
+                message = f"the gateway {route.via} is {kind} address, not a router's"
+                report.add((*here, "via"), message, "name the router's address")

@@ -24,7 +24,7 @@ from labctl.topology.features import DEVICE_FEATURES, FEATURES
 from labctl.topology.problems import nearest, shown
 
 MIN_MEMORY = 96
-"""MiB; below, the smallest image does not get to user space."""
+"""MiB, whatever is booted: with an initramfs of one's own. labctl's images need more."""
 MAX_MEMORY = 1 << 20
 MIN_MTU = 68
 """Octets (RFC 791: every link must carry a datagram of 68)."""
@@ -132,8 +132,16 @@ def _address(value: object) -> IPv4Interface | IPv6Interface:
     if "/" not in text:
         example = f"{text}/{24 if address.version == 4 else 64}"
         refuse(f"the address {text} has no prefix length", f"write such as {example}")
+    _no_mask(text, str(address))
     _host_address(address.ip, text)
     return address
+
+
+def _no_mask(text: str, meant: str) -> None:
+    """Refuse what `ipaddress` takes behind the slash besides a prefix length."""
+    length = text.partition("/")[2]
+    if length and not length.isdecimal():
+        refuse(f"{shown(text)} has a netmask, not a prefix length", f"write {meant}")
 
 
 def _host_address(ip: IPv4Address | IPv6Address, text: str) -> None:
@@ -146,11 +154,21 @@ def _subnet(value: object) -> IPv4Network | IPv6Network:
     if isinstance(value, IPv4Network | IPv6Network):
         value = str(value)
     text = _unscoped(_text(value, "a subnet", "10.0.1.0/24"))
+    network = _network(text)
+    if "/" not in text:
+        example = network.supernet(new_prefix=24 if network.version == 4 else 64)
+        refuse(f"the subnet {text} has no prefix length", f"write such as {example}")
+    return network
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    """Return a network; without a prefix length it is that of one address."""
     try:
         loose = ip_network(text, strict=False)
     except ValueError:
         hint = "write such as 10.0.1.0/24 or fd00:1::/64"
         refuse(f"{shown(text)} is not a subnet", hint)
+    _no_mask(text, str(loose))
     try:
         return ip_network(text)
     except ValueError:
@@ -161,7 +179,9 @@ def _target(value: object) -> str:
     """Return a route's target in canonical text: `default`, or a network."""
     if value == "default":
         return "default"
-    return str(_subnet(value))
+    if isinstance(value, IPv4Network | IPv6Network):
+        value = str(value)
+    return str(_network(_unscoped(_text(value, "a route's target", "10.0.2.0/24"))))
 
 
 def _gateway(value: object) -> IPv4Address | IPv6Address:
@@ -294,7 +314,7 @@ Memory = Annotated[
     _schema(
         anyOf=[
             {"type": "integer", "minimum": MIN_MEMORY, "maximum": MAX_MEMORY},
-            {"type": "string", "pattern": r"^\d{1,9}\s*([mM]|[gG])([iI]?[bB])?$"},
+            {"type": "string", "pattern": r"^\s*[0-9]{1,9}\s*([mMgG]([iI]?[bB])?)?\s*$"},
         ]
     ),
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labctl.topology.model import Topology
+from labctl.topology.tree import MAX_BYTES
 from labctl.world import kept
 
 KIND = "topologies"
@@ -33,9 +34,18 @@ def load(path: Path) -> Topology:
 
 
 def _key(path: Path) -> str:
-    """Return what a file's topology is kept under; empty for a file that cannot be read."""
+    """Return what a file's topology is kept under; empty for one that is not to be kept.
+
+    That is one that cannot be read, or holds more than a topology may: a disk image named by
+    mistake can be larger than memory.
+    """
     try:
-        content = path.read_bytes() if path.is_file() else b""
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            return ""
         return kept.key(Path(__file__).parent, [content, str(path.absolute())])
     except (OSError, ValueError):
         return ""

@@ -13,7 +13,7 @@ from labctl.topology.check import check
 from labctl.topology.problems import Problem, TopologyError
 from labctl.topology.resolve import resolve
 from labctl.topology.shaping import shaped
-from labctl.topology.tree import Item, Report, from_python
+from labctl.topology.tree import MAX_BYTES, Item, Report, from_python
 
 
 def load(path: Path) -> model.Topology:
@@ -26,11 +26,11 @@ def load(path: Path) -> model.Topology:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UsageError(f"{file} is not a file", "name a topology file")
         with path.open("rb") as stream:
-            data = stream.read(text.MAX_BYTES + 1)
+            data = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"cannot read {file}: {why}", "name a topology file") from None
-    if len(data) > text.MAX_BYTES:
+    if len(data) > MAX_BYTES:
         raise TopologyError([Problem(file, 1, 1, "", "the file is larger than 1 MiB")])
     try:
         content = text.decode(data)

@@ -13,9 +13,8 @@ from typing import Any
 import yaml
 
 from labctl.topology.problems import Problem, shown
-from labctl.topology.tree import MAX_DEPTH, MAX_ITEMS, Item
+from labctl.topology.tree import MAX_BYTES, MAX_DEPTH, MAX_ITEMS, Item
 
-MAX_BYTES = 1 << 20
 MAX_ALIASES = 1000
 
 _TAG = "tag:yaml.org,2002:"

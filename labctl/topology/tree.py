@@ -20,6 +20,8 @@ from ipaddress import (
 
 from labctl.topology.problems import Problem, TopologyError, shown
 
+MAX_BYTES = 1 << 20
+"""Of a file."""
 MAX_DEPTH = 32
 MAX_ITEMS = 20_000
 """With every alias expanded."""

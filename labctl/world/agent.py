@@ -6,7 +6,8 @@ through nsenter(1), or ssh(1), and sends it functions by name (pickle), over its
 output. The agent ends when these do, so it never outlives its user.
 
 Who makes a world can start its agent ahead of it: the agent imports what it will need while the
-topology is read and the world is made, and enters by itself when told.
+topology is read and the world is made, and enters by itself when told. Where it can it is forked,
+so that it has what its user has imported already.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import ctypes
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -225,15 +227,34 @@ def wait_for_world(requests: Connection, replies: Connection, modules: Sequence[
 
 def main() -> None:
     """Serve on standard input and output; arguments name modules to import ahead of a world."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the user's process
     # Copies, which no child inherits: what a library prints must not get among the replies.
-    requests, replies = Connection(os.dup(0)), Connection(os.dup(1))
+    begin(Connection(os.dup(0)), Connection(os.dup(1)), sys.argv[1:])
+
+
+def begin(requests: Connection, replies: Connection, modules: Sequence[str]) -> None:
+    """Serve on connections, from inside a world that is still to be where there are `modules`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the user's process
     with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
-    if sys.argv[1:]:
-        wait_for_world(requests, replies, sys.argv[1:])
+    if modules:
+        wait_for_world(requests, replies, modules)
     serve(requests, replies)
+
+
+def begin_forked(line: socket.socket, theirs: socket.socket, modules: Sequence[str]) -> None:
+    """Serve on a socket in a process that was forked off the user's, as `main` does in its own.
+
+    `theirs` is the other end, which is left to the user's process alone.
+    """
+    theirs.close()
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)  # the user's process has handlers
+    ours = environment()
+    os.environ.clear()
+    os.environ.update(ours)
+    begin(Connection(os.dup(line.fileno())), Connection(line.detach()), modules)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class World(Place):
     """The place that one lab makes, and that ends with it."""
 
     def _start_agent(self) -> Agent:
-        return Agent(self.words([*self.python, "-m", agent.__name__]))
+        return Agent.start(self.words([*self.python, "-m", agent.__name__]))
 
     def words(self, argv: Sequence[str], netns: str = "") -> list[str]:
         """Return the words that run a command in the world or in one of its namespaces."""

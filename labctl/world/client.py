@@ -12,11 +12,13 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, ParamSpec, TypeVar, cast
 
 from labctl.errors import LabctlError
 from labctl.events import Emit
+from labctl.world import agent
 from labctl.world.agent import AgentError, Enter, Reply, Request
 from labctl.world.deadline import Deadline
 from labctl.world.process import WATCH_SECONDS, Result, environment, run
@@ -25,27 +27,47 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class _Forked:
+    """A copy of this process that does something else and ends: what Popen is for a program."""
+
+    def __init__(self, target: Callable[[], None]) -> None:
+        self._process = get_context("fork").Process(target=target, daemon=True)
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, or None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; raises `subprocess.TimeoutExpired`."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("labctl", timeout or 0)
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+
 class Agent:
     """An agent process and the calls under way to it; safe to use from several threads."""
 
-    def __init__(self, words: Sequence[str], why_closed: Callable[[], str] = lambda: "") -> None:
-        """Start an agent by the words of its command (`ahead` for one whose world is still to be).
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes] | _Forked,
+        line: socket.socket,
+        why_closed: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Hold an agent that serves at the other end of `line`; `start` and `ahead` make one.
 
-        They may lead through other programs, such as ssh, that hand on standard input and output.
         `why_closed` tells more when the agent ends of its own accord.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                words,
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                env=environment(),
-                start_new_session=True,
-            )
+        self._process = process
         self._why_closed = why_closed
-        self._socket = ours
-        self._connection = Connection(os.dup(ours.fileno()))
+        self._socket = line
+        self._connection = Connection(os.dup(line.fileno()))
         self._sending = threading.Lock()
         self._numbers = itertools.count()
         self._waiting: dict[int, tuple[Future[object], Emit | None]] = {}
@@ -54,9 +76,34 @@ class Agent:
         threading.Thread(target=self._receive, daemon=True, name="labctl-agent").start()
 
     @classmethod
+    def start(cls, words: Sequence[str], why_closed: Callable[[], str] = lambda: "") -> Agent:
+        """Start an agent by the words of its command.
+
+        They may lead through other programs, such as ssh, that hand on standard input and output.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                words,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                env=environment(),
+                start_new_session=True,
+            )
+        return cls(process, ours, why_closed)
+
+    @classmethod
     def ahead(cls, modules: Sequence[str]) -> Agent:
-        """Start one outside that imports `modules` and does nothing else before `enter_world`."""
-        return cls([sys.executable, "-P", "-m", "labctl.world.agent", *modules])
+        """Start one outside that imports `modules` and does nothing else before `enter_world`.
+
+        It is forked off this process where that has one thread, and started anew where it has more:
+        a lock that another thread holds would stay locked in a copy.
+        """
+        if threading.active_count() > 1:
+            return cls.start([sys.executable, "-P", "-m", agent.__name__, *modules])
+        ours, theirs = socket.socketpair()
+        with theirs:
+            return cls(_Forked(lambda: agent.begin_forked(theirs, ours, modules)), ours)
 
     def enter_world(self, pid: int, user: bool) -> None:
         """Let an agent that was started ahead enter the world of this PID 1."""
@@ -114,11 +161,15 @@ class Agent:
             raise LabctlError(self._why or "the lab is down", "run: labctl status") from None
         return future
 
-    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a module-level function inside and return its result; its errors are raised here."""
+    def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[object]:
+        """Like `call`, but return at once; what comes of it is in the future."""
         if kwargs:
             raise TypeError("functions called inside a world take positional arguments only")
-        return self._result(self._submit(function, args, None))
+        return self._submit(function, args, None)
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a module-level function inside and return its result; its errors are raised here."""
+        return self._result(self.begin(function, *args, **kwargs))
 
     def call_with_events(self, function: Callable[..., T], *args: object, emit: Emit) -> T:
         """Like `call`, for a function that takes `emit=` and reports progress while it runs."""

@@ -184,7 +184,7 @@ def main(arguments: list[str]) -> None:
     image = images.get("micro")  # built before any clock runs, and KVM probed
     capabilities = paths.cache() / "libvirt"
     chosen = accel.choose(
-        options.accel, image.kernel, image.initramfs, images.CMDLINE, capabilities
+        options.accel, image.kernel, image.initramfs, image.memory, images.CMDLINE, capabilities
     )
     about = machine.facts(chosen)
     for name, value in about.items():

@@ -44,7 +44,12 @@ def main(arguments: list[str]) -> None:
     for image in (micro, host):
         unpacked(image.kernel)  # before any clock runs; it stays in the cache
     chosen = accel.choose(
-        options.accel, micro.kernel, micro.initramfs, images.CMDLINE, paths.cache() / "libvirt"
+        options.accel,
+        micro.kernel,
+        micro.initramfs,
+        micro.memory,
+        images.CMDLINE,
+        paths.cache() / "libvirt",
     )
     policy = "off" if chosen == "tcg" else "require"
     about = machine.facts(chosen)

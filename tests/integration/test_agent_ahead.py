@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,9 +28,12 @@ def namespaces(agent: Agent) -> list[str]:
     return agent.run(words, Deadline(20, "a test")).stdout.split()
 
 
-@pytest.fixture
-def agent() -> Iterator[Agent]:
+@pytest.fixture(params=["forked", "started anew"])
+def agent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
+    threads = 1 if request.param == "forked" else 2
+    monkeypatch.setattr(threading, "active_count", lambda: threads)
     started = Agent.ahead(["labctl.network.links", "wave"])
+    monkeypatch.undo()
     yield started
     started.close()
 
@@ -63,6 +68,15 @@ def test_its_children_have_pids_of_the_world(world: Space, agent: Agent) -> None
 def test_it_has_imported_what_it_was_told_to(world: Space, agent: Agent) -> None:
     assert world.agent() is agent
     assert agent.call(eval, "'wave' in __import__('sys').modules")
+
+
+def test_it_takes_nothing_along_from_who_started_it(world: Space, agent: Agent) -> None:
+    assert world.agent() is agent
+    told = agent.run(["sh", "-c", "env; ls -l /proc/$PPID/fd"], Deadline(20, "a test")).stdout
+    assert "PYTEST" not in told
+    assert told.count("socket:") == 2  # requests and replies: both are its own end
+    assert agent.call(signal.getsignal, signal.SIGTERM) is signal.SIG_DFL
+    assert agent.call(os.getsid, 0) != os.getsid(0)
 
 
 def test_it_ends_with_the_world(world: Space, agent: Agent) -> None:

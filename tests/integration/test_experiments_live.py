@@ -206,6 +206,7 @@ FATES: dict[str, tuple[str, int, str]] = {
         "fail",
     ),
     "an assertion": ('assert vm1.run("hostname").stdout == "vm2\\n", "it is not vm2"', 1, "fail"),
+    "an arm that is given up": ('raise Skip("no such NIC here")', 4, "skip"),
     "a check that cannot be told": ('arm.check("truth", "yes", "unknown", None)', 3, "error"),
     "a command that fails": ('vm1.run("exit 3")', 3, "error"),
     "a mistake in the file": ("vm1.no_such_thing()", 3, "error"),

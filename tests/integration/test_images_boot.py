@@ -183,6 +183,12 @@ def test_addresses_are_usable_at_once_and_routes_are_there(guest: Guest) -> None
     assert "default via 2001:db8::2 dev eth2" in shown
 
 
+def test_only_what_comes_over_the_management_network_is_acknowledged_at_once(guest: Guest) -> None:
+    routes = guest.ssh("ip -6 route; ip route").splitlines()
+    quick = [line.split()[:3] for line in routes if "quickack 1" in line]
+    assert quick == [["fe80::/64", "dev", "mgmt0"]]
+
+
 def test_offloads_are_set_and_every_line_that_fails_is_told(guest: Guest) -> None:
     assert "generic-receive-offload: off" in guest.ssh("ethtool -k eth2")
     assert "generic-receive-offload: on" in guest.ssh("ethtool -k eth1")

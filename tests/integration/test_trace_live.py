@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from labctl.events import Event
 from labctl.experiments.trace import Trace, trace
 from labctl.experiments.trace_plan import plan
 from labctl.lab.lab import Lab
+from labctl.lab.watch import watch_drops
 from labctl.pytest_plugin import LabFactory
 from labctl.topology.model import RouterKind
 from labctl.world.deadline import Deadline
@@ -85,6 +87,43 @@ def test_each_attempt_has_its_own_journey(running: Lab) -> None:
     assert {journey.kind for journey in found.there} == {"SYN"}
     assert len(found.there) >= 2, "it was retransmitted"
     assert {journey.reason for journey in found.there} == {"TCP_CSUM"}
+
+
+HOLD = """
+import sys, time
+from labctl.lab.lab import Lab
+from labctl.lab.watch import watch_drops
+with watch_drops(Lab.attach(sys.argv[1]).node("vm2")):
+    print("watching", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_traces_at_once_leave_each_other_the_drops_and_killed_ones_leave_nothing(
+    running: Lab,
+) -> None:
+    vm2 = running.node("vm2")
+
+    def instances() -> set[str]:
+        return set(vm2.run("ls /sys/kernel/tracing/instances").stdout.split())
+
+    words = [sys.executable, "-c", HOLD, running.name]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        try:
+            assert other.stdout.readline() == "watching\n"
+            others = instances()
+            assert len(others) == 1
+            with watch_drops(vm2) as watch:
+                found = send(running, "tcp", 22, kind="raw")
+                assert "TCP_CSUM" in {one.reason for one in watch.read()}
+            assert {journey.reason for journey in found.there} == {"TCP_CSUM"}
+            assert instances() == others, "a living one's"
+        finally:
+            other.kill()
+    with watch_drops(vm2):
+        assert not instances() & others
+    assert instances() == set()
 
 
 def test_a_waiting_trace_sees_what_somebody_else_sends(running: Lab) -> None:

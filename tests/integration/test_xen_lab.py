@@ -23,25 +23,32 @@ NAME = "xen"
 TOPOLOGY = """\
 name: mixed
 networks:
-  left: {subnets: [10.0.1.0/24]}
+  left: {mtu: 1600, subnets: [10.0.1.0/24]}
   right: {subnets: [10.0.2.0/24]}
+defaults: {offload: {guest: {tx-nocache-copy: on}}}
 nodes:
   xen1:
     hypervisor: xen
-    interfaces: [{network: left, model: virtio}]
+    interfaces:
+      - network: left
+        model: virtio
+        mtu: 1500
+        addresses: [10.0.1.1/24]
+        offload: {guest: {gro: off}}
+    routes: [{to: 10.0.2.0/24, via: 10.0.1.254}]
   vm1:
     host: xen1
     interfaces: [{network: right, addresses: [10.0.2.1/24]}]
     routes: [{to: default, via: 10.0.2.254}]
   vm2:
-    interfaces: [{network: left, addresses: [10.0.1.2/24]}]
+    interfaces: [{network: left, mtu: 1500, addresses: [10.0.1.2/24]}]
     routes: [{to: default, via: 10.0.1.254}]
 routers:
   r1:
     host: xen1
     kind: raw-vnet
     interfaces:
-      - {network: left, addresses: [10.0.1.254/24]}
+      - {network: left, mtu: 1500, addresses: [10.0.1.254/24]}
       - {network: right, addresses: [10.0.2.254/24]}
 """
 """A guest of each kind, a router program in dom0 between them, and an uplink on the way."""
@@ -96,6 +103,16 @@ def test_ssh_and_exec_reach_every_kind_of_node(node: str, mixed: Place) -> None:
     assert mixed.run("exec", "-l", "mixed", node, "sh", "-c", "exit 7").status == 7
     data = bytes(range(256)).hex().encode() * 40
     assert mixed.ok("exec", "-l", "mixed", node, "cat", stdin=data).stdout.encode() == data
+
+
+def test_dom0_has_what_its_node_asks_of_uplinks_and_routes(mixed: Place) -> None:
+    features = mixed.ok("exec", "xen1", "ethtool", "-k", "eth0").stdout
+    assert "\ngeneric-receive-offload: off\n" in features
+    assert "\ntx-nocache-copy: on\n" in features
+    links = "cat /sys/class/net/eth0/mtu /sys/class/net/left/mtu"
+    assert mixed.ok("ssh", "xen1", links).stdout.split() == ["1500", "1600"]
+    assert "10.0.2.0/24 via 10.0.1.254 " in mixed.ok("exec", "xen1", "ip", "route").stdout
+    mixed.ok("exec", "xen1", "ping", "-c1", "-w9", "10.0.2.1")
 
 
 def test_exec_in_a_router_of_dom0_runs_in_its_namespace(mixed: Place) -> None:

@@ -117,7 +117,9 @@ def xen_lab(
                 },
             )
             uplinks = {
-                one.network: Nic(one.name, one.tap, one.mac, one.model, one.offload.device)
+                one.network: xen_host.Port(
+                    Nic(one.name, one.tap, one.mac, one.model, one.offload.device), one.mtu
+                )
                 for one in host.interfaces
             }
             assert image.hypervisor
@@ -139,6 +141,7 @@ def xen_lab(
                     )
                     for network in inside.networks
                 ],
+                settings=spec.setting_lines(host),
                 drives=(kernel, micro.initramfs),
                 client=client,
                 hostkey=hostkeys[host.name],

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from test_capture_judge import MACS, ip, pseudo, tcp, udp, with_state, word_sum
-from test_capture_tunnels import sctp, vxlan
+from test_capture_tunnels import local, sctp, vxlan
 
 from labctl.inspect import links
 
@@ -139,6 +139,13 @@ def any_packet(rng: Random, depth: int = 0) -> bytes:
         body = vxlan(inside if rng.random() < 0.9 else b"", rng.randrange(3), rng.choice([8, 8, 0]))
         if rng.random() < 0.5:
             body = with_state(version, 17, body, rng.choice(["valid", "partial"]))
+        elif rng.random() < 0.5:
+            within, kind = rng.choice([4, 6]), rng.choice([6, 17])
+            unfinished, finished = (
+                on_link(1, ip(within, kind, segment(within, kind, state, b"data", flags)))
+                for state in ("partial", "valid")
+            )
+            body = local(version, unfinished, finished, rng.randrange(3))
     if version == 4:
         options = b"\x01" * rng.choice([0, 0, 0, 4, 40])
         place = rng.choice([0, 0, 0, 0, 0x4000, 0x2000, 0x0010])

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from tracefs import FORMAT, Tracefs
 
 from labctl.capture.drops import (
     COUNTERS_COMMAND,
-    READ_COMMAND,
-    UNWATCH_COMMAND,
     Arrival,
     Drop,
     DropsError,
     grown,
     parse_counters,
     parse_drops,
+    read_command,
+    unwatch_command,
     watch_command,
+    watching,
 )
 
 SNMP = """\
@@ -123,28 +124,19 @@ def test_the_buffer_of_one_packet_is_not_taken_for_that_of_another_inside_it() -
     assert parse_drops(again)[1].arrivals == (Arrival(2.00045, "vxlan0", 60),)
 
 
-@pytest.mark.parametrize(("reasons", "recorded"), [((), "1"), (("TCP_CSUM",), None)])
+@pytest.mark.parametrize(("reasons", "recorded"), [((), "1"), (("TCP_CSUM",), "")])
 def test_arrivals_are_recorded_where_every_drop_is(
-    tmp_path: Path, reasons: tuple[str, ...], recorded: str | None
+    tmp_path: Path, reasons: tuple[str, ...], recorded: str
 ) -> None:
-    arrivals = tmp_path / "instances/labctl/events/net/netif_receive_skb"
-    arrivals.mkdir(parents=True)
-    (arrivals / "enable").write_text("")
-    run_watch(tmp_path, FORMAT, reasons)
-    assert (arrivals / "enable").read_text().strip() == (recorded or "")
+    events = run_watch(tmp_path, FORMAT, reasons)
+    assert (events / "net/netif_receive_skb/enable").read_text().strip() == recorded
 
 
 def run_watch(tmp_path: Path, fmt: str, reasons: tuple[str, ...]) -> Path:
-    """Run the shell text against a directory that looks like tracefs."""
-    event = tmp_path / "instances/labctl/events/skb/kfree_skb"
-    event.mkdir(parents=True)
-    (event / "format").write_text(fmt)
-    text = watch_command(reasons).replace("/sys/kernel/tracing", str(tmp_path))
-    subprocess.run(["sh", "-c", text], check=True, env=os.environ)
-    return event
-
-
-FORMAT = 'print fmt: "x", { 2, "NOT_SPECIFIED" }, { 0x5, "TCP_CSUM" }, { 71, "UDP_CSUM" }'
+    """Run the shell text against a directory that looks like tracefs; return the events there."""
+    made = Tracefs(tmp_path, fmt).run(watch_command("a1", reasons))
+    assert watching(made) == ("a1",)
+    return tmp_path / "instances/labctl-a1/events"
 
 
 @pytest.mark.parametrize(
@@ -159,16 +151,31 @@ FORMAT = 'print fmt: "x", { 2, "NOT_SPECIFIED" }, { 0x5, "TCP_CSUM" }, { 71, "UD
 def test_the_filter_names_the_kernels_own_numbers(
     tmp_path: Path, fmt: str, reasons: tuple[str, ...], expected: str
 ) -> None:
-    event = run_watch(tmp_path, fmt, reasons)
+    event = run_watch(tmp_path, fmt, reasons) / "skb/kfree_skb"
     assert (event / "filter").read_text().strip() == expected
     assert (event / "enable").read_text().strip() == "1"
 
 
 def test_only_names_get_into_the_shell_text() -> None:
     with pytest.raises(DropsError, match="no drop reason"):
-        watch_command(["TCP_CSUM; reboot"])
+        watch_command("a1", ["TCP_CSUM; reboot"])
 
 
-def test_ending_a_watch_that_never_began_is_no_error() -> None:
-    assert "instances/labctl" in READ_COMMAND
-    subprocess.run(["sh", "-ec", UNWATCH_COMMAND.replace("/sys", "/nonexistent")], check=True)
+def test_watches_are_told_apart_by_their_tokens(tmp_path: Path) -> None:
+    tracefs = Tracefs(tmp_path)
+    for token in ("a1", "b2"):
+        tracefs.run(watch_command(token))
+    (tmp_path / "instances/labctl-a1/trace").write_text("what a1 saw")
+    with pytest.raises(subprocess.CalledProcessError):  # nobody takes over another's
+        tracefs.run(watch_command("a1"))
+    tracefs.run(unwatch_command("b2"))
+    assert tracefs.instances() == ["labctl-a1"]
+    assert tracefs.run(read_command("a1")) == "what a1 saw"
+
+
+def test_instances_that_are_not_ours_are_no_watches() -> None:
+    assert watching("labctl\nlabctl-0a1b\nother\nnot-labctl-77\n") == ("0a1b",)
+
+
+def test_ending_a_watch_that_never_began_is_no_error(tmp_path: Path) -> None:
+    Tracefs(tmp_path).run(unwatch_command("a1"))

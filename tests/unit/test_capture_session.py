@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def test_evidence_comes_in_the_order_of_the_points(tmp_path: Path) -> None:
     assert evidence["b"].complete
     assert evidence["b"].drops == 0
     assert evidence["b"].clock_offset_ns is not None
-    assert evidence.cut_hops == ("a",)
+    assert [hop.hop for hop in evidence.hops if hop.cut] == ["a"]
     assert evidence["a"].drops is None
     assert len(evidence["a"].sightings) == 1
     assert "within a block" in evidence["a"].note
@@ -88,6 +89,20 @@ def test_one_that_does_not_end_is_killed_and_its_hop_is_cut(tmp_path: Path) -> N
     assert hop.cut
     assert len(hop.sightings) == 1
     assert "did not end" in hop.note
+
+
+def test_it_is_known_which_observers_still_ran_when_they_were_asked_to_end(tmp_path: Path) -> None:
+    end = WHOLE[len(head()) :]
+    points = [stand_in("a", WHOLE[: len(head())], end), stand_in("b", WHOLE, then="sys.exit()")]
+    with Capture(points, tmp_path, deadline=soon()) as capture:
+        deadline = soon()
+        while capture._handles[1].poll() is None:
+            deadline.pause(0.01)
+        before = time.time_ns()
+        evidence = capture.stop(soon())
+    assert before <= (evidence["a"].asked_ns or 0) <= time.time_ns()
+    assert evidence["b"].asked_ns is None
+    assert evidence["b"].complete
 
 
 def test_one_killed_on_the_way_leaves_a_cut_hop(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import struct
 
 import pytest
-from test_capture_judge import eth, ip, tcp, udp, with_state
+from test_capture_judge import eth, ip, pseudo, tcp, udp, with_state, word_sum
 
 from labctl.capture.crc import crc32c
 from labctl.capture.frame import parse
-from labctl.capture.judge import Checksum, judge
+from labctl.capture.judge import VNET_NEEDS_CSUM, Checksum, VnetHeader, judge
 from labctl.capture.vxlan import decapsulate
 
 
@@ -23,6 +23,12 @@ def sctp(payload: bytes, check: bytes | None = None, chunk: int = 1) -> bytes:
 def vxlan(inner: bytes, vni: int = 42, flags: int = 0x08) -> bytes:
     head = bytes([flags, 0, 0, 0]) + vni.to_bytes(3, "big") + b"\0"
     return struct.pack(">HHHH", 5000, 4789, 16 + len(inner), 0) + head + inner
+
+
+def local(version: int, unfinished: bytes, finished: bytes, vni: int = 42) -> bytes:
+    """A tunnel's datagram as Linux leaves it: the sum is that of the finished packet inside."""
+    right = with_state(version, 17, vxlan(finished, vni), "valid")
+    return right[:16] + unfinished
 
 
 @pytest.mark.parametrize(
@@ -78,3 +84,79 @@ def test_the_frame_inside_vxlan_is_found_and_its_cut_is_known() -> None:
 def test_what_is_no_vxlan_carries_nothing(segment: bytes) -> None:
     frame = eth(ip(4, 6 if len(segment) == 60 else 17, segment))
     assert decapsulate(frame, parse(frame)) is None
+
+
+def inside(version: int, number: int, state: str) -> bytes:
+    body = tcp(0x18, b"hello") if number == 6 else udp(b"hello!!")
+    return eth(ip(version, number, with_state(version, number, body, state)))
+
+
+@pytest.mark.parametrize("tags", [b"", b"\x81\0\0\1"])
+@pytest.mark.parametrize("number", [6, 17])
+@pytest.mark.parametrize("within", [4, 6])
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_tunnels_sum_that_counts_on_the_finished_packet_inside_is_partial(
+    version: int, within: int, number: int, tags: bytes
+) -> None:
+    unfinished, finished = (inside(within, number, state) for state in ("partial", "valid"))
+    body = local(version, unfinished, finished)
+    frame = eth(ip(version, 17, body), tags)
+    seen = judge(frame)
+    assert seen.state is Checksum.PARTIAL
+    assert seen.field == seen.expected != seen.pseudo_sum
+    assert seen.lost, "nobody finishes what is inside, so its receiver drops it"
+    assert not judge(frame, vnet=VnetHeader(VNET_NEEDS_CSUM, 0, 0, 0, 0, 0)).lost
+    assert judge(eth(ip(version, 17, body[:16] + finished))).state is Checksum.VALID
+    # The kernel's own sum (lco_csum()): what is before the inner sum, and its field's complement.
+    begins = 16 + 14 + (20 if within == 4 else 40)
+    place = begins + (16 if number == 6 else 6)
+    held = int.from_bytes(body[place : place + 2], "big")
+    total = pseudo(version, 17, len(body)) + body[:6] + b"\0\0" + body[8:begins]
+    assert 0xFFFF ^ word_sum(total + (0xFFFF ^ held).to_bytes(2, "big")) == seen.field
+
+
+def test_a_tunnels_sum_that_is_wrong_is_bad_whatever_is_inside() -> None:
+    unfinished, finished = (inside(4, 6, state) for state in ("partial", "valid"))
+    body = local(4, unfinished, finished)
+    wrong = [
+        body[:8] + b"\x0c" + body[9:],  # a flag of the tunnel's
+        body[:40] + b"\xaa" + body[41:],  # the inner IP header
+        body[:7] + bytes([body[7] ^ 1]) + body[8:],
+        local(4, inside(4, 6, "bad"), finished),
+        body[:8] + b"\0" + body[9:],  # no tunnel any more
+    ]
+    assert [judge(eth(ip(4, 17, one))).state for one in wrong] == [Checksum.BAD] * len(wrong)
+
+
+def test_a_tunnel_in_a_tunnel_counts_on_the_innermost_packet() -> None:
+    frames = [inside(4, 6, "partial"), inside(4, 6, "valid")]
+    middle, whole = (eth(ip(6, 17, local(6, one, frames[1], 7))) for one in frames)
+    assert judge(middle).state is Checksum.PARTIAL
+    assert judge(eth(ip(4, 17, local(4, middle, whole)))).state is Checksum.PARTIAL
+    assert judge(eth(ip(4, 17, local(4, whole, whole)))).state is Checksum.VALID
+
+
+def test_where_the_sum_inside_begins_is_told_for_any_tunnel() -> None:
+    unfinished, finished = (inside(4, 6, state) for state in ("partial", "valid"))
+
+    def geneve(inner: bytes, check: bytes = b"\0\0") -> bytes:
+        head = struct.pack(">HHH", 5000, 6081, 20 + len(inner)) + check
+        return head + b"\x01\0\x65\x58\0\0\x07\0" + b"\1\2\3\0" + inner  # one option
+
+    check = with_state(4, 17, geneve(finished), "valid")[6:8]
+    frame = eth(ip(4, 17, geneve(unfinished, check)))
+    begins = 34 + 20 + 34
+    told = VnetHeader(VNET_NEEDS_CSUM, 0, 0, 0, begins, 16)
+    assert judge(frame, vnet=told).state is Checksum.PARTIAL
+    assert judge(frame, vnet=VnetHeader(0, 0, 0, 0, begins, 16)).state is Checksum.BAD
+    assert judge(frame[:-1] + b"!", vnet=told).state is Checksum.PARTIAL, "still to be summed"
+    assert judge(frame[:60] + b"!" + frame[61:], vnet=told).state is Checksum.BAD
+
+
+@pytest.mark.parametrize("port", [4789, 8472, 6081, 53])
+def test_without_a_sum_over_ipv6_only_a_tunnels_datagram_is_absent(port: int) -> None:
+    body = vxlan(inside(4, 6, "valid"))
+    body = body[:2] + port.to_bytes(2, "big") + body[4:]
+    assert judge(eth(ip(4, 17, body))).state is Checksum.ABSENT
+    expected = Checksum.BAD if port == 53 else Checksum.ABSENT
+    assert judge(eth(ip(6, 17, body))).state is expected

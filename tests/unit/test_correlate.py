@@ -142,6 +142,9 @@ def test_a_guests_clock_lies_between_what_it_sent_and_what_it_got() -> None:
     assert abs(one_way.offset_ns - ahead) <= one_way.slack_ns
     guess = guest_clock(replace(inside, arrived_ns=BEGIN + 3), hop("vm1-eth0", []))
     assert (guess.offset_ns, guess.slack_ns) == (ahead - 3, GUESS_SLACK_NS)
+    # Beside a hop of a Xen host's dom0, whose clock is another than ours.
+    dom0 = hop("vif1.0", [], clock_ns=2_000 * MS)
+    assert guest_clock(inside, dom0).offset_ns == ahead - 2_000 * MS
 
 
 def test_what_is_no_ip_packet_is_left_out() -> None:

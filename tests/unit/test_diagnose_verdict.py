@@ -257,11 +257,11 @@ def test_a_flow_that_never_comes_is_explained(
 ECHO = Flow("icmp", None, 4, "10.0.1.1", "10.0.2.2", 1472)
 
 
-def echo(size: int, count: int = 8) -> Trace:
+def echo(size: int, count: int = 8, **more: Any) -> Trace:
     packet = Pkt(number=1, flags=8, ack=7, seq=0, payload=b"e" * size, sport=0, dport=0, **VALID)
     way: Way = [*along(packet)[:count], *[None] * (8 - count)]
     answer = replace(packet, src=packet.dst, dst=packet.src, flags=0)
-    return trace(way, *([back(answer)] if count == 8 else []), said=(), flow=ECHO)
+    return trace(way, *([back(answer)] if count == 8 else []), said=(), flow=ECHO, **more)
 
 
 def test_large_packets_that_vanish_are_an_mtu_problem() -> None:
@@ -276,6 +276,46 @@ def test_large_packets_that_vanish_are_an_mtu_problem() -> None:
     verdict = conclude(small, FACTS, told)
     assert verdict.finding is Finding.HEALTHY, "senders are told, so TCP adapts"
     assert "1300" in verdict.sentence
+
+
+SILENT = ("ping: sendto: Network is unreachable",)
+
+
+@pytest.mark.parametrize(
+    "full",
+    [
+        echo(1472, 7, cut=["vm2:eth0"]),
+        echo(1472, cut=["r1:eth1"]),
+        replace(echo(1472), partial=True, notes=("the lab went down meanwhile",)),
+        trace(said=SILENT, flow=ECHO),
+    ],
+    ids=["its end was not observed", "a capture was cut", "the lab went down", "nothing was sent"],
+)
+@pytest.mark.parametrize("facts", [FACTS, replace(FACTS, route="")])
+def test_large_packets_that_were_not_seen_to_arrive_make_nothing_healthy(
+    full: Trace, facts: Facts
+) -> None:
+    verdict = conclude(trace(along(SYN), back(SYN_ACK)), facts, full)
+    assert verdict.finding is Finding.UNKNOWN
+    assert "of 1472 bytes" in verdict.sentence
+    assert {*full.notes, *(f"vm1 said: {line}" for line in full.said)} <= {*verdict.evidence}
+
+
+def test_large_packets_that_end_for_another_reason_are_told_with_it() -> None:
+    small = trace(along(SYN), back(SYN_ACK))
+    verdict = conclude(small, replace(FACTS, down=("r1-eth1",)), echo(1472, 5))
+    assert "because r1-eth1 is down" in verdict.sentence
+    refused = Complaint("prohibited", "prohibited by a filter", "10.0.1.254", "vm1:eth0")
+    verdict = conclude(small, FACTS, replace(echo(1472, 4), complaints=(refused,)))
+    assert verdict.reason == "10.0.1.254 says: prohibited by a filter"
+
+
+def test_large_packets_that_are_corrupted_are_no_mtu_problem() -> None:
+    packet = Pkt(number=1, flags=8, ack=7, payload=b"e" * 1472, sport=0, dport=0, **VALID)
+    full = trace(along(packet, state=Checksum.BAD), said=(), flow=ECHO)
+    verdict = conclude(trace(along(SYN), back(SYN_ACK)), FACTS, full)
+    assert verdict.finding is Finding.CORRUPTED
+    assert verdict.where == "router r1 (eth0 to eth1)"
 
 
 def test_icmp_errors_about_the_flow_are_found_and_others_are_not() -> None:

@@ -72,6 +72,14 @@ def test_what_was_missed_is_an_error_and_no_fail(tmp_path: Path) -> None:
     assert verdict(missed, rings.BOTH, tmp_path) is Verdict.ERROR
 
 
+def test_a_packet_that_a_capture_may_have_missed_is_an_error_and_no_fail(tmp_path: Path) -> None:
+    for complete, expected in ((True, Verdict.FAIL), (False, Verdict.ERROR)):
+        arm = Arm("arm", "", tmp_path, lambda _event: None)
+        steps = [Step(Hop("vm1-eth0", "host", "vm1", "vm1-eth0", "xen1"), None, complete)]
+        rings.check_flags(arm, told(3, 3), [], steps, WANTED, rings.BOTH)
+        assert arm.checks[0].verdict is expected
+
+
 def test_a_kernel_that_cannot_be_traced_is_a_skip_with_its_reason(tmp_path: Path) -> None:
     flags = FlagsEvidence((), why_not="cannot find out how Linux lays out its structures")
     assert verdict(flags, rings.BOTH, tmp_path) is Verdict.SKIP

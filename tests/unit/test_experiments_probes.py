@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from ipaddress import ip_interface
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,8 +44,16 @@ class Job:
 
 
 class Node:
-    def __init__(self, name: str, job: Job | None = None, answer: Result | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        job: Job | None = None,
+        answer: Result | None = None,
+        address: str = "10.0.9.9",
+    ) -> None:
         self.name = name
+        interface = SimpleNamespace(addresses=[ip_interface(f"{address}/24")])
+        self.model = SimpleNamespace(interfaces=[interface])
         self.job = job
         self.answer = answer
         self.counters: Iterator[dict[str, int]] = iter(())
@@ -68,10 +78,10 @@ class Node:
 
 class Lab:
     def __init__(self, *nodes: Node) -> None:
-        self.nodes = {node.name: node for node in nodes}
+        self.nodes = nodes
 
     def node(self, name: str) -> Node:
-        return self.nodes[name]
+        return {node.name: node for node in self.nodes}[name]
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +119,20 @@ def test_ssh_that_reaches_somebody_else_does_not_work() -> None:
 def test_ssh_that_is_refused_does_not_work_and_does_not_hang() -> None:
     answer = ssh(Job(255, errors="\nwarning\nConnection refused\n"), [], [])
     assert (answer.works, answer.text, answer.hangs) == (False, "Connection refused", False)
+
+
+TIMED_OUT = "ssh: connect to host 10.0.1.2 port 22: Connection timed out"
+
+
+def test_a_client_that_gave_up_waiting_tells_nothing_of_the_network() -> None:
+    answer = ssh(Job(255, errors=f"{TIMED_OUT}\n"), [], [])
+    assert answer.works is None
+    assert "Connection timed out" in answer.text
+
+
+def test_a_client_that_gave_up_was_hanging_where_a_receiver_counted_why() -> None:
+    answer = ssh(Job(255, errors=f"{TIMED_OUT}\n"), [], [zero(TcpInCsumErrors=2)])
+    assert (answer.works, answer.hangs) == (False, True)
 
 
 def test_a_client_that_never_started_tells_nothing_of_the_network() -> None:
@@ -157,22 +181,81 @@ def test_the_job_is_stopped_even_when_a_guest_is_lost(monkeypatch: pytest.Monkey
 # --- ping ---------------------------------------------------------------------------------------
 
 
+def ping(
+    said: str,
+    *,
+    errors: str = "",
+    here: dict[str, int] | None = None,
+    there: dict[str, int] | None = None,
+    address: str = "10.0.1.2",
+) -> Answer:
+    ok = " 0% packet loss" in said
+    vm1 = Node("vm1", answer=Result((), int(not ok), said, errors), address="10.0.1.1")
+    vm2 = Node("vm2", address="10.0.1.2")
+    vm1.counters, vm2.counters = iter([zero(), here or zero()]), iter([zero(), there or zero()])
+    lab: Any = Lab(vm1, vm2)
+    answer = probes.ping(lab, "vm1", address)
+    assert vm1.ran == [f"ping -c 2 -i 0.2 -W 10 {address}"]
+    return answer
+
+
+ALL = "2 packets transmitted, 2 received, 0% packet loss"
+SOME = "2 packets transmitted, 1 packets received, 50% packet loss"
+NONE = "2 packets transmitted, 0 received, 100% packet loss"
+
+
+@pytest.mark.parametrize("said", [ALL, ALL.replace("received", "packets received")])
+def test_ping_works_when_every_request_is_answered(said: str) -> None:
+    assert ping(said) == Answer(True, "2 of 2 answered", {"vm1": {}, "vm2": {}})
+
+
+@pytest.mark.parametrize(("said", "count"), [(SOME, 1), (NONE, 0)])
+def test_an_answer_that_is_missing_without_a_cause_tells_nothing(said: str, count: int) -> None:
+    answer = ping(said, here=zero(TcpInCsumErrors=3))  # of another connection
+    assert (answer.works, answer.text) == (None, f"{count} of 2 answered: no cause seen")
+
+
+@pytest.mark.parametrize("blamed", ["vm1", "vm2"])
+@pytest.mark.parametrize("address", ["10.0.1.2", "vm2"])
+def test_ping_does_not_work_where_an_end_counts_a_damaged_packet(blamed: str, address: str) -> None:
+    grown = zero(IcmpInCsumErrors=1)
+    here, there = (grown, None) if blamed == "vm1" else (None, grown)
+    answer = ping(SOME, address=address, here=here, there=there)
+    assert answer.works is False
+    assert answer.text == f"1 of 2 answered: {blamed} counted 1 IcmpInCsumErrors"
+    assert answer.grown(blamed, "IcmpInCsumErrors") == 1
+
+
+def test_ping_does_not_work_where_an_icmp_error_comes_back() -> None:
+    answer = ping(NONE, here=zero(IcmpInDestUnreachs=2))
+    assert (answer.works, answer.text) == (
+        False,
+        "0 of 2 answered: vm1 counted 2 IcmpInDestUnreachs",
+    )
+    assert ping(NONE, there=zero(IcmpInDestUnreachs=2)).works is None  # of something vm2 sent
+    assert ping(NONE, here=zero(Icmp6InDestUnreachs=2)).works is None  # of the other version
+    told = ping(f"From 10.0.1.1 icmp_seq=1 Destination Host Unreachable\n{NONE}")
+    assert (told.works, "Destination Host Unreachable" in told.text) == (False, True)
+
+
 @pytest.mark.parametrize(
-    ("said", "works", "text"),
+    ("errors", "works"),
     [
-        ("2 packets transmitted, 2 received, 0% packet loss", True, "2 of 2 answered"),
-        ("2 packets transmitted, 2 packets received, 0% packet loss", True, "2 of 2 answered"),
-        ("2 packets transmitted, 1 packets received, 50% packet loss", False, "1 of 2 answered"),
-        ("2 packets transmitted, 0 received, 100% packet loss", False, "0 of 2 answered"),
-        ("", None, "ping said: Network is unreachable"),
+        ("ping: sendto: Network is unreachable\n", False),
+        ("ping: bad address 'vm9'\n", None),
+        ("", None),
     ],
 )
-def test_ping_works_when_every_request_is_answered(
-    said: str, works: bool | None, text: str
+def test_ping_that_does_not_start_fails_only_where_there_is_no_way(
+    errors: str, works: bool | None
 ) -> None:
-    node = Node("vm1", answer=Result((), int(not works), said, "Network is unreachable\n"))
-    lab: Any = Lab(node)
-    assert probes.ping(lab, "vm1", "10.0.1.2") == Answer(works, text)
+    answer = ping("", errors=errors)
+    assert (answer.works, answer.text) == (works, f"ping said: {errors.strip() or 'nothing'}")
+
+
+def test_of_an_address_that_is_no_nodes_one_end_is_asked() -> None:
+    answer = ping(NONE, address="10.0.1.254", here=zero(IcmpInTimeExcds=1))
+    assert (answer.works, answer.errors) == (False, {"vm1": {}})
 
 
 # --- UDP ----------------------------------------------------------------------------------------

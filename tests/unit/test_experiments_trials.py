@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from labctl import topology
+from labctl.capture.session import Evidence
 from labctl.errors import GuestError, HostError, LabctlError, UsageError
 from labctl.events import Event, silent
 from labctl.experiments import Experiment, Trial, load, runner
+from labctl.experiments import trial as trials
 from labctl.experiments.builtin import BUILTIN
 from labctl.experiments.crossing import Crossing, check_answer, check_no_errors
 from labctl.experiments.probes import Answer
 from labctl.experiments.trial import Arm, Skip
 from labctl.lab.lab import Lab
-from labctl.results import store
-from labctl.results.model import Run, Verdict
+from labctl.results import junit, store
+from labctl.results.model import Environment, Run, Verdict
 
 Body = Callable[[Trial], None]
 
@@ -56,6 +60,42 @@ def test_an_arms_verdict_is_that_of_its_worst_check(
         for number, answer in enumerate(answers):
             assert arm.check(f"c{number}", "yes", "?", answer) is (answer is True)
     assert one.arms[0].verdict is verdict
+
+
+def test_the_times_of_an_arms_checks_add_up_to_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 160.0, 160.5, 161.0, 170.0])
+    monkeypatch.setattr(trials, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    one = trial(tmp_path)
+    with one.arm("a", "an arm") as arm:
+        for name in ("ssh", "udp", "SYN"):
+            arm.check(name, "yes", "yes", True)
+    assert [check.seconds for check in one.arms[0].checks] == [60.0, 0.5, 0.5]
+    assert one.arms[0].seconds == 70.0
+    nowhere = {"environment": Environment(), "started": ""}
+    report = ElementTree.fromstring(junit.render(Run.judge("id", "e", "h", one.arms, **nowhere)))  # type: ignore[arg-type]
+    assert [suite.get("time") for suite in report.iter("testsuite")] == ["61.0"]
+
+
+def test_arms_of_one_name_are_numbered_and_keep_captures_of_their_own(tmp_path: Path) -> None:
+    one = trial(tmp_path)
+    folders = set()
+    for name in ("try", "try", "try", "try #2", "raw/ipv4", "raw ipv4", "raw-ipv4"):
+        with one.arm(name, "an arm") as arm:
+            arm.check("c", "yes", "yes", True)
+            arm.keep(Evidence(()))
+            folders.add(one.scratch(arm.name))
+    assert [arm.name for arm in one.arms] == [
+        "try",
+        "try #2",
+        "try #3",
+        "try #2 #2",
+        "raw/ipv4",
+        "raw ipv4 #2",
+        "raw-ipv4 #3",
+    ]
+    assert len(list(tmp_path.glob("*.pcapng"))) == len(folders) == 7
 
 
 def test_a_failed_assertion_is_a_fail_and_the_next_arm_runs(tmp_path: Path) -> None:
@@ -105,6 +145,29 @@ def test_a_skipped_arm_says_why(tmp_path: Path) -> None:
         raise Skip("no such NIC here")
     assert one.arms[0].verdict is Verdict.SKIP
     assert one.arms[0].checks[0].observed == "no such NIC here"
+
+
+@pytest.mark.parametrize(
+    ("before", "verdict"),
+    [(True, Verdict.SKIP), (False, Verdict.FAIL), (None, Verdict.ERROR)],
+)
+def test_an_arm_that_is_given_up_is_no_pass_and_hides_nothing(
+    tmp_path: Path, before: bool | None, verdict: Verdict
+) -> None:
+    one = trial(tmp_path)
+    with one.arm("a", "an arm") as arm:
+        arm.check("in effect", "off", "?", before)
+        raise Skip("no such NIC here")
+    assert one.arms[0].verdict is verdict
+    assert one.arms[0].checks[-1].observed == "no such NIC here"
+
+
+def test_a_single_check_that_is_skipped_leaves_the_verdict_to_the_others(tmp_path: Path) -> None:
+    one = trial(tmp_path)
+    with one.arm("a", "an arm") as arm:
+        arm.check("ssh", "works", "works", True)
+        arm.skip("drop reason", "TCP_CSUM", "this kernel gives none")
+    assert one.arms[0].verdict is Verdict.PASS
 
 
 def test_events_tell_of_arms_and_checks(tmp_path: Path) -> None:
@@ -240,6 +303,34 @@ def test_a_body_that_breaks_is_a_recorded_error_and_the_lab_goes(
     assert str(fault) in told.observed
     if isinstance(fault, KeyError):  # the experiment's own mistake: show its lines
         assert any("raise fault" in line for line in told.evidence)
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    ("before", "verdict"),
+    [(True, Verdict.SKIP), (False, Verdict.FAIL), (None, Verdict.ERROR)],
+)
+def test_a_run_that_is_given_up_is_no_pass_and_hides_nothing(
+    tmp_path: Path, before: bool | None, verdict: Verdict
+) -> None:
+    def body(trial: Trial) -> None:
+        with trial.arm("control", "an arm") as arm:
+            arm.check("c", "yes", "?", before)
+        raise Skip("no such NIC here")
+
+    found = run(body, tmp_path)
+    assert (found.verdict, found.partial) == (verdict, False)
+    assert found.arms[-1].checks[0].observed == "no such NIC here"
+
+
+@pytest.mark.usefixtures("fake")
+def test_an_arm_that_the_runner_adds_has_a_name_of_its_own(tmp_path: Path) -> None:
+    def body(trial: Trial) -> None:
+        with trial.arm("skipped", "an arm") as arm:
+            arm.check("c", "yes", "yes", True)
+        raise Skip("no such NIC here")
+
+    assert [arm.name for arm in run(body, tmp_path).arms] == ["skipped", "skipped #2"]
 
 
 def test_an_interrupt_goes_on_and_what_was_found_is_kept_as_partial(

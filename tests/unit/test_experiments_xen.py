@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,14 +12,15 @@ from typing import Any
 import pytest
 from journey_frames import LOST, VALID, Pkt, hop
 
+from labctl.capture.drops import Drop
 from labctl.capture.judge import Checksum, Metadata, VnetHeader, judge
 from labctl.capture.session import Evidence
 from labctl.errors import GuestError
 from labctl.events import silent
-from labctl.experiments import Experiment, Trial
+from labctl.experiments import Experiment, Trial, superframes
 from labctl.experiments.builtin import xen_offload_gso
 from labctl.experiments.builtin.router_hop import check_broken
-from labctl.experiments.builtin.xen_offload import Rows, xen_offload
+from labctl.experiments.builtin.xen_offload import Rows, _check_at_work, xen_offload
 from labctl.experiments.builtin.xen_to_virtio import xen_to_virtio
 from labctl.experiments.crossing import Crossing
 from labctl.experiments.probes import Answer
@@ -152,6 +155,48 @@ def test_only_what_grew_is_told() -> None:
     assert grown({"a": 1}, {"a": 1}) == ""
 
 
+@pytest.mark.parametrize(
+    ("ended", "output", "works", "text"),
+    [
+        (0, "0\n200000\n", True, "200000 of 200000 bytes arrived"),
+        (0, "143\n200000\n", True, "200000 of 200000 bytes arrived"),
+        (0, "0\n1448\n", False, "1448 of 200000 bytes arrived"),
+        (0, "143\n1448\n", None, "1448 of 200000 bytes arrived until the receiver ended with 143"),
+        (0, "", None, "the receiver ended with 0 and said: nothing"),
+        (127, "", None, "the receiver ended with 127 and said: nothing"),
+        (0, "0\nwc: oh\n", None, "the receiver ended with 0 and said: 0 wc: oh"),
+    ],
+)
+def test_a_transfer_fails_only_where_its_connection_ended_too_early(
+    ended: int, output: str, works: bool | None, text: str
+) -> None:
+    class Receiver:
+        def wait(self, _deadline: Any) -> int:
+            return ended
+
+        def stop(self) -> None:
+            self.stopped = True
+
+    receiver: Any = Receiver()
+    receiver.output, receiver.errors = output, ""
+    node = SimpleNamespace(start=lambda _: receiver, run=lambda *_, **__: SimpleNamespace(ok=True))
+    lab: Any = SimpleNamespace(node=lambda _: node)
+    answer = superframes.bulk(lab, "vm1", "vm2", "10.0.1.2")
+    assert (answer.works, answer.text) == (works, text)
+    assert receiver.stopped
+
+
+def test_the_receiver_tells_what_its_program_ended_with_before_the_count(tmp_path: Path) -> None:
+    program = tmp_path / "nc"
+    program.write_text("#!/bin/sh\nprintf 12345; exit 7\n")
+    program.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", superframes._RECEIVE], capture_output=True, text=True, env={"PATH": path}
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["7", "5"])
+
+
 # --- tables -------------------------------------------------------------------------------------
 
 
@@ -197,7 +242,7 @@ def judged(source: str, destination: str, until: int, grown: int) -> dict[str, V
     path = hops(load(find("xen-to-virtio")), source, destination, "eth0")
     errors = {destination: {"TcpInCsumErrors": grown}} if grown else {}
     found = crossing(path, until, LOST, replace(HANGS, errors=errors))
-    found.no_drops = "its kernel does not trace drops"
+    found.no_drops = {destination: "its kernel does not trace drops"}
     one = arm()
     check_broken(one, found)
     return {check.name: check.verdict for check in one.checks}
@@ -222,9 +267,51 @@ def test_a_loss_elsewhere_than_in_the_router_fails(until: int) -> None:
     assert found["SYN vm1 to vm3"] is Verdict.FAIL
 
 
+def test_the_senders_kernel_does_not_speak_for_the_receivers() -> None:
+    path = hops(load(find("xen-to-virtio")), "vm1", "vm3", "eth0")
+    found = crossing(path, 6, LOST, HANGS)
+    found.no_drops = {"vm1": "its kernel does not trace drops"}
+    found.drops = {"vm1": (), "vm3": (Drop(1.0, 2048, "tcp_v4_rcv+0x1", "TCP_CSUM"),)}
+    one = arm()
+    check_broken(one, found)
+    verdicts = {check.name: check.verdict for check in one.checks}
+    assert verdicts["drop reason at vm3"] is Verdict.PASS
+
+
+def test_a_hop_that_missed_the_packet_leaves_open_where_the_metadata_was_lost() -> None:
+    path = hops(load(find("xen-to-virtio")), "vm1", "vm3", "eth0")
+    found = crossing(path, 6, LOST, HANGS)
+    found.no_drops = {"vm3": "its kernel does not trace drops"}
+    assert found.evidence
+    blind = [
+        hop(one.hop, [], cut=True) if one.hop == "r1:eth1" else one for one in found.evidence.hops
+    ]
+    found.evidence = Evidence(tuple(blind))
+    one = arm()
+    check_broken(one, found)
+    verdicts = {check.name: check.verdict for check in one.checks}
+    assert verdicts["metadata lost, SYN"] is Verdict.ERROR
+    assert verdicts["SYN vm1 to vm3"] is Verdict.ERROR
+
+
 def test_a_hang_without_counted_errors_fails() -> None:
     found = judged("vm1", "vm3", 6, grown=0)
     assert found["TcpInCsumErrors at vm3"] is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ("  Action statistics:\n  Sent 1274 bytes 9 pkt (dropped 0)\n", Verdict.PASS),
+        ("  Action statistics:\n  Sent 0 bytes 0 pkt (dropped 0)\n", Verdict.FAIL),
+        ("filter protocol all pref 49152 matchall\n", Verdict.ERROR),
+    ],
+)
+def test_an_action_without_a_count_may_be_at_work_or_not(said: str, verdict: Verdict) -> None:
+    node: Any = SimpleNamespace(name="vm1", run=lambda _: SimpleNamespace(stdout=said))
+    one = arm()
+    _check_at_work(one, node)
+    assert [check.verdict for check in one.checks] == [verdict]
 
 
 # --- a lab that fails on the way ----------------------------------------------------------------

@@ -46,6 +46,13 @@ def test_every_built_in_experiment_is_explained() -> None:
     assert set(NAMES) == set(BUILTIN)
 
 
+@pytest.mark.parametrize("name", ["router-hop", "xen-router-hop"])
+def test_a_closed_port_is_said_to_answer_only_where_the_syn_gets_through(name: str) -> None:
+    page = " ".join(" ".join(lines(told(name))).split())
+    assert "a closed port hangs as an open one does, where both guests offload" in page
+    assert "Where the SYN gets through (the client alone finishes its sums), a closed port" in page
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_has_every_section_and_fits_its_width(name: str) -> None:
     page = lines(told(name))

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from labctl.errors import GuestError, UsageError
-from labctl.guests import accel, driver, ssh
+from labctl.guests import driver, ssh
 from labctl.guests.driver import console_tail
 from labctl.guests.ethtool import parse_device, parse_features
 from labctl.guests.keys import Key
@@ -249,80 +249,6 @@ def test_a_consoles_tail_leaves_out_what_is_empty(tmp_path: Path) -> None:
 
 def test_an_empty_or_missing_console_says_so(tmp_path: Path) -> None:
     assert "stayed empty" in console_tail(tmp_path / "none")
-
-
-# --- which accelerator --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(accel, "obstacle", lambda: "")
-    return tmp_path
-
-
-def choose(policy: accel.Policy) -> str:
-    return accel.choose(policy, Path("k"), Path("i"), "c", Path("caps"))
-
-
-@pytest.mark.parametrize(("works", "chosen"), [(True, "kvm"), (False, "tcg")])
-@pytest.mark.usefixtures("cache")
-def test_the_probe_decides_once_a_boot(
-    monkeypatch: pytest.MonkeyPatch, works: bool, chosen: str
-) -> None:
-    asked: list[Path] = []
-
-    def probe(kernel: Path, *_: object) -> bool:
-        asked.append(kernel)
-        return works
-
-    monkeypatch.setattr(accel, "probe", probe)
-    assert choose("auto") == chosen
-    assert choose("auto") == chosen
-    assert asked == [Path("k")]
-    monkeypatch.setattr(accel, "_boot", lambda: "another boot")
-    choose("auto")
-    assert len(asked) == 2
-    accel.forget()
-    choose("auto")
-    assert len(asked) == 3
-
-
-@pytest.mark.usefixtures("cache")
-def test_off_never_probes_and_require_never_settles_for_less(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(accel, "probe", lambda *_: pytest.fail("probed"))
-    assert choose("off") == "tcg"
-    monkeypatch.setattr(accel, "probe", lambda *_: False)
-    with pytest.raises(Exception, match="KVM is required, but a kernel under KVM did not reach"):
-        choose("require")
-    monkeypatch.setattr(accel, "obstacle", lambda: "there is no /dev/kvm")
-    with pytest.raises(Exception, match="KVM is required, but there is no /dev/kvm"):
-        choose("require")
-    assert choose("auto") == "tcg"
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"boot": 1}'])
-def test_an_answer_that_cannot_be_read_is_asked_again(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
-    (cache / "labctl").mkdir()
-    (cache / "labctl" / "kvm.json").write_text(text)
-    assert accel.remembered() is None
-    monkeypatch.setattr(accel, "probe", lambda *_: True)
-    assert choose("auto") == "kvm"
-    assert accel.remembered() is True
-
-
-def test_an_answer_that_cannot_be_kept_is_an_answer_all_the_same(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (cache / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "file"))
-    monkeypatch.setattr(accel, "probe", lambda *_: True)
-    assert choose("auto") == "kvm"
-    assert accel.remembered() is None
 
 
 def test_a_cache_that_cannot_be_written_to_only_costs_libvirt_what_it_learnt(

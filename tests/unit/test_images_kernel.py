@@ -1,4 +1,4 @@
-"""Kernels unpacked for Xen."""
+"""Kernels unpacked, and what their notes say."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from elf_files import DOM0_BUS, GUEST_NOTES, elf
 
 from labctl.errors import UsageError
 from labctl.images import cache
-from labctl.images.kernel import unpacked
+from labctl.images.kernel import quickest, runs_as_dom0, runs_under_xen, unpacked
 
 ELF = b"\x7fELF" + bytes(range(256)) * 40
 
@@ -87,3 +88,44 @@ def test_what_is_no_kernel_is_refused_and_leaves_nothing(
     with pytest.raises(UsageError, match=why):
         unpacked(kernel)
     assert not list((cache.root() / "kernels").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("notes", "tail", "guest", "dom0"),
+    [
+        (GUEST_NOTES, DOM0_BUS, True, True),
+        (GUEST_NOTES, b"xen_cpuid", True, False),
+        (((b"Xen", 6), (b"Linux", 15)), b"", False, False),
+        (((b"Linux", 15),), DOM0_BUS, False, True),
+        ((), b"", False, False),
+    ],
+)
+def test_a_kernels_notes_and_strings_say_what_it_can_be_under_xen(
+    notes: tuple[tuple[bytes, int], ...], tail: bytes, guest: bool, dom0: bool, tmp_path: Path
+) -> None:
+    kernel = tmp_path / "vmlinux"
+    kernel.write_bytes(elf(*notes, tail=tail))
+    assert (runs_under_xen(kernel), runs_as_dom0(kernel)) == (guest, dom0)
+
+
+def test_a_broken_elf_file_is_told(tmp_path: Path) -> None:
+    kernel = tmp_path / "vmlinux"
+    kernel.write_bytes(elf(*GUEST_NOTES)[:50])
+    with pytest.raises(UsageError, match="vmlinux is a broken ELF file"):
+        runs_under_xen(kernel)
+
+
+@pytest.mark.parametrize(
+    ("packaged", "inside"),
+    [
+        (bzimage(gzip.compress(elf((b"Xen", 6), (b"Xen", 18)))), True),
+        (bzimage(gzip.compress(elf((b"Xen", 6), (b"Linux", 18)))), False),
+        (bzimage(gzip.compress(ELF)), False),
+        (b"no kernel", False),
+    ],
+)
+def test_a_kernel_is_booted_unpacked_where_it_has_an_entry_for_that(
+    packaged: bytes, inside: bool
+) -> None:
+    found = quickest(packaged, Path("vmlinuz"))
+    assert found == (elf((b"Xen", 6), (b"Xen", 18)) if inside else packaged)

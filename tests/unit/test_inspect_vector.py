@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inspect_files import any_frame, echo, pcap
 from test_capture_judge import eth, ip, pseudo, tcp, udp, with_state, word_sum
-from test_capture_tunnels import sctp, vxlan
+from test_capture_tunnels import inside, local, sctp, vxlan
 
 from labctl.capture.crc import crc32c
 from labctl.capture.frame import ones_sum
@@ -147,6 +147,14 @@ def edges() -> list[tuple[bytes, int]]:
             size = 16 + len(inner) + more
             found.append(patched(tunnel, l4 + 4, size.to_bytes(2, "big")))
             found.append(patched(tunnel, l4 + 4, size.to_bytes(2, "big")) + bytes(9))
+        for port in (4789, 8472, 6081, 4788):  # without a sum
+            found.append(patched(tunnel, l4 + 2, port.to_bytes(2, "big")))
+        for number in (6, 17):  # a sum that counts on what is inside
+            open_inside = inside(4, number, "partial")
+            counting = eth(ip(version, 17, local(version, open_inside, inside(4, number, "valid"))))
+            for place in (len(counting), l4 + 7, l4 + 12, l4 + 40, l4 + 56, len(counting) - 1):
+                changed = counting[place : place + 1].replace(b"\xff", b"\0") or b""
+                found.append(patched(counting, place, bytes([changed[0] + 1]) if changed else b""))
     long = eth(ip(6, 6, tcp(0x10, b"x" * 2000)))
     found += [patched(long, 18, b"\0\0"), patched(eth(ip(6, 6, b"")), 18, b"\0\0")]
     several = [(frame, len(frame)) for frame in found]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from inspect_files import pcap, write
-from test_capture_judge import MACS, ip, tcp, udp, with_state
+from test_capture_judge import MACS, eth, ip, tcp, udp, with_state
+from test_capture_tunnels import inside, local, vxlan
 
 from labctl.cli.inspect import inspect_file
 from labctl.inspect.run import inspect
@@ -71,6 +72,23 @@ def test_bad_sums_name_their_flow_and_come_first(tmp_path: Path) -> None:
     said = meaning(tmp_path, between("bad", 1, 2, number=17, size=3), between("partial", 1, 2))
     assert said.startswith("1 checksum is neither right")
     assert "all in udp 10.0.0.1:5000 > 10.0.0.2:53" in said
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_tunnel_whose_sum_counts_on_what_is_inside_is_no_fault(
+    tmp_path: Path, version: int
+) -> None:
+    body = local(version, inside(4, 17, "partial"), inside(4, 17, "valid"))
+    report = inspect(write(tmp_path, pcap([eth(ip(version, 17, body))] * 3)))
+    outside = "10.0.0.1" if version == 4 else "fd00::1"
+    assert report.meaning[0].startswith(f"3 packets are partial, all sent by {outside}:")
+    assert "made at this sender" in report.meaning[0]
+    assert len(report.meaning) == 1
+
+
+def test_a_tunnel_over_ipv6_may_do_without_a_sum(tmp_path: Path) -> None:
+    said = meaning(tmp_path, eth(ip(6, 17, vxlan(inside(4, 6, "valid")))))
+    assert said == "Every checksum that can be judged is right."
 
 
 def test_all_right_and_nothing_to_judge_are_told_apart(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from journey_frames import BEGIN, LOST, MS, PATH, VALID, At, Pkt, along, hop
 
+from labctl.capture.correlate_clocks import Clock
 from labctl.capture.frame import Packet
 from labctl.capture.journey import Fate, Happening, Journey, summary
 from labctl.capture.journey_build import follow
@@ -108,6 +109,34 @@ def test_nothing_is_said_of_a_packet_that_only_cut_captures_missed() -> None:
     (journey,) = follow(evidence([way], cut=["vm2:eth0"]), PATH, wanted)
     assert course(journey)[7] is Happening.UNKNOWN
     assert journey.fate is Fate.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("slack_ms", "ended_ms", "asked_ms", "happened"),
+    [
+        (0, 500, None, Happening.NOT_SEEN),
+        (0, 200, None, Happening.UNKNOWN),
+        (300, 500, None, Happening.UNKNOWN),  # it may have ended 200 ms after the packet
+        (300, 700, None, Happening.NOT_SEEN),
+        (3000, 500, None, Happening.UNKNOWN),  # a clock that is only guessed
+        (3000, 500, 400, Happening.NOT_SEEN),  # but it ran when it was asked to end
+        (3000, 500, 200, Happening.UNKNOWN),
+    ],
+)
+def test_absence_is_proved_until_the_earliest_end_a_capture_may_have_had(
+    slack_ms: int, ended_ms: int, asked_ms: int | None, happened: Happening
+) -> None:
+    found = evidence([[*along(Pkt())[:7], None]])
+    seen_ns = found["vm2-eth0"].sightings[0].time_ns
+    last = found["vm2:eth0"]
+    assert last.trailer is not None
+    ended = replace(last.trailer, clock_ns=seen_ns + AHEAD + ended_ms * MS)
+    asked = None if asked_ms is None else seen_ns + asked_ms * MS
+    last = replace(last, trailer=ended, asked_ns=asked)
+    found = Evidence((*found.hops[:-1], last))
+    known = {place.name: Clock() for place in PATH} | {"vm2:eth0": Clock(AHEAD, slack_ms * MS)}
+    (journey,) = follow(found, PATH, wanted, known=known)
+    assert course(journey)[7] is happened
 
 
 def test_a_gap_in_one_capture_does_not_end_the_journey() -> None:

@@ -14,8 +14,10 @@ import pytest
 from labctl.errors import LabctlError, UsageError
 from labctl.guests.keys import Key
 from labctl.images import Image
-from labctl.lab import ending, shared, state, status
+from labctl.lab import beforehand, ending, shared, state, status
+from labctl.lab.lab import Lab
 from labctl.topology import find as find_topology
+from labctl.topology import from_mapping
 from labctl.topology import load as load_topology
 from labctl.world.space import IDENTITY, Identity, start_ticks
 
@@ -136,6 +138,25 @@ def test_a_directory_too_deep_for_sockets_is_refused(
     with pytest.raises(UsageError, match="too long for the sockets") as told:
         state.directory("short")
     assert "LABCTL_RUNTIME_DIR" in told.value.hint
+
+
+@pytest.mark.parametrize("over", [0, 1, 2])
+def test_a_nodes_name_too_long_for_its_sockets_is_refused_before_anything_starts(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, over: int
+) -> None:
+    node = "n" * 56
+    topology = from_mapping({"nodes": {"vm1": {}, node: {}}})
+    longest = f"{runtime}/one/c/{node}.0123456789abcdef"
+    monkeypatch.setattr(state, "SOCKET_LIMIT", len(longest) - over)
+    if not over:
+        beforehand.check_sockets(topology, state.directory("one"))
+        return
+    monkeypatch.setattr(state, "creating", lambda _: pytest.fail("something was made"))
+    much = f"the name {node} are {over} characters? too long"
+    with pytest.raises(UsageError, match=much) as told:
+        Lab.up(topology, name="one")
+    assert "LABCTL_RUNTIME_DIR" in told.value.hint
+    assert not (runtime / "one").exists()
 
 
 # --- status -------------------------------------------------------------------------------------

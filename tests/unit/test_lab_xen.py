@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import pickle
-import struct
 import tarfile
 import threading
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from elf_files import DOM0_BUS, GUEST_NOTES, elf
 
 from labctl.errors import DeadlineError, GuestError, HostError, UsageError
 from labctl.guests import driver
@@ -22,7 +22,6 @@ from labctl.guests.keys import Key
 from labctl.guests.spec import Dom0 as Dom0Kernel
 from labctl.guests.spec import Guest
 from labctl.images import Image
-from labctl.images.kernel import runs_as_dom0, runs_under_xen
 from labctl.lab import beforehand, hosted, node, state
 from labctl.lab.dom0 import packed
 from labctl.lab.path import hops
@@ -100,53 +99,6 @@ def test_a_router_outside_joins_a_host_with_a_guest() -> None:
 def test_a_xen_host_is_no_end_of_a_way(source: str, destination: str) -> None:
     with pytest.raises(UsageError, match="xen1 is a Xen host"):
         hops(load(find("xen-uplink")), source, destination)
-
-
-# --- kernels ------------------------------------------------------------------------------------
-
-
-def elf(*notes: tuple[bytes, int], tail: bytes = b"") -> bytes:
-    """An ELF file for x86-64 with these notes."""
-    body = b"".join(
-        struct.pack("<III", len(name) + 1, 8, kind)
-        + (name + b"\0").ljust((len(name) + 4) // 4 * 4, b"\0")
-        + bytes(8)
-        for name, kind in notes
-    )
-    start = 64 + 56
-    header = b"\x7fELF\x02\x01\x01" + bytes(9)
-    header += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
-    segment = struct.pack("<IIQQQQQQ", 4, 4, start, 0, 0, len(body), len(body), 4)
-    return header + segment + body + tail
-
-
-GUEST_NOTES = ((b"Xen", 6), (b"Linux", 15), (b"Xen", 15))
-DOM0_BUS = b"xxxx\0xen_cpu\0xxxx"
-
-
-@pytest.mark.parametrize(
-    ("notes", "tail", "guest", "dom0"),
-    [
-        (GUEST_NOTES, DOM0_BUS, True, True),
-        (GUEST_NOTES, b"xen_cpuid", True, False),
-        (((b"Xen", 6), (b"Linux", 15)), b"", False, False),
-        (((b"Linux", 15),), DOM0_BUS, False, True),
-        ((), b"", False, False),
-    ],
-)
-def test_a_kernels_notes_and_strings_say_what_it_can_be_under_xen(
-    notes: tuple[tuple[bytes, int], ...], tail: bytes, guest: bool, dom0: bool, tmp_path: Path
-) -> None:
-    kernel = tmp_path / "vmlinux"
-    kernel.write_bytes(elf(*notes, tail=tail))
-    assert (runs_under_xen(kernel), runs_as_dom0(kernel)) == (guest, dom0)
-
-
-def test_a_broken_elf_file_is_told(tmp_path: Path) -> None:
-    kernel = tmp_path / "vmlinux"
-    kernel.write_bytes(elf(*GUEST_NOTES)[:50])
-    with pytest.raises(UsageError, match="vmlinux is a broken ELF file"):
-        runs_under_xen(kernel)
 
 
 def image(folder: Path, name: str, content: bytes, **more: Any) -> Image:
@@ -293,6 +245,39 @@ def test_a_host_is_given_its_bridges_uplinks_and_its_guests_files(
     told = host.config.read_text()
     assert "\nbridge lan 1500\n" in told
     assert f"port {topology.nodes['xen1'].interfaces[0].mac} eth0 1500 lan\n" in told
+
+
+def test_dom0_is_told_of_its_uplinks_mtu_offloads_and_routes(
+    images: Mapping[str, Image], tmp_path: Path
+) -> None:
+    uplink = {
+        "network": "lan",
+        "mtu": 1400,
+        "addresses": ["10.0.0.9/24"],
+        "offload": {"guest": {"gro": False}},
+    }
+    topology = from_mapping(
+        {
+            "defaults": {"offload": {"guest": {"tx": False}}},
+            "networks": {"lan": {"mtu": 9000}},
+            "nodes": {
+                "x1": {
+                    "hypervisor": "xen",
+                    "interfaces": [uplink],
+                    "routes": [{"to": "default", "via": "10.0.0.1"}],
+                },
+                "vm1": {"host": "x1", "interfaces": [{"network": "lan"}]},
+            },
+        }
+    )
+    x1 = topology.nodes["x1"]
+    told = hosted.host_guest(known(images, topology), x1, "x1", tmp_path).config
+    assert told
+    lines = told.read_text().splitlines()
+    assert "bridge lan 9000 10.0.0.9/24" in lines
+    assert f"port {x1.interfaces[0].mac} eth0 1400 lan" in lines
+    assert "route 0.0.0.0/0 10.0.0.1" in lines
+    assert "offload eth0 generic-receive-offload off tx-checksumming off" in lines
 
 
 def test_a_guest_is_told_of_its_interfaces_and_peers(

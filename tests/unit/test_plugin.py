@@ -95,6 +95,22 @@ def test_the_lab_comes_up_for_a_test_and_goes_down_after_it(project: pytest.Pyte
     assert down2 == f"down {up2.split()[1]}"
 
 
+def test_a_lab_gets_a_name_whatever_its_file_is_called(project: pytest.Pytester) -> None:
+    (project.path / "Two_hosts.v2.yaml").write_text(TOPOLOGY % "vm1")
+    project.makepyfile(
+        """
+        import pytest
+        from labctl.lab import naming
+
+        @pytest.mark.topology("Two_hosts.v2.yaml")
+        def test_one(lab):
+            assert lab.name.startswith("two-hosts-v2-")
+            naming.check(lab.name)
+        """
+    )
+    project.runpytest().assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize("end", ["assert False", "raise KeyboardInterrupt", "pytest.skip('no')"])
 def test_the_lab_goes_down_however_the_test_ends(end: str, project: pytest.Pytester) -> None:
     project.makepyfile(

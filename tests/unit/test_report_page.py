@@ -358,3 +358,38 @@ def test_a_headline_counts_arms_where_they_are_too_many_to_name(tmp_path: Path) 
         pcapng.write(file, report_records.seen([state] * 8))
     text = text_of(page_of(directory))
     assert "SSH works in all 5 arms. In 4 of them no checksum is finished on the way" in text
+
+
+SKIPPED = Check("drop reason", Verdict.SKIP, "TCP_CSUM", "this kernel gives none")
+
+
+def test_a_pass_tells_how_many_checks_were_skipped(tmp_path: Path) -> None:
+    seen = Check("count", Verdict.PASS, "1", "1")
+    text = text_of(page_of(recorded(tmp_path, [ArmResult.judge("a", "", [seen, SKIPPED])])))
+    assert "every check that was made came out as it says, 1 was skipped." in text
+    assert "As expected: the one check that was made came out right." in text
+    text = text_of(page_of(recorded(tmp_path, [ArmResult.judge("a", "", [seen])])))
+    assert "every check came out as it says." in text
+
+
+def test_a_run_that_was_given_up_gives_the_reason_and_not_that_of_a_single_check(
+    tmp_path: Path,
+) -> None:
+    seen = Check("count", Verdict.PASS, "1", "1")
+    raised = Check("experiment", Verdict.SKIP, "to be tried", "no such NIC here")
+    arms = [ArmResult.judge("a", "", [seen, SKIPPED]), ArmResult.judge("skipped", "", [raised])]
+    text = text_of(page_of(recorded(tmp_path, arms, given_up=True)))
+    assert "Not tried: no such NIC here." in text
+    assert "It was not tried to its end." in text
+
+
+def test_a_capture_that_several_arms_of_an_older_record_wrote_to_speaks_for_none(
+    tmp_path: Path,
+) -> None:
+    arms = [arm("raw/ipv4", works=False), arm("raw ipv4", works=True), arm("own/ipv4", works=True)]
+    directory = recorded(tmp_path, arms)
+    for name in ("raw/ipv4", "own/ipv4"):
+        pcapng.write(directory / "captures" / capture_name(name), report_records.seen([FLAG] * 8))
+    found = gather.from_record(directory, load(directory.name, directory.parent)).arms
+    assert [bool(one.journeys) for one in found] == [False, False, True]
+    assert "another arm wrote to the same capture" in text_of(page_of(directory))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_evidence_comes_back_from_a_capture_as_it_was_judged(tmp_path: Path) -> 
     before = seen([FLAG] * 4 + [LOST] * 3 + [None])
     file = tmp_path / "x.pcapng"
     pcapng.write(file, before)
-    after = recorded.read(file)
+    after = pcapng.read(file)
     assert [hop.hop for hop in after.hops] == list(HOPS)
     for old, new in zip(before, after.hops, strict=True):
         assert [s.judgement for s in old.sightings] == [s.judgement for s in new.sightings]
@@ -41,9 +42,35 @@ def test_evidence_comes_back_from_a_capture_as_it_was_judged(tmp_path: Path) -> 
 def test_a_cut_hop_comes_back_as_a_cut_one(tmp_path: Path) -> None:
     file = tmp_path / "x.pcapng"
     pcapng.write(file, seen([FLAG] * 8, cut="r1:eth0"))
-    after = recorded.read(file)
+    after = pcapng.read(file)
     assert [hop.hop for hop in after.hops if not hop.complete] == ["r1:eth0"]
     assert "within a block" in after["r1:eth0"].note
+
+
+@pytest.mark.parametrize(("drops", "errors"), [(0, 0), (3, 0), (0, 2)])
+def test_what_an_observer_missed_comes_back(tmp_path: Path, drops: int, errors: int) -> None:
+    file = tmp_path / "x.pcapng"
+    first, *others = seen([FLAG] * 8)
+    assert first.trailer is not None
+    before = replace(first, trailer=replace(first.trailer, drops=drops, errors=errors))
+    pcapng.write(file, [before, *others])
+    after = pcapng.read(file).hops[0]
+    assert after.trailer is not None
+    assert (after.trailer.drops, after.trailer.errors) == (drops, errors)
+    assert after.complete is before.complete
+
+
+def test_an_older_record_tells_of_no_receive_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "x.pcapng"
+    monkeypatch.setattr(
+        pcapng, "_description", lambda _: "eth0, MTU 1500; dropped by the kernel: 3"
+    )
+    pcapng.write(file, seen([FLAG] * 8))
+    trailer = pcapng.read(file).hops[0].trailer
+    assert trailer is not None
+    assert (trailer.drops, trailer.errors) == (3, 0)
 
 
 def test_what_is_no_capture_is_refused(tmp_path: Path) -> None:
@@ -53,7 +80,7 @@ def test_what_is_no_capture_is_refused(tmp_path: Path) -> None:
     for cut in range(0, len(whole), 97):
         file.write_bytes(whole[:cut])
         try:
-            after = recorded.read(file)
+            after = pcapng.read(file)
         except PcapngError:
             continue
         assert len(after.hops) <= len(HOPS)  # cut between two blocks: what is there is whole
@@ -64,7 +91,7 @@ def test_a_path_is_told_by_the_topology_or_by_its_names(tmp_path: Path, told: bo
     file = tmp_path / "x.pcapng"
     pcapng.write(file, seen([FLAG] * 8))
     topology = load(find("router-hop.yaml"))
-    path = recorded.path_of(recorded.read(file), ["vm1", "vm2"], topology if told else None)
+    path = recorded.path_of(pcapng.read(file), ["vm1", "vm2"], topology if told else None)
     assert path == hops(topology, "vm1", "vm2")
 
 

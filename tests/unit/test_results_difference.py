@@ -74,6 +74,26 @@ def test_a_check_name_used_twice_is_not_lost() -> None:
     assert [(c.name, c.kind) for c in found.checks] == [("ssh #2", "verdict")]
 
 
+def test_an_arm_name_used_twice_is_not_lost_in_an_older_record() -> None:
+    def old(run_id: str, *verdicts: Verdict) -> Run:
+        arms = [
+            ArmResult.judge(
+                "try", "", [replace(SSH, verdict=one)], offloads={"vm1/eth0": {"tap": {"tso": tso}}}
+            )
+            for one, tso in zip(verdicts, (True, False), strict=True)
+        ]
+        return Run.judge(run_id, "e", "h", arms, environment=ENVIRONMENT, started="")
+
+    found = diff(old("a", Verdict.FAIL, Verdict.FAIL), old("b", Verdict.PASS, Verdict.FAIL))
+    assert [(c.key, c.a, c.b) for c in found.verdicts] == [("arm try", "fail", "pass")]
+    assert [(c.arm, c.name, c.kind) for c in found.checks] == [("try", "ssh", "verdict")]
+    found = diff(old("a", Verdict.FAIL, Verdict.FAIL), old("b", Verdict.FAIL, Verdict.PASS))
+    assert [(c.key, c.a, c.b) for c in found.verdicts] == [("arm try #2", "fail", "pass")]
+    both = old("a", Verdict.FAIL, Verdict.FAIL)
+    keys = [change.key for change in diff(both, replace(both, arms=both.arms[:1])).environment]
+    assert keys == ["arm try #2.offloads.vm1/eth0.tap.tso"]
+
+
 def test_a_partial_run_differs_from_a_whole_one() -> None:
     failed = replace(SSH, verdict=Verdict.FAIL)
     found = diff(run(failed), run(failed, run_id="b", partial=True))

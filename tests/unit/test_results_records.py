@@ -276,6 +276,25 @@ def test_junit_never_looks_better_than_the_verdict() -> None:
     assert _bad(make("id")) == 0
 
 
+def test_junit_shows_what_was_given_up_as_skipped_with_the_reason() -> None:
+    checks = [CHECKS[0], Check("arm", Verdict.SKIP, "to be tried", "no such NIC here")]
+    passed = ArmResult.judge("control", "", CHECKS[:1])
+    rest: Any = {"environment": Environment(), "started": "", "given_up": True}
+    arm = ArmResult.judge("raw", "", checks, given_up=True)
+    suites = _suites(Run.judge("id", "e", "h", [passed, arm], **rest))
+    told = [
+        (suite.get("name"), case.get("name"), case[0].get("message"))
+        for suite in suites
+        for case in suite.iter("testcase")
+        if len(case)
+    ]
+    assert told == [
+        ("e.raw", "arm", "no such NIC here"),
+        ("e.raw", "verdict", "no such NIC here"),
+        ("e", "verdict", "no such NIC here"),
+    ]
+
+
 @given(st.text())
 def test_junit_is_xml_whatever_was_observed(text: str) -> None:
     check = Check("ssh\x1b[0m", Verdict.FAIL, "\x00", text, (text,), text or None)

@@ -74,6 +74,44 @@ def test_an_arm_cannot_claim_a_pass_its_checks_do_not_give(verdict: Verdict) -> 
         ArmResult("raw", "", PASS, (check(verdict),))
 
 
+@pytest.mark.parametrize("verdict", [PASS, FAIL, ERROR])
+def test_an_arm_cannot_claim_a_skip_without_a_reason_or_over_a_failure(verdict: Verdict) -> None:
+    checks = (check(verdict),) if verdict is PASS else (check(SKIP), check(verdict))
+    with pytest.raises(ValueError, match="its checks do not"):
+        ArmResult("raw", "", SKIP, checks)
+
+
+@pytest.mark.parametrize("verdict", [FAIL, ERROR])
+def test_a_run_cannot_claim_a_skip_over_a_failure(verdict: Verdict) -> None:
+    arms = tuple(ArmResult.judge(str(one), "", [check(one)]) for one in (SKIP, verdict))
+    with pytest.raises(ValueError, match="its arms do not"):
+        Run("id", "bridged", "h", SKIP, arms, Environment(), "")
+
+
+@given(verdicts)
+def test_what_is_given_up_never_passes_and_hides_no_failure(found: list[Verdict]) -> None:
+    told = combine([*found, SKIP], given_up=True)
+    worst = combine([*found, SKIP])
+    assert told is (SKIP if worst is PASS else worst)
+
+
+@pytest.mark.parametrize("checks", [(PASS, SKIP), (SKIP,)])
+def test_a_skip_is_read_back_whether_something_passed_before_it_or_not(
+    checks: tuple[Verdict, ...],
+) -> None:
+    passed = ArmResult.judge("control", "", [check(PASS)])
+    arm = ArmResult.judge("raw", "", [check(one) for one in checks], given_up=True)
+    rest = {"environment": Environment(), "started": ""}
+    made = Run.judge("id", "bridged", "h", [passed, arm], given_up=True, **rest)  # type: ignore[arg-type]
+    assert (arm.verdict, made.verdict) == (SKIP, SKIP)
+    assert Run.from_json(made.to_json()) == made
+
+
+def test_an_arm_of_an_older_record_may_pass_with_what_was_skipped_in_it() -> None:
+    made = run(ArmResult("raw", "", PASS, (check(PASS), check(SKIP, "arm"))))
+    assert Run.from_json(made.to_json()) == made
+
+
 def test_an_arm_without_checks_is_no_pass() -> None:
     assert ArmResult.judge("raw", "", []).verdict is ERROR
     with pytest.raises(ValueError, match="its checks do not"):

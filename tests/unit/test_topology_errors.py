@@ -133,6 +133,29 @@ GOLDEN = {
         "networks:\n  lan: {subnets: [10.0.1.1/24]}\nnodes: {a: {}}\n",
         "t.yaml:2:19: the subnet 10.0.1.1/24 has host bits set (did you mean 10.0.1.0/24?)",
     ),
+    "address with a netmask": (
+        address("10.0.1.1/255.255.255.0"),
+        "t.yaml:5:36: '10.0.1.1/255.255.255.0' has a netmask, not a prefix length"
+        " (write 10.0.1.1/24)",
+    ),
+    "subnet with a netmask": (
+        "networks:\n  lan: {subnets: [10.0.1.0/255.255.255.0]}\nnodes: {a: {}}\n",
+        "t.yaml:2:19: '10.0.1.0/255.255.255.0' has a netmask, not a prefix length"
+        " (write 10.0.1.0/24)",
+    ),
+    "subnet without length": (
+        "networks:\n  lan: {subnets: [10.0.1.0]}\nnodes: {a: {}}\n",
+        "t.yaml:2:19: the subnet 10.0.1.0 has no prefix length (write such as 10.0.1.0/24)",
+    ),
+    "IPv6 subnet without length": (
+        "networks:\n  lan: {subnets: ['fd00:1::7']}\nnodes: {a: {}}\n",
+        "t.yaml:2:19: the subnet fd00:1::7 has no prefix length (write such as fd00:1::/64)",
+    ),
+    "route to a netmask": (
+        "nodes: {a: {routes: [{to: 10.0.2.0/255.255.255.0, via: 10.0.1.9}]}}\n",
+        "t.yaml:1:27: '10.0.2.0/255.255.255.0' has a netmask, not a prefix length"
+        " (write 10.0.2.0/24)",
+    ),
     "gateway out of reach": (
         node(
             "{network: lan, addresses: [10.0.1.1/24]}",
@@ -150,6 +173,22 @@ GOLDEN = {
             "    routes:\n      - {to: default, via: 10.0.1.1}\n",
         ),
         "t.yaml:7:28: the gateway 10.0.1.1 is vm1's own address (name the router's address)",
+    ),
+    "broadcast address as gateway": (
+        node(
+            "{network: lan, addresses: [10.0.1.1/24]}",
+            "    routes:\n      - {to: default, via: 10.0.1.255}\n",
+        ),
+        "t.yaml:7:28: the gateway 10.0.1.255 is the network's broadcast address, not a router's"
+        " (name the router's address)",
+    ),
+    "network address as gateway": (
+        node(
+            "{network: lan, addresses: [10.0.1.1/24]}",
+            "    routes:\n      - {to: default, via: 10.0.1.0}\n",
+        ),
+        "t.yaml:7:28: the gateway 10.0.1.0 is the network's own address, not a router's"
+        " (name the router's address)",
     ),
     "gateway of the other family": (
         node(

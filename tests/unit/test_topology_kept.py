@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,20 @@ def test_a_mistake_is_told_each_time(file: Path) -> None:
     for _ in range(2):
         with pytest.raises(TopologyError, match=r"mine\.yaml:2:"):
             kept.load(file)
+
+
+def test_of_a_disk_image_named_by_mistake_no_more_is_read_than_a_topology_may_hold(
+    file: Path,
+) -> None:
+    os.truncate(file, 256 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TopologyError, match="larger than 1 MiB"):
+            kept.load(file)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 16 << 20
 
 
 def test_a_spoilt_entry_does_no_harm(file: Path, reads: list[Path], tmp_path: Path) -> None:

@@ -82,6 +82,24 @@ def test_a_default_route_is_of_its_gateways_family() -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "via"),
+    [
+        ("10.0.1.1/31", "10.0.1.0"),
+        ("10.0.1.0/31", "10.0.1.1"),
+        ("10.0.1.1/24", "10.0.1.254"),
+        ("10.0.0.1/16", "10.0.1.255"),
+        ("fd00:1::1/64", "fd00:1::"),  # where any router of the network answers (RFC 4291, 2.6.1)
+        ("fd00:1::1/127", "fd00:1::"),
+    ],
+)
+def test_a_gateway_may_be_whatever_address_a_router_can_have(address: str, via: str) -> None:
+    interface = {"network": "lan", "addresses": [address]}
+    node = {"interfaces": [interface], "routes": [{"to": "default", "via": via}]}
+    loaded = from_mapping({"networks": {"lan": {}}, "nodes": {"a": node}})
+    assert loaded.nodes["a"].routes[0].via == ip_address(via)
+
+
+@pytest.mark.parametrize(
     ("written", "mib"), [(96, 96), ("256M", 256), ("1G", 1024), ("2 GiB", 2048)]
 )
 def test_memory_is_in_mebibytes(written: object, mib: int) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from labctl.errors import HostError, UsageError
 from labctl.shipped import folder
-from labctl.topology import find, load, schema, shipped
+from labctl.topology import TopologyError, find, from_mapping, load, schema, shipped
 
 FILES = shipped()
 
@@ -76,6 +76,10 @@ def test_every_property_of_the_schema_is_described() -> None:
         {"nodes": {"a": {"interfaces": [{}]}}},
         {"nodes": {"a": {"offload": {"guest": {"txx": False}}}}},
         {"nodes": {"a": {}}, "networks": {"sixteen-letters-": {}}},
+        {"nodes": {"a": {}}, "networks": {"lan": {"subnets": ["10.0.0.0"]}}},
+        {"nodes": {"a": {}}, "networks": {"lan": {"subnets": ["10.0.0.0/255.255.255.0"]}}},
+        {"nodes": {"a": {}}, "networks": {"lan": {"addresses": ["10.0.0.1/255.255.255.0"]}}},
+        {"nodes": {"a": {"routes": [{"to": "10.0.0.0/0.0.0.255", "via": "10.0.1.1"}]}}},
         {"nodes": {"a": {}}, "routers": {"r": {"interfaces": [{"network": "x"}]}}},
     ],
     ids=str,
@@ -83,6 +87,15 @@ def test_every_property_of_the_schema_is_described() -> None:
 def test_the_schema_refuses_what_labctl_refuses(wrong: dict[str, Any]) -> None:
     validator = jsonschema.Draft202012Validator(schema())
     assert not validator.is_valid(wrong)
+    with pytest.raises(TopologyError):
+        from_mapping(wrong)
+
+
+@pytest.mark.parametrize("memory", [256, "256", " 256 ", "256M", "1 gib", "1024MB"])
+def test_the_schema_takes_memory_as_labctl_does(memory: int | str) -> None:
+    written = {"nodes": {"a": {"memory": memory}}}
+    from_mapping(written)
+    jsonschema.Draft202012Validator(schema()).validate(written)
 
 
 def test_the_schema_takes_what_labctl_takes() -> None:

@@ -23,7 +23,7 @@ from labctl.guests.spec import Guest, Nic, drive_serial
 MGMT = xen_host.management("xen1-mgmt", "52:54:00:00:00:01")
 UPLINK = Nic("eth0", "xen1-eth0", "52:54:00:00:00:02", "e1000", {})
 BRIDGES = (
-    xen_host.Bridge("lan", 9000, uplinks=(UPLINK,)),
+    xen_host.Bridge("lan", 9000, uplinks=(xen_host.Port(UPLINK, 1400),)),
     xen_host.Bridge("left", 1500, ("10.0.0.1/24",)),
 )
 
@@ -94,7 +94,7 @@ def test_dom0_is_told_of_its_bridges_and_ports(tmp_path: Path) -> None:
         "bridge mgmt 1500 fe80::5054:ff:fe00:1/64",
         "port 52:54:00:00:00:01 mgmt0 1500 mgmt",
         "bridge lan 9000",
-        "port 52:54:00:00:00:02 eth0 9000 lan",
+        "port 52:54:00:00:00:02 eth0 1400 lan",
         "bridge left 1500 10.0.0.1/24",
     ]
 

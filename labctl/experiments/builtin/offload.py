@@ -7,7 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from labctl.capture.judge import Checksum, Metadata
-from labctl.experiments.crossing import Crossing, check_answer, check_no_errors, cross
+from labctl.experiments.crossing import (
+    Crossing,
+    check_answer,
+    check_in_effect,
+    check_no_errors,
+    cross,
+)
 from labctl.experiments.evidence import Expectation, Wanted, check_states
 from labctl.experiments.model import experiment
 from labctl.experiments.trial import Arm, Trial
@@ -111,19 +117,14 @@ def _check_effect(arm: Arm, lab: Lab, setting: Setting, interface: str) -> None:
         node = lab.node(name)
         for feature, value in setting.guest.items():
             active = node.features(interface)[feature].active
-            _in_effect(arm, f"{name} {feature}", value, active)
+            check_in_effect(arm, f"{name} {feature}", value, active)
         if setting.tap:
             found = lab.tap_features(node.interface(interface).tap)
             active = found["tx-checksum-ip-generic"].active
-            _in_effect(arm, f"{name}'s TAP tx-checksumming", False, active)
+            check_in_effect(arm, f"{name}'s TAP tx-checksumming", False, active)
         bits = node.device(interface)
         for feature, value in setting.device.items():
-            _in_effect(arm, f"{name} device {feature}", value, bits[feature])
-
-
-def _in_effect(arm: Arm, what: str, wanted: bool, active: bool) -> None:
-    words = {True: "on", False: "off"}
-    arm.check(f"in effect: {what}", words[wanted], words[active], active is wanted)
+            check_in_effect(arm, f"{name} device {feature}", value, bits[feature])
 
 
 def _check(arm: Arm, setting: Setting, way: str, crossing: Crossing) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from labctl.capture.judge import Checksum, Metadata
 from labctl.experiments.crossing import Crossing, check_answer, check_passes, cross
-from labctl.experiments.evidence import check_states, culprit, until
+from labctl.experiments.evidence import Step, check_states, culprit, until
 from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
 from labctl.experiments.story import table
@@ -90,15 +91,20 @@ def check_broken(arm: Arm, crossing: Crossing) -> None:
             f"partial everywhere; needs_csum up to {into.name}, none after it",
             until(into.name, crossing.path, (Checksum.PARTIAL, Metadata.NONE)),
         )
-        where = culprit(steps)
-        arm.check(
-            f"metadata lost, {wanted.kind}",
-            blamed,
-            where or "not lost anywhere",
-            where == blamed,
-        )
+        _check_culprit(arm, f"metadata lost, {wanted.kind}", blamed, steps)
     _check_counters(arm, crossing)
     _check_reasons(arm, crossing)
+
+
+def _check_culprit(arm: Arm, name: str, blamed: str, steps: Sequence[Step]) -> None:
+    """Check where a packet lost its metadata; a hop that missed something may have been the one."""
+    where = culprit(steps)
+    blind = [step.hop.name for step in steps if step.seen is None and not step.complete]
+    if not where and blind:
+        observed = f"the capture is not complete at {', '.join(blind)}"
+        arm.check(name, blamed, observed, None)
+        return
+    arm.check(name, blamed, where or "not lost anywhere", where == blamed)
 
 
 def _check_counters(arm: Arm, crossing: Crossing) -> None:
@@ -117,8 +123,8 @@ def _check_reasons(arm: Arm, crossing: Crossing) -> None:
     name, expected = f"drop reason at {victim}", "the kernel drops the SYNs for TCP_CSUM"
     drops = crossing.drops.get(victim, ())
     reasons = sorted({drop.reason for drop in drops if drop.reason})
-    if crossing.no_drops:
-        arm.skip(name, expected, crossing.no_drops)
+    if why_not := crossing.no_drops.get(victim):
+        arm.skip(name, expected, why_not)
     elif drops and not reasons:
         arm.skip(name, expected, "the guest's kernel gives no reasons (before 5.17)")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
+from labctl.experiments.crossing import check_in_effect
 from labctl.experiments.finishing import SEGMENTS
 from labctl.experiments.superframes import (
     BULK_PORT,
@@ -46,8 +47,7 @@ def super_frames(trial: Trial) -> list[str]:
     with trial.arm("gso off/ipv4", "control: the same transfer, TSO and GSO off in vm1") as arm:
         with vm1.offload(SEGMENTS) as now:
             for feature in SEGMENTS:
-                words = {True: "on", False: "off"}[now[feature].active]
-                arm.check(f"in effect: vm1 {feature}", "off", words, words == "off")
+                check_in_effect(arm, f"vm1 {feature}", False, now[feature].active)
             found = _watched(trial, arm, path, BULK_PORT, lambda: send(arm))
         for one in found[:-1]:  # in vm2 GRO joins what arrives in one go
             _none(arm, one)

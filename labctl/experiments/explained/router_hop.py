@@ -206,7 +206,10 @@ _EVIDENCE = (
     "not damage, it is what the sender left.",
     "ping works through every kind: icmp_push_reply() and icmpv6_push_pending_frames() sum in "
     "software. That a host answers pings says nothing about TCP.",
-    "A closed port answers over IPv4 where an open one hangs: resets are summed in software there.",
+    "Behind raw a closed port hangs as an open one does, where both guests offload: the SYN dies "
+    "in skb_checksum_init(), before tcp_v4_rcv() or tcp_v6_rcv() looks for a socket. Where the SYN "
+    "gets through (the client alone finishes its sums), a closed port answers over IPv4 and an "
+    "open one hangs: resets are summed in software there, a SYN-ACK is not.",
 )
 
 _KEEP = Cure(
