@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -50,7 +51,8 @@ class Lines:
         words = f"{event.stage} {event.subject}".ljust(28)
         detail = f" {event.detail}" if event.detail else ""
         mark = {"start": "…", "done": "ok", "failed": "FAILED"}.get(event.state, "")
-        print(f"{seconds:7.1f} {words} {mark}{detail}".rstrip(), file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a log that is full: the work matters more
+            print(f"{seconds:7.1f} {words} {mark}{detail}".rstrip(), file=sys.stderr, flush=True)
 
 
 def display() -> Display:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -25,6 +27,18 @@ EVENTS = [
     Event("arm", "raw/ipv4", "failed", "fail", time=107.0),
     Event("image", "micro", "done", "never started", time=107.0),
 ]
+
+
+def test_work_goes_on_where_its_progress_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        with Lines() as show:
+            for event in EVENTS:
+                show(event)
+        with suppress(OSError):
+            full.close()
 
 
 def test_lines_show_what_starts_ends_and_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
