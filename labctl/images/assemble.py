@@ -6,16 +6,17 @@ import difflib
 import gzip
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from errno import EDQUOT, ENOSPC
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
-from labctl.errors import LabctlError, UsageError
+from labctl.errors import LabctlError, UsageError, refusal
 from labctl.events import Emit, Event, silent
 from labctl.images import cache, kept, places, recipe
 from labctl.images.cache import Image
@@ -220,6 +221,10 @@ def lock(name: str, *, emit: Emit = silent) -> Path:
             part.write_text(text, encoding="utf-8")
             part.rename(loaded.lock_file)
         except OSError as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            if error.errno in (ENOSPC, EDQUOT):
+                raise refusal(error, loaded.lock_file) or error from None
             raise UsageError(
                 f"cannot write {loaded.lock_file}: {error.strerror}",
                 "copy the recipe to your own folder (docs/images.md) and lock it there",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import os
@@ -169,6 +170,9 @@ def pin(recipe: Recipe, *, deadline: Deadline) -> Lock:
         env = {"APT_CONFIG": str(_private_apt(Path(top), base, recipe.suite))}
         done = run(["apt-get", "-q", "update"], deadline=deadline, env=env, check=False)
         errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), top)
+            raise refusal(full) or full
         if not done.ok or errors:
             raise LabctlError(
                 f"apt cannot read {recipe.suite}: {errors[0] if errors else done.stderr.strip()}",

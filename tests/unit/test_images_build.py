@@ -21,9 +21,10 @@ import yaml
 from labctl import images
 from labctl.errors import DeadlineError, HostError, LabctlError, UsageError
 from labctl.events import Event
-from labctl.images import assemble, cache, closure, recipe, unpack
+from labctl.images import assemble, cache, closure, mirror, recipe, unpack
 from labctl.images.tree import Entry, Tree
 from labctl.world.deadline import Deadline
+from labctl.world.process import Result
 
 RELEASE = "9.9-test"
 
@@ -418,6 +419,38 @@ def test_a_disk_that_fills_while_building_is_no_fault_of_labctl(
         images.get("mine")
     assert caught.value.message.startswith(f"{cache.root()}: ")
     assert left_behind() == []
+
+
+def test_a_disk_that_is_full_while_locking_is_told_and_leaves_the_lock_as_it_was(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = archive.write()
+    before = (folder / "lock.yaml").read_text()
+    pinned = recipe.load("mine").lock()
+    monkeypatch.setattr(mirror, "pin", lambda *_, **__: pinned)
+
+    def full(self: Path, *_: object, **__: object) -> None:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(HostError, match=r"lock\.yaml: No space left") as caught:
+        images.lock("mine")
+    assert "free some space" in caught.value.hint
+    assert (folder / "lock.yaml").read_text() == before
+    assert not (folder / "lock.part").exists()
+
+
+def test_a_full_folder_of_temporary_files_is_no_fault_of_the_archive(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.write()
+    said = "E: Write error - write (28: No space left on device)"
+    monkeypatch.setattr(mirror, "run", lambda *_, **__: Result(("apt-get",), 100, "", said))
+    (tmp_path / "keys").touch()
+    monkeypatch.setattr(mirror, "KEYRING", tmp_path / "keys")
+    with pytest.raises(HostError, match=r"labctl-apt-.*: No space left"):
+        images.lock("mine")
 
 
 def test_a_cache_that_cannot_be_made_is_told(
