@@ -114,8 +114,10 @@ $(ENVIRONMENT): | $(SYSTEM)
 	@echo "make: installing labctl and its pinned Python packages into $(VENV)"
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  f"make: Python 3.11 or later is needed, $(PYTHON) is {sys.version.split()[0]}")'
+	# Where the environment is active, $(PYTHON) is its own and goes with it.
+	python=$$($(PYTHON) -c 'import sys; print(sys._base_executable)')
 	if [ -e $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV); fi
-	$(PYTHON) -m venv $(VENV)
+	"$$python" -m venv $(VENV)
 	pip() { $(BIN)/python -m pip --disable-pip-version-check --quiet "$$@"; }
 	pip install --require-hashes -r requirements/build.lock
 	# No isolation: what builds libvirt-python and labctl is pinned as well.
