@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import select
@@ -144,6 +145,7 @@ def main() -> NoReturn:
     try:
         code = cli.main(standalone_mode=False)
         sys.stdout.flush()
+        gc.freeze()  # else Python looks for garbage among all that is about to go: 0.01 s
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
     except LabctlError as error:
         if debug:

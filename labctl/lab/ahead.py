@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+# Imported here, so that an agent that is forked has them already: its user needs them as well.
+from labctl.guests import driver
+from labctl.network import links
 from labctl.world.client import Agent
 
-MODULES = ("labctl.guests.driver", "labctl.network.links", "libvirt", "pyroute2")
-"""What the agent needs until the guests boot; by name, for this process does without."""
+MODULES = (driver.__name__, links.__name__, "libvirt", "pyroute2")
+"""What the agent needs until the guests boot; its user does without the libraries."""
 
 
 def start_agent() -> Agent:

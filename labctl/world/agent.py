@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import pickle
 import signal
@@ -212,8 +213,10 @@ def enter(world: Enter) -> None:
 
 def wait_for_world(requests: Connection, replies: Connection, modules: Sequence[str]) -> None:
     """Import `modules`, wait for `Enter`, and return in a child of this process, in that world."""
+    gc.disable()  # it would look through all that is imported, again and again, for nothing
     for module in modules:
         import_module(module)
+    gc.enable()
     try:
         enter(requests.recv())
     except EOFError:
