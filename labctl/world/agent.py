@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import gc
 import os
 import pickle
@@ -30,7 +31,7 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from labctl.errors import LabctlError
+from labctl.errors import LabctlError, refusal
 from labctl.events import Emit, Event
 from labctl.world.deadline import Deadline
 from labctl.world.process import environment
@@ -77,7 +78,12 @@ class AgentError(LabctlError):
 
 
 def _portable(error: BaseException) -> BaseException:
-    """Return `error` if it survives pickling, else an `AgentError` that tells of it."""
+    """Return `error` if it survives pickling, else an `AgentError` that tells of it.
+
+    A full disk is told as what it is, whatever met it.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error = refusal(error, "a file of the lab") or error
     if isinstance(error, LabctlError):
         with contextlib.suppress(Exception):
             pickle.loads(pickle.dumps(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from labctl.errors import LabctlError
 from labctl.events import Emit, Event
@@ -40,3 +41,7 @@ def poison() -> Poison:
 
 def same(value: int) -> int:
     return value
+
+
+def fill() -> None:
+    Path("/dev/full").write_text("more")

@@ -150,6 +150,12 @@ def test_an_error_that_does_not_survive_pickling_is_told_all_the_same(taught: Ag
         taught.call(agent_side.stubborn)
 
 
+def test_a_full_disk_inside_is_told_as_that(taught: Agent) -> None:
+    with pytest.raises(HostError, match="No space left on device") as told:
+        taught.call(agent_side.fill)
+    assert "free some space" in told.value.hint
+
+
 def test_an_answer_that_cannot_be_read_leaves_nobody_waiting(taught: Agent) -> None:
     error = within(20, lambda: taught.call(agent_side.poison))
     assert isinstance(error, LabctlError)
