@@ -2,159 +2,23 @@
 
 from __future__ import annotations
 
-import errno
-import gzip
-import hashlib
-import http.server
-import io
 import json
-import os
-import tarfile
 import threading
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from debian_archive import RECIPE, RELEASE, Archive, left_behind
 
 from labctl import images
-from labctl.errors import DeadlineError, HostError, LabctlError, UsageError
+from labctl.errors import DeadlineError, LabctlError, UsageError
 from labctl.events import Event
-from labctl.images import assemble, cache, closure, mirror, recipe, unpack
+from labctl.images import assemble, cache, closure, recipe, unpack
 from labctl.images.tree import Entry, Tree
 from labctl.world.deadline import Deadline
-from labctl.world.process import Result
 
-RELEASE = "9.9-test"
-
-
-def deb(files: Mapping[str, bytes | str]) -> bytes:
-    """A Debian package; a `str` is a symbolic link's target."""
-
-    def tar(content: Mapping[str, bytes | str]) -> bytes:
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w:xz") as archive:
-            for name, value in content.items():
-                info = tarfile.TarInfo(f"./{name}")
-                info.mode = 0o755
-                if isinstance(value, str):
-                    info.type, info.linkname = tarfile.SYMTYPE, value
-                    archive.addfile(info)
-                else:
-                    info.size = len(value)
-                    archive.addfile(info, io.BytesIO(value))
-        return buffer.getvalue()
-
-    package = b"!<arch>\n"
-    members = {
-        "debian-binary": b"2.0\n",
-        "control.tar.xz": tar({"control": b"Package: x\nVersion: 1\nArchitecture: all\n"}),
-        "data.tar.xz": tar(files),
-    }
-    for name, data in members.items():
-        package += f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode()
-        package += data + b"\n" * (len(data) % 2)
-    return package
-
-
-PACKAGES = {
-    "linux-image-test": deb({f"boot/vmlinuz-{RELEASE}": b"a kernel"}),
-    "tools": deb({"bin/tool": b"#!/bin/sh\n", "usr/bin/busybox": b"box", "sbin/t": "../bin/tool"}),
-    "linux-image-two": deb({"boot/vmlinuz-1": b"1", "boot/vmlinuz-2": b"2"}),
-    "shell": deb({"bin/sh": Path("/bin/sh").read_bytes()}),
-    "linked": deb({"usr/bin/dangling": "nowhere"}),
-    "xen-test": deb({"boot/xen-9.amd64.gz": gzip.compress(b"a hypervisor")}),
-    "broken": b"not a package at all",
-}
-
-RECIPE: dict[str, Any] = {
-    "description": "a test image",
-    "suite": "bookworm",
-    "kernel": "linux-image-test",
-    "memory": 64,
-    "packages": ["tools"],
-    "files": ["usr/bin/tool", "usr/sbin/*"],
-    "applets": "ls cat",
-    "add": {"/init": {"file": "init", "mode": "755"}},
-    "links": {"/etc/mtab": "/proc/mounts"},
-    "text": {"/etc/hosts": "127.0.0.1 localhost\n"},
-}
-
-
-class Archive:
-    """A Debian archive's pool on loopback, and one recipe with its lock."""
-
-    def __init__(self, base: str, top: Path) -> None:
-        self.base = base
-        self.pool = top / "mirror/pool/main"
-        self.recipes = top / "config/labctl/images"
-        self.pool.mkdir(parents=True)
-        for name, data in PACKAGES.items():
-            (self.pool / f"{name}.deb").write_bytes(data)
-
-    def write(self, name: str = "mine", /, **changes: Any) -> Path:
-        folder = self.recipes / name
-        folder.mkdir(parents=True, exist_ok=True)
-        content = {**RECIPE, **changes}
-        content = {key: value for key, value in content.items() if value is not None}
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
-        (folder / "init").write_text("#!/bin/sh\n")
-        if "kernel" in content and "packages" in content:
-            hypervisor = [content["hypervisor"]] if "hypervisor" in content else []
-            names = [content["kernel"], *content["packages"], *hypervisor]
-            self.lock(folder, content["kernel"], names)
-        return folder
-
-    def lock(self, folder: Path, kernel: str, names: list[str]) -> None:
-        packages = [
-            {
-                "name": name,
-                "version": "1.2-3",
-                "sha256": hashlib.sha256(PACKAGES[name]).hexdigest(),
-                "size": len(PACKAGES[name]),
-                "path": f"pool/main/{name}.deb",
-            }
-            for name in names
-        ]
-        content = {
-            "archive": "debian",
-            "suite": "bookworm",
-            "kernel": kernel,
-            "kernel_package": kernel,
-            "packages": packages,
-        }
-        (folder / "lock.yaml").write_text(yaml.safe_dump(content))
-
-
-@pytest.fixture
-def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args, directory=str(tmp_path / "mirror"))
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        base = f"http://127.0.0.1:{server.server_address[1]}"
-        monkeypatch.setenv("LABCTL_DEBIAN_MIRROR", base)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-        for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-            monkeypatch.delenv(variable, raising=False)
-        try:
-            yield Archive(base, tmp_path)
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def left_behind() -> list[str]:
-    top = cache.root()
-    return sorted(str(path.relative_to(top)) for path in top.glob("images/[!.]*/*"))
+pytest_plugins = ["debian_archive"]
 
 
 def test_an_image_is_built_from_packages_and_the_recipes_own_files(archive: Archive) -> None:
@@ -333,135 +197,6 @@ def test_a_lock_names_no_host_and_no_place_outside_the_pool(archive: Archive, pa
     (folder / "lock.yaml").write_text(lock.replace("pool/main/tools.deb", path))
     with pytest.raises(UsageError, match=r"packages\.1\.path"):
         images.get("mine")
-
-
-def test_a_package_with_another_sum_is_named_and_not_kept(archive: Archive) -> None:
-    archive.write()
-    (archive.pool / "tools.deb").write_bytes(PACKAGES["tools"][:-1] + b"!")
-    with pytest.raises(LabctlError, match=r"tools 1\.2-3 is not what the lock pins") as caught:
-        images.get("mine")
-    assert "labctl image lock mine" in caught.value.hint
-    assert "LABCTL_DEBIAN_MIRROR" in caught.value.hint
-    kept = {path.name for path in cache.packages().iterdir()}
-    assert kept <= {f"{hashlib.sha256(PACKAGES['linux-image-test']).hexdigest()}.deb"}
-    assert left_behind() == []
-
-
-def test_a_package_that_is_gone_is_named(archive: Archive) -> None:
-    archive.write()
-    (archive.pool / "tools.deb").unlink()
-    with pytest.raises(LabctlError, match=r"tools 1\.2-3 is gone from the archive \(HTTP 404\)"):
-        images.get("mine")
-
-
-def test_a_mirror_that_does_not_answer_is_one_clear_line(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    archive.write()
-    monkeypatch.setenv("LABCTL_DEBIAN_MIRROR", "http://127.0.0.1:1")
-    with pytest.raises(LabctlError, match=r"1\.2-3 could not be fetched: .*refused"):
-        images.get("mine")
-
-
-def test_a_mirror_that_is_no_uri_is_refused(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    archive.write()
-    monkeypatch.setenv("LABCTL_DEBIAN_MIRROR", "ftp.example")
-    with pytest.raises(UsageError, match="LABCTL_DEBIAN_MIRROR"):
-        images.get("mine")
-
-
-class Full:
-    """A file of a disk that is full; it fails like write(2), which names no file."""
-
-    def __enter__(self) -> Full:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def write(self, _data: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_a_disk_that_fills_while_fetching_is_no_fault_of_the_archive(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    archive.write()
-    real = os.fdopen
-
-    def fdopen(handle: int, mode: str = "r", *more: Any, **words: Any) -> Any:
-        if mode != "wb":
-            return real(handle, mode, *more, **words)
-        os.close(handle)
-        return Full()
-
-    monkeypatch.setattr(os, "fdopen", fdopen)
-    with pytest.raises(HostError) as caught:
-        images.get("mine")
-    assert caught.value.message == f"{cache.packages()}: No space left on device"
-    assert "lock" not in caught.value.hint
-    assert left_behind() == []
-    assert list(cache.packages().iterdir()) == []
-
-
-def test_a_disk_that_fills_while_building_is_no_fault_of_labctl(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    archive.write()
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Tree, "write_cpio", full)
-    with pytest.raises(HostError, match="No space left") as caught:
-        images.get("mine")
-    assert caught.value.message.startswith(f"{cache.root()}: ")
-    assert left_behind() == []
-
-
-def test_a_disk_that_is_full_while_locking_is_told_and_leaves_the_lock_as_it_was(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = archive.write()
-    before = (folder / "lock.yaml").read_text()
-    pinned = recipe.load("mine").lock()
-    monkeypatch.setattr(mirror, "pin", lambda *_, **__: pinned)
-
-    def full(self: Path, *_: object, **__: object) -> None:
-        self.touch()
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(HostError, match=r"lock\.yaml: No space left") as caught:
-        images.lock("mine")
-    assert "free some space" in caught.value.hint
-    assert (folder / "lock.yaml").read_text() == before
-    assert not (folder / "lock.part").exists()
-
-
-def test_a_full_folder_of_temporary_files_is_no_fault_of_the_archive(
-    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    archive.write()
-    said = "E: Write error - write (28: No space left on device)"
-    monkeypatch.setattr(mirror, "run", lambda *_, **__: Result(("apt-get",), 100, "", said))
-    (tmp_path / "keys").touch()
-    monkeypatch.setattr(mirror, "KEYRING", tmp_path / "keys")
-    with pytest.raises(HostError, match=r"labctl-apt-.*: No space left"):
-        images.lock("mine")
-
-
-def test_a_cache_that_cannot_be_made_is_told(
-    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    archive.write()
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(HostError, match="cannot write to the cache") as caught:
-        images.get("mine")
-    assert "XDG_CACHE_HOME" in caught.value.hint
 
 
 @pytest.mark.parametrize(
