@@ -86,7 +86,7 @@ def quickest(packaged: bytes, name: Path) -> bytes:
     """Return a packaged kernel in the form that QEMU starts soonest.
 
     That is the ELF file inside, where it has an entry point for PVH (QEMU's load_elfboot; the
-    kernel's CONFIG_PVH): to unpack itself costs a guest 0.3 s under TCG. Else it is left as it is.
+    kernel's CONFIG_PVH): to unpack itself costs a guest 0.2 s under TCG. Else it is left as it is.
     """
     with contextlib.suppress(UsageError):
         kernel = _unpack(packaged, name)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import pickle
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,7 +45,8 @@ def load(kind: str, key: str) -> object:
     # The cache is the user's own, so what is in it may be trusted, but not to be whole.
     with contextlib.suppress(Exception):
         value: object = pickle.loads(entry.read_bytes())
-        entry.touch()
+        with contextlib.suppress(OSError):  # one that cannot be written to serves as well
+            entry.touch()
         return value
     return None
 
@@ -58,9 +59,12 @@ def keep(kind: str, key: str, value: object) -> None:
     folder = _place(kind)
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as part:
-            pickle.dump(value, part)
-        Path(part.name).rename(folder / key)
+        part = folder / f".{key}.{os.getpid()}"
+        try:
+            part.write_bytes(pickle.dumps(value))
+            part.rename(folder / key)
+        finally:
+            part.unlink(missing_ok=True)
         by_age = sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime)
         for old in by_age[:-MOST]:
             old.unlink(missing_ok=True)

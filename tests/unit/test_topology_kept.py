@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tracemalloc
 from pathlib import Path
@@ -98,3 +99,27 @@ def test_only_so_many_are_kept(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_
         file.write_text(f"{TEXT}# {number}\n")
         kept.load(file)
     assert len(list((tmp_path / "cache/labctl/topologies").iterdir())) == 2
+
+
+def test_a_cache_that_cannot_be_written_to_serves_what_it_has(
+    file: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = kept.load(file)
+
+    def refuse(self: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert kept.load(file) == first
+    assert len(reads) == 1
+
+
+def test_a_disk_that_is_full_keeps_nothing_and_no_part(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, _to: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert kept.load(file).name == "mine"
+    assert list((tmp_path / "cache/labctl/topologies").iterdir()) == []
