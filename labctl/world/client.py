@@ -33,6 +33,7 @@ class _Forked:
     def __init__(self, target: Callable[[], None]) -> None:
         self._process = get_context("fork").Process(target=target, daemon=True)
         self._process.start()
+        self.pid = cast("int", self._process.pid)
 
     @property
     def returncode(self) -> int | None:
