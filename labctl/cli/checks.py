@@ -17,7 +17,7 @@ from labctl.lab import doctor as prerequisites
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @json_option
 def validate(files: tuple[str, ...], as_json: bool) -> None:
-    """Check topology FILEs; every problem is told with its line and column."""
+    """Check topology FILEs. Every problem is told with its line and column."""
     found = []
     code = ExitCode.OK
     for file in files:
@@ -49,7 +49,7 @@ def schema() -> None:
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Check everything labctl needs of this host, and say what mends what is wrong."""
+    """Check all labctl needs of this host. Says what mends what is wrong."""
     findings = prerequisites.examine()
     if as_json:
         print_json([finding.to_json() for finding in findings])

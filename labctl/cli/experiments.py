@@ -39,9 +39,10 @@ EXITS = {
 def run_experiments(
     names: tuple[str, ...], accel: Policy, results: Path | None, reports: bool, as_json: bool
 ) -> None:
-    """Run experiments by NAME (see `labctl experiments`) or from a Python FILE of yours.
+    """Run experiments by NAME or from a Python FILE of yours.
 
-    Each gets a lab of its own, ends in a verdict, and is recorded; see `labctl results`.
+    `labctl experiments` lists the names. Each gets a lab of its own, ends in a verdict, and is
+    recorded; see `labctl results`.
     """
     runs: list[tuple[Run, Path]] = []
     for experiment in load.find(list(names)):

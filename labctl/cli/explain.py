@@ -11,9 +11,10 @@ from labctl.cli.words import json_option, print_json, print_table
 @click.argument("experiment", required=False, metavar="[EXPERIMENT]")
 @json_option
 def explain(experiment: str | None, as_json: bool) -> None:
-    """Explain EXPERIMENT: the mechanism hop by hop, with its kernel functions, and the evidence.
+    """Explain EXPERIMENT: the mechanism hop by hop, the evidence.
 
-    Xen and virtio are told side by side. Without EXPERIMENT: which ones there are.
+    Kernel functions are named, and Xen and virtio told side by side. Without EXPERIMENT: which
+    ones there are.
     """
     from labctl.experiments.explained import NAMES, find
     from labctl.experiments.explained.page import lines

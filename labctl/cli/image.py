@@ -20,7 +20,7 @@ def image() -> None:
 @click.argument("name", default="micro")
 @click.option("--force", is_flag=True, help="Build although the cache has it.")
 def build(name: str, force: bool) -> None:
-    """Build image NAME (micro by default) from its recipe and lock, unless the cache has it."""
+    """Build image NAME (default: micro), unless the cache has it."""
     with display() as show:
         built = images.build(name, force=force, emit=show)
     click.echo(f"{built.name} {built.digest[:12]}: {built.kernel.parent}")
@@ -29,7 +29,7 @@ def build(name: str, force: bool) -> None:
 @image.command("list")
 @json_option
 def list_images(as_json: bool) -> None:
-    """List the images there are recipes for, and those that are built."""
+    """List the recipes for images, and the images that are built."""
     found = images.list_images()
     if as_json:
         print_json([dataclasses.asdict(one) for one in found])
@@ -56,7 +56,7 @@ def list_images(as_json: bool) -> None:
     help="Remove all images, fetched packages and unpacked kernels.",
 )
 def remove(name: str | None, everything: bool) -> None:
-    """Remove image NAME from the cache, or all; it can be built again."""
+    """Remove image NAME from the cache, or all. It can be built again."""
     if bool(name) == everything:
         raise click.UsageError("name an image, or say --all")
     for gone in images.remove(name):
@@ -66,7 +66,10 @@ def remove(name: str | None, everything: bool) -> None:
 @image.command()
 @click.argument("name", default="micro")
 def lock(name: str) -> None:
-    """Write the lock of image NAME (micro by default) anew: what the Debian archive has now."""
+    """Write the lock of image NAME (default: micro) anew.
+
+    It then holds what the Debian archive has now.
+    """
     with display() as show:
         path = images.lock(name, emit=show)
     click.echo(f"locked: {path}")

@@ -49,10 +49,10 @@ def _chosen(_context: click.Context, _option: click.Parameter, words: str | None
 def inspect_file(
     file: Path, fail_on: set[str], mtu: int, flows: int, first: int, as_json: bool
 ) -> None:
-    """Judge every checksum of a pcap or pcapng FILE ("-" reads standard input).
+    """Judge every checksum of a pcap or pcapng FILE.
 
-    Says how many are valid, partial (left open by offload), bad, absent or unknown, in which
-    flows, which came first, and what that means.
+    "-" reads standard input. Says how many are valid, partial (left open by offload), bad, absent
+    or unknown, in which flows, which came first, and what that means.
     """
     from labctl.inspect.run import inspect
 

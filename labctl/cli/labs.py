@@ -101,9 +101,10 @@ def show_status(as_json: bool) -> None:
 @click.argument("node")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
-    """Open a shell in NODE, or run COMMAND there, over the management network.
+    """Open a shell in NODE, or run COMMAND there.
 
-    The words of COMMAND are joined and read by the shell in the guest, as ssh does.
+    It goes over the management network. The words of COMMAND are joined and read by the shell in
+    the guest, as ssh does.
     """
     running = Lab.attach(lab)
     words = running.node(node).ssh_argv(shared=False)
@@ -118,7 +119,7 @@ def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
 @click.argument("node")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 def execute(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
-    """Run COMMAND in NODE word by word, without a shell; NODE may be a router too."""
+    """Run COMMAND in NODE word by word, without a shell. NODE may be a router too."""
     if command[0] == "--":  # click leaves it in, as it stands behind the first argument
         command = command[1:]
     if not command:

@@ -58,10 +58,11 @@ def write_whole(path: Path, text: str) -> None:
 )  # fmt: skip
 @json_option
 def report(run: str, output: Path | None, show: bool, root: Path | None, as_json: bool) -> None:
-    """Make one HTML page of RUN: an id, a part of one, a run's folder, or `last` (default).
+    """Make one HTML page of RUN.
 
-    The page shows the topology with what every hop saw, a packet that failed beside one that did
-    not, checks and environment. It loads nothing: send it, keep it, open it from disk.
+    RUN is an id, a part of one, a run's folder, or `last` (default). The page shows the topology
+    with what every hop saw, a packet that failed beside one that did not, checks and environment.
+    It loads nothing: send it, keep it, open it from disk.
     """
     if output is not None and output.is_dir():
         raise UsageError(f"{output} is a folder", "name the file to write: --output FILE")

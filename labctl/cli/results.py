@@ -46,9 +46,9 @@ def results(context: click.Context, root: Path | None, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def show(root: Path | None, run: str, as_json: bool) -> None:
-    """Show arms, checks and environment of RUN: an id, a part of one, or `last` (default).
+    """Show arms, checks and environment of RUN.
 
-    `last~1` is the one before the last.
+    RUN is an id, a part of one, or `last` (default); `last~1` is the one before the last.
     """
     found = store.load(run, root)
     if as_json:
@@ -67,9 +67,9 @@ def show(root: Path | None, run: str, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def diff(context: click.Context, a: str, b: str, as_json: bool) -> None:
-    """Compare runs A and B (`last` by default): verdicts, checks and environment.
+    """Compare runs A and B: verdicts, checks and environment.
 
-    Exits with 1 when verdicts differ.
+    B is `last` by default. Exits with 1 when verdicts differ.
     """
     found = difference.diff(store.load(a, context.obj), store.load(b, context.obj))
     if as_json:

@@ -130,9 +130,10 @@ def trace_flow(
     page: Path | None,
     as_json: bool,
 ) -> None:
-    """Follow packets from node SRC to node DST and back: what every hop saw and knew.
+    """Follow packets from node SRC to node DST and back.
 
-    Exits with 0 when all arrived unharmed, 1 when some did not, 3 when that could not be told.
+    Shows what every hop saw and knew. Exits with 0 when all arrived unharmed, 1 when some did
+    not, 3 when that could not be told.
     """
     protocol, port = chosen_protocol(tcp, udp, icmp)
     version = chosen_version(four, six)

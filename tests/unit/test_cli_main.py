@@ -67,7 +67,9 @@ def test_every_verb_tells_what_it_is_for(verb: str) -> None:
     assert found is not None
     done = CliRunner().invoke(main.cli, [verb, "--help"])
     assert done.exit_code == 0
-    assert found.get_short_help_str(200).endswith(".")
+    told = found.get_short_help_str(200)
+    assert told.endswith(".")
+    assert found.get_short_help_str(61) == told, "the list of verbs has room for this much"
 
 
 def commands(
