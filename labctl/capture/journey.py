@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from labctl.capture.judge import Checksum, Metadata
+from labctl.capture.judge import Checksum, Metadata, knowledge
 from labctl.capture.session import Sighting
 
 
@@ -130,14 +130,7 @@ class Step:
         """Field and metadata in a few words, such as `partial, needs_csum`; empty if not seen."""
         if self.state is None:
             return ""
-        words = [str(self.state)]
-        if self.metadata not in (None, Metadata.NONE):
-            words.append(str(self.metadata))
-        elif self.state is Checksum.PARTIAL:
-            words.append("no metadata")
-        if self.gso:
-            words.append(f"gso {self.gso}")
-        return ", ".join(words)
+        return knowledge(self.state, self.metadata or Metadata.NONE, self.gso)
 
     def to_json(self) -> dict[str, Any]:
         """Return the step as plain data; numbers of the field as hexadecimal text."""

@@ -101,6 +101,18 @@ def metadata_of(status: int = 0, vnet: VnetHeader | None = None) -> Metadata:
     return Metadata.NONE
 
 
+def knowledge(state: Checksum, metadata: Metadata, gso: str = "") -> str:
+    """Say a field's state and what is known beside it, such as `partial, needs_csum`."""
+    words = [str(state)]
+    if metadata is not Metadata.NONE:
+        words.append(str(metadata))
+    elif state is Checksum.PARTIAL:
+        words.append("no metadata")
+    if gso:
+        words.append(f"gso {gso}")
+    return ", ".join(words)
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """A frame's headers, the state of its checksum field, and its metadata."""
@@ -151,13 +163,7 @@ class Judgement:
         """Say kind, state and metadata in a few words, such as `SYN: partial, needs_csum`."""
         if self.packet.protocol_number not in CHECKSUM_OFFSETS:
             return self.kind
-        words = [str(self.state)]
-        if self.metadata is not Metadata.NONE:
-            words.append(str(self.metadata))
-        elif self.state is Checksum.PARTIAL:
-            words.append("no metadata")
-        if self.gso:
-            words.append(f"gso {self.gso}")
+        words = [knowledge(self.state, self.metadata, self.gso)]
         if self.packet.fragment:
             words.append("fragment")
         if self.packet.truncated:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from labctl.capture.judge import Checksum, Metadata
+from labctl.capture.judge import Checksum, Metadata, knowledge
 from labctl.capture.session import Evidence, Sighting
 from labctl.experiments.trial import Arm
 from labctl.lab.path import Hop
@@ -41,13 +41,7 @@ class Step:
         """What was seen, in words such as `partial, needs_csum`."""
         if self.seen is None:
             return "not seen" if self.complete else "unknown: the capture is not complete"
-        judgement = self.seen.judgement
-        words = [str(judgement.state)]
-        if judgement.metadata is not Metadata.NONE:
-            words.append(str(judgement.metadata))
-        elif judgement.state is Checksum.PARTIAL:
-            words.append("no metadata")
-        return ", ".join(words)
+        return knowledge(self.seen.judgement.state, self.seen.judgement.metadata)
 
     @property
     def line(self) -> str:
