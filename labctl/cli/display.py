@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from types import TracebackType
@@ -56,8 +57,11 @@ class Lines:
 
 
 def display() -> Display:
-    """Return the display that fits standard error."""
-    if not sys.stderr.isatty():
+    """Return the display that fits standard error.
+
+    On a terminal that cannot move its cursor rich would show nothing of what goes on.
+    """
+    if not sys.stderr.isatty() or os.environ.get("TERM", "") in ("", "dumb", "unknown"):
         return Lines()
     from labctl.cli.screen import Screen  # rich takes long to import
 

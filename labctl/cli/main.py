@@ -84,13 +84,14 @@ def _wants_json(words: list[str]) -> bool:
 
 def _tell(error: LabctlError, as_json: bool) -> None:
     """Say what is wrong as far as there is somebody to say it to."""
-    if as_json:
-        told = {"error": error.message, "hint": error.hint, "detail": error.detail}
-        try:
+    told = {"error": error.message, "hint": error.hint, "detail": error.detail}
+    try:
+        if as_json:
             click.echo(json.dumps(told))
             return
-        except OSError:
-            _forgo(1)  # better on standard error than nowhere
+        sys.stdout.flush()
+    except OSError:
+        _forgo(1)  # better on standard error than nowhere
     _say(lambda: print_error(error))
 
 

@@ -31,7 +31,7 @@ def _tables() -> tuple[Crcs, Crcs]:
         bytes_[place] = shift[before & 0xFF] ^ before >> np.uint32(8)
     starts = np.zeros(LONGEST + 1, np.uint32)
     for length in range(4, LONGEST + 1):
-        starts[length] = np.bitwise_xor.reduce(bytes_[length - 4 : length, 0xFF])
+        starts[length] = np.bitwise_xor.reduce(bytes_[length - 4 : length, 0xFF], axis=0)
     return bytes_.ravel(), starts
 
 

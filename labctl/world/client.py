@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 from labctl.errors import LabctlError
@@ -97,10 +98,10 @@ class Agent:
     def ahead(cls, modules: Sequence[str]) -> Agent:
         """Start one outside that imports `modules` and does nothing else before `enter_world`.
 
-        It is forked off this process where that has one thread, and started anew where it has more:
-        a lock that another thread holds would stay locked in a copy.
+        It is forked off this process where that has one thread, and started anew where it has more,
+        of Python's or a library's: a lock that another one holds would stay locked in a copy.
         """
-        if threading.active_count() > 1:
+        if _threads() > 1:
             return cls.start([sys.executable, "-P", "-m", agent.__name__, *modules])
         ours, theirs = socket.socketpair()
         with theirs:
@@ -216,6 +217,11 @@ class Agent:
             self._process.kill()
             self._process.wait()
         self._socket.close()
+
+
+def _threads() -> int:
+    """Count the threads of this process, also those that Python does not know of."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
 
 
 def _run(argv: tuple[str, ...], deadline: Deadline, stdin: bytes, check: bool) -> Result:

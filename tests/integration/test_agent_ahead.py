@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from labctl.errors import LabctlError
-from labctl.world import paths
+from labctl.world import client, paths
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
 from labctl.world.space import Space
@@ -31,7 +30,7 @@ def namespaces(agent: Agent) -> list[str]:
 @pytest.fixture(params=["forked", "started anew"])
 def agent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
     threads = 1 if request.param == "forked" else 2
-    monkeypatch.setattr(threading, "active_count", lambda: threads)
+    monkeypatch.setattr(client, "_threads", lambda: threads)
     started = Agent.ahead(["labctl.network.links", "wave"])
     monkeypatch.undo()
     yield started

@@ -57,6 +57,7 @@ def test_lines_show_what_starts_ends_and_is_checked(capsys: pytest.CaptureFixtur
 
 def screen(monkeypatch: pytest.MonkeyPatch) -> tuple[Screen, io.StringIO]:
     text = io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")
     console = Console(file=text, force_terminal=True, width=100, color_system=None)
     monkeypatch.setattr("labctl.cli.screen.Console", lambda **_: console)
     return Screen(), text
@@ -102,9 +103,13 @@ def test_the_screen_takes_events_from_many_threads(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_display_fits_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     assert isinstance(display(), Lines)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert isinstance(display(), Screen)
+    for term in ("dumb", "unknown", ""):
+        monkeypatch.setenv("TERM", term)
+        assert isinstance(display(), Lines)
 
 
 def test_a_table_in_a_pipe_keeps_long_words_and_takes_nothing_for_markup(
