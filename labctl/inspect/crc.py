@@ -30,8 +30,8 @@ def _tables() -> tuple[Crcs, Crcs]:
         before = bytes_[place - 1]
         bytes_[place] = shift[before & 0xFF] ^ before >> np.uint32(8)
     starts = np.zeros(LONGEST + 1, np.uint32)
-    for length in range(4, LONGEST + 1):
-        starts[length] = np.bitwise_xor.reduce(bytes_[length - 4 : length, 0xFF], axis=0)
+    ones = bytes_[:, 0xFF]
+    starts[4:] = ones[:-3] ^ ones[1:-2] ^ ones[2:-1] ^ ones[3:]
     return bytes_.ravel(), starts
 
 
