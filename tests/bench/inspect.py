@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -148,7 +149,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--scapy", type=int, default=10_000, help="frames that scapy judges")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args(arguments)
-    if subprocess.run(["which", "tshark"], capture_output=True, check=False).returncode:
+    if not shutil.which("tshark"):
         print("bench inspect: left out, there is no tshark (apt-get install tshark)")
         return
     with tempfile.TemporaryDirectory(prefix="labctl-bench-") as folder:

@@ -144,7 +144,7 @@ def test_frames_merged_by_the_receiver_accuse_nobody(lab: Lab) -> None:
 
 def test_a_router_that_does_not_forward_is_named(lab: Lab) -> None:
     lab.router("r1").set_kind("namespace")
-    off, on = ("sysctl", "-qw", "net.ipv4.ip_forward=0"), ("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    off, on = (("sh", "-c", f"echo {n} >/proc/sys/net/ipv4/ip_forward") for n in (0, 1))
     with changed(lab, off, on, "r1"):
         found = ask(lab)
     assert found.verdict.finding is Finding.OTHER
@@ -174,13 +174,22 @@ def test_an_address_nobody_has_is_named(lab: Lab) -> None:
     assert "host unreachable" in ask(lab, to="10.0.2.77").verdict.sentence
 
 
+MTU = """
+import sys
+from pyroute2 import IPRoute
+with IPRoute() as ip:
+    [index] = ip.link_lookup(ifname=sys.argv[1])
+    ip.link("set", index=index, mtu=int(sys.argv[2]))
+"""
+
+
 def test_a_smaller_mtu_matters_only_where_nobody_tells_of_it(lab: Lab) -> None:
-    there, back = "ip link set {} mtu {}".format, 1500
-    with changed(lab, there("r1-eth1", 1400).split(), there("r1-eth1", back).split()):
+    words = (sys.executable, "-P", "-c", MTU)
+    with changed(lab, [*words, "r1-eth1", "1400"], [*words, "r1-eth1", "1500"]):
         found = ask(lab)
     assert (found.verdict.finding, found.verdict.reason) == (Finding.OTHER, "MTU")
     assert "r1-eth1" in found.verdict.where
-    with changed(lab, there("eth1", 1300).split(), there("eth1", back).split(), "r1"):
+    with changed(lab, [*words, "eth1", "1300"], [*words, "eth1", "1500"], "r1"):
         found = ask(lab)
     assert found.verdict.finding is Finding.HEALTHY
     assert "1300" in found.verdict.sentence

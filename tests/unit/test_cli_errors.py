@@ -89,6 +89,7 @@ def test_what_the_host_refuses_is_no_fault_of_labctl(
     assert "fault of labctl" not in told.err
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -99,7 +100,10 @@ def test_what_the_host_refuses_is_no_fault_of_labctl(
         (["up", "no-such-topology", "--json"], ExitCode.USAGE),
     ],
 )
-def test_an_output_that_is_full_is_told_and_no_verdict(words: list[str], code: int) -> None:
+def test_an_output_that_is_full_is_told_and_no_verdict(
+    words: list[str], code: int, unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "labctl.cli.main", *words],
