@@ -13,9 +13,11 @@ so that it has what its user has imported already.
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import ctypes
 import errno
 import gc
+import io
 import os
 import pickle
 import signal
@@ -24,7 +26,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -92,15 +94,35 @@ def _portable(error: BaseException) -> BaseException:
     return AgentError(f"{type(error).__name__}: {error}", "", text)
 
 
+def _as_text(path: Path) -> tuple[Callable[[str], Path], tuple[str]]:
+    return _path, (str(path),)
+
+
+def _path(text: str) -> Path:
+    return Path(text)
+
+
+def packed(value: object) -> bytes:
+    """Pickle a value for another version of Python too: an agent in dom0 has its own.
+
+    Of all that is sent only paths differ: Python 3.13 has them in a module that older ones lack.
+    """
+    stream = io.BytesIO()
+    pickler = pickle.Pickler(stream)
+    pickler.dispatch_table = copyreg.dispatch_table | {type(Path()): _as_text}
+    pickler.dump(value)
+    return stream.getvalue()
+
+
 def serve(requests: Connection, replies: Connection) -> None:
     """Answer requests until the other end closes."""
     sending = threading.Lock()
 
     def send(reply: Reply) -> None:
         try:
-            data = pickle.dumps(reply)
+            data = packed(reply)
         except Exception as error:  # else the caller would wait for ever
-            data = pickle.dumps(Reply(reply.number, error=_portable(error)))
+            data = packed(Reply(reply.number, error=_portable(error)))
         with sending, contextlib.suppress(OSError):
             replies.send_bytes(data)
 

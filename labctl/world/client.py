@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import pickle
 import socket
 import subprocess
 import sys
@@ -150,14 +149,14 @@ class Agent:
         self, function: Callable[..., object], args: tuple[Any, ...], emit: Emit | None
     ) -> Future[object]:
         future: Future[object] = Future()
-        packed = pickle.dumps((function, args))
+        call = agent.packed((function, args))
         number = next(self._numbers)
         self._waiting[number] = (future, emit)
         try:
             if self._closed:
                 raise OSError
             with self._sending:
-                self._connection.send(Request(number, packed, emit is not None))
+                self._connection.send(Request(number, call, emit is not None))
         except OSError:
             self._waiting.pop(number, None)
             raise LabctlError(self._why or "the lab is down", "run: labctl status") from None

@@ -17,7 +17,7 @@ import pytest
 
 from labctl.errors import DeadlineError, HostError, LabctlError
 from labctl.events import Event
-from labctl.world.agent import AgentError
+from labctl.world.agent import AgentError, packed
 from labctl.world.base import Process
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
@@ -280,3 +280,11 @@ def test_output_goes_to_its_files(agent: Agent, tmp_path: Path) -> None:
 def test_a_program_that_is_missing_is_one_line(agent: Agent, tmp_path: Path) -> None:
     with pytest.raises(LabctlError, match="no-such-program"):
         start(agent, tmp_path, ["no-such-program"])
+
+
+def test_what_is_sent_names_no_module_that_another_python_lacks(agent: Agent) -> None:
+    here = Path("/tmp/x y")
+    sent = packed({"here": [here]})
+    assert b"pathlib" not in sent, "in 3.13 it is pathlib._local, which 3.11 has not"
+    assert pickle.loads(sent) == {"here": [here]}
+    assert agent.call(Path.joinpath, here, "z") == here / "z"
