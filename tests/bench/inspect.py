@@ -123,6 +123,7 @@ EQUAL = {
 EXPLAINED = {
     ("partial", "bad"): "tshark has one word for wrong sums and those left open",
     ("partial", "unverified"): "tshark takes a pseudo-header's sum for left open, as we do",
+    ("partial", "good"): "so does tshark 4.4, but its number has no word for it",
     ("unknown (fragment)", "unverified"): "neither can tell the sum of a part",
     ("unknown (fragment)", "not present"): "UDP's field is 0 in the first fragment already",
     ("unknown (fragment)", "bad"): "tshark takes the CRC of an SCTP fragment for the packet's",
