@@ -1,4 +1,4 @@
-# labctl from a fresh Debian 12: `make demo` shows what it is for, `make test` checks all of it.
+# labctl from a fresh Debian 12 or 13: `make demo` shows what it is for, `make test` checks all of it.
 # Each verb installs what is missing first, says so, and does nothing where all is there.
 
 PYTHON ?= python3
