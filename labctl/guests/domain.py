@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from string import ascii_lowercase
 from xml.etree import ElementTree
@@ -14,8 +13,6 @@ NAMESPACE = "urn:labctl:node:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 TB_CACHE_MIB = 128
 """Bounds what TCG keeps of translated code; its default grows with the host's memory."""
-SLOTS = range(2, 29)
-"""Of the PCI root, more than a guest has devices; the chipset's own are at both ends."""
 
 
 def _add(parent: Element, tag: str, text: str = "", **attributes: str) -> Element:
@@ -25,13 +22,7 @@ def _add(parent: Element, tag: str, text: str = "", **attributes: str) -> Elemen
     return element
 
 
-def _place(device: Element, slots: Iterator[int]) -> None:
-    """Put a device on the PCI root, if there are slots: libvirt would give each a port to find."""
-    if slot := next(slots, 0):
-        _add(device, "address", type="pci", bus="0x00", slot=f"{slot:#04x}")
-
-
-def _interface(devices: Element, nic: Nic, slots: Iterator[int]) -> None:
+def _interface(devices: Element, nic: Nic) -> None:
     interface = _add(devices, "interface", type="ethernet")
     _add(interface, "mac", address=nic.mac)
     # managed='no': the TAP is ours, made and enslaved already.
@@ -50,7 +41,6 @@ def _interface(devices: Element, nic: Nic, slots: Iterator[int]) -> None:
                 words = {name: "on" if value else "off" for name, value in values.items()}
                 _add(driver, side, **words)
     _add(interface, "rom", enabled="no")  # no network boot: saves firmware time
-    _place(interface, slots)
 
 
 def _drive(devices: Element, letter: str, file: Path) -> None:
@@ -101,11 +91,7 @@ def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
     _add(domain, "memory", str(guest.memory), unit="MiB")
     _add(domain, "vcpu", str(guest.vcpus))
     system = _add(domain, "os")
-    # For each PCI device Linux evaluates `_PRT`: that of `pc` is a loop (build_prt in QEMU's
-    # hw/i386/acpi-build.c) that takes 0.1 s under TCG, that of `q35` a table. A Xen host gains
-    # nothing by it, and was soaked as it is.
-    machine, slots = ("pc", iter(())) if guest.dom0 else ("q35", iter(SLOTS))
-    _add(system, "type", "hvm", arch="x86_64", machine=machine)
+    _add(system, "type", "hvm", arch="x86_64", machine="pc")
     _add(system, "kernel", str(guest.kernel))
     _add(system, "initrd", _initrd(guest))
     _add(system, "cmdline", guest.cmdline)
@@ -128,7 +114,7 @@ def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
     for letter, file in zip(ascii_lowercase, guest.drives, strict=False):
         _drive(devices, letter, file)
     for nic in guest.nics:
-        _interface(devices, nic, slots)
+        _interface(devices, nic)
     serial = _add(devices, "serial", type="unix")
     _add(serial, "source", mode="bind", path=str(guest.console))
     _add(serial, "log", file=str(guest.log), append="on")
@@ -137,7 +123,6 @@ def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
     _add(devices, "memballoon", model="none")
     rng = _add(devices, "rng", model="virtio")
     _add(rng, "backend", "/dev/urandom", model="random")
-    _place(rng, slots)
     # With this capability libvirt asks QEMU for each feature of the CPU, eight hundred questions
     # one after another (qemuProcessFetchGuestCPU), before the guest may run; without it, for one
     # word of all. It only serves migration.

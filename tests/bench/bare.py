@@ -81,7 +81,7 @@ def run_inside() -> None:
 def qemu(guest: Any, accel: str, tb_cache: int) -> list[str]:
     """Say what libvirt says where it changes what the guest does, and nothing of its plumbing."""
     words = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
-    words += ["-name", guest.name, "-machine", "q35,usb=off", "-no-shutdown"]
+    words += ["-name", guest.name, "-machine", "pc,usb=off", "-no-shutdown"]
     if accel == "tcg":
         words += ["-accel", f"tcg,tb-size={tb_cache}", "-cpu", "max"]
     else:
