@@ -151,6 +151,7 @@ def test_orphans_are_reaped(world: Space) -> None:
     while True:
         every = ["sh", "-c", "cat /proc/[0-9]*/stat"]
         states = world.agent().run(every, soon(), check=False).stdout
+        assert "\n1 (" in f"\n{states}", "it sees PID 1, so it would see what is left"
         left = [line for line in states.splitlines() if "(sleep)" in line]
         if not left:
             break
