@@ -14,6 +14,7 @@ MAKEFLAGS += --no-print-directory
 BIN := $(VENV)/bin
 PACKAGES := labctl/system-packages.txt
 TEST_PACKAGES := tests/system-packages.txt
+RUNNER_PACKAGES := tests/runner/system-packages.txt
 LOCKS := requirements/build.lock requirements/dev.lock
 
 # A stamp's name holds a digest of all that the step depends on: not times, which a checkout
@@ -22,6 +23,7 @@ digest = $(shell { cat $(1) /etc/machine-id; $(2) pwd; echo $(PYTHON); } 2>/dev/
   | sha256sum | cut -c1-16)
 SYSTEM := .stamps/system-$(call digest,$(PACKAGES))
 TEST_SYSTEM := .stamps/test-system-$(call digest,$(TEST_PACKAGES))
+RUNNER_SYSTEM := .stamps/runner-system-$(call digest,$(RUNNER_PACKAGES))
 # Inside the environment, so that it goes with it.
 # Of pyproject.toml the package's part counts; what follows are the settings of the tools. An
 # environment serves one version of Python: after an upgrade in place it would find no package.
@@ -58,6 +60,14 @@ lint: install ## Check style, formatting, types and the direction of imports
 bench: install ## Measure up and down beside bare QEMU
 	@$(BIN)/python -m tests.bench $(ARGS)
 
+.PHONY: runner
+runner: install $(RUNNER_SYSTEM) ## Open a shell in a stock Debian with a real KVM (ARGS='-- COMMAND')
+	@$(BIN)/python -m tests.runner shell $(ARGS)
+
+.PHONY: kvm
+kvm: install $(RUNNER_SYSTEM) ## Try labctl under KVM in it, as root and as an ordinary user
+	@$(BIN)/python -m tests.runner kvm $(ARGS)
+
 .PHONY: soak
 soak: install ## Let a Xen host work for 30 minutes, comparing all it moves and keeps
 	@$(BIN)/python -m tests.soak $(ARGS)
@@ -83,7 +93,8 @@ clean: ## Remove what make made here (results and images stay)
 
 $(SYSTEM): WANTED := $(PACKAGES)
 $(TEST_SYSTEM): WANTED := $(TEST_PACKAGES)
-$(SYSTEM) $(TEST_SYSTEM):
+$(RUNNER_SYSTEM): WANTED := $(RUNNER_PACKAGES)
+$(SYSTEM) $(TEST_SYSTEM) $(RUNNER_SYSTEM):
 	@wanted=$$(sed -E 's/#.*//' $(WANTED) | xargs)
 	if ! command -v apt-get >/dev/null; then
 	  echo "make: this is no Debian: install by hand what corresponds to: $$wanted"

@@ -1,0 +1,209 @@
+"""The root file system of a runner: a stock Debian, with labctl's environment made in it.
+
+Made by mmdebstrap from Debian's packages (as root, or in a user namespace), kept in the user's
+cache under a digest of all it is made of. The checkouts in it are replaced by the one under test
+when the machine starts; what takes long, the packages and the Python environments, is there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.world import paths
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parents[1]
+SUITES = ("bookworm", "trixie")
+USER = "lab"
+HOMES = {USER: f"/home/{USER}", "root": "/root"}
+"""The two who work in a runner; each has a checkout, `labctl`, below their home."""
+HOST = "labctl-runner"
+DISK_BYTES = 12 << 30
+"""A sparse file: what is free in it costs nothing."""
+INCLUDE = (
+    "ca-certificates", "dbus", "git", "ifupdown", "iproute2", "kmod", "libpam-systemd",
+    "linux-image-amd64", "openssh-server", "procps", "systemd-sysv", "udev",
+    # Debian's own libvirtd, for --connect.
+    "libvirt-clients", "libvirt-daemon-system",
+)  # fmt: skip
+"""What a stock Debian has and mmdebstrap's `minbase` has not."""
+KEPT = {"path", "home", "tmpdir", "http_proxy", "https_proxy", "no_proxy"}
+"""Variables that mmdebstrap and what it runs see."""
+INTERFACES = """\
+auto lo
+iface lo inet loopback
+
+auto enp0s3
+iface enp0s3 inet static
+  address 10.0.2.15/24
+  gateway 10.0.2.2
+iface enp0s3 inet6 static
+  address fec0::15/64
+  dad-attempts 0
+"""
+"""QEMU's user network (slirp); `machine` puts the NIC where it gets this name."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a runner boots from; none of its files is written to again."""
+
+    suite: str
+    folder: Path
+
+    @property
+    def disk(self) -> Path:
+        """The root file system: ext4, raw, sparse."""
+        return self.folder / "root.img"
+
+    @property
+    def kernel(self) -> Path:
+        """Debian's own kernel."""
+        return self.folder / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        """Its initramfs, as Debian makes it."""
+        return self.folder / "initrd"
+
+    @property
+    def key(self) -> Path:
+        """The private key that opens the accounts of root and of the user."""
+        return self.folder / "key"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The machine's host key, under the name `HOST`."""
+        return self.folder / "known_hosts"
+
+
+def digest(suite: str) -> str:
+    """Return the SHA-256, in hex, over all that decides what is in an image."""
+    found = hashlib.sha256(suite.encode())
+    # Of pyproject.toml the package's part counts; what follows are the settings of the tools.
+    project, _, _ = (CHECKOUT / "pyproject.toml").read_bytes().partition(b"\n[tool.ruff")
+    found.update(project)
+    files = [HERE / "image.py", HERE / "make.sh", HERE / "provision.sh", CHECKOUT / "Makefile"]
+    files += [CHECKOUT / "labctl/system-packages.txt"]
+    files += [*sorted((CHECKOUT / "requirements").iterdir()), *_authorities()]
+    for file in files:
+        content = file.read_bytes()
+        found.update(f"{file.name} {len(content)}\0".encode() + content)
+    return found.hexdigest()
+
+
+def get(suite: str, *, anew: bool = False) -> Image:
+    """Return the image of a suite, built when there is none (or `anew`).
+
+    Raises `subprocess.CalledProcessError` when a program that builds it fails; its words are on
+    standard error.
+    """
+    top = paths.cache() / "runner"
+    top.mkdir(mode=0o700, parents=True, exist_ok=True)
+    image = Image(suite, top / f"{suite}-{digest(suite)[:16]}")
+    with (top / f".{suite}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # somebody else's build of it ends first
+        if anew or not image.folder.exists():
+            say(f"building a {suite} machine: some minutes, once")
+            building = f".building-{suite}-"
+            for left in top.glob(f"{building}*"):  # by a build that was killed
+                shutil.rmtree(left)
+            with tempfile.TemporaryDirectory(prefix=building, dir=top) as part:
+                made = Image(suite, Path(part) / "image")
+                made.folder.mkdir()
+                _build(made, Path(part))
+                for old in top.glob(f"{suite}-*"):
+                    shutil.rmtree(old)
+                made.folder.rename(image.folder)
+    return image
+
+
+def say(line: str) -> None:
+    """Tell of progress."""
+    print(f"runner: {line}", file=sys.stderr, flush=True)
+
+
+def _build(made: Image, part: Path) -> None:
+    keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", HOST, "-f", str(made.key)]
+    subprocess.run(keygen, check=True)
+    bundle = part / "labctl.bundle"
+    write_bundle(bundle)
+    interfaces = part / "interfaces"
+    interfaces.write_text(INTERFACES)
+    host, archive = part / "host.pub", part / "root.tar"
+    words = ["mmdebstrap", "--variant=minbase", f"--include={','.join(INCLUDE)}"]
+    words += ["--dpkgopt=force-unsafe-io"]
+    # make's stamps in it hold the id of the machine that it will be.
+    words += ["--skip=cleanup/reproducible"]
+    brought = [HERE / "make.sh", HERE / "provision.sh", bundle, interfaces]
+    brought += [made.key.with_suffix(".pub"), *_authorities()]
+    words += [f"--customize-hook=upload {file} /root/{file.name}" for file in brought]
+    words += [f'--customize-hook=chroot "$1" sh /root/make.sh {USER}']
+    words += [
+        f"--customize-hook=download {name} {to}"
+        for name, to in (
+            ("/vmlinuz", made.kernel),
+            ("/initrd.img", made.initrd),
+            ("/etc/ssh/ssh_host_ed25519_key.pub", host),
+        )
+    ]
+    # Debian's own mirrors, security and updates included, unless another is named.
+    mirror = os.environ.get("LABCTL_DEBIAN_MIRROR")
+    words += [made.suite, str(archive), *([mirror] if mirror else [])]
+    # What this host sets for its own programs (pip's options, say) is not for those in there.
+    env = {name: value for name, value in os.environ.items() if name.lower() in KEPT}
+    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, env=env)
+    made.known_hosts.write_text(f"{HOST} {host.read_text()}")
+    _write_disk(archive, made.disk, part / "tree")
+
+
+def _authorities() -> list[Path]:
+    """Return the certificate authorities that this host trusts beside Debian's own."""
+    return sorted(Path("/usr/local/share/ca-certificates").glob("*.crt"))
+
+
+def _write_disk(archive: Path, disk: Path, tree: Path) -> None:
+    """Make an ext4 file system of an archive, owners included; mke2fs reads a folder."""
+    disk.touch()
+    os.truncate(disk, DISK_BYTES)
+    script = (
+        'set -eu; mkdir "$2"; tar -C "$2" -xpf "$1"; mke2fs -q -t ext4 -F -d "$2" "$3"; rm -r "$2"'
+    )
+    # An ordinary user owns files of any uid in a user namespace only.
+    owner = [] if os.geteuid() == 0 else ["unshare", "--user", "--map-auto", "--map-root-user"]
+    words = [*owner, "sh", "-c", script, "sh", str(archive), str(tree), str(disk)]
+    subprocess.run(words, check=True)
+
+
+def write_bundle(file: Path) -> None:
+    """Write the working tree, uncommitted changes included, as a git bundle of branch `main`.
+
+    So what is tested is what is there, and it gets into the machine as a clean clone.
+    """
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=CHECKOUT, check=True, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = Path(scratch)
+        for name in sorted(set(os.fsdecode(listed.stdout).split("\0")) - {""}):
+            source, target = CHECKOUT / name, tree / name
+            if source.is_symlink() or source.exists():  # else it is removed, but not committed yet
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target, follow_symlinks=False)
+        git = ["git", "-c", "user.name=runner", "-c", "user.email=runner@localhost"]
+        for words in (
+            ["init", "--quiet", "--initial-branch=main"],
+            ["add", "--all", "--force"],
+            ["commit", "--quiet", "--message=The tree under test"],
+            ["bundle", "create", "--quiet", str(file), "main"],
+        ):
+            subprocess.run([*git, *words], cwd=tree, check=True)

@@ -1,0 +1,150 @@
+"""What is run in a runner: which steps, by whom, on which Debian, and for how long at most."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .image import SUITES, USER
+
+ENTER = """\
+set -eu
+cd ~/labctl
+. .venv/bin/activate
+export LABCTL_ACCEL=require LABCTL_RESULTS=~/results
+mkdir -p ~/results
+"""
+"""Before each step: the checkout and its environment, KVM or an error, records to be fetched."""
+
+VERBS = """\
+labctl up bridged.yaml
+labctl status --json | tee ~/results/status.json
+python - <<'CHECK'
+import json, os
+(lab,) = json.load(open(os.path.expanduser("~/results/status.json")))
+assert (lab["state"], lab["accel"]) == ("up", "kvm"), lab
+CHECK
+labctl ssh vm1 -- ssh vm2 uname -a
+labctl exec vm2 -- ethtool -k eth0 | head -5
+labctl trace vm1 vm2 --tcp 22
+labctl down
+test "$(labctl status --json)" = '[]'
+"""
+
+FRESH = """\
+cd
+rm -rf fresh fresh-cache
+git clone --quiet labctl fresh
+cd fresh
+deactivate
+export XDG_CACHE_HOME=~/fresh-cache
+make demo
+cd
+rm -rf fresh fresh-cache
+"""
+"""As a newcomer would: nothing is installed, nothing is built, the archives are asked."""
+
+CONNECT = """\
+labctl up bridged.yaml --connect qemu:///system
+labctl status --json
+labctl ssh vm1 -- ssh vm2 uname -a
+labctl down
+test "$(labctl status --json)" = '[]'
+"""
+
+QUICK_TESTS = (
+    "tests/integration/test_world.py",
+    "tests/integration/test_network.py",
+)
+"""What a namespace may do on a stock Debian; seconds under KVM."""
+WHOLE_TESTS = (
+    *QUICK_TESTS,
+    "tests/integration/test_agent_ahead.py",
+    "tests/integration/test_lab_verbs.py",
+    "tests/integration/test_lab_plugin.py",
+    "tests/integration/test_user.py",
+    "tests/integration/test_cleanup_killed.py",
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A script that one user runs; it passes when it exits with 0."""
+
+    name: str
+    user: str
+    script: str
+    seconds: float
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder of results."""
+        return f"{self.user}-{self.name}".replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Session:
+    """Steps in one machine, from its boot to the comparison with what it was before."""
+
+    name: str
+    suite: str
+    steps: tuple[Step, ...]
+
+
+def experiment(name: str, user: str) -> Step:
+    """Return the step that runs an experiment."""
+    return Step(name, user, f"labctl experiment {name}", 2400)
+
+
+def pytest(user: str, *files: str) -> Step:
+    """Return the step that runs tests; which ones failed is in their own records."""
+    words = shlex.join(files)
+    script = f"python -m pytest -v -rs --timeout=900 --junitxml=$HOME/results/tests.xml {words}"
+    return Step("tests", user, script, 5400)
+
+
+def command(user: str, words: Sequence[str]) -> Step:
+    """Return the step that runs a command of one's own."""
+    return Step("command", user, shlex.join(words), 10000)
+
+
+def doctor(user: str) -> Step:
+    return Step("doctor", user, "labctl doctor", 300)
+
+
+def quick() -> list[Session]:
+    """Return what every change is tried by."""
+    return [
+        Session(
+            "quick",
+            "bookworm",
+            (
+                doctor(USER),
+                Step("verbs", USER, VERBS, 900),
+                experiment("bridged", USER),
+                doctor("root"),
+                Step("verbs", "root", VERBS, 900),
+            ),
+        )
+    ]
+
+
+def whole() -> list[Session]:
+    """Return what a release is tried by, in sessions of which none is long."""
+    sessions = []
+    for suite in SUITES:
+        for user in (USER, "root"):
+            sessions += [
+                Session(f"{user}-verbs", suite, (
+                    doctor(user), Step("verbs", user, VERBS, 900), experiment("bridged", user),
+                )),
+                Session(f"{user}-router-hop", suite, (experiment("router-hop", user),)),
+                Session(f"{user}-tests", suite, (pytest(user, *WHOLE_TESTS),)),
+                Session(f"{user}-fresh", suite, (Step("fresh clone", user, FRESH, 5400),)),
+            ]  # fmt: skip
+        sessions.append(Session("connect", suite, (Step("connect", "root", CONNECT, 900),)))
+    return sessions
+
+
+PROFILES = {"quick": quick, "whole": whole}

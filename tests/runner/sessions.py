@@ -1,0 +1,219 @@
+"""Run sessions in runners: each step's result, and whether the machine is as it was before."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
+
+from labctl import images
+from labctl.images import cache
+
+from . import image as runner_image
+from . import plan
+from .image import HOMES, Image, say
+from .machine import Machine, Processor, RunnerError, TimeoutEndedError
+
+Verdict = Literal["pass", "fail", "error"]
+TRIES = 2
+"""A runner that dies is not the fault of what it ran: it is tried once more."""
+MEMORY_MIB = 6144
+PREPARE_SECONDS = 900.0
+SETTLE_SECONDS = 60.0
+"""For what ends by itself after a step, such as the log-in session of a command."""
+HERE = Path(__file__).parent
+INSIDE = "/root/runner"
+"""Where the programs that look at the machine lie in it."""
+OWN = (INSIDE, *(f"{home}/*" for home in HOMES.values()))
+"""Files of the two who work in the machine: not the machine's own."""
+
+
+@dataclass
+class Outcome:
+    """What came of one step, or of the comparison at a session's end."""
+
+    session: str
+    name: str
+    verdict: Verdict
+    seconds: float = 0.0
+    message: str = ""
+    output: str = ""
+
+
+@dataclass
+class Options:
+    """How runners are made, and where results go."""
+
+    processor: Processor
+    results: Path
+    memory: int = MEMORY_MIB
+    anew: bool = False
+    outcomes: list[Outcome] = field(default_factory=list)
+
+
+def run(sessions: Sequence[plan.Session], options: Options) -> int:
+    """Run sessions one after another; return the exit code: 0 pass, 1 fail, 3 could not tell."""
+    for session in sessions:
+        for attempt in range(1, TRIES + 1):
+            folder = options.results / f"{session.suite}-{session.name}" / f"try-{attempt}"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            try:
+                options.outcomes += _session(session, options, folder)
+                break
+            except RunnerError as error:
+                last = attempt == TRIES
+                say(f"{session.suite} {session.name}: the runner broke: {error}")
+                if last:
+                    outcome = Outcome(_label(session), "runner", "error", message=str(error))
+                    options.outcomes.append(_told(outcome))
+    _write_junit(options.outcomes, options.results / "tests.xml")
+    verdicts = [outcome.verdict for outcome in options.outcomes]
+    counts = ", ".join(f"{verdicts.count(one)} {one}" for one in ("pass", "fail", "error"))
+    say(f"{counts}; results in {options.results}")
+    if "error" in verdicts or not verdicts:
+        return 3
+    return 1 if "fail" in verdicts else 0
+
+
+def _label(session: plan.Session) -> str:
+    return f"{session.suite} {session.name}"
+
+
+def _told(outcome: Outcome) -> Outcome:
+    words = f"{outcome.verdict}  {outcome.session}: {outcome.name} ({outcome.seconds:.0f} s)"
+    say(words + (f": {outcome.message}" if outcome.message else ""))
+    return outcome
+
+
+def _session(session: plan.Session, options: Options, folder: Path) -> list[Outcome]:
+    """Run a session in a new machine. Raises `RunnerError` when that breaks."""
+    image = runner_image.get(session.suite, anew=options.anew)
+    outcomes = []
+    with booted(image, options.processor, options.memory, folder / "console.log") as machine:
+        say(f"{_label(session)}: booted in {machine.uptime:.0f} s ({options.processor})")
+        prepare(machine)
+        take(machine, "before")
+        for step in session.steps:
+            outcome = _step(machine, session, step, folder)
+            outcomes.append(_told(outcome))
+        outcomes.append(_told(_compare(machine, session, folder)))
+        say(f"{_label(session)}: done after {machine.uptime:.0f} s")
+    return outcomes
+
+
+@contextlib.contextmanager
+def booted(image: Image, processor: Processor, memory: int, console: Path) -> Iterator[Machine]:
+    """Boot a runner that has the tree under test and the guests' images at hand, to be copied."""
+    images.get("micro")
+    with tempfile.TemporaryDirectory(prefix="labctl-share-") as scratch:
+        share = Path(scratch)
+        runner_image.write_bundle(share / "labctl.bundle")
+        shutil.copytree(HERE, share / "runner", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(cache.root() / "images", share / "images", copy_function=_link)
+        with Machine.start(
+            image, processor, memory=memory, share=share, console=console
+        ) as machine:
+            yield machine
+
+
+def _link(source: str, target: str) -> str:
+    """Give a file a second name, or copy it where the folders are on different file systems."""
+    with contextlib.suppress(OSError):
+        Path(target).hardlink_to(source)
+        return target
+    return str(shutil.copy2(source, target))
+
+
+def prepare(machine: Machine) -> None:
+    """Bring the tree under test into the machine, for both users."""
+    machine.ok("root", "mkdir -p /mnt/share && "
+               "mount -t 9p -o trans=virtio,version=9p2000.L,ro share /mnt/share", 300)  # fmt: skip
+    # Copied by root: to an ordinary user the host's modes may deny it.
+    machine.ok("root", f"rm -rf {INSIDE} && cp -r /mnt/share/runner {INSIDE}", 300)
+    for user, home in HOMES.items():
+        machine.ok("root", f"""\
+set -eu
+cp /mnt/share/labctl.bundle {home}/
+mkdir -p {home}/.cache/labctl
+cp -r /mnt/share/images {home}/.cache/labctl/
+chown -R {user}:{user} {home}/labctl.bundle {home}/.cache
+""", PREPARE_SECONDS)  # fmt: skip
+        machine.ok(user, """\
+set -eu
+cd ~/labctl
+git fetch --quiet ../labctl.bundle main
+git reset --quiet --hard FETCH_HEAD
+git clean --quiet -fdx -e .venv -e .stamps
+rm ../labctl.bundle
+make install
+""", PREPARE_SECONDS)  # fmt: skip
+    machine.ok("root", "umount /mnt/share && rmdir /mnt/share", 300)
+    machine.ok("root", "systemctl is-system-running --wait || systemctl --failed --no-pager", 600)
+
+
+def take(machine: Machine, name: str) -> None:
+    """Take a snapshot of the whole machine, kept in it."""
+    words = " ".join(f"--ignore '{one}'" for one in OWN)
+    script = f"cd {INSIDE} && python3 -I snapshot.py take {words} >{name}.json"
+    machine.ok("root", script, PREPARE_SECONDS)
+
+
+def _step(machine: Machine, session: plan.Session, step: plan.Step, folder: Path) -> Outcome:
+    place = folder / step.folder
+    place.mkdir()
+    log = place / "output.log"
+    label, name = _label(session), f"{step.user}: {step.name}"
+    machine.ok(step.user, "rm -rf ~/results", 60)
+    try:
+        ended = machine.run(step.user, plan.ENTER + step.script, step.seconds, log)
+        verdict: Verdict = "pass" if ended.status == 0 else "fail"
+        message = "" if ended.status == 0 else f"exit status {ended.status}"
+        outcome = Outcome(label, name, verdict, ended.seconds, message, ended.output)
+    except TimeoutEndedError as late:
+        outcome = Outcome(label, name, "error", step.seconds, str(late), log.read_text())
+    machine.fetch(step.user, f"{HOMES[step.user]}/results", place)
+    return outcome
+
+
+def _compare(machine: Machine, session: plan.Session, folder: Path) -> Outcome:
+    """Compare the whole machine with what it was before the first step."""
+    words = " ".join(f"--ignore '{one}'" for one in OWN)
+    script = (
+        f"cd {INSIDE} && python3 -I snapshot.py until-same before.json "
+        f"--seconds {SETTLE_SECONDS:.0f} {words}"
+    )
+    ended = machine.run("root", script, PREPARE_SECONDS, folder / "compared.log")
+    label, name = _label(session), "nothing left, nothing changed"
+    if ended.status not in (0, 1):
+        raise RunnerError(f"the machine could not be compared: {ended.output.strip()[-300:]}")
+    verdict: Verdict = "pass" if ended.status == 0 else "fail"
+    lines = ended.output.strip().splitlines()
+    message = "" if ended.status == 0 else (lines[0] if lines else "it differs")
+    return Outcome(label, name, verdict, ended.seconds, message, ended.output)
+
+
+def _write_junit(outcomes: Sequence[Outcome], file: Path) -> None:
+    """Write JUnit; what tests found in a runner is in files of their own beside it."""
+    report = JUnitXml()
+    for session in dict.fromkeys(outcome.session for outcome in outcomes):
+        suite = TestSuite(session)
+        for outcome in outcomes:
+            if outcome.session != session:
+                continue
+            case = TestCase(outcome.name, f"runner.{session}", outcome.seconds)
+            if outcome.verdict != "pass":
+                kind = Failure if outcome.verdict == "fail" else Error
+                case.result = [kind(outcome.message)]
+            case.system_out = outcome.output[-20000:]
+            suite.add_testcase(case)
+        report.add_testsuite(suite)
+    report.update_statistics()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    report.write(str(file), pretty=True)
