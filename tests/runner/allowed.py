@@ -22,6 +22,7 @@ SERVICES = {
     TIMER: "apt-daily apt-daily-upgrade systemd-tmpfiles-clean fstrim logrotate man-db e2scrub_all"
     " e2scrub_reap e2scrub@* dpkg-db-backup cron atd anacron exim4-base ua-timer motd-news"
     " systemd-tmpfiles-setup unattended-upgrades",
+    "polkit starts with the first question of D-Bus and stays": "polkit",
     ON_DEMAND: "systemd-hostnamed systemd-timedated systemd-localed systemd-userdbd packagekit",
     "udev's workers": "systemd-udevd",
     LOGIN: "user-runtime-dir@* user@*",
@@ -224,8 +225,11 @@ def reason(kind: str, name: str, value: object, other: object, processes: Things
     return _among(lists.get(kind, {}), name)
 
 
-def noted(kind: str, name: str, new_modules: set[str], new_links: set[str]) -> str:
+def noted(kind: str, name: str, value: object, new_modules: set[str], new_links: set[str]) -> str:
     """Return why a new thing is only noted; empty where it is not."""
+    # A disk in use did not just come with its module.
+    if kind == "disk" and value != {"size": "0"}:
+        return ""
     if kind == "sysctl" and name.rpartition("/")[2] in new_links and "/" in name:
         return "goes with the link, which is new"
     if kind == "module":

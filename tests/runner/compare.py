@@ -88,7 +88,9 @@ def _kind(kind: str, before: Snapshot, after: Snapshot) -> Iterator[Difference]:
         verdict: Verdict = "left" if was is None else "gone" if now is None else "changed"
         told = _parts(_shown(kind, was), _shown(kind, now))
         why = allowed.reason(kind, name, was if now is None else now, was, processes)
-        note = allowed.noted(kind, name, modules, links) if not why and verdict == "left" else ""
+        note = (
+            allowed.noted(kind, name, now, modules, links) if not why and verdict == "left" else ""
+        )
         if why or note:
             verdict = "allowed" if why else "noted"
         yield Difference(kind, name, *told, verdict, why or note)

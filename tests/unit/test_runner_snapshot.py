@@ -419,6 +419,16 @@ def test_a_lab_s_module_is_noted_with_what_came_along(root: Path, told: dict[str
     assert any(d.fails for d in compare(before, look(root, told)))
 
 
+def test_a_disk_of_a_new_module_is_noted_unless_in_use(root: Path, told: dict[str, str]) -> None:
+    before = look(root, told)
+    append(root, "proc/modules", "loop 1 0 - Live 0x0\n")
+    write(root, "sys/block/loop1/size", "0\n")
+    assert {d.verdict for d in differences(before, look(root, told))} == {"noted"}
+    write(root, "sys/block/loop1/size", "8\n")
+    found = differences(before, look(root, told))
+    assert [(d.name, d.verdict) for d in found if d.kind == "disk"] == [("loop1", "left")]
+
+
 def test_a_new_link_s_settings_only_go_with_it(root: Path, told: dict[str, str]) -> None:
     before = look(root, told)
     told["ip -j -d link"] = json.dumps([LINK, {"ifname": "br9"}])
