@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from runner import compare as comparing
-from runner import snapshot
-from runner.machine import Machine, SkippedError, Snapshot, matcher, run
-from runner.snapshot import Difference, compare, report, take, until_same
+from runner.inside import compare as comparing
+from runner.inside import snapshot
+from runner.inside.machine import Machine, SkippedError, Snapshot, matcher, run
+from runner.inside.snapshot import Difference, compare, report, take, until_same
 
 FOLDER = Path(snapshot.__file__).parent
 MOUNT = "30 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"

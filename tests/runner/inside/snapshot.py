@@ -4,6 +4,7 @@ Runs inside the machine as root, with nothing but Python, from the folder with i
 
     python3 -I snapshot.py take > before.json
     python3 -I snapshot.py compare before.json after.json
+    python3 -I snapshot.py until-same before.json --seconds 60
 """
 
 from __future__ import annotations
@@ -111,17 +112,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     comparing = verbs.add_parser("compare", help="say what differs between two snapshots")
     comparing.add_argument("before", type=Path)
     comparing.add_argument("after", type=Path)
-    comparing.add_argument("--json", action="store_true", help="print each difference as JSON")
+    waiting = verbs.add_parser("until-same", help="compare this machine with a snapshot of it")
+    waiting.add_argument("before", type=Path)
+    waiting.add_argument(
+        "--seconds", type=float, default=0.0, help="for what ends by itself a little later"
+    )
+    for verb in (comparing, waiting):
+        verb.add_argument("--json", action="store_true", help="print each difference as JSON")
     options = parser.parse_args(arguments)
-    if options.verb == "take":
+    if options.verb != "compare":
         if os.geteuid() != 0:
             sys.exit("snapshot: only root sees the whole machine")
         _own_view()
+    if options.verb == "take":
         json.dump(take(options.ignore), sys.stdout, separators=(",", ":"))
         print()
         return 0
-    before, after = (json.loads(path.read_bytes()) for path in (options.before, options.after))
-    found = compare(before, after)
+    before = json.loads(options.before.read_bytes())
+    if options.verb == "compare":
+        found = compare(before, json.loads(options.after.read_bytes()))
+    else:
+        found = until_same(before, options.seconds)
     if options.json:
         print(json.dumps([dataclasses.asdict(difference) for difference in found], indent=1))
     else:
