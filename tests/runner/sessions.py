@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ SETTLE_SECONDS = 60.0
 HERE = Path(__file__).parent
 INSIDE = "/root/runner"
 """Where the programs that look at the machine lie in it."""
-OWN = (INSIDE, *(f"{home}/*" for home in HOMES.values()))
+OWN = tuple(f"{home}/*" for home in HOMES.values())
 """Files of the two who work in the machine: not the machine's own."""
 
 
@@ -115,7 +116,9 @@ def booted(image: Image, processor: Processor, memory: int, console: Path) -> It
     with tempfile.TemporaryDirectory(prefix="labctl-share-") as scratch:
         share = Path(scratch)
         runner_image.write_bundle(share / "labctl.bundle")
-        shutil.copytree(HERE, share / "runner", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            HERE / "inside", share / "runner", ignore=shutil.ignore_patterns("__pycache__")
+        )
         shutil.copytree(cache.root() / "images", share / "images", copy_function=_link)
         with Machine.start(
             image, processor, memory=memory, share=share, console=console
@@ -160,8 +163,8 @@ make install
 
 def take(machine: Machine, name: str) -> None:
     """Take a snapshot of the whole machine, kept in it."""
-    words = " ".join(f"--ignore '{one}'" for one in OWN)
-    script = f"cd {INSIDE} && python3 -I snapshot.py take {words} >{name}.json"
+    words = " ".join(shlex.quote(one) for one in OWN)
+    script = f"cd {INSIDE} && python3 -I snapshot.py take --ignore {words} >{name}.json"
     machine.ok("root", script, PREPARE_SECONDS)
 
 
@@ -184,10 +187,9 @@ def _step(machine: Machine, session: plan.Session, step: plan.Step, folder: Path
 
 def _compare(machine: Machine, session: plan.Session, folder: Path) -> Outcome:
     """Compare the whole machine with what it was before the first step."""
-    words = " ".join(f"--ignore '{one}'" for one in OWN)
     script = (
         f"cd {INSIDE} && python3 -I snapshot.py until-same before.json "
-        f"--seconds {SETTLE_SECONDS:.0f} {words}"
+        f"--seconds {SETTLE_SECONDS:.0f}"
     )
     ended = machine.run("root", script, PREPARE_SECONDS, folder / "compared.log")
     label, name = _label(session), "nothing left, nothing changed"
