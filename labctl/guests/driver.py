@@ -33,14 +33,24 @@ else:
     libvirt = Late("libvirt")
 
 QEMU_CONF = """\
-user = "root"
-group = "root"
+user = "{user}"
+group = "{user}"
 stdio_handler = "file"
 cgroup_controllers = []
 namespaces = []
 security_driver = "none"
 dynamic_ownership = 0
 remember_owner = 0
+hugetlbfs_mount = []
+"""
+"""Without its last line libvirt makes a folder in every hugetlbfs of the host, or refuses to start
+where it may not: systemd mounts one. An empty text is an error; an empty list means none."""
+
+SAME_USER = "+4294967295"
+"""`(uid_t) -1`, by which libvirt changes neither user nor groups of what it starts.
+
+It sets the groups of QEMU to those that its user has by name. In a user namespace that is root, who
+has none: the user's own, such as `kvm`, would be lost, and /dev/kvm with it.
 """
 
 READY = b"labctl: ready"
@@ -99,10 +109,16 @@ def _one_cpu() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def _in_user_namespace() -> bool:
+    """Whether this process's root is another user to the host (user_namespaces(7))."""
+    return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
+
+
 def _prepare(hypervisor: Hypervisor) -> None:
     root = hypervisor.root
     (root / "etc").mkdir(parents=True, exist_ok=True)
-    (root / "etc" / "qemu.conf").write_text(QEMU_CONF)
+    user = SAME_USER if _in_user_namespace() else "root"
+    (root / "etc" / "qemu.conf").write_text(QEMU_CONF.format(user=user))
     cache = root / "cache"
     if hypervisor.capabilities and not cache.exists():
         with contextlib.suppress(OSError):  # libvirt makes a cache of its own beside it then
@@ -333,18 +349,24 @@ def _knock(words: Sequence[str], limit: Deadline, check: Callable[[], None]) -> 
 
 def _died(guest: Guest) -> GuestError:
     """Build the error of a guest that ended before it was ready, with what its kernel said."""
-    said = guest.log.read_bytes().decode(errors="replace").replace("\r", "")
-    why = ""
-    if found := re.search(f"{PANIC.decode()}(.*)", said):
-        why = f": kernel panic{found[1]}"
-    elif found := XEN_PANIC.search(said):
-        why = f": Xen panicked: {found[1]}"
+    why = _panic(guest)
+    why = f": {why}" if why else ""
     kernel = guest.dom0.kernel if guest.dom0 else guest.kernel
     return GuestError(
         f"{guest.name} died while booting{why}; its console's last lines are below",
         f"is {kernel} a kernel for {'dom0' if guest.dom0 else 'this machine'}?",
         console_tail(guest.log),
     )
+
+
+def _panic(guest: Guest) -> str:
+    """Return the last words of a guest's kernel, or of Xen, on the console; empty without any."""
+    said = guest.log.read_bytes().decode(errors="replace").replace("\r", "")
+    if found := re.search(f"{PANIC.decode()}(.*)", said):
+        return f"kernel panic{found[1]}"
+    if found := XEN_PANIC.search(said):
+        return f"Xen panicked: {found[1]}"
+    return ""
 
 
 def _check_troubles(guest: Guest, said: bytes) -> None:
@@ -377,18 +399,76 @@ def running(hypervisor: Hypervisor) -> list[str]:
     return sorted(domain.name() for domain in connection.listAllDomains())
 
 
-def reaches_user_space(hypervisor: Hypervisor, guest: Guest, accel: Accel, seconds: float) -> bool:
-    """Whether a guest's init speaks on the console within `seconds`; the guest is ended again."""
+def why_no_user_space(
+    hypervisor: Hypervisor, guest: Guest, accel: Accel, silence: float, seconds: float
+) -> str:
+    """Boot a guest until its init speaks, and end it; say why it did not, empty when it did.
+
+    A slow machine is no reason: it may take `seconds`, as long as its console is never silent for
+    `silence`.
+    """
     connection = connect(hypervisor)
+    guest.log.touch()
     try:
-        domain = create(connection, guest, accel, "probe")
-    except GuestError:
-        return False
-    deadline = Deadline(seconds, "waiting for user space")
-    while b"labctl:" not in guest.log.read_bytes():
-        if deadline.passed or not _active(domain):
-            stop(hypervisor, guest.domain)
-            return False
+        domain = connection.createXML(domain_xml(guest, accel, "probe"), 0)
+    except libvirt.libvirtError as reason:
+        return f"QEMU cannot use it: {_first_words(reason.get_error_message())}"
+    try:
+        return _silent_or_ended(domain, hypervisor, guest, silence, seconds)
+    finally:
+        stop(hypervisor, guest.domain)
+
+
+def _silent_or_ended(
+    domain: Any, hypervisor: Hypervisor, guest: Guest, silence: float, seconds: float
+) -> str:
+    whole, quiet = Deadline(seconds, "user space"), Deadline(silence, "the console")
+    length = 0
+    while b"labctl:" not in (said := guest.log.read_bytes()):
+        if panic := _panic(guest):
+            return f"the guest died: {panic}"
+        if not _runs(domain):
+            log = hypervisor.root / "log" / "qemu" / f"{guest.domain}.log"
+            return f"the guest died: {_of_qemu(log) or 'QEMU did not say why'}"
+        if len(said) > length:
+            length, quiet = len(said), Deadline(silence, "the console")
+        if whole.passed:
+            return f"a kernel did not reach user space in {seconds:g} s"
+        if quiet.passed:
+            return f"a kernel {'went silent' if said else 'said nothing'} for {silence:g} s"
         time.sleep(LOOK_SECONDS)
-    stop(hypervisor, guest.domain)
-    return True
+    return ""
+
+
+def _runs(domain: Any) -> bool:
+    """Whether a guest goes on; QEMU stops one, and stays, when KVM fails under it."""
+    try:
+        state, _ = domain.state()
+    except libvirt.libvirtError as reason:
+        if reason.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return False
+        raise
+    return bool(state == libvirt.VIR_DOMAIN_RUNNING)
+
+
+def _first_words(text: str) -> str:
+    """Return the first thing that QEMU says in a message of libvirt's, or what libvirt says itself.
+
+    What comes later follows from it: `failed to initialize kvm`, or all registers.
+    """
+    said = re.sub(r"^.*\bmonitor\b[^:]*: ", "", text.strip())
+    said = re.sub(r"^(internal error|unsupported configuration|invalid argument): ", "", said)
+    said = re.sub(r"^\d{4}-\d\d-\d\dT\S+Z ", "", said)
+    return re.sub(r"^qemu-system-\w+: ", "", said.partition("\n")[0])
+
+
+def _of_qemu(log: Path) -> str:
+    """Return the first words of QEMU's own in its log, which has its command line before them."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    begin = next((n for n, line in enumerate(lines) if not line.endswith("\\") and n), 0)
+    theirs = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+    own = [line for line in lines[begin + 1 :] if line.strip() and not theirs.match(line)]
+    return _first_words(own[0]) if own else ""
