@@ -7,6 +7,7 @@ import grp
 import json
 import os
 import pwd
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -283,3 +284,51 @@ def test_what_qemu_said_before_it_gave_up_is_found_in_its_log(tmp_path: Path) ->
     log.write_text(f"{command}2026-01-01 00:00:01.000+0000: shutting down, reason=crashed\n")
     assert driver._of_qemu(log) == ""
     assert driver._of_qemu(tmp_path / "none") == ""
+
+
+class Slow:
+    """A domain that runs, and a clock that goes on by a second whenever somebody sleeps."""
+
+    def __init__(self, log: Path, says: Callable[[float], bytes]) -> None:
+        self.now = 0.0
+        self._log, self._says = log, says
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, _: float) -> None:
+        self.now += 1.0
+        with self._log.open("ab") as log:
+            log.write(self._says(self.now))
+
+    def state(self) -> tuple[int, int]:
+        return 1, 0  # VIR_DOMAIN_RUNNING
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        (lambda now: b"labctl: no configuration\n" if now == 50 else b".", ""),
+        (lambda now: b"." if now <= 30 else b"", "a kernel went silent for 10 s"),
+        (lambda _: b".", "a kernel did not reach user space in 60 s"),
+        (lambda _: b"", "a kernel said nothing for 10 s"),
+    ],
+)
+def test_a_slow_kernel_is_waited_for_as_long_as_it_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: Callable[[float], bytes], told: str
+) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    slow = Slow(log, says)
+    monkeypatch.setattr(driver, "time", slow)
+    monkeypatch.setattr("labctl.world.deadline.time", slow)
+    monkeypatch.setattr(
+        driver, "libvirt", SimpleNamespace(VIR_DOMAIN_RUNNING=1, libvirtError=OSError)
+    )
+    guest = Guest(
+        name="probe", domain="probe", memory=160, vcpus=1, kernel=Path("k"), initramfs=Path("i"),
+        cmdline="c", nics=(), console=tmp_path / "c", log=log,
+    )  # fmt: skip
+    hypervisor = driver.Hypervisor(tmp_path)
+    limits = accel.SILENCE_SECONDS, accel.PROBE_SECONDS
+    assert driver._silent_or_ended(slow, hypervisor, guest, *limits) == told
