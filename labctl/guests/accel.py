@@ -101,7 +101,7 @@ def _not_yours() -> HostError:
     if user in members or own_group == status.st_gid:
         return HostError(
             f"{DEVICE} is for the group {group}, which you were not in when you logged in",
-            f"log in again; for now, {for_now}",
+            f"log in again, or for now run: newgrp {group}",
         )
     return HostError(
         f"{DEVICE} is for the group {group} (mode {mode:04o}), and you are not in it",

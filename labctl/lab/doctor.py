@@ -23,6 +23,7 @@ MEMORY_MIB = 1024
 TOOLS = {
     "unshare": "util-linux",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
     "mount": "mount",
     "ssh": "openssh-client",
     "depmod": "kmod",
@@ -99,7 +100,8 @@ def _ids() -> Iterator[Finding]:
     if os.geteuid() == 0:
         return
     if lacking := forbidden.no_ids():
-        yield Finding("subordinate ids", "fail", lacking.message, lacking.hint)
+        without = "labs work, but no program in them can be another user than root"
+        yield Finding("subordinate ids", "skip", f"{lacking.message}; {without}", lacking.hint)
     else:
         yield Finding("subordinate ids", "pass", "in /etc/subuid and /etc/subgid")
 
@@ -123,8 +125,6 @@ def _cache() -> Iterator[Finding]:
 
 def _world() -> Iterator[Finding]:
     """Namespaces."""
-    if os.geteuid() != 0 and forbidden.no_ids():
-        return  # told already
     with scratch.world() as world:
         who = "root" if os.geteuid() == 0 else "an ordinary user"
         yield Finding("namespaces", "pass", f"a world can be made as {who}")

@@ -21,17 +21,10 @@ def hint(reason: str) -> str:
     """Say what to change on this host, where `reason` is what was said when it refused."""
     if os.geteuid() == 0:
         return "run on a host (or in a container) that grants CAP_SYS_ADMIN"
-    if "owned by a different user" in reason:  # newuidmap(1) of a process in another group
-        return "leave the shell of newgrp or sg: act in the group you log in with"
     if sysctl := _sysctl():
         keep = f"to keep it: echo {sysctl} >>/etc/sysctl.d/labctl.conf"
         return f"as root, run: sysctl -w {sysctl} ({keep})"
-    if lacking := no_ids():
-        return lacking.hint
-    status = _status()
-    if status.get("NoNewPrivs") == "1":
-        return "newuidmap gains no rights here (no_new_privs): leave this sandbox, or be root"
-    if status.get("Seccomp") == "2" and "unshare failed" in reason:
+    if _status().get("Seccomp") == "2" and "unshare failed" in reason:
         return "a container forbids it: start it with --security-opt seccomp=unconfined, or be root"
     if "mount /proc" in reason:
         return (
@@ -43,15 +36,22 @@ def hint(reason: str) -> str:
 
 
 def no_ids() -> HostError | None:
-    """Return why an ordinary user has no further user and group ids to give; None where they do."""
+    """Return why root is alone in an ordinary user's world; None where others can be."""
     if not shutil.which("newuidmap", path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"):
         return HostError("newuidmap is not installed", "as root, run: apt-get install uidmap")
     try:
-        user = pwd.getpwuid(os.getuid()).pw_name
+        known = pwd.getpwuid(os.getuid())
     except KeyError:  # unshare(1) and newuidmap(1) ask for the name
         return HostError(
             f"the user database does not know user {os.getuid()}", "act as a user that it knows"
         )
+    user = known.pw_name
+    if os.getgid() != known.pw_gid:  # newuidmap(1) refuses
+        return HostError(
+            "you act in another group than your own", "leave the shell of newgrp or sg"
+        )
+    if _status().get("NoNewPrivs") == "1":
+        return HostError("newuidmap gains no rights here (no_new_privs)", "leave this sandbox")
     missing, free = [], FIRST
     for name, option in (("subuid", "--add-subuids"), ("subgid", "--add-subgids")):
         theirs, end = _ranges(ETC / name, user)

@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from labctl.errors import HostError, LabctlError, refusal
-from labctl.world import agent as agent_module
 from labctl.world import forbidden, process
 from labctl.world.base import World, in_state_of_running
 from labctl.world.client import Agent
@@ -88,7 +87,9 @@ class Space(World):
         ours.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
         words = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         if user:
-            words[1:1] = ["--user", "--map-root-user", "--map-auto"]
+            # With one id alone, root's, a lab works too.
+            further = [] if forbidden.no_ids() else ["--map-auto"]
+            words[1:1] = ["--user", "--map-root-user", *further]
         init = Path(__file__).with_name("init.py")
         log = directory / "init.log"
         shell = None
@@ -150,19 +151,12 @@ class Space(World):
         """Return the nsenter(1) words that run a command in the world, or in a named namespace."""
         words = ["nsenter", "--target", str(self.identity.pid), "--mount", "--pid"]
         words.append(f"--net={self._netns(netns)}" if netns else "--net")
-        if self.identity.user:
-            words.append("--user")
-        return [*words, "--"]
-
-    def _start_agent(self) -> Agent:
-        """Start an agent that keeps its user's groups: by `kvm` QEMU may open /dev/kvm."""
-        words, python = self.enter(), [*self.python, "-m", agent_module.__name__]
-        if self.identity.user and os.geteuid() != 0:
-            # nsenter(1) would leave all groups. The user is root in there already, but the group
-            # they came with may be another than the world's maker had.
-            words.insert(1, "--preserve-credentials")
-            words += ["setpriv", "--regid=0", "--keep-groups"]
-        return Agent.start([*words, *python])
+        if not self.identity.user:
+            return [*words, "--"]
+        # nsenter(1) would leave the user's groups, by one of which QEMU may open /dev/kvm. They are
+        # root in there already; but the group they act in may be another than the maker's was.
+        keep = ["--user", "--preserve-credentials", "--", "setpriv", "--regid=0", "--keep-groups"]
+        return [*words, *keep, "--"]
 
     def _netns(self, name: str) -> str:
         # Named namespaces live on the world's private /run, reached through its PID 1's root.

@@ -133,7 +133,7 @@ def main(words: argparse.Namespace) -> None:
         os.chown(folder, user.pw_uid, user.pw_gid)
     os.chdir(home)
     os.setgroups([words.kvm_group] if words.in_session else [])
-    os.setgid(user.pw_gid)
+    os.setgid(words.kvm_group if words.newgrp else user.pw_gid)
     os.setuid(user.pw_uid)
     kept = {key: value for key, value in os.environ.items() if key.startswith("LABCTL_")}
     kept |= {"PATH": os.environ["PATH"], "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
@@ -145,6 +145,7 @@ def parsed(words: list[str]) -> argparse.Namespace:
     octal = functools.partial(int, base=8)
     parser.add_argument("--kvm-group", type=int, help="whose /dev/kvm is, with mode 0660")
     parser.add_argument("--in-session", action="store_true", help="the user acts in that group")
+    parser.add_argument("--newgrp", action="store_true", help="acts in it as newgrp(1) does")
     parser.add_argument("--in-database", action="store_true", help="and has it in /etc/group")
     parser.add_argument("--hugetlbfs", action="store_true", help="one at HOME/huge, as systemd's")
     parser.add_argument("--no-ranges", action="store_true", help="empty /etc/subuid and subgid")

@@ -107,10 +107,11 @@ def test_guests_of_an_ordinary_user_keep_the_groups_of_the_user(here: Place) -> 
     assert len(seen) == 2, done.stdout
 
 
-def test_a_member_of_the_group_kvm_has_the_kvm_that_root_has(here: Place) -> None:
+@pytest.mark.parametrize("how", ["--in-session", "--newgrp"])
+def test_a_member_of_the_group_kvm_has_the_kvm_that_root_has(here: Place, how: str) -> None:
     needs_users()
     script = KVM.format(file=here.root / "solo.yaml", labctl=LABCTL, python=sys.executable)
-    done = as_user(here, script, "--kvm-group", GROUP, "--in-session")
+    done = as_user(here, script, "--kvm-group", GROUP, how)
     assert done.status == 0, done.stderr
     # Whether a kernel boots under it is the host's affair; QEMU must be able to try.
     if accel.obstacle():

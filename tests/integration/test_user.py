@@ -58,3 +58,21 @@ def test_an_ordinary_user_brings_up_uses_and_ends_a_lab(here: Place) -> None:
     assert _ranges() == before
     assert Path("/dev/net/tun").stat().st_mode == device.st_mode
     assert not list((here.root / "home").iterdir())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--no-ranges", "--without", "newuidmap"],
+        ["--kvm-group", "4242", "--newgrp"],
+    ],
+)
+def test_a_lab_needs_no_ids_but_the_users_own(here: Place, options: list[str]) -> None:
+    needs_users()
+    images.get("micro")
+    with Watch(here) as watch:
+        done = as_user(here, SCRIPT.format(labctl=LABCTL), *options)
+        assert done.status == 0, done.stderr
+        watch.nothing_left()
+    assert "200000" not in done.stderr
+    assert "gid=4242" in done.stdout or "--newgrp" not in options
