@@ -20,7 +20,7 @@ from typing import Literal
 
 from labctl.errors import HostError
 from labctl.events import Emit, Event, silent
-from labctl.guests import driver
+from labctl.guests import attempt, driver
 from labctl.guests.spec import Accel, Guest
 from labctl.world import paths, scratch
 
@@ -181,7 +181,7 @@ def probe(kernel: Path, initramfs: Path, memory: int, cmdline: str, capabilities
         hypervisor = driver.Hypervisor(directory / "embed", "", capabilities)
         return Answer(
             world.call(
-                driver.why_no_user_space, hypervisor, guest, "kvm", SILENCE_SECONDS, PROBE_SECONDS
+                attempt.why_no_user_space, hypervisor, guest, "kvm", SILENCE_SECONDS, PROBE_SECONDS
             )
         )
 

@@ -349,7 +349,7 @@ def _knock(words: Sequence[str], limit: Deadline, check: Callable[[], None]) -> 
 
 def _died(guest: Guest) -> GuestError:
     """Build the error of a guest that ended before it was ready, with what its kernel said."""
-    why = _panic(guest)
+    why = panic(guest)
     why = f": {why}" if why else ""
     kernel = guest.dom0.kernel if guest.dom0 else guest.kernel
     return GuestError(
@@ -359,7 +359,7 @@ def _died(guest: Guest) -> GuestError:
     )
 
 
-def _panic(guest: Guest) -> str:
+def panic(guest: Guest) -> str:
     """Return the last words of a guest's kernel, or of Xen, on the console; empty without any."""
     said = guest.log.read_bytes().decode(errors="replace").replace("\r", "")
     if found := re.search(f"{PANIC.decode()}(.*)", said):
@@ -397,78 +397,3 @@ def running(hypervisor: Hypervisor) -> list[str]:
     """Return the domain names of all guests there are, of whichever owner."""
     connection = connect(hypervisor)
     return sorted(domain.name() for domain in connection.listAllDomains())
-
-
-def why_no_user_space(
-    hypervisor: Hypervisor, guest: Guest, accel: Accel, silence: float, seconds: float
-) -> str:
-    """Boot a guest until its init speaks, and end it; say why it did not, empty when it did.
-
-    A slow machine is no reason: it may take `seconds`, as long as its console is never silent for
-    `silence`.
-    """
-    connection = connect(hypervisor)
-    guest.log.touch()
-    try:
-        domain = connection.createXML(domain_xml(guest, accel, "probe"), 0)
-    except libvirt.libvirtError as reason:
-        return f"QEMU cannot use it: {_first_words(reason.get_error_message())}"
-    try:
-        return _silent_or_ended(domain, hypervisor, guest, silence, seconds)
-    finally:
-        stop(hypervisor, guest.domain)
-
-
-def _silent_or_ended(
-    domain: Any, hypervisor: Hypervisor, guest: Guest, silence: float, seconds: float
-) -> str:
-    whole, quiet = Deadline(seconds, "user space"), Deadline(silence, "the console")
-    length = 0
-    while b"labctl:" not in (said := guest.log.read_bytes()):
-        if panic := _panic(guest):
-            return f"the guest died: {panic}"
-        if not _runs(domain):
-            log = hypervisor.root / "log" / "qemu" / f"{guest.domain}.log"
-            return f"the guest died: {_of_qemu(log) or 'QEMU did not say why'}"
-        if len(said) > length:
-            length, quiet = len(said), Deadline(silence, "the console")
-        if whole.passed:
-            return f"a kernel did not reach user space in {seconds:g} s"
-        if quiet.passed:
-            return f"a kernel {'went silent' if said else 'said nothing'} for {silence:g} s"
-        time.sleep(LOOK_SECONDS)
-    return ""
-
-
-def _runs(domain: Any) -> bool:
-    """Whether a guest goes on; QEMU stops one, and stays, when KVM fails under it."""
-    try:
-        state, _ = domain.state()
-    except libvirt.libvirtError as reason:
-        if reason.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return False
-        raise
-    return bool(state == libvirt.VIR_DOMAIN_RUNNING)
-
-
-def _first_words(text: str) -> str:
-    """Return the first thing that QEMU says in a message of libvirt's, or what libvirt says itself.
-
-    What comes later follows from it: `failed to initialize kvm`, or all registers.
-    """
-    said = re.sub(r"^.*\bmonitor\b[^:]*: ", "", text.strip())
-    said = re.sub(r"^(internal error|unsupported configuration|invalid argument): ", "", said)
-    said = re.sub(r"^\d{4}-\d\d-\d\dT\S+Z ", "", said)
-    return re.sub(r"^qemu-system-\w+: ", "", said.partition("\n")[0])
-
-
-def _of_qemu(log: Path) -> str:
-    """Return the first words of QEMU's own in its log, which has its command line before them."""
-    try:
-        lines = log.read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    begin = next((n for n, line in enumerate(lines) if not line.endswith("\\") and n), 0)
-    theirs = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
-    own = [line for line in lines[begin + 1 :] if line.strip() and not theirs.match(line)]
-    return _first_words(own[0]) if own else ""

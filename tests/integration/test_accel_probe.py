@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from labctl import images
-from labctl.guests import driver
+from labctl.guests import attempt, driver
 from labctl.guests.accel import TALKATIVE
 from labctl.guests.spec import Guest
 from labctl.world import paths, scratch
@@ -30,7 +30,7 @@ def why_not(
             console=world.directory / "c", log=world.directory / "log",
         )  # fmt: skip
         hypervisor = driver.Hypervisor(world.directory / "embed", "", paths.cache() / "libvirt")
-        told = world.call(driver.why_no_user_space, hypervisor, guest, "tcg", silence, seconds)
+        told = world.call(attempt.why_no_user_space, hypervisor, guest, "tcg", silence, seconds)
         assert world.call(driver.running, hypervisor) == []
         return told
 

@@ -15,7 +15,7 @@ import pytest
 
 from labctl.errors import HostError
 from labctl.events import Event, silent
-from labctl.guests import accel, driver
+from labctl.guests import accel, attempt, driver
 from labctl.guests.spec import Guest
 from labctl.images import Image
 from labctl.lab import doctor, lab
@@ -268,7 +268,7 @@ def test_a_device_that_a_container_forbids_is_not_told_as_a_group(
     ],
 )
 def test_of_what_libvirt_says_the_first_words_of_qemu_are_told(said: str, first: str) -> None:
-    assert driver._first_words(said) == first
+    assert attempt._first_words(said) == first
 
 
 def test_what_qemu_said_before_it_gave_up_is_found_in_its_log(tmp_path: Path) -> None:
@@ -279,10 +279,10 @@ def test_what_qemu_said_before_it_gave_up_is_found_in_its_log(tmp_path: Path) ->
         "2026-01-01 00:00:00.100+0000: Domain id=1 is tainted: custom-hypervisor-feature\n"
     )
     log.write_text(f"{command}KVM internal error. Suberror: 1\nEAX=00000000 EBX=00000000\n")
-    assert driver._of_qemu(log) == "KVM internal error. Suberror: 1"
+    assert attempt._of_qemu(log) == "KVM internal error. Suberror: 1"
     log.write_text(f"{command}2026-01-01 00:00:01.000+0000: shutting down, reason=crashed\n")
-    assert driver._of_qemu(log) == ""
-    assert driver._of_qemu(tmp_path / "none") == ""
+    assert attempt._of_qemu(log) == ""
+    assert attempt._of_qemu(tmp_path / "none") == ""
 
 
 class Slow:
@@ -319,10 +319,10 @@ def test_a_slow_kernel_is_waited_for_as_long_as_it_speaks(
     log = tmp_path / "log"
     log.touch()
     slow = Slow(log, says)
-    monkeypatch.setattr(driver, "time", slow)
+    monkeypatch.setattr(attempt, "time", slow)
     monkeypatch.setattr("labctl.world.deadline.time", slow)
     monkeypatch.setattr(
-        driver, "libvirt", SimpleNamespace(VIR_DOMAIN_RUNNING=1, libvirtError=OSError)
+        attempt, "libvirt", SimpleNamespace(VIR_DOMAIN_RUNNING=1, libvirtError=OSError)
     )
     guest = Guest(
         name="probe", domain="probe", memory=160, vcpus=1, kernel=Path("k"), initramfs=Path("i"),
@@ -330,4 +330,4 @@ def test_a_slow_kernel_is_waited_for_as_long_as_it_speaks(
     )  # fmt: skip
     hypervisor = driver.Hypervisor(tmp_path)
     limits = accel.SILENCE_SECONDS, accel.PROBE_SECONDS
-    assert driver._silent_or_ended(slow, hypervisor, guest, *limits) == told
+    assert attempt._silent_or_ended(slow, hypervisor, guest, *limits) == told
