@@ -8,31 +8,122 @@ boot of the host before `auto` trusts it.
 from __future__ import annotations
 
 import contextlib
+import errno
+import grp
 import json
 import os
+import pwd
+import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from labctl.errors import HostError
 from labctl.events import Emit, Event, silent
-from labctl.guests import driver
+from labctl.guests import attempt, driver
 from labctl.guests.spec import Accel, Guest
 from labctl.world import paths, scratch
 
 Policy = Literal["auto", "require", "off"]
 
+
+@dataclass(frozen=True)
+class Answer:
+    """What a boot under KVM showed."""
+
+    obstacle: str = ""
+    """Why no kernel boots under it, in a few words; empty where one does."""
+
+    @property
+    def works(self) -> bool:
+        """Whether KVM runs guests here."""
+        return not self.obstacle
+
+
 DEVICE = Path("/dev/kvm")
-PROBE_SECONDS = 10.0
-"""A kernel under working KVM is in user space in about one; a wrong no costs speed, no verdict."""
+CPUS = Path("/proc/cpuinfo")
+PROBE_SECONDS = 60.0
+"""A kernel under working KVM is in user space in about one; under KVM that is emulated in 14."""
+SILENCE_SECONDS = 10.0
+"""Under emulation, the slowest there is, no line takes longer than a third of the whole boot."""
+TALKATIVE = "loglevel=6 earlyprintk=ttyS0"
+"""Lets a kernel tell of itself from the start: 1.4 kB, which it does not wait for."""
 
 
-def obstacle() -> str:
-    """Say why KVM cannot even be tried here; empty when it can."""
-    if not DEVICE.exists():
-        return "there is no /dev/kvm: enable virtualisation in the firmware, or nest it"
-    if not os.access(DEVICE, os.R_OK | os.W_OK):
-        return "/dev/kvm is not yours: as root, run: usermod -aG kvm $USER, and log in again"
-    return ""
+def obstacle() -> HostError | None:
+    """Return why KVM cannot even be tried here, and what to do; None when it can."""
+    try:
+        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            return _not_yours()
+        if error.errno == errno.EPERM:  # a cgroup's word: permissions would be EACCES
+            return HostError(
+                f"{DEVICE} is forbidden to this container", f"start it with --device {DEVICE}"
+            )
+        return _not_there(error)
+    return None
+
+
+def _not_there(error: OSError) -> HostError:
+    """Say why the device does not open: systemd makes it before any module is there to serve it."""
+    missing = error.errno == errno.ENOENT
+    what = f"there is no {DEVICE}" if missing else f"{DEVICE} does not open: {error.strerror}"
+    modules = {"svm": "kvm_amd", "vmx": "kvm_intel"}
+    flags = _cpu_flags()
+    for flag, module in modules.items():
+        if flag in flags:
+            inside = f"; in a container: start it with --device {DEVICE}" if missing else ""
+            return HostError(what, f"as root, run: modprobe {module}{inside}")
+    return HostError(
+        f"{what}, and the CPU offers no virtualisation",
+        "enable it in the firmware; in a virtual machine, let its host nest it",
+    )
+
+
+def _cpu_flags() -> list[str]:
+    for line in CPUS.read_text().splitlines():
+        if line.startswith("flags"):
+            return line.split()
+    return []
+
+
+def _not_yours() -> HostError:
+    """Say who may use the device, and how the user becomes one of them."""
+    status = DEVICE.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    group, members = _group(status.st_gid)
+    user, own_group = _user()
+    for_now = f"as root, run: setfacl -m u:{user}:rw {DEVICE}"
+    is_no_way_in = mode & 0o060 != 0o060 or status.st_gid == 0 or group.isdecimal()
+    if is_no_way_in or status.st_gid in (os.getgid(), *os.getgroups()):
+        return HostError(f"{DEVICE} is not yours (group {group}, mode {mode:04o})", for_now)
+    if user in members or own_group == status.st_gid:
+        return HostError(
+            f"{DEVICE} is for the group {group}, which you were not in when you logged in",
+            f"log in again, or for now run: newgrp {group}",
+        )
+    return HostError(
+        f"{DEVICE} is for the group {group} (mode {mode:04o}), and you are not in it",
+        f"as root, run: usermod -aG {group} {user}, and log in again; for now, {for_now}",
+    )
+
+
+def _group(number: int) -> tuple[str, list[str]]:
+    try:
+        known = grp.getgrgid(number)
+    except KeyError:
+        return str(number), []
+    return known.gr_name, known.gr_mem
+
+
+def _user() -> tuple[str, int]:
+    """Return the user's name and the group they log in with; a user may have no name."""
+    try:
+        known = pwd.getpwuid(os.getuid())
+    except KeyError:
+        return str(os.getuid()), -1
+    return known.pw_name, known.pw_gid
 
 
 def _boot() -> str:
@@ -49,31 +140,32 @@ def kept() -> str:
     return f"the answer is kept until the host boots again; to ask anew: rm {answer_file()}"
 
 
-def remembered() -> bool | None:
+def remembered() -> Answer | None:
     """Return what the probe found since the host booted, or None if it has not run."""
     try:
         answer = json.loads(answer_file().read_text())
         if answer["boot"] == _boot() and answer["user"] == os.geteuid():
-            return bool(answer["works"])
+            return Answer(str(answer["obstacle"]))
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # no answer, or one that cannot be read: ask again
+        pass  # no answer, an earlier labctl's, or one that cannot be read: ask again
     return None
 
 
-def _remember(works: bool) -> None:
+def _remember(answer: Answer) -> None:
     """Keep the answer; a cache that cannot be written to keeps none, and the next `up` asks."""
     target = answer_file()
     part = target.with_name(f".{target.name}.{os.getpid()}")
+    known = {"boot": _boot(), "user": os.geteuid(), "obstacle": answer.obstacle}
     with contextlib.suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            part.write_text(json.dumps({"boot": _boot(), "user": os.geteuid(), "works": works}))
+            part.write_text(json.dumps(known))
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
 
 
-def probe(kernel: Path, initramfs: Path, memory: int, cmdline: str, capabilities: Path) -> bool:
+def probe(kernel: Path, initramfs: Path, memory: int, cmdline: str, capabilities: Path) -> Answer:
     """Boot a kernel under KVM in a world of its own; say whether it reached user space.
 
     `memory` (MiB) must be enough for it: else a no would be told of KVM, and kept.
@@ -83,10 +175,15 @@ def probe(kernel: Path, initramfs: Path, memory: int, cmdline: str, capabilities
         guest = Guest(
             name="probe", domain="probe", memory=memory, vcpus=1,
             kernel=kernel, initramfs=initramfs,
-            cmdline=cmdline, nics=(), console=directory / "c", log=directory / "log",
+            cmdline=f"{cmdline} {TALKATIVE}", nics=(),
+            console=directory / "c", log=directory / "log",
         )  # fmt: skip
         hypervisor = driver.Hypervisor(directory / "embed", "", capabilities)
-        return world.call(driver.reaches_user_space, hypervisor, guest, "kvm", PROBE_SECONDS)
+        return Answer(
+            world.call(
+                attempt.why_no_user_space, hypervisor, guest, "kvm", SILENCE_SECONDS, PROBE_SECONDS
+            )
+        )
 
 
 def choose(
@@ -105,21 +202,20 @@ def choose(
     """
     if policy == "off":
         return "tcg"
-    why = obstacle()
-    hint = "use --accel auto, or run: labctl doctor"
-    works = False
-    if not why:
+    if lacking := obstacle():
+        why, hint = lacking.message, f"{lacking.hint}; or use --accel auto"
+    else:
         answer = remembered()
         if answer is None:
             emit(Event("accel", "kvm", "start", "does KVM boot a kernel on this host?"))
             answer = probe(kernel, initramfs, memory, cmdline, capabilities)
             _remember(answer)
-            emit(Event("accel", "kvm", "done", "yes" if answer else "no; guests run under TCG"))
-        works = answer
-        why = "" if works else f"a kernel under KVM did not reach user space in {PROBE_SECONDS:g} s"
+            told = "yes" if answer.works else f"no, guests run under TCG: {answer.obstacle}"
+            emit(Event("accel", "kvm", "done", told))
+        if answer.works:
+            return "kvm"
+        why = f"no guest boots under it: {answer.obstacle}"
         hint = f"use --accel auto; {kept()}"
-    if works:
-        return "kvm"
     if policy == "require":
         raise HostError(f"KVM is required, but {why}", hint)
     return "tcg"

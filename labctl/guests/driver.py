@@ -33,14 +33,24 @@ else:
     libvirt = Late("libvirt")
 
 QEMU_CONF = """\
-user = "root"
-group = "root"
+user = "{user}"
+group = "{user}"
 stdio_handler = "file"
 cgroup_controllers = []
 namespaces = []
 security_driver = "none"
 dynamic_ownership = 0
 remember_owner = 0
+hugetlbfs_mount = []
+"""
+"""Without its last line libvirt makes a folder in every hugetlbfs of the host, or refuses to start
+where it may not: systemd mounts one. An empty text is an error; an empty list means none."""
+
+SAME_USER = "+4294967295"
+"""`(uid_t) -1`, by which libvirt changes neither user nor groups of what it starts.
+
+It sets the groups of QEMU to those that its user has by name. In a user namespace that is root, who
+has none: the user's own, such as `kvm`, would be lost, and /dev/kvm with it.
 """
 
 READY = b"labctl: ready"
@@ -99,10 +109,16 @@ def _one_cpu() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def _in_user_namespace() -> bool:
+    """Whether this process's root is another user to the host (user_namespaces(7))."""
+    return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
+
+
 def _prepare(hypervisor: Hypervisor) -> None:
     root = hypervisor.root
     (root / "etc").mkdir(parents=True, exist_ok=True)
-    (root / "etc" / "qemu.conf").write_text(QEMU_CONF)
+    user = SAME_USER if _in_user_namespace() else "root"
+    (root / "etc" / "qemu.conf").write_text(QEMU_CONF.format(user=user))
     cache = root / "cache"
     if hypervisor.capabilities and not cache.exists():
         with contextlib.suppress(OSError):  # libvirt makes a cache of its own beside it then
@@ -333,18 +349,24 @@ def _knock(words: Sequence[str], limit: Deadline, check: Callable[[], None]) -> 
 
 def _died(guest: Guest) -> GuestError:
     """Build the error of a guest that ended before it was ready, with what its kernel said."""
-    said = guest.log.read_bytes().decode(errors="replace").replace("\r", "")
-    why = ""
-    if found := re.search(f"{PANIC.decode()}(.*)", said):
-        why = f": kernel panic{found[1]}"
-    elif found := XEN_PANIC.search(said):
-        why = f": Xen panicked: {found[1]}"
+    why = panic(guest)
+    why = f": {why}" if why else ""
     kernel = guest.dom0.kernel if guest.dom0 else guest.kernel
     return GuestError(
         f"{guest.name} died while booting{why}; its console's last lines are below",
         f"is {kernel} a kernel for {'dom0' if guest.dom0 else 'this machine'}?",
         console_tail(guest.log),
     )
+
+
+def panic(guest: Guest) -> str:
+    """Return the last words of a guest's kernel, or of Xen, on the console; empty without any."""
+    said = guest.log.read_bytes().decode(errors="replace").replace("\r", "")
+    if found := re.search(f"{PANIC.decode()}(.*)", said):
+        return f"kernel panic{found[1]}"
+    if found := XEN_PANIC.search(said):
+        return f"Xen panicked: {found[1]}"
+    return ""
 
 
 def _check_troubles(guest: Guest, said: bytes) -> None:
@@ -375,20 +397,3 @@ def running(hypervisor: Hypervisor) -> list[str]:
     """Return the domain names of all guests there are, of whichever owner."""
     connection = connect(hypervisor)
     return sorted(domain.name() for domain in connection.listAllDomains())
-
-
-def reaches_user_space(hypervisor: Hypervisor, guest: Guest, accel: Accel, seconds: float) -> bool:
-    """Whether a guest's init speaks on the console within `seconds`; the guest is ended again."""
-    connection = connect(hypervisor)
-    try:
-        domain = create(connection, guest, accel, "probe")
-    except GuestError:
-        return False
-    deadline = Deadline(seconds, "waiting for user space")
-    while b"labctl:" not in guest.log.read_bytes():
-        if deadline.passed or not _active(domain):
-            stop(hypervisor, guest.domain)
-            return False
-        time.sleep(LOOK_SECONDS)
-    stop(hypervisor, guest.domain)
-    return True

@@ -15,7 +15,7 @@ from labctl.errors import LabctlError, refusal
 from labctl.guests import accel, driver
 from labctl.network import links
 from labctl.topology import from_mapping
-from labctl.world import paths, scratch
+from labctl.world import forbidden, paths, scratch
 
 MEMORY_MIB = 1024
 """What two guests and their translation caches need."""
@@ -23,6 +23,7 @@ MEMORY_MIB = 1024
 TOOLS = {
     "unshare": "util-linux",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
     "mount": "mount",
     "ssh": "openssh-client",
     "depmod": "kmod",
@@ -58,15 +59,28 @@ def examine() -> list[Finding]:
 
 
 def _safely(part: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    name = (part.__doc__ or part.__name__).rstrip(".")
     try:
         yield from part()
     except (LabctlError, OSError) as error:
-        told = error if isinstance(error, LabctlError) else refusal(error)
-        if told is None:
-            raise
-        name = (part.__doc__ or part.__name__).rstrip(".")
-        remedy = "" if told.hint.endswith("labctl doctor") else told.hint
-        yield Finding(name, "fail", told.message, remedy)
+        yield _failed(name if name.isupper() else name.lower(), error)
+
+
+def _failed(name: str, error: LabctlError | OSError) -> Finding:
+    """Return the finding of what failed; raises an error that is not the host's again."""
+    told = error if isinstance(error, LabctlError) else refusal(error)
+    if told is None:
+        raise error
+    remedy = "" if told.hint.endswith("labctl doctor") else told.hint
+    return Finding(name, "fail", told.message, remedy)
+
+
+def _tried(name: str, do: Callable[[], str]) -> Finding:
+    """Return what doing something shows; whether it fails or not, the next is examined too."""
+    try:
+        return Finding(name, "pass", do())
+    except (LabctlError, OSError) as error:
+        return _failed(name, error)
 
 
 def _tools() -> Iterator[Finding]:
@@ -79,8 +93,17 @@ def _tools() -> Iterator[Finding]:
             yield Finding(program, "pass", found)
         else:
             yield Finding(program, "fail", "not installed", f"apt-get install {package}")
-    if os.geteuid() != 0 and not shutil.which("newuidmap"):
-        yield Finding("newuidmap", "fail", "not installed", "apt-get install uidmap")
+
+
+def _ids() -> Iterator[Finding]:
+    """Subordinate ids."""
+    if os.geteuid() == 0:
+        return
+    if lacking := forbidden.no_ids():
+        without = "labs work, but no program in them can be another user than root"
+        yield Finding("subordinate ids", "skip", f"{lacking.message}; {without}", lacking.hint)
+    else:
+        yield Finding("subordinate ids", "pass", "in /etc/subuid and /etc/subgid")
 
 
 def _cache() -> Iterator[Finding]:
@@ -105,11 +128,18 @@ def _world() -> Iterator[Finding]:
     with scratch.world() as world:
         who = "root" if os.geteuid() == 0 else "an ordinary user"
         yield Finding("namespaces", "pass", f"a world can be made as {who}")
-        world.call(links.build, from_mapping(TINY))
-        yield Finding("bridge and TAP", "pass", "made in a world by netlink and /dev/net/tun")
-        hypervisor = driver.Hypervisor(world.directory / "embed", "", paths.cache() / "libvirt")
-        found = world.call(driver.versions, hypervisor)
-        yield Finding("libvirt", "pass", f"{found['libvirt']}, driving QEMU {found['qemu']}")
+
+        def network() -> str:
+            world.call(links.build, from_mapping(TINY))
+            return "made in a world by netlink and /dev/net/tun"
+
+        def libvirt() -> str:
+            hypervisor = driver.Hypervisor(world.directory / "embed", "", paths.cache() / "libvirt")
+            found = world.call(driver.versions, hypervisor)
+            return f"{found['libvirt']}, driving QEMU {found['qemu']}"
+
+        yield _tried("bridge and TAP", network)
+        yield _tried("libvirt", libvirt)
 
 
 def _memory() -> Iterator[Finding]:
@@ -141,19 +171,18 @@ def _kvm() -> Iterator[Finding]:
     """KVM."""
     why = accel.obstacle()
     if why:
-        yield Finding("KVM", "skip", "guests run under TCG, slower", why)
+        yield Finding("KVM", "skip", f"{why.message}; guests run under TCG, slower", why.hint)
         return
-    works = accel.remembered()
-    if works is None:
+    answer = accel.remembered()
+    if answer is None:
         yield Finding("KVM", "skip", "/dev/kvm opens; not tried yet", "the first `up` tries it")
-    elif works:
+    elif answer.works:
         yield Finding("KVM", "pass", "a kernel reached user space under it")
     else:
         yield Finding(
-            "KVM", "skip", "/dev/kvm opens, but a stock kernel does not boot under it; TCG is used",
-            "nested virtualisation is incomplete here; use a host where it is whole; "
-            + accel.kept(),
+            "KVM", "skip", f"no guest boots under it, so TCG is used: {answer.obstacle}",
+            f"use a host whose virtualisation is whole; {accel.kept()}",
         )  # fmt: skip
 
 
-PARTS = (_tools, _cache, _world, _memory, _images, _kvm)
+PARTS = (_tools, _ids, _cache, _world, _memory, _images, _kvm)

@@ -83,6 +83,16 @@ def make_bridge(
                 prefixlen=address.network.prefixlen)  # fmt: skip
 
 
+_NO_TUN = "as root, run: modprobe tun; in a container: start it with --device /dev/net/tun"
+_TUN_REMEDIES = {
+    errno.EACCES: "as root, run: chmod 666 /dev/net/tun",
+    errno.EPERM: "in a container: start it with --device /dev/net/tun",
+    errno.ENOENT: _NO_TUN,
+    errno.ENODEV: _NO_TUN,
+    errno.ENXIO: _NO_TUN,
+}
+
+
 def make_tap(ip: pyroute2.IPRoute, name: str, bridge: str, mtu: int) -> None:
     """Make a persistent TAP on a bridge and bring it up; QEMU attaches to it later.
 
@@ -92,10 +102,9 @@ def make_tap(ip: pyroute2.IPRoute, name: str, bridge: str, mtu: int) -> None:
         ip.link("add", ifname=name, kind="tuntap", mode="tap")
     except (OSError, pyroute2.NetlinkError) as reason:  # pyroute2 wraps what the device says
         number = reason.code if isinstance(reason, pyroute2.NetlinkError) else reason.errno
-        if number in (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        if mended_by := _TUN_REMEDIES.get(number or 0):
             raise HostError(
-                f"/dev/net/tun cannot be used: {os.strerror(number)}",
-                "as root, run: modprobe tun; chmod 666 /dev/net/tun",
+                f"/dev/net/tun cannot be used: {os.strerror(number or 0)}", mended_by
             ) from None
         raise
     index = ip.link_lookup(ifname=name)[0]

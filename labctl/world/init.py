@@ -30,7 +30,7 @@ IFF_UP = 0x1
 
 
 class RefusedError(Exception):
-    """This host does not let us mount; the message is mount(8)'s own."""
+    """This host does not let us use our namespaces; the message is mount(8)'s own, or ours."""
 
 
 def mount(*words: str) -> None:
@@ -49,7 +49,10 @@ def furnish(directory: str, inside: int) -> None:
         # By descriptor and uncanonicalized: the path itself is hidden by now.
         mount("--bind", "--no-canonicalize", f"/proc/{os.getpid()}/fd/{inside}", directory)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as anything:
-        fcntl.ioctl(anything, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+        try:
+            fcntl.ioctl(anything, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+        except PermissionError as reason:  # a security module that lets us mount: not about a file
+            raise RefusedError(f"bringing lo up: {reason.strerror}") from None
 
 
 def name_qemu_user(directory: str) -> None:

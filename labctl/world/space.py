@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from labctl.errors import HostError, LabctlError, refusal
-from labctl.world import process
+from labctl.world import forbidden, process
 from labctl.world.base import World, in_state_of_running
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
@@ -87,9 +87,12 @@ class Space(World):
         ours.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
         words = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         if user:
-            words[1:1] = ["--user", "--map-root-user", "--map-auto"]
+            # With one id alone, root's, a lab works too.
+            further = [] if forbidden.no_ids() else ["--map-auto"]
+            words[1:1] = ["--user", "--map-root-user", *further]
         init = Path(__file__).with_name("init.py")
         log = directory / "init.log"
+        shell = None
         try:
             with theirs, log.open("wb") as errors:
                 shell = subprocess.Popen(
@@ -102,11 +105,16 @@ class Space(World):
                     env=process.environment(),
                     start_new_session=True,
                 )  # fmt: skip
-            pid = _wait_ready(ours, log)
+            pid = _wait_ready(ours, log, shell.pid)
             world = cls(directory, Identity(pid, start_ticks(pid), user))
             (directory / IDENTITY).write_text(json.dumps(asdict(world.identity)))
         except BaseException as error:
             ours.close()
+            if shell:
+                # Not yet waited for, so the group is still its own.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(shell.pid, signal.SIGKILL)
+                shell.wait(END_SECONDS)
             shutil.rmtree(directory, ignore_errors=True)
             told = refusal(error, directory) if isinstance(error, OSError) else None
             raise told or error from None
@@ -143,9 +151,12 @@ class Space(World):
         """Return the nsenter(1) words that run a command in the world, or in a named namespace."""
         words = ["nsenter", "--target", str(self.identity.pid), "--mount", "--pid"]
         words.append(f"--net={self._netns(netns)}" if netns else "--net")
-        if self.identity.user:
-            words.append("--user")
-        return [*words, "--"]
+        if not self.identity.user:
+            return [*words, "--"]
+        # nsenter(1) would leave the user's groups, by one of which QEMU may open /dev/kvm. They are
+        # root in there already; but the group they act in may be another than the maker's was.
+        keep = ["--user", "--preserve-credentials", "--", "setpriv", "--regid=0", "--keep-groups"]
+        return [*words, *keep, "--"]
 
     def _netns(self, name: str) -> str:
         # Named namespaces live on the world's private /run, reached through its PID 1's root.
@@ -167,14 +178,23 @@ class Space(World):
             self._shell = None
 
 
-def _wait_ready(lifeline: socket.socket, log: Path) -> int:
-    """Wait for PID 1's word; return its pid as this process sees it (unix(7), SCM_CREDENTIALS)."""
-    lifeline.settimeout(START_SECONDS)
-    credentials = array.array("i", [0, 0, 0])
+def _wait_ready(lifeline: socket.socket, log: Path, shell: int) -> int:
+    """Wait for PID 1's word; return its pid as this process sees it (unix(7), SCM_CREDENTIALS).
+
+    Where unshare(1) may make no namespaces it ends, but leaves a child that was to write the map of
+    ids and waits for ever, holding the other end of the lifeline: so its own end counts.
+    """
+    handle = os.pidfd_open(shell)
     try:
-        data, ancillary, _, _ = lifeline.recvmsg(4096, socket.CMSG_SPACE(credentials.itemsize * 3))
-    except TimeoutError:
-        raise Deadline(START_SECONDS, "making the world").error() from None
+        readable = select.select([lifeline.fileno(), handle], [], [], START_SECONDS)[0]
+    finally:
+        os.close(handle)
+    if not readable:
+        raise Deadline(START_SECONDS, "making the world").error()
+    if lifeline.fileno() not in readable:
+        raise _told("", log)
+    credentials = array.array("i", [0, 0, 0])
+    data, ancillary, _, _ = lifeline.recvmsg(4096, socket.CMSG_SPACE(credentials.itemsize * 3))
     if data != b"ready":
         raise _told(data.decode(errors="replace"), log)
     credentials = array.array("i")
@@ -199,27 +219,8 @@ def _told(said: str, log: Path) -> HostError:
         words = words or "without a word"
         return HostError(f"the first process of a world has ended: {words}", _FAULT)
     reason = rest or words
-    return HostError(f"this host does not let labctl make namespaces: {reason}", _namespace_hint())
-
-
-def _namespace_hint() -> str:
-    """Say what to change on this host so that namespaces can be made."""
-    if os.geteuid() == 0:
-        return "run on a host (or in a container) that grants CAP_SYS_ADMIN"
-    for knob, bad, better in (
-        ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=10000"),
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
-        ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1",
-         "kernel.apparmor_restrict_unprivileged_userns=0"),
-    ):  # fmt: skip
-        with contextlib.suppress(OSError):
-            if Path(knob).read_text().strip() == bad:
-                return f"as root, run: sysctl -w {better}"
-    if not shutil.which("newuidmap"):
-        return "as root, run: apt-get install uidmap"
-    return (
-        "give your user ranges in /etc/subuid and /etc/subgid: usermod --add-subuids "
-        "100000-165535 --add-subgids 100000-165535 $USER"
+    return HostError(
+        f"this host does not let labctl make namespaces: {reason}", forbidden.hint(reason)
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from pyroute2 import IPRoute
 
 from labctl.guests.accel import Policy
@@ -186,6 +187,41 @@ class Running:
             return False
 
         until(what, look)
+
+
+def needs_users() -> None:
+    """Skip where nobody can become an ordinary user who makes namespaces."""
+    try:
+        if int(Path("/proc/sys/user/max_user_namespaces").read_text()) == 0:
+            pytest.skip("this kernel has no user namespaces")
+    except OSError:
+        pytest.skip("this kernel has no user namespaces")
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+
+
+def as_user(where: Place, script: str, *options: str) -> Done:
+    """Run a shell script as an ordinary user; as_user.py says what the options change for them."""
+    home = where.root / "home"
+    home.mkdir(exist_ok=True)
+    where.root.chmod(0o711)
+    repository = Path(__file__).parents[2]
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(Path(__file__).with_name("as_user.py")),
+            *options,
+            str(home),
+            *(sys.base_prefix, sys.prefix, str(repository)),
+            *("--", "/bin/sh", "-c", script),
+        ],
+        capture_output=True,
+        text=True,
+        env={**where.env, "LABCTL_RUNTIME_DIR": str(home)},
+        timeout=SECONDS,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager

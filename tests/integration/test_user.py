@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live import LABCTL, SECONDS, Place, Watch, place
+from live import LABCTL, Place, Watch, as_user, needs_users, place
 
 from labctl import images
 
@@ -33,19 +30,13 @@ test "$({labctl} status --json)" = '[]'
 
 @pytest.fixture
 def here(pytestconfig: pytest.Config) -> Iterator[Place]:
-    accel = pytestconfig.getoption("--accel")
-    # Who may open /dev/kvm is for the host to say; what is tested here is the namespaces.
-    with place("auto" if accel == "require" else accel) as where:
+    with place(pytestconfig.getoption("--accel")) as where:
         yield where
 
 
-def _why_not() -> str:
-    try:
-        if int(Path("/proc/sys/user/max_user_namespaces").read_text()) == 0:
-            return "this kernel has no user namespaces"
-    except OSError:
-        return "this kernel has no user namespaces"
-    return "" if os.geteuid() == 0 else "only root can become another user"
+def _kvm(here: Place) -> list[str]:
+    """Let the user be in the group of /dev/kvm where KVM is required."""
+    return ["--kvm-group", "4242", "--in-session"] if here.accel == "require" else []
 
 
 def _ranges() -> list[bytes | None]:
@@ -54,31 +45,13 @@ def _ranges() -> list[bytes | None]:
 
 
 def test_an_ordinary_user_brings_up_uses_and_ends_a_lab(here: Place) -> None:
-    if why := _why_not():
-        pytest.skip(why)
+    needs_users()
     images.get("micro")  # as root, with root's cache
-    home = here.root / "home"
-    home.mkdir()
-    repository = Path(__file__).parents[2]
     before = _ranges()
     device = Path("/dev/net/tun").stat()
     with Watch(here) as watch:
-        here.root.chmod(0o711)
-        done = subprocess.run(
-            [
-                sys.executable,
-                str(Path(__file__).with_name("as_user.py")),
-                str(home),
-                *(sys.base_prefix, sys.prefix, str(repository)),
-                *("--", "/bin/sh", "-c", SCRIPT.format(labctl=LABCTL)),
-            ],
-            capture_output=True,
-            text=True,
-            env={**here.env, "LABCTL_RUNTIME_DIR": str(home)},
-            timeout=SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        done = as_user(here, SCRIPT.format(labctl=LABCTL), *_kvm(here))
+        assert done.status == 0, done.stderr
         watch.nothing_left()
     assert "uid=65534(nobody)" in done.stdout
     (lab,) = json.loads(done.stdout[done.stdout.index("[") :])
@@ -87,4 +60,22 @@ def test_an_ordinary_user_brings_up_uses_and_ends_a_lab(here: Place) -> None:
     assert "200000" in done.stderr  # the ranges were used: PID 1's view of /etc/subuid
     assert _ranges() == before
     assert Path("/dev/net/tun").stat().st_mode == device.st_mode
-    assert not list(home.iterdir())
+    assert not list((here.root / "home").iterdir())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--no-ranges", "--without", "newuidmap"],
+        ["--kvm-group", "4242", "--newgrp"],
+    ],
+)
+def test_a_lab_needs_no_ids_but_the_users_own(here: Place, options: list[str]) -> None:
+    needs_users()
+    images.get("micro")
+    with Watch(here) as watch:
+        done = as_user(here, SCRIPT.format(labctl=LABCTL), *_kvm(here), *options)
+        assert done.status == 0, done.stderr
+        watch.nothing_left()
+    assert "200000" not in done.stderr
+    assert "gid=4242" in done.stdout or "--newgrp" not in options

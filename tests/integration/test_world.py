@@ -341,20 +341,6 @@ world.call(os.chown, str(world.directory), 0, 0)
 world.end()
 print(Path(sys.argv[1]).exists())
 """
-
-
-REFUSED = """
-import os, sys
-from pathlib import Path
-from labctl.errors import HostError
-from labctl.world.space import Space
-try:
-    Space.create(Path(sys.argv[1]))
-except HostError as error:
-    print(error.message)
-    print(error.hint)
-print([name for name in os.listdir("/mnt") if name == "w"])
-"""
 CHECKOUT = Path(labctl.__file__).parents[1]
 
 
@@ -380,23 +366,6 @@ def test_an_ordinary_user_makes_a_world_with_links_and_leaves_nothing(
         "lan lo mgmt vm1-eth0 vm1-mgmt vm2-eth0 vm2-mgmt",
         "False",
     ]
-
-
-@pytest.mark.skipif(not shutil.which("newuidmap"), reason="needs newuidmap (package uidmap)")
-def test_a_user_without_ranges_is_told_what_to_change(world: Space, tmp_path: Path) -> None:
-    agent = world.agent()
-    (tmp_path / "empty").touch()
-    for name in ("/etc/subuid", "/etc/subgid"):
-        agent.run(["mount", "--bind", str(tmp_path / "empty"), name], soon())
-    agent.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "x", "/mnt"], soon())
-    _let_everybody_reach(agent, [Path(sys.base_prefix), Path(sys.prefix), CHECKOUT])
-    user = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]
-    result = agent.run([*user, sys.executable, "-c", REFUSED, "/mnt/w"], soon(), check=False)
-    assert result.ok, result.stderr
-    message, hint, left = result.stdout.splitlines()
-    assert "does not let labctl make namespaces" in message
-    assert "subuid" in hint
-    assert left == "[]"
 
 
 def _let_everybody_reach(agent: Agent, paths: list[Path]) -> None:

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -209,7 +210,7 @@ def test_only_a_refusal_of_namespaces_is_told_as_one(
         else:
             theirs.close()
         with pytest.raises(HostError) as told:
-            space._wait_ready(ours, log)
+            space._wait_ready(ours, log, os.getpid())
     assert re.search(message, told.value.message)
     assert re.search(hint, told.value.hint)
 
@@ -228,5 +229,14 @@ def test_words_lost_in_a_full_folder_are_told_as_a_full_folder(
     with ours, theirs:
         theirs.close()
         with pytest.raises(HostError, match="No space left") as told:
-            space._wait_ready(ours, log)
+            space._wait_ready(ours, log, os.getpid())
     assert "free some space" in told.value.hint
+
+
+def test_the_end_of_unshare_is_enough_where_its_child_holds_the_lifeline(tmp_path: Path) -> None:
+    log = tmp_path / "init.log"
+    log.write_text("unshare: unshare failed: No space left on device\n")
+    ours, theirs = socket.socketpair()
+    said = pytest.raises(HostError, match="No space left on device")
+    with ours, theirs, subprocess.Popen(["true"]) as ended, said:
+        space._wait_ready(ours, log, ended.pid)

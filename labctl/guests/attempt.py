@@ -1,0 +1,97 @@
+"""A boot that only shows whether a kernel runs under an accelerator, and what stops it.
+
+Runs in the agent of a world, as `driver` does.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labctl.guests import driver
+from labctl.guests.domain import domain_xml
+from labctl.guests.spec import Accel, Guest
+from labctl.world.deadline import Deadline
+from labctl.world.late import Late
+
+if TYPE_CHECKING:
+    import libvirt
+else:
+    libvirt = Late("libvirt")
+
+
+def why_no_user_space(
+    hypervisor: driver.Hypervisor, guest: Guest, accel: Accel, silence: float, seconds: float
+) -> str:
+    """Boot a guest until its init speaks, and end it; say why it did not, empty when it did.
+
+    A slow machine is no reason: it may take `seconds`, as long as its console is never silent for
+    `silence`.
+    """
+    connection = driver.connect(hypervisor)
+    guest.log.touch()
+    try:
+        domain = connection.createXML(domain_xml(guest, accel, "probe"), 0)
+    except libvirt.libvirtError as reason:
+        return f"QEMU cannot use it: {_first_words(reason.get_error_message())}"
+    try:
+        return _silent_or_ended(domain, hypervisor, guest, silence, seconds)
+    finally:
+        driver.stop(hypervisor, guest.domain)
+
+
+def _silent_or_ended(
+    domain: Any, hypervisor: driver.Hypervisor, guest: Guest, silence: float, seconds: float
+) -> str:
+    whole, quiet = Deadline(seconds, "user space"), Deadline(silence, "the console")
+    length = 0
+    while b"labctl:" not in (said := guest.log.read_bytes()):
+        if last := driver.panic(guest):
+            return f"the guest died: {last}"
+        if not _runs(domain):
+            log = hypervisor.root / "log" / "qemu" / f"{guest.domain}.log"
+            return f"the guest died: {_of_qemu(log) or 'QEMU did not say why'}"
+        if len(said) > length:
+            length, quiet = len(said), Deadline(silence, "the console")
+        if whole.passed:
+            return f"a kernel did not reach user space in {seconds:g} s"
+        if quiet.passed:
+            return f"a kernel {'went silent' if said else 'said nothing'} for {silence:g} s"
+        time.sleep(driver.LOOK_SECONDS)
+    return ""
+
+
+def _runs(domain: Any) -> bool:
+    """Whether a guest goes on; QEMU stops one, and stays, when KVM fails under it."""
+    try:
+        state, _ = domain.state()
+    except libvirt.libvirtError as reason:
+        if reason.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return False
+        raise
+    return bool(state == libvirt.VIR_DOMAIN_RUNNING)
+
+
+def _first_words(text: str) -> str:
+    """Return the first thing that QEMU says in a message of libvirt's, or what libvirt says itself.
+
+    What comes later follows from it: `failed to initialize kvm`, or all registers.
+    """
+    said = re.sub(r"^.*\bmonitor\b[^:]*: ", "", text.strip())
+    said = re.sub(r"^(internal error|unsupported configuration|invalid argument): ", "", said)
+    said = re.sub(r"^\d{4}-\d\d-\d\dT\S+Z ", "", said)
+    return re.sub(r"^qemu-system-\w+: ", "", said.partition("\n")[0])
+
+
+def _of_qemu(log: Path) -> str:
+    """Return the first words of QEMU's own in its log, which has its command line before them."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    begin = next((n for n, line in enumerate(lines) if not line.endswith("\\") and n), 0)
+    theirs = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+    own = [line for line in lines[begin + 1 :] if line.strip() and not theirs.match(line)]
+    return _first_words(own[0]) if own else ""
