@@ -22,6 +22,8 @@ from .image import HOMES, Image, say
 from .machine import Machine, Processor, RunnerError, TimeoutEndedError
 
 Verdict = Literal["pass", "fail", "error"]
+VERDICTS: dict[int, Verdict] = {0: "pass", 3: "error"}
+"""By the exit status of a step: 3 is labctl's own word for "could not tell"."""
 TRIES = 2
 """A runner that dies is not the fault of what it ran: it is tried once more."""
 MEMORY_MIB = 6144
@@ -157,6 +159,8 @@ git clean --quiet -fdx -e .venv -e .stamps
 rm ../labctl.bundle
 make install
 """, PREPARE_SECONDS)  # fmt: skip
+    # Started at boot, Debian's libvirtd ends by itself some minutes later; its sockets stay.
+    machine.ok("root", "systemctl stop libvirtd.service", 300)
     machine.ok("root", "umount /mnt/share && rmdir /mnt/share", 300)
     machine.ok("root", "systemctl is-system-running --wait || systemctl --failed --no-pager", 600)
 
@@ -176,8 +180,8 @@ def _step(machine: Machine, session: plan.Session, step: plan.Step, folder: Path
     machine.ok(step.user, "rm -rf ~/results", 60)
     try:
         ended = machine.run(step.user, plan.ENTER + step.script, step.seconds, log)
-        verdict: Verdict = "pass" if ended.status == 0 else "fail"
-        message = "" if ended.status == 0 else f"exit status {ended.status}"
+        verdict = VERDICTS.get(ended.status, "fail")
+        message = "" if verdict == "pass" else f"exit status {ended.status}"
         outcome = Outcome(label, name, verdict, ended.seconds, message, ended.output)
     except TimeoutEndedError as late:
         outcome = Outcome(label, name, "error", step.seconds, str(late), log.read_text())

@@ -53,6 +53,8 @@ FILES = {
     "the network's and the clock's own state": "/run/systemd/netif/** /run/systemd/resolve/**"
     " /run/systemd/timesync/** /var/lib/systemd/timesync/* /var/lib/dhcp/* /run/dhclient*"
     " /var/lib/systemd/network/** /var/lib/chrony/* /var/lib/NetworkManager/*",
+    "labctl's folder for running labs, and its lock; a lab in it would be told": "/run/labctl"
+    " /run/labctl/.lock /run/user/*/labctl /run/user/*/labctl/.lock",
     TIMER: "/var/lib/systemd/timers/* /var/lib/apt/lists /var/lib/apt/lists/**"
     " /var/lib/apt/periodic/* /var/lib/apt/daily_lock /var/cache/apt/*.bin /var/cache/apt/*.bin.*"
     " /var/lib/dpkg/lock* /var/cache/apt/archives/lock /var/lib/logrotate/* /var/lib/logrotate.*"
@@ -143,11 +145,13 @@ SSH_PLACE = re.compile(
 """A login by SSH: the first is at the service, then in a session."""
 
 TROUBLE = re.compile(
+    # That KVM does not know a register, and said so to the guest, is no trouble of this machine's.
+    r"(?!.*\bUnhandled (?:RD|WR)MSR)^.*(?:"
     r"\bBUG\b|\bWARNING\b|\bOops\b|\bpanic\b|segfault|general protection|hung task"
     r"|blocked for more than|soft lockup|hard lockup|rcu.*\bstall|I/O error|Call Trace"
     r"|Out of memory|oom-kill|invoked oom-killer|oom_reaper|apparmor=.?.?DENIED"
     r"|\bkvm.*(error|fail|unhandled|unexpected)|unregister_netdevice: waiting"
-    r"|\btraps: |(EXT4|XFS|BTRFS).*error|UBSAN|KASAN|use-after-free|refcount_t",
+    r"|\btraps: |(EXT4|XFS|BTRFS).*error|UBSAN|KASAN|use-after-free|refcount_t)",
     re.IGNORECASE,
 )
 """What a message of the kernel says when something is wrong."""
