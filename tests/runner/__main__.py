@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from . import image as runner_image
@@ -45,6 +46,7 @@ def _options() -> argparse.ArgumentParser:
     kvm = verbs.add_parser("kvm", parents=[common], help="labctl under KVM, by both users")
     kvm.add_argument("--profile", choices=tuple(plan.PROFILES), default="whole")
     kvm.add_argument("--user", choices=tuple(HOMES), help="only this one")
+    kvm.add_argument("--only", default="*", metavar="GLOB", help="only sessions of such a name")
     kvm.add_argument("command", nargs="*", help="after --: run this instead")
     soaked = verbs.add_parser("soak", parents=[common], help="how long a runner holds")
     soaked.add_argument("--minutes", type=float, default=60.0)
@@ -83,7 +85,7 @@ def _sessions(given: argparse.Namespace) -> list[plan.Session]:
     chosen = []
     for session in plan.PROFILES[given.profile]():
         steps = tuple(step for step in session.steps if step.user in users)
-        if steps and session.suite in suites:
+        if steps and session.suite in suites and fnmatchcase(session.name, given.only):
             chosen.append(plan.Session(session.name, session.suite, steps))
     return chosen
 

@@ -110,24 +110,20 @@ def command(user: str, words: Sequence[str]) -> Step:
 
 
 def doctor(user: str) -> Step:
+    """Return the step that asks whether anything is missing."""
     return Step("doctor", user, "labctl doctor", 300)
 
 
 def quick() -> list[Session]:
     """Return what every change is tried by."""
-    return [
-        Session(
-            "quick",
-            "bookworm",
-            (
-                doctor(USER),
-                Step("verbs", USER, VERBS, 900),
-                experiment("bridged", USER),
-                doctor("root"),
-                Step("verbs", "root", VERBS, 900),
-            ),
-        )
-    ]
+    steps = (
+        doctor(USER),
+        Step("verbs", USER, VERBS, 900),
+        experiment("bridged", USER),
+        doctor("root"),
+        Step("verbs", "root", VERBS, 900),
+    )
+    return [Session("quick", suite, steps) for suite in SUITES]
 
 
 def whole() -> list[Session]:

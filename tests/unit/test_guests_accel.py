@@ -304,12 +304,19 @@ class Slow:
         return 1, 0  # VIR_DOMAIN_RUNNING
 
 
+def probed(log: Path) -> Guest:
+    return Guest(
+        name="probe", domain="probe", memory=160, vcpus=1, kernel=Path("k"), initramfs=Path("i"),
+        cmdline="c", nics=(), console=log.parent / "c", log=log,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("says", "told"),
     [
         (lambda now: b"labctl: no configuration\n" if now == 50 else b".", ""),
         (lambda now: b"." if now <= 30 else b"", "a kernel went silent for 10 s"),
-        (lambda _: b".", "a kernel did not reach user space in 60 s"),
+        (lambda _: b".", "a kernel did not reach user space in 120 s"),
         (lambda _: b"", "a kernel said nothing for 10 s"),
     ],
 )
@@ -324,10 +331,32 @@ def test_a_slow_kernel_is_waited_for_as_long_as_it_speaks(
     monkeypatch.setattr(
         attempt, "libvirt", SimpleNamespace(VIR_DOMAIN_RUNNING=1, libvirtError=OSError)
     )
-    guest = Guest(
-        name="probe", domain="probe", memory=160, vcpus=1, kernel=Path("k"), initramfs=Path("i"),
-        cmdline="c", nics=(), console=tmp_path / "c", log=log,
-    )  # fmt: skip
-    hypervisor = driver.Hypervisor(tmp_path)
     limits = accel.SILENCE_SECONDS, accel.PROBE_SECONDS
-    assert attempt._silent_or_ended(slow, hypervisor, guest, *limits) == told
+    told_now = attempt._silent_or_ended(slow, driver.Hypervisor(tmp_path), probed(log), *limits)
+    assert told_now == told
+
+
+def test_a_mute_kernel_is_waited_for_as_long_as_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    slow = Slow(log, lambda now: b"labctl: no configuration\n" if now >= 100 else b"")
+    monkeypatch.setattr(attempt, "time", slow)
+    monkeypatch.setattr("labctl.world.deadline.time", slow)
+    monkeypatch.setattr(attempt, "_guest_ticks", lambda *_: int(slow.now))
+    monkeypatch.setattr(
+        attempt, "libvirt", SimpleNamespace(VIR_DOMAIN_RUNNING=1, libvirtError=OSError)
+    )
+    limits = accel.SILENCE_SECONDS, accel.PROBE_SECONDS
+    assert attempt._silent_or_ended(slow, driver.Hypervisor(tmp_path), probed(log), *limits) == ""
+
+
+def test_what_ran_of_a_guest_is_what_linux_counts_for_its_qemu(tmp_path: Path) -> None:
+    hypervisor = driver.Hypervisor(tmp_path)
+    guest = probed(tmp_path / "log")
+    assert attempt._guest_ticks(hypervisor, guest) == 0
+    pids = tmp_path / "run" / "qemu"
+    pids.mkdir(parents=True)
+    (pids / "probe.pid").write_text(f"{os.getpid()}\n")
+    assert attempt._guest_ticks(hypervisor, guest) == 0  # this process runs no guest
