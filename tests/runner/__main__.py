@@ -8,6 +8,7 @@ soak                 how long a runner holds (docs/runner.md)
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def _sessions(given: argparse.Namespace) -> list[plan.Session]:
     for session in plan.PROFILES[given.profile]():
         steps = tuple(step for step in session.steps if step.user in users)
         if steps and session.suite in suites and fnmatchcase(session.name, given.only):
-            chosen.append(plan.Session(session.name, session.suite, steps))
+            chosen.append(dataclasses.replace(session, steps=steps))
     return chosen
 
 

@@ -21,8 +21,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from labctl.world.deadline import Deadline
 
@@ -186,12 +184,6 @@ class Machine:
         """End it, as by pulling the plug."""
         self._qemu.kill()
         self._qemu.wait()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: tuple[type[BaseException], BaseException, TracebackType]) -> None:
-        self.close()
 
     @property
     def uptime(self) -> float:

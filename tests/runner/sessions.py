@@ -106,7 +106,8 @@ def _session(session: plan.Session, options: Options, folder: Path) -> list[Outc
         for step in session.steps:
             outcome = _step(machine, session, step, folder)
             outcomes.append(_told(outcome))
-        outcomes.append(_told(_compare(machine, session, folder)))
+        if session.compared:
+            outcomes.append(_told(_compare(machine, session, folder)))
         say(f"{_label(session)}: done after {machine.uptime:.0f} s")
     return outcomes
 

@@ -1,0 +1,212 @@
+"""What becomes of a runner's steps: verdicts, a runner that breaks, and what is written."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from junitparser import JUnitXml
+
+from runner import image, plan, sessions
+from runner.__main__ import _options, _sessions
+from runner.machine import Ended, Machine, Processor, RunnerError, TimeoutEndedError
+
+Answers = dict[str, int | Exception]
+
+
+class Pretended:
+    """A machine that answers as it is told; the comparison is what `differs` says."""
+
+    uptime = 1.0
+
+    def __init__(self, answers: Answers, differs: str) -> None:
+        self._answers = answers
+        self._differs = differs
+
+    def ok(self, _user: str, _script: str, _seconds: float) -> str:
+        return ""
+
+    def fetch(self, _user: str, _path: str, _target: Path) -> None: ...
+
+    def run(self, _user: str, script: str, _seconds: float, log: Path | None = None) -> Ended:
+        if log:
+            log.write_text("said\n")
+        if "snapshot.py" in script:
+            return Ended(int(bool(self._differs)), self._differs, 1.0)
+        answer = self._answers[script.splitlines()[-1]]
+        if isinstance(answer, Exception):
+            raise answer
+        return Ended(answer, "said\n", 1.0)
+
+
+class Machines:
+    """Gives out pretended machines, one a boot; the first ones may break."""
+
+    def __init__(self, answers: Answers, differs: str, break_at: int) -> None:
+        self.boots = 0
+        self._given = answers, differs
+        self._break_at = break_at
+
+    @contextlib.contextmanager
+    def booted(self, *_: object) -> Iterator[Pretended]:
+        self.boots += 1
+        if self.boots <= self._break_at:
+            raise RunnerError("its kernel is in trouble")
+        yield Pretended(*self._given)
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    results: Path,
+    answers: Answers,
+    *,
+    differs: str = "",
+    break_at: int = 0,
+) -> tuple[int, list[tuple[str, str]], int]:
+    """Run one session of steps; return the exit code, each outcome and how many were booted."""
+    machines = Machines(answers, differs, break_at)
+    monkeypatch.setattr(sessions, "booted", machines.booted)
+    monkeypatch.setattr(image, "get", lambda suite, **_: image.Image(suite, results))
+    steps = tuple(plan.Step(f"step {name}", "root", name, 1) for name in answers)
+    options = sessions.Options(Processor(), results)
+    status = sessions.run([plan.Session("one", "bookworm", steps)], options)
+    return status, [(one.name, one.verdict) for one in options.outcomes], machines.boots
+
+
+SAME = ("nothing left, nothing changed", "pass")
+
+
+def test_steps_that_pass_in_a_machine_that_stays_as_it_was_pass(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = run(monkeypatch, tmp_path, {"true": 0})
+    assert told == (0, [("root: step true", "pass"), SAME], 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "status"),
+    [
+        (1, "fail", 1),
+        (2, "fail", 1),
+        (3, "error", 3),
+        (TimeoutEndedError("did not end within 1 s"), "error", 3),
+    ],
+)
+def test_a_step_that_does_not_pass_is_no_pass_and_the_others_still_run(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    answer: int | Exception,
+    verdict: str,
+    status: int,
+) -> None:
+    told = run(monkeypatch, tmp_path, {"bad": answer, "true": 0})
+    outcomes = [("root: step bad", verdict), ("root: step true", "pass"), SAME]
+    assert told == (status, outcomes, 1)
+
+
+def test_a_machine_that_is_not_as_before_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    status, outcomes, _ = run(monkeypatch, tmp_path, {"true": 0}, differs="left file /x")
+    assert (status, outcomes[-1]) == (1, (SAME[0], "fail"))
+
+
+def test_a_runner_that_breaks_is_tried_once_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = run(monkeypatch, tmp_path, {"true": 0}, break_at=1)
+    assert told == (0, [("root: step true", "pass"), SAME], 2)
+
+
+def test_a_runner_that_breaks_twice_is_an_error_and_never_a_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert run(monkeypatch, tmp_path, {"true": 0}, break_at=2) == (3, [("runner", "error")], 2)
+    broken: Answers = {"true": RunnerError("it hung")}
+    assert run(monkeypatch, tmp_path, broken) == (3, [("runner", "error")], 2)
+
+
+def test_nothing_run_is_no_pass(tmp_path: Path) -> None:
+    assert sessions.run([], sessions.Options(Processor(), tmp_path)) == 3
+
+
+def test_junit_tells_failures_and_errors_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run(monkeypatch, tmp_path, {"a": 0, "b": 1, "c": 3})
+    report = JUnitXml.fromfile(str(tmp_path / "tests.xml"))
+    assert (report.tests, report.failures, report.errors) == (4, 1, 1)
+
+
+def test_the_words_choose_among_sessions() -> None:
+    def chosen(*words: str) -> list[tuple[str, str, int]]:
+        found = _sessions(_options().parse_args(["kvm", *words]))
+        return [(one.suite, one.name, len(one.steps)) for one in found]
+
+    assert chosen("--profile", "quick") == [("bookworm", "quick", 5), ("trixie", "quick", 5)]
+    assert chosen("--profile", "quick", "--suite", "trixie", "--user", "root") == [
+        ("trixie", "quick", 2)
+    ]
+    assert chosen("--only", "*-router-hop", "--suite", "bookworm") == [
+        ("bookworm", "lab-router-hop", 1), ("bookworm", "root-router-hop", 1),
+    ]  # fmt: skip
+    assert chosen("--suite", "bookworm", "--", "true") == [("bookworm", "command", 2)]
+
+
+def sleeper(folder: Path, console: str) -> Iterator[Machine]:
+    file = folder / "console.log"
+    file.write_text(console)
+    (folder / "qemu.log").write_text("qemu: no memory\n")
+    child = subprocess.Popen(["sleep", "1000"])
+    with contextlib.closing(Machine(child, folder, file)) as machine:
+        yield machine
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    yield from sleeper(tmp_path, "[    1.0] kvm: Nested Virtualization enabled\n")
+
+
+def test_a_machine_that_runs_is_well(machine: Machine) -> None:
+    machine.check()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Kernel panic - not syncing: Fatal exception",
+        "BUG: unable to handle page fault for address: ffffc90000",
+        "watchdog: BUG: soft lockup - CPU#1 stuck for 22s!",
+        "rcu: INFO: rcu_preempt self-detected stall on CPU",
+    ],
+)
+def test_a_kernel_in_trouble_is_the_runner_s_error(machine: Machine, line: str) -> None:
+    machine.check()
+    with machine.console.open("a") as console:
+        console.write(f"[ 3480.1] {line}\n")
+    with pytest.raises(RunnerError, match="in trouble.*" + line[:12]):
+        machine.check()
+
+
+def test_a_qemu_that_ended_is_the_runner_s_error(machine: Machine) -> None:
+    machine.close()
+    with pytest.raises(RunnerError, match=r"QEMU has ended .*no memory"):
+        machine.check()
+
+
+def test_the_tree_under_test_is_what_is_there(tmp_path: Path) -> None:
+    bundle = tmp_path / "labctl.bundle"
+    image.write_bundle(bundle)
+    clone = tmp_path / "clone"
+    words = ["git", "clone", "--quiet", "--branch", "main", str(bundle), str(clone)]
+    subprocess.run(words, check=True)
+    assert (clone / "Makefile").read_bytes() == (image.CHECKOUT / "Makefile").read_bytes()
+    assert (clone / "tests/runner/provision.sh").stat().st_mode & 0o111
+    assert not (clone / ".venv").exists()
+
+
+def test_an_image_is_known_by_its_suite() -> None:
+    assert image.digest("bookworm") == image.digest("bookworm") != image.digest("trixie")
