@@ -16,6 +16,8 @@ import tempfile
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from labctl.errors import LabctlError
+
 from . import image as runner_image
 from . import plan, sessions, soak
 from .image import CHECKOUT, HOMES, SUITES, USER, say
@@ -32,8 +34,8 @@ def _options() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--suite", choices=SUITES, help="the Debian (shell: bookworm; kvm: all)")
-    common.add_argument("--accel", choices=("tcg", "kvm"), default=DEFAULT.accel,
-                        help="the runner's own; kvm where the host's can nest")  # fmt: skip
+    common.add_argument("--accel", choices=("auto", "tcg", "kvm"), default="auto",
+                        help="the runner's own; auto: kvm where the host's can nest")  # fmt: skip
     common.add_argument("--cpu", default=DEFAULT.model, help=f"TCG's CPU ({DEFAULT.model})")
     common.add_argument("--vcpus", type=int, default=DEFAULT.vcpus)
     common.add_argument("--thread", choices=("multi", "single"), default=DEFAULT.thread)
@@ -60,8 +62,9 @@ def main(words: list[str]) -> int:
     # As for Ctrl-C: what is up is taken down on the way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     processor = Processor(given.accel, given.cpu, given.vcpus, given.thread)
-    options = sessions.Options(processor, given.results, given.memory, given.anew)
     try:
+        processor = sessions.processor_for(processor)
+        options = sessions.Options(processor, given.results, given.memory, given.anew)
         if given.verb == "shell":
             return _shell(given, options)
         if given.verb == "soak":
@@ -69,6 +72,8 @@ def main(words: list[str]) -> int:
         return sessions.run(_sessions(given), options)
     except RunnerError as error:
         say(f"the runner broke: {error}")
+    except LabctlError as error:
+        say(f"{error}; {error.hint}")
     except subprocess.CalledProcessError as error:
         say(f"{error.cmd[0]} failed with {error.returncode}: its words are above")
     except KeyboardInterrupt:

@@ -24,15 +24,13 @@ from pathlib import Path
 
 from labctl.world.deadline import Deadline
 
-from .image import HOST, Image
+from .image import HOMES, HOST, Image
 
 BOOT_SECONDS = 900.0
 """An emulated Debian answers after about a minute; this only catches one that never does."""
 ANSWER_SECONDS = 120.0
 """For `true` by SSH in a machine that seems to hang."""
 LOOK_SECONDS = 0.5
-KVM_WORD_SECONDS = 60.0
-"""A kernel under a KVM that nests says its first word at once."""
 PORTS = 5
 TROUBLE = re.compile(
     r"Kernel panic|\bBUG:|\bOops\b|general protection fault|double fault|soft lockup|"
@@ -209,7 +207,7 @@ class Machine:
     def wait_for_ssh(self, seconds: float) -> None:
         """Wait until both accounts can be used; raises `RunnerError` when that is not so."""
         deadline = Deadline(seconds, "booting the runner")
-        for user in ("root", "lab"):
+        for user in HOMES:
             while not self._answers(user, 60):
                 self.check()
                 if deadline.passed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shlex
 import shutil
 import tempfile
@@ -14,7 +15,9 @@ from typing import Literal
 from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
 
 from labctl import images
+from labctl.guests import accel
 from labctl.images import cache
+from labctl.world import paths
 
 from . import image as runner_image
 from . import plan
@@ -110,6 +113,25 @@ def _session(session: plan.Session, options: Options, folder: Path) -> list[Outc
             outcomes.append(_told(_compare(machine, session, folder)))
         say(f"{_label(session)}: done after {machine.uptime:.0f} s")
     return outcomes
+
+
+def processor_for(asked: Processor) -> Processor:
+    """Return the processor with its `auto` decided: KVM where this host's works and can nest."""
+    if asked.accel != "auto":
+        return asked
+    nests = False
+    for module in ("kvm_amd", "kvm_intel"):
+        with contextlib.suppress(OSError):
+            nested = Path(f"/sys/module/{module}/parameters/nested").read_text().strip()
+            nests = nests or nested in ("1", "Y")
+    if not nests:
+        return dataclasses.replace(asked, accel="tcg")
+    micro = images.get("micro")
+    found = accel.choose(
+        "auto", micro.kernel, micro.initramfs, micro.memory, images.CMDLINE,
+        paths.cache() / "libvirt",
+    )  # fmt: skip
+    return dataclasses.replace(asked, accel=found)
 
 
 @contextlib.contextmanager
