@@ -64,9 +64,12 @@ class Processor:
     """`tcg`, or `kvm` where the host's own can nest."""
     model: str = "max,+svm,+npt,-vgif"
     """For TCG; under KVM it is the host's."""
-    vcpus: int = 2
+    vcpus: int = 1
+    """Two that run at once break: Linux patches its code while the other one runs it, when the
+    first guest comes and the last one goes, and TCG sometimes runs what was there before."""
     thread: str = "multi"
-    """TCG's: `multi`, a thread each virtual CPU, or `single`, one for all."""
+    """TCG's: `multi`, a thread each virtual CPU, or `single`, one for all, with which KVM's guests
+    do not get on where there are two."""
 
     def words(self) -> list[str]:
         """Return QEMU's words for it."""
