@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .image import SUITES, USER
 
 ENTER = """\
-set -eu
+set -euo pipefail
 cd ~/labctl
 . .venv/bin/activate
 export LABCTL_ACCEL=require LABCTL_RESULTS=~/results
@@ -26,7 +26,7 @@ import json, os
 assert (lab["state"], lab["accel"]) == ("up", "kvm"), lab
 CHECK
 labctl ssh vm1 -- ssh vm2 uname -a
-labctl exec vm2 -- ethtool -k eth0 | head -5
+labctl exec vm2 -- ethtool -k eth0 | grep checksumming
 labctl trace vm1 vm2 --tcp 22
 labctl down
 test "$(labctl status --json)" = '[]'

@@ -588,6 +588,14 @@ def test_it_runs_by_its_path_alone_and_its_status_tells(
     )
 
 
+def test_a_comparison_that_breaks_off_is_no_difference(tmp_path: Path) -> None:
+    before = tmp_path / "before.json"
+    before.write_text("half of a snap")
+    done = script("compare", before, before, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "JSONDecodeError" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("glob", "path", "matched"),
     [
