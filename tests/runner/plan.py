@@ -60,14 +60,17 @@ systemctl stop libvirtd.service
 """With Debian's own libvirtd, on the machine's own network."""
 
 TESTS = (
-    "tests/integration/test_world.py",
-    "tests/integration/test_network.py",
     "tests/integration/test_agent_ahead.py",
     "tests/integration/test_lab_verbs.py",
     "tests/integration/test_lab_plugin.py",
-    "tests/integration/test_user.py",
     "tests/integration/test_cleanup_killed.py",
 )
+ROOT_TESTS = (
+    "tests/integration/test_world.py",
+    "tests/integration/test_network.py",
+    "tests/integration/test_user.py",
+)
+"""Skipped whole by anybody else: an unknown reason fails a step (.ci/skips.py)."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +143,13 @@ def whole() -> list[Session]:
     sessions = []
     for suite in SUITES:
         for user in (USER, "root"):
+            tests = TESTS if user == USER else TESTS + ROOT_TESTS
             sessions += [
                 Session(f"{user}-verbs", suite, (
                     doctor(user), Step("verbs", user, VERBS, 900), experiment("bridged", user),
                 )),
                 Session(f"{user}-router-hop", suite, (experiment("router-hop", user),)),
-                Session(f"{user}-tests", suite, (pytest(user, *TESTS),)),
+                Session(f"{user}-tests", suite, (pytest(user, *tests),)),
                 Session(f"{user}-fresh", suite, (Step("fresh clone", user, FRESH, 5400),)),
             ]  # fmt: skip
         sessions += [
