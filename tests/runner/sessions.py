@@ -68,6 +68,8 @@ class Options:
     results: Path
     memory: int = MEMORY_MIB
     anew: bool = False
+    """Build the machines anew, each once."""
+    made: set[str] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
 
 
@@ -132,7 +134,8 @@ def _session(
     session: plan.Session, options: Options, folder: Path, outcomes: list[Outcome]
 ) -> None:
     """Run a session in a new machine. Raises `RunnerError` when that breaks."""
-    image = runner_image.get(session.suite, anew=options.anew)
+    image = runner_image.get(session.suite, anew=options.anew and session.suite not in options.made)
+    options.made.add(session.suite)
     with booted(image, options.processor, options.memory, folder / "console.log") as machine:
         say(f"{_label(session)}: booted in {machine.uptime:.0f} s ({options.processor})")
         prepare(machine)

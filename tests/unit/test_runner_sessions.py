@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -294,3 +296,85 @@ def test_the_words_of_a_command_stay_what_they_are(
 ) -> None:
     monkeypatch.setattr(machine, "ssh", lambda *_: ["sh", "-c", 'eval "$1"', "sh"])
     assert machine.interact("root", ["sh", "-c", "exit 7; exit 8"]) == 7
+
+
+def pretend_to_build(monkeypatch: pytest.MonkeyPatch, cache: Path) -> list[str]:
+    built: list[str] = []
+
+    def build(made: image.Image, _part: Path) -> None:
+        built.append(made.suite)
+        made.known_hosts.write_text(f"{len(built)}")
+
+    monkeypatch.setattr(image, "_build", build)
+    monkeypatch.setattr(image, "_in_use", {})
+    monkeypatch.setattr("labctl.world.paths.cache", lambda: cache)
+    monkeypatch.setattr(image, "digest", lambda _: f"{len(built):016}")
+    return built
+
+
+def test_an_image_that_another_checkout_boots_from_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretend_to_build(monkeypatch, tmp_path)
+    first = image.get("bookworm")
+    holder = f"""import fcntl, os, sys, time
+fcntl.flock(os.open({str(first.known_hosts)!r}, os.O_RDONLY), fcntl.LOCK_SH)
+print(flush=True)
+time.sleep(1000)"""
+    with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        os.close(image._in_use.pop(first.folder))
+        second = image.get("bookworm")
+        assert first.known_hosts.exists()
+        assert second.known_hosts.exists()
+        other.kill()
+    third = image.get("bookworm")
+    assert not first.folder.exists()
+    assert third.known_hosts.exists()
+    assert second.folder.exists()  # this process boots from it
+    assert not list((tmp_path / "runner").glob(".building-*"))
+
+
+def test_machines_are_made_anew_once_a_suite(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def get(suite: str, *, anew: bool) -> image.Image:
+        asked.append(anew)
+        return image.Image(suite, tmp_path)
+
+    monkeypatch.setattr(image, "get", get)
+    monkeypatch.setattr(sessions, "booted", Machines({"true": 0}, "", 1).booted)
+    steps = (plan.Step("step", "root", "true", 1),)
+    options = sessions.Options(Processor(), tmp_path, anew=True)
+    named = [plan.Session(name, "bookworm", steps) for name in ("one", "two")]
+    assert sessions.run(named, options) == 0
+    assert asked == [True, False, False]
+
+
+def test_a_build_that_is_interrupted_leaves_no_process(tmp_path: Path) -> None:
+    """A program that cleans up, with a child of its own, as mmdebstrap has."""
+    program = (
+        f"trap 'touch {tmp_path}/cleaned; exit 1' TERM; sleep 1000 & echo $! >{tmp_path}/pid; wait"
+    )
+    ours = f"""\
+import signal, sys
+from runner import image
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+image._run(["sh", "-c", {program!r}], {{"PATH": "/usr/bin:/bin"}})"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", ours],
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+        stderr=subprocess.DEVNULL,
+    )
+    pid = tmp_path / "pid"
+    while not pid.exists() or not pid.read_text().strip():
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.terminate()
+    assert child.wait(30) != 0
+    assert (tmp_path / "cleaned").exists()
+    state = Path(f"/proc/{pid.read_text().strip()}/stat")
+    assert not state.exists() or ") Z" in state.read_text()
