@@ -15,9 +15,9 @@ missing() { # the words that are no installed package
     dpkg-query -W -f '${db:Status-Status}\n' "$name" 2>/dev/null | grep -qx installed || echo "$name"
   done
 }
-# shellcheck disable=SC2046 # words are wanted
-set -- $(missing apparmor ca-certificates git make nftables sudo \
-  $(sed -E 's/#.*//' "$checkout/labctl/system-packages.txt"))
+wanted=$(sed -E 's/#.*//' "$checkout/labctl/system-packages.txt")
+# shellcheck disable=SC2046,SC2086 # words are wanted
+set -- $(missing apparmor ca-certificates git make nftables sudo $wanted)
 if [ $# -gt 0 ]; then
   apt-get update -q
   apt-get install -q -y --no-install-recommends "$@" </dev/null

@@ -276,6 +276,7 @@ def test_a_qemu_that_ended_is_the_runner_s_error(machine: Machine) -> None:
         machine.check()
 
 
+@pytest.mark.skipif(not (image.CHECKOUT / ".git").exists(), reason="this is no clone")
 def test_the_tree_under_test_is_what_is_there(tmp_path: Path) -> None:
     bundle = tmp_path / "labctl.bundle"
     image.write_bundle(bundle)
