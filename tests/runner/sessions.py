@@ -224,6 +224,8 @@ make install
 def take(machine: Machine, name: str) -> None:
     """Take a snapshot of the whole machine, kept in it."""
     words = " ".join(shlex.quote(one) for one in OWN)
+    # What can be seen neither before nor after would pass for the same. bpftool is not installed.
+    words += " --may-lack 'BPF program'"
     script = f"cd {INSIDE} && python3 -I snapshot.py take --ignore {words} >{name}.json"
     machine.ok("root", script, PREPARE_SECONDS)
 

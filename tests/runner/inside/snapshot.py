@@ -122,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     taking = verbs.add_parser("take", help="print a snapshot of this machine as JSON")
     taking.add_argument("--ignore", nargs="*", action="extend", default=[], metavar="GLOB")
+    taking.add_argument("--may-lack", nargs="*", action="extend", metavar="KIND",
+                        help="fail where any other kind could not be taken")  # fmt: skip
     comparing = verbs.add_parser("compare", help="say what differs between two snapshots")
     comparing.add_argument("before", type=Path)
     comparing.add_argument("after", type=Path)
@@ -138,7 +140,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _refuse("only root sees the whole machine")
         _own_view()
     if options.verb == "take":
-        json.dump(take(options.ignore), sys.stdout, separators=(",", ":"))
+        taken = take(options.ignore)
+        if options.may_lack is not None:
+            for kind in taken["skipped"].keys() - set(options.may_lack):
+                _refuse(f"{kind} cannot be seen: {taken['skipped'][kind]}")
+        json.dump(taken, sys.stdout, separators=(",", ":"))
         print()
         return 0
     before = json.loads(options.before.read_bytes())
