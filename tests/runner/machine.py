@@ -131,6 +131,9 @@ class Machine:
                     # Somebody else got the port between our look and QEMU's.
                     if not left or "host forwarding" not in machine.qemu_words():
                         raise
+                except BaseException:  # somebody interrupts the boot
+                    machine.close()
+                    raise
             try:
                 yield machine
             finally:

@@ -379,3 +379,23 @@ image._run(["sh", "-c", {program!r}], {{"PATH": "/usr/bin:/bin"}})"""
     assert (tmp_path / "cleaned").exists()
     state = Path(f"/proc/{pid.read_text().strip()}/stat")
     assert not state.exists() or ") Z" in state.read_text()
+
+
+def test_a_boot_that_is_interrupted_leaves_no_qemu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    child = subprocess.Popen(["sleep", "1000"])
+    machine = Machine(child, tmp_path, tmp_path / "console.log")
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(machine, "wait_for_ssh", interrupt)
+    monkeypatch.setattr(Machine, "_launch", lambda *_: machine)
+    made = image.Image("bookworm", tmp_path)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Machine.start(made, Processor(), memory=1, share=tmp_path, console=machine.console),
+    ):
+        pass
+    assert child.poll() is not None
