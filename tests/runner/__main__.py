@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -79,6 +80,9 @@ def main(words: list[str]) -> int:
     except KeyboardInterrupt:
         say("interrupted")
         return 130
+    except Exception:
+        # Python's own status would be that of a step that failed.
+        traceback.print_exc()
     return 3
 
 

@@ -7,10 +7,12 @@ when the machine starts; what takes long, the packages and the Python environmen
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,10 +33,14 @@ DISK_BYTES = 12 << 30
 INCLUDE = (
     "ca-certificates", "dbus", "git", "ifupdown", "iproute2", "kmod", "libpam-systemd",
     "linux-image-amd64", "openssh-server", "procps", "systemd-sysv", "udev",
+    # What the machine is looked at with.
+    "bpftool", "ethtool",
     # Debian's own libvirtd, for --connect.
     "libvirt-clients", "libvirt-daemon-system",
 )  # fmt: skip
 """What a stock Debian has and mmdebstrap's `minbase` has not."""
+END_SECONDS = 60.0
+"""For what is interrupted, to take down what it has mounted."""
 KEPT = {"path", "home", "tmpdir", "http_proxy", "https_proxy", "no_proxy"}
 """Variables that mmdebstrap and what it runs see."""
 INTERFACES = """\
@@ -115,15 +121,78 @@ def get(suite: str, *, anew: bool = False) -> Image:
             say(f"building a {suite} machine: some minutes, once")
             building = f".building-{suite}-"
             for left in top.glob(f"{building}*"):  # by a build that was killed
-                shutil.rmtree(left)
-            with tempfile.TemporaryDirectory(prefix=building, dir=top) as part:
-                made = Image(suite, Path(part) / "image")
+                _remove(left)
+            part = Path(tempfile.mkdtemp(prefix=building, dir=top))
+            try:
+                made = Image(suite, part / "image")
                 made.folder.mkdir()
-                _build(made, Path(part))
+                _build(made, part)
                 for old in top.glob(f"{suite}-*"):
-                    shutil.rmtree(old)
+                    if old == image.folder or not _used(old):
+                        _remove(old)
                 made.folder.rename(image.folder)
+                if held := _in_use.pop(image.folder, None):  # on what is no more
+                    os.close(held)
+            finally:
+                _remove(part)
+        if image.folder not in _in_use:
+            _in_use[image.folder] = _lock_file(image.folder)
+            fcntl.flock(_in_use[image.folder], fcntl.LOCK_SH)
     return image
+
+
+_in_use: dict[Path, int] = {}
+"""Folders that this process boots from, each with its lock: another checkout's build leaves them,
+for whoever logs in needs the key."""
+
+
+def _lock_file(folder: Path) -> int:
+    return os.open(folder / "known_hosts", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _used(folder: Path) -> bool:
+    """Whether some process boots from an image."""
+    with contextlib.suppress(FileNotFoundError):  # it is not whole
+        lock = _lock_file(folder)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+    return False
+
+
+def _as_owner() -> list[str]:
+    """Return the words before a command that may own files of any uid."""
+    return [] if os.geteuid() == 0 else ["unshare", "--user", "--map-auto", "--map-root-user"]
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder in which files of other uids may be left."""
+    subprocess.run([*_as_owner(), "rm", "-rf", str(folder)], check=True)
+
+
+def _run(words: list[str], env: dict[str, str]) -> None:
+    """Run a program to its end; whoever interrupts us ends it too, and all that it has started.
+
+    It gets the time to take down what it has mounted.
+    """
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, env=env, start_new_session=True
+    ) as child:
+        try:
+            status = child.wait()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(END_SECONDS)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            raise
+    if status:
+        raise subprocess.CalledProcessError(status, words)
 
 
 def say(line: str) -> None:
@@ -160,7 +229,7 @@ def _build(made: Image, part: Path) -> None:
     words += [made.suite, str(archive), *([mirror] if mirror else [])]
     # What this host sets for its own programs (pip's options, say) is not for those in there.
     env = {name: value for name, value in os.environ.items() if name.lower() in KEPT}
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, env=env)
+    _run(words, env)
     made.known_hosts.write_text(f"{HOST} {host.read_text()}")
     _write_disk(archive, made.disk, part / "tree")
 
@@ -177,9 +246,7 @@ def _write_disk(archive: Path, disk: Path, tree: Path) -> None:
     script = (
         'set -eu; mkdir "$2"; tar -C "$2" -xpf "$1"; mke2fs -q -t ext4 -F -d "$2" "$3"; rm -r "$2"'
     )
-    # An ordinary user owns files of any uid in a user namespace only.
-    owner = [] if os.geteuid() == 0 else ["unshare", "--user", "--map-auto", "--map-root-user"]
-    words = [*owner, "sh", "-c", script, "sh", str(archive), str(tree), str(disk)]
+    words = [*_as_owner(), "sh", "-c", script, "sh", str(archive), str(tree), str(disk)]
     subprocess.run(words, check=True)
 
 

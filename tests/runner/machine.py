@@ -31,6 +31,7 @@ BOOT_SECONDS = 900.0
 ANSWER_SECONDS = 120.0
 """For `true` by SSH in a machine that seems to hang."""
 LOOK_SECONDS = 0.5
+FETCH_SECONDS = 600.0
 PORTS = 5
 TROUBLE = re.compile(
     r"Kernel panic|\bBUG:|\bOops\b|general protection fault|double fault|soft lockup|"
@@ -133,6 +134,9 @@ class Machine:
                     # Somebody else got the port between our look and QEMU's.
                     if not left or "host forwarding" not in machine.qemu_words():
                         raise
+                except BaseException:  # somebody interrupts the boot
+                    machine.close()
+                    raise
             try:
                 yield machine
             finally:
@@ -171,9 +175,10 @@ class Machine:
         words += ["-virtfs", virtfs, "-device", "virtio-rng-pci", "-serial", f"file:{console}"]
         console.write_bytes(b"")
         with (folder / "qemu.log").open("wb") as log:
+            parent = os.getpid()
             qemu = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                preexec_fn=_end_with_parent,
+                preexec_fn=lambda: _end_with_parent(parent),
             )  # fmt: skip
         return cls(qemu, folder, console)
 
@@ -292,16 +297,31 @@ class Machine:
         ) as packing:
             # Nothing is packed where there is nothing: tar takes that for an empty archive.
             words = ["tar", "-x", "--no-same-owner", "--ignore-zeros", "-C", str(target)]
-            done = subprocess.run(
-                words, stdin=packing.stdout, capture_output=True, timeout=600, check=False
-            )
+            try:
+                done = subprocess.run(
+                    words, stdin=packing.stdout, capture_output=True, timeout=FETCH_SECONDS,
+                    check=False,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                packing.kill()
+                raise RunnerError(
+                    f"{path} could not be fetched within {FETCH_SECONDS:.0f} s"
+                ) from None
         if packing.returncode or done.returncode:
             raise RunnerError(f"{path} could not be fetched: {done.stderr.decode().strip()}")
 
     def interact(self, user: str, words: Sequence[str]) -> int:
-        """Hand the terminal to a shell or a command in the machine; return its exit status."""
+        """Hand the terminal to a shell or a command in the machine; return its exit status.
+
+        Raises `RunnerError` when the machine has died meanwhile.
+        """
         terminal = ["-t"] if sys.stdin.isatty() else []
-        return subprocess.run([*self.ssh(user, *terminal), *words], check=False).returncode
+        # ssh joins words with spaces; the shell over there would split them anew.
+        command = [shlex.join(words)] if words else []
+        status = subprocess.run([*self.ssh(user, *terminal), *command], check=False).returncode
+        if status == 255:
+            self.check()
+        return status
 
 
 def _first_line(script: str) -> str:
@@ -314,8 +334,9 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     """In the child: die when the thread that forked does (prctl(2)); here that is the main one."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
+    # It may be gone already; and in a container it may itself be process 1.
+    if os.getppid() != parent:
         os._exit(1)

@@ -19,7 +19,6 @@ echo labctl-runner >/etc/hostname
 printf '127.0.0.1 localhost\n::1 localhost\n127.0.1.1 labctl-runner\n' >/etc/hosts
 mkdir -p /etc/network
 mv /root/interfaces /etc/network/interfaces
-echo 'nameserver 10.0.2.3' >/etc/resolv.conf
 # The stamps of make hold the machine's id.
 systemd-machine-id-setup
 echo '/dev/vda / ext4 defaults 0 1' >/etc/fstab
@@ -47,3 +46,5 @@ su "$user" -s /bin/sh -c 'cd && git clone --quiet --branch main labctl.bundle la
   && make -C labctl install'
 rm -f /root/key.pub /root/provision.sh /root/make.sh /root/labctl.bundle "$home/labctl.bundle"
 apt-get clean
+# Only now: until here names are resolved as the host does.
+echo 'nameserver 10.0.2.3' >/etc/resolv.conf

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .image import SUITES, USER
 
 ENTER = """\
-set -eu
+set -euo pipefail
 cd ~/labctl
 . .venv/bin/activate
 export LABCTL_ACCEL=require LABCTL_RESULTS=~/results
@@ -26,7 +26,7 @@ import json, os
 assert (lab["state"], lab["accel"]) == ("up", "kvm"), lab
 CHECK
 labctl ssh vm1 -- ssh vm2 uname -a
-labctl exec vm2 -- ethtool -k eth0 | head -5
+labctl exec vm2 -- ethtool -k eth0 | grep checksumming
 labctl trace vm1 vm2 --tcp 22
 labctl down
 test "$(labctl status --json)" = '[]'
@@ -50,24 +50,30 @@ LACKING = f"bash tests/runner/lacking.sh {USER}\n"
 
 CONNECT = """\
 labctl up bridged.yaml --connect qemu:///system
-labctl status --json
+virsh --connect qemu:///system list --name | tee ~/results/domains
+grep -q vm1 ~/results/domains
+labctl status --json | tee ~/results/status.json
+grep -q '"accel": "kvm"' ~/results/status.json
 labctl ssh vm1 -- ssh vm2 uname -a
 labctl down
 test "$(labctl status --json)" = '[]'
-virsh --connect qemu:///system list --all --name
+test -z "$(virsh --connect qemu:///system list --all --name)"
 systemctl stop libvirtd.service
 """
 """With Debian's own libvirtd, on the machine's own network."""
 
 TESTS = (
-    "tests/integration/test_world.py",
-    "tests/integration/test_network.py",
     "tests/integration/test_agent_ahead.py",
     "tests/integration/test_lab_verbs.py",
     "tests/integration/test_lab_plugin.py",
-    "tests/integration/test_user.py",
     "tests/integration/test_cleanup_killed.py",
 )
+ROOT_TESTS = (
+    "tests/integration/test_world.py",
+    "tests/integration/test_network.py",
+    "tests/integration/test_user.py",
+)
+"""Skipped whole by anybody else: an unknown reason fails a step (.ci/skips.py)."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +146,13 @@ def whole() -> list[Session]:
     sessions = []
     for suite in SUITES:
         for user in (USER, "root"):
+            tests = TESTS if user == USER else TESTS + ROOT_TESTS
             sessions += [
                 Session(f"{user}-verbs", suite, (
                     doctor(user), Step("verbs", user, VERBS, 900), experiment("bridged", user),
                 )),
                 Session(f"{user}-router-hop", suite, (experiment("router-hop", user),)),
-                Session(f"{user}-tests", suite, (pytest(user, *TESTS),)),
+                Session(f"{user}-tests", suite, (pytest(user, *tests),)),
                 Session(f"{user}-fresh", suite, (Step("fresh clone", user, FRESH, 5400),)),
             ]  # fmt: skip
         sessions += [

@@ -10,14 +10,17 @@ user=$1
 checkout=$2
 
 export DEBIAN_FRONTEND=noninteractive
+# What is installed, and what it provides: libarchive13 is libarchive13t64 from Debian 13 on.
+have=$(dpkg-query -W -f '${db:Status-Status}|${Package}, ${Provides}\n' \
+  | sed -nE 's/^installed\|//p' | tr ',' '\n' | sed -E 's/ *\(.*//; s/ //g')
 missing() { # the words that are no installed package
   for name in "$@"; do
-    dpkg-query -W -f '${db:Status-Status}\n' "$name" 2>/dev/null | grep -qx installed || echo "$name"
+    printf '%s\n' "$have" | grep -qxF "$name" || echo "$name"
   done
 }
-# shellcheck disable=SC2046 # words are wanted
-set -- $(missing apparmor ca-certificates git make nftables sudo \
-  $(sed -E 's/#.*//' "$checkout/labctl/system-packages.txt"))
+wanted=$(sed -E 's/#.*//' "$checkout/labctl/system-packages.txt")
+# shellcheck disable=SC2046,SC2086 # words are wanted
+set -- $(missing apparmor ca-certificates git make nftables sudo $wanted)
 if [ $# -gt 0 ]; then
   apt-get update -q
   apt-get install -q -y --no-install-recommends "$@" </dev/null

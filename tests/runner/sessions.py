@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import shlex
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from xml.etree import ElementTree
 
 from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
 
@@ -27,6 +30,11 @@ from .machine import Machine, Processor, RunnerError, TimeoutEndedError
 Verdict = Literal["pass", "fail", "error"]
 VERDICTS: dict[int, Verdict] = {0: "pass", 3: "error"}
 """By the exit status of a step: 3 is labctl's own word for "could not tell"."""
+TIMED_OUT = (124, 137)
+"""The exit statuses of timeout(1), and of what it had to kill."""
+OUTPUT_SHOWN = 20000
+"""Characters of a step's output in the JUnit file; all of it lies beside it."""
+NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 TRIES = 2
 """A runner that dies is not the fault of what it ran: it is tried once more."""
 MEMORY_MIB = 6144
@@ -60,32 +68,56 @@ class Options:
     results: Path
     memory: int = MEMORY_MIB
     anew: bool = False
+    """Build the machines anew, each once."""
+    made: set[str] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
 
 
 def run(sessions: Sequence[plan.Session], options: Options) -> int:
     """Run sessions one after another; return the exit code: 0 pass, 1 fail, 3 could not tell."""
-    for session in sessions:
-        for attempt in range(1, TRIES + 1):
-            folder = options.results / f"{session.suite}-{session.name}" / f"try-{attempt}"
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            try:
-                options.outcomes += _session(session, options, folder)
-                break
-            except RunnerError as error:
-                last = attempt == TRIES
-                say(f"{session.suite} {session.name}: the runner broke: {error}")
-                if last:
-                    outcome = Outcome(_label(session), "runner", "error", message=str(error))
-                    options.outcomes.append(_told(outcome))
-    _write_junit(options.outcomes, options.results / "tests.xml")
+    report = options.results / "tests.xml"
+    report.unlink(missing_ok=True)  # of an earlier run: nobody shall take it for this one's
+    try:
+        for session in sessions:
+            options.outcomes += _tried(session, options)
+    finally:
+        # What is known is written, also where the next machine cannot be made or time is over.
+        _write_junit(options.outcomes, report)
     verdicts = [outcome.verdict for outcome in options.outcomes]
     counts = ", ".join(f"{verdicts.count(one)} {one}" for one in ("pass", "fail", "error"))
     say(f"{counts}; results in {options.results}")
     if "error" in verdicts or not verdicts:
         return 3
     return 1 if "fail" in verdicts else 0
+
+
+def _tried(session: plan.Session, options: Options) -> list[Outcome]:
+    """Run a session, once more where the runner breaks; that it broke stands in the first step."""
+    place = options.results / f"{session.suite}-{session.name}"
+    shutil.rmtree(place, ignore_errors=True)
+    broken = last = ""
+    for attempt in range(1, TRIES + 1):
+        folder = place / f"try-{attempt}"
+        folder.mkdir(parents=True)
+        outcomes: list[Outcome] = []
+        try:
+            _session(session, options, folder, outcomes)
+        except RunnerError as error:
+            last = str(error)
+            say(f"{session.suite} {session.name}: the runner broke: {error}")
+            seen = "".join(f"{one.verdict} {one.name}: {one.message}\n" for one in outcomes)
+            broken += f"try {attempt}: the runner broke: {error}\n{seen}"
+        except BaseException as error:
+            why = f"not done to its end: {error or type(error).__name__}"
+            ended = Outcome(_label(session), "runner", "error", message=why, output=broken)
+            options.outcomes += [*outcomes, ended]
+            raise
+        else:
+            if broken:
+                outcomes[0].message = "; ".join(filter(None, [outcomes[0].message, broken]))
+            return outcomes
+    outcome = Outcome(_label(session), "runner", "error", message=last, output=broken)
+    return [_told(outcome)]
 
 
 def _label(session: plan.Session) -> str:
@@ -98,10 +130,12 @@ def _told(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _session(session: plan.Session, options: Options, folder: Path) -> list[Outcome]:
+def _session(
+    session: plan.Session, options: Options, folder: Path, outcomes: list[Outcome]
+) -> None:
     """Run a session in a new machine. Raises `RunnerError` when that breaks."""
-    image = runner_image.get(session.suite, anew=options.anew)
-    outcomes = []
+    image = runner_image.get(session.suite, anew=options.anew and session.suite not in options.made)
+    options.made.add(session.suite)
     with booted(image, options.processor, options.memory, folder / "console.log") as machine:
         say(f"{_label(session)}: booted in {machine.uptime:.0f} s ({options.processor})")
         prepare(machine)
@@ -112,7 +146,6 @@ def _session(session: plan.Session, options: Options, folder: Path) -> list[Outc
         if session.compared:
             outcomes.append(_told(_compare(machine, session, folder)))
         say(f"{_label(session)}: done after {machine.uptime:.0f} s")
-    return outcomes
 
 
 def processor_for(asked: Processor) -> Processor:
@@ -191,7 +224,8 @@ make install
 def take(machine: Machine, name: str) -> None:
     """Take a snapshot of the whole machine, kept in it."""
     words = " ".join(shlex.quote(one) for one in OWN)
-    script = f"cd {INSIDE} && python3 -I snapshot.py take --ignore {words} >{name}.json"
+    # What can be seen neither before nor after would pass for the same: nothing may be lacking.
+    script = f"cd {INSIDE} && python3 -I snapshot.py take --ignore {words} --may-lack >{name}.json"
     machine.ok("root", script, PREPARE_SECONDS)
 
 
@@ -201,15 +235,38 @@ def _step(machine: Machine, session: plan.Session, step: plan.Step, folder: Path
     log = place / "output.log"
     label, name = _label(session), f"{step.user}: {step.name}"
     machine.ok(step.user, "rm -rf ~/results", 60)
+    # Ended in there, too: what hangs would go on beside the next step.
+    script = f"timeout --kill-after=60 {step.seconds:.0f} bash -c "
+    script += shlex.quote(plan.ENTER + step.script)
+    # A guest's ssh that fails makes labctl end with 255; here that means that ours did.
+    script += "; status=$?; exit $((status == 255 ? 254 : status))"
     try:
-        ended = machine.run(step.user, plan.ENTER + step.script, step.seconds, log)
+        ended = machine.run(step.user, script, step.seconds + 120, log)
+        if ended.status == 255:
+            raise RunnerError(f"the connection to it was lost in {name}")
         verdict = VERDICTS.get(ended.status, "fail")
         message = "" if verdict == "pass" else f"exit status {ended.status}"
+        if ended.seconds >= step.seconds and ended.status in TIMED_OUT:
+            verdict, message = "error", f"did not end within {step.seconds:.0f} s"
         outcome = Outcome(label, name, verdict, ended.seconds, message, ended.output)
     except TimeoutEndedError as late:
-        outcome = Outcome(label, name, "error", step.seconds, str(late), log.read_text())
+        said = log.read_text(errors="replace")
+        outcome = Outcome(label, name, "error", step.seconds, str(late), said)
     machine.fetch(step.user, f"{HOMES[step.user]}/results", place)
+    if skips := _skips(place / "results/tests.xml"):
+        outcome.message = "; ".join(filter(None, [outcome.message, skips]))
     return outcome
+
+
+def _skips(file: Path) -> str:
+    """Say how many tests of a JUnit file were skipped, and why; empty where none was."""
+    try:
+        cases = list(ElementTree.parse(file).iter("testcase"))
+    except (OSError, ElementTree.ParseError):
+        return ""
+    why = Counter(one.get("message", "no reason") for case in cases for one in case.iter("skipped"))
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in why.most_common())
+    return f"{why.total()} of {len(cases)} tests skipped: {reasons}" if why else ""
 
 
 def _compare(machine: Machine, session: plan.Session, folder: Path) -> Outcome:
@@ -218,7 +275,10 @@ def _compare(machine: Machine, session: plan.Session, folder: Path) -> Outcome:
         f"cd {INSIDE} && python3 -I snapshot.py until-same before.json "
         f"--seconds {SETTLE_SECONDS:.0f}"
     )
-    ended = machine.run("root", script, PREPARE_SECONDS, folder / "compared.log")
+    try:
+        ended = machine.run("root", script, PREPARE_SECONDS, folder / "compared.log")
+    except TimeoutEndedError as late:
+        raise RunnerError(f"the machine could not be compared: {late}") from None
     label, name = _label(session), "nothing left, nothing changed"
     if ended.status not in (0, 1):
         raise RunnerError(f"the machine could not be compared: {ended.output.strip()[-300:]}")
@@ -226,6 +286,11 @@ def _compare(machine: Machine, session: plan.Session, folder: Path) -> Outcome:
     lines = ended.output.strip().splitlines()
     message = "" if ended.status == 0 else (lines[0] if lines else "it differs")
     return Outcome(label, name, verdict, ended.seconds, message, ended.output)
+
+
+def _plain(text: str) -> str:
+    """Return a text without what XML cannot hold, such as the colours of a guest's console."""
+    return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _write_junit(outcomes: Sequence[Outcome], file: Path) -> None:
@@ -237,10 +302,11 @@ def _write_junit(outcomes: Sequence[Outcome], file: Path) -> None:
             if outcome.session != session:
                 continue
             case = TestCase(outcome.name, f"runner.{session}", outcome.seconds)
+            message, said = _plain(outcome.message), _plain(outcome.output[-OUTPUT_SHOWN:])
             if outcome.verdict != "pass":
                 kind = Failure if outcome.verdict == "fail" else Error
-                case.result = [kind(outcome.message)]
-            case.system_out = outcome.output[-20000:]
+                case.result = [kind(message)]
+            case.system_out = f"{message}\n{said}" if message else said
             suite.add_testcase(case)
         report.add_testsuite(suite)
     report.update_statistics()

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -35,8 +40,11 @@ class Pretended:
         if log:
             log.write_text("said\n")
         if "snapshot.py" in script:
+            if self._differs == "late":
+                raise TimeoutEndedError("did not end within 900 s")
             return Ended(int(bool(self._differs)), self._differs, 1.0)
-        answer = self._answers[script.splitlines()[-1]]
+        ((_, step),) = [(w, t) for w, t in pairwise(shlex.split(script)) if w == "-c"]
+        answer = self._answers[step.rstrip(";").splitlines()[-1]]
         if isinstance(answer, Exception):
             raise answer
         return Ended(answer, "said\n", 1.0)
@@ -125,8 +133,8 @@ def test_a_runner_that_breaks_twice_is_an_error_and_never_a_result(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert run(monkeypatch, tmp_path, {"true": 0}, break_at=2) == (3, [("runner", "error")], 2)
-    broken: Answers = {"true": RunnerError("it hung")}
-    assert run(monkeypatch, tmp_path, broken) == (3, [("runner", "error")], 2)
+    for what in (RunnerError("it hung"), 255):  # ssh's own: the connection was lost
+        assert run(monkeypatch, tmp_path, {"true": what}) == (3, [("runner", "error")], 2)
 
 
 def test_nothing_run_is_no_pass(tmp_path: Path) -> None:
@@ -139,6 +147,77 @@ def test_junit_tells_failures_and_errors_apart(
     run(monkeypatch, tmp_path, {"a": 0, "b": 1, "c": 3})
     report = JUnitXml.fromfile(str(tmp_path / "tests.xml"))
     assert (report.tests, report.failures, report.errors) == (4, 1, 1)
+
+
+def test_a_comparison_that_does_not_end_is_the_runner_s_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = run(monkeypatch, tmp_path, {"true": 0}, differs="late")
+    assert told == (3, [("runner", "error")], 2)
+
+
+def test_what_an_earlier_run_wrote_is_not_taken_for_this_one_s(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tests.xml").write_text("earlier")
+    monkeypatch.setattr(image, "get", lambda *_, **__: sys.exit("no image"))
+    with pytest.raises(SystemExit):
+        sessions.run([plan.Session("one", "bookworm", ())], sessions.Options(Processor(), tmp_path))
+    report = JUnitXml.fromfile(str(tmp_path / "tests.xml"))
+    assert (report.tests, report.errors) == (1, 1)
+
+
+def test_a_runner_that_broke_once_is_told_in_the_record(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run(monkeypatch, tmp_path, {"true": 0}, break_at=1)
+    written = (tmp_path / "tests.xml").read_text()
+    assert "try 1: the runner broke: its kernel is in trouble" in written
+
+
+def test_junit_is_whole_whatever_a_step_printed(tmp_path: Path) -> None:
+    said = sessions.Outcome("one", "step", "fail", message="\x1b[1mno", output="\x1b[31mred\x00")
+    sessions._write_junit([said], tmp_path / "tests.xml")
+    assert JUnitXml.fromfile(str(tmp_path / "tests.xml")).failures == 1
+
+
+def test_skipped_tests_are_counted_with_their_reasons(tmp_path: Path) -> None:
+    file = tmp_path / "tests.xml"
+    assert sessions._skips(file) == ""
+    skipped = '<testcase name="a"><skipped message="needs root"/></testcase>'
+    file.write_text(f"<testsuites><testsuite>{skipped * 2}<testcase/></testsuite></testsuites>")
+    assert sessions._skips(file) == "2 of 3 tests skipped: needs root (2)"
+
+
+def test_a_command_that_fails_before_a_pipe_fails_its_step(tmp_path: Path) -> None:
+    home = tmp_path / "labctl/.venv/bin"
+    home.mkdir(parents=True)
+    (home / "activate").write_text("")
+    words = ["bash", "-c", plan.ENTER + "false | cat\n"]
+    assert subprocess.run(words, env={"HOME": str(tmp_path)}, check=False).returncode == 1
+
+
+def test_a_step_that_hangs_is_ended_in_the_machine(tmp_path: Path) -> None:
+    """By timeout(1): what only this side gives up would go on beside the next step."""
+    scripts = []
+
+    class Slow(Pretended):
+        def run(self, _user: str, script: str, _seconds: float, log: Path | None = None) -> Ended:
+            scripts.append(script)
+            assert log
+            return Ended(124, "", 1.5)
+
+    step = plan.Step("hangs", "root", "sleep 1000", 1)
+    session = plan.Session("one", "bookworm", (step,))
+    machine = Slow({}, "")
+    outcome = sessions._step(machine, session, step, tmp_path)  # type: ignore[arg-type]
+    assert (outcome.verdict, outcome.message) == ("error", "did not end within 1 s")
+    done = subprocess.run(["bash", "-c", scripts[0].replace("set -euo", "sleep 9; #")], check=False)
+    assert done.returncode == 124
+    done = subprocess.run(
+        ["bash", "-c", scripts[0].replace("set -euo", "exit 255; #")], check=False
+    )
+    assert done.returncode == 254
 
 
 def test_the_words_choose_among_sessions() -> None:
@@ -197,6 +276,7 @@ def test_a_qemu_that_ended_is_the_runner_s_error(machine: Machine) -> None:
         machine.check()
 
 
+@pytest.mark.skipif(not (image.CHECKOUT / ".git").exists(), reason="this is no clone")
 def test_the_tree_under_test_is_what_is_there(tmp_path: Path) -> None:
     bundle = tmp_path / "labctl.bundle"
     image.write_bundle(bundle)
@@ -210,3 +290,112 @@ def test_the_tree_under_test_is_what_is_there(tmp_path: Path) -> None:
 
 def test_an_image_is_known_by_its_suite() -> None:
     assert image.digest("bookworm") == image.digest("bookworm") != image.digest("trixie")
+
+
+def test_the_words_of_a_command_stay_what_they_are(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "ssh", lambda *_: ["sh", "-c", 'eval "$1"', "sh"])
+    assert machine.interact("root", ["sh", "-c", "exit 7; exit 8"]) == 7
+
+
+def pretend_to_build(monkeypatch: pytest.MonkeyPatch, cache: Path) -> list[str]:
+    built: list[str] = []
+
+    def build(made: image.Image, _part: Path) -> None:
+        built.append(made.suite)
+        made.known_hosts.write_text(f"{len(built)}")
+
+    monkeypatch.setattr(image, "_build", build)
+    monkeypatch.setattr(image, "_in_use", {})
+    monkeypatch.setattr("labctl.world.paths.cache", lambda: cache)
+    monkeypatch.setattr(image, "digest", lambda _: f"{len(built):016}")
+    return built
+
+
+def test_an_image_that_another_checkout_boots_from_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretend_to_build(monkeypatch, tmp_path)
+    first = image.get("bookworm")
+    holder = f"""import fcntl, os, sys, time
+fcntl.flock(os.open({str(first.known_hosts)!r}, os.O_RDONLY), fcntl.LOCK_SH)
+print(flush=True)
+time.sleep(1000)"""
+    with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        os.close(image._in_use.pop(first.folder))
+        second = image.get("bookworm")
+        assert first.known_hosts.exists()
+        assert second.known_hosts.exists()
+        other.kill()
+    third = image.get("bookworm")
+    assert not first.folder.exists()
+    assert third.known_hosts.exists()
+    assert second.folder.exists()  # this process boots from it
+    assert not list((tmp_path / "runner").glob(".building-*"))
+
+
+def test_machines_are_made_anew_once_a_suite(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def get(suite: str, *, anew: bool) -> image.Image:
+        asked.append(anew)
+        return image.Image(suite, tmp_path)
+
+    monkeypatch.setattr(image, "get", get)
+    monkeypatch.setattr(sessions, "booted", Machines({"true": 0}, "", 1).booted)
+    steps = (plan.Step("step", "root", "true", 1),)
+    options = sessions.Options(Processor(), tmp_path, anew=True)
+    named = [plan.Session(name, "bookworm", steps) for name in ("one", "two")]
+    assert sessions.run(named, options) == 0
+    assert asked == [True, False, False]
+
+
+def test_a_build_that_is_interrupted_leaves_no_process(tmp_path: Path) -> None:
+    """A program that cleans up, with a child of its own, as mmdebstrap has."""
+    program = (
+        f"trap 'touch {tmp_path}/cleaned; exit 1' TERM; sleep 1000 & echo $! >{tmp_path}/pid; wait"
+    )
+    ours = f"""\
+import signal, sys
+from runner import image
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+image._run(["sh", "-c", {program!r}], {{"PATH": "/usr/bin:/bin"}})"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", ours],
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+        stderr=subprocess.DEVNULL,
+    )
+    pid = tmp_path / "pid"
+    while not pid.exists() or not pid.read_text().strip():
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.terminate()
+    assert child.wait(30) != 0
+    assert (tmp_path / "cleaned").exists()
+    state = Path(f"/proc/{pid.read_text().strip()}/stat")
+    assert not state.exists() or ") Z" in state.read_text()
+
+
+def test_a_boot_that_is_interrupted_leaves_no_qemu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    child = subprocess.Popen(["sleep", "1000"])
+    machine = Machine(child, tmp_path, tmp_path / "console.log")
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(machine, "wait_for_ssh", interrupt)
+    monkeypatch.setattr(Machine, "_launch", lambda *_: machine)
+    made = image.Image("bookworm", tmp_path)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Machine.start(made, Processor(), memory=1, share=tmp_path, console=machine.console),
+    ):
+        pass
+    assert child.poll() is not None

@@ -588,6 +588,29 @@ def test_it_runs_by_its_path_alone_and_its_status_tells(
     )
 
 
+def test_a_kind_that_must_be_seen_and_is_not_ends_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    skipped = {"link": "ip: it failed", "BPF program": "no bpftool here"}
+    monkeypatch.setattr(snapshot, "take", lambda _: {"ignore": [], "skipped": skipped, "kinds": {}})
+    monkeypatch.setattr(snapshot, "_own_view", lambda: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert snapshot.main(["take"]) == 0
+    assert snapshot.main(["take", "--may-lack", "BPF program", "link"]) == 0
+    with pytest.raises(SystemExit) as ended:
+        snapshot.main(["take", "--may-lack", "BPF program"])
+    assert ended.value.code == 2
+    assert "link cannot be seen: ip: it failed" in capsys.readouterr().err
+
+
+def test_a_comparison_that_breaks_off_is_no_difference(tmp_path: Path) -> None:
+    before = tmp_path / "before.json"
+    before.write_text("half of a snap")
+    done = script("compare", before, before, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "JSONDecodeError" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("glob", "path", "matched"),
     [

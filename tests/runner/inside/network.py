@@ -29,6 +29,17 @@ def links(machine: Machine) -> Things:
     }
 
 
+def offloads(machine: Machine) -> Things:
+    """Return the offload settings of each link (`ethtool -k`)."""
+    things: Things = {}
+    for link in machine.json("ip", "-j", "link"):
+        name = str(link.get("ifname"))
+        for line in machine.run(["ethtool", "-k", name]).splitlines()[1:]:
+            setting, _, value = line.strip().partition(": ")
+            things[f"{setting} of {name}"] = value
+    return things
+
+
 def addresses(machine: Machine) -> Things:
     """Return the addresses, apart from how long they are still valid."""
     things: Things = {}

@@ -15,9 +15,11 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 if not __package__:
     # Started by its path: -I leaves this folder out of the search, and a folder above it may hold
@@ -33,6 +35,8 @@ from .machine import Machine, SkippedError, Snapshot, Things
 
 __all__ = ["Difference", "Machine", "Snapshot", "compare", "report", "take", "until_same"]
 
+COULD_NOT_TELL = 2
+"""The exit status where no comparison was made."""
 PAUSE = 2.0
 """Seconds between two looks at what is ending."""
 
@@ -43,6 +47,7 @@ KINDS: dict[str, Callable[[Machine], Things]] = {
     "namespace": system.namespaces,
     "mount": kernel.mounts,
     "link": network.links,
+    "offload": network.offloads,
     "address": network.addresses,
     "route": network.routes,
     "routing rule": network.rules,
@@ -98,17 +103,28 @@ def _own_view() -> None:
         try:
             same = Path(f"/proc/self/ns/{name}").readlink() == Path(f"/proc/1/ns/{name}").readlink()
         except OSError as error:
-            sys.exit(f"snapshot: what PID 1 sees cannot be told: {error}")
+            _refuse(f"what PID 1 sees cannot be told: {error}")
         if not same:
-            sys.exit(f"snapshot: this process has another {name} namespace than PID 1")
+            _refuse(f"this process has another {name} namespace than PID 1")
+
+
+def _refuse(why: str) -> NoReturn:
+    """End with another exit status than that of a difference."""
+    print(f"snapshot: {why}", file=sys.stderr)
+    sys.exit(COULD_NOT_TELL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Take a snapshot or compare two; return 1 where the machine is not as before."""
+    """Take a snapshot or compare two; return 1 where the machine is not as before.
+
+    What could not be told ends with 2, as wrong words do.
+    """
     parser = argparse.ArgumentParser(description="See if a machine is as it was before.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     taking = verbs.add_parser("take", help="print a snapshot of this machine as JSON")
     taking.add_argument("--ignore", nargs="*", action="extend", default=[], metavar="GLOB")
+    taking.add_argument("--may-lack", nargs="*", action="extend", metavar="KIND",
+                        help="fail where any other kind could not be taken")  # fmt: skip
     comparing = verbs.add_parser("compare", help="say what differs between two snapshots")
     comparing.add_argument("before", type=Path)
     comparing.add_argument("after", type=Path)
@@ -122,10 +138,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.verb != "compare":
         if os.geteuid() != 0:
-            sys.exit("snapshot: only root sees the whole machine")
+            _refuse("only root sees the whole machine")
         _own_view()
     if options.verb == "take":
-        json.dump(take(options.ignore), sys.stdout, separators=(",", ":"))
+        taken = take(options.ignore)
+        if options.may_lack is not None:
+            for kind in taken["skipped"].keys() - set(options.may_lack):
+                _refuse(f"{kind} cannot be seen: {taken['skipped'][kind]}")
+        json.dump(taken, sys.stdout, separators=(",", ":"))
         print()
         return 0
     before = json.loads(options.before.read_bytes())
@@ -141,4 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+    except Exception:
+        # Python's own status would be that of a machine that is not as before.
+        traceback.print_exc()
+        code = COULD_NOT_TELL
+    sys.exit(code)
