@@ -67,6 +67,7 @@ def told() -> dict[str, str]:
         "tc": "[]",
         "nft": nft(),
         "bpftool": "[]",
+        "ethtool -k eth0": "Features for eth0:\ntx-checksumming: on\n",
         "systemctl": "",
     }
 
@@ -189,6 +190,12 @@ PLANTED: dict[str, tuple[Change, str, str, str]] = {
         lambda _, t: more(t, "ip -j -d link", json.dumps([{**LINK, "mtu": 9000}])),
         "link",
         "eth0",
+        "changed",
+    ),
+    "offload": (
+        lambda _, t: more(t, "ethtool -k eth0", "Features for eth0:\ntx-checksumming: off\n"),
+        "offload",
+        "tx-checksumming of eth0",
         "changed",
     ),
     "address": (
@@ -434,7 +441,8 @@ def test_a_new_link_s_settings_only_go_with_it(root: Path, told: dict[str, str])
     told["ip -j -d link"] = json.dumps([LINK, {"ifname": "br9"}])
     write(root, "proc/sys/net/ipv4/conf/br9/rp_filter", "0")
     found = differences(before, look(root, told))
-    assert [(d.kind, d.verdict) for d in found] == [("link", "left"), ("sysctl", "noted")]
+    seen = [(d.kind, d.verdict) for d in found]
+    assert seen == [("link", "left"), ("offload", "noted"), ("sysctl", "noted")]
 
 
 def test_what_counts_or_passes_is_no_difference(root: Path, told: dict[str, str]) -> None:

@@ -236,6 +236,8 @@ def noted(kind: str, name: str, value: object, new_modules: set[str], new_links:
         return ""
     if kind == "sysctl" and name.rpartition("/")[2] in new_links and "/" in name:
         return "goes with the link, which is new"
+    if kind == "offload" and name.rpartition("of ")[2] in new_links:
+        return "goes with the link, which is new"
     if kind == "module":
         return "a lab's use loads it" if _matcher(MODULES)(name) else ""
     for glob, module in FOLLOWING.get(kind, {}).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from .machine import Machine, Things, numbered
+from .machine import Machine, SkippedError, Things, numbered
 
 PASSING = re.compile(
     r".*_timer|.*_life_time|expires|used|age|stats.*|refcnt|handle|bytes|packets|ifindex_peer"
@@ -32,11 +32,18 @@ def links(machine: Machine) -> Things:
 def offloads(machine: Machine) -> Things:
     """Return the offload settings of each link (`ethtool -k`)."""
     things: Things = {}
-    for link in machine.json("ip", "-j", "link"):
+    for link in machine.json("ip", "-j", "-d", "link"):
         name = str(link.get("ifname"))
-        for line in machine.run(["ethtool", "-k", name]).splitlines()[1:]:
+        try:
+            told = machine.run(["ethtool", "-k", name])
+        except SkippedError as error:  # it may have gone meanwhile
+            things[f"of {name}"] = str(error)
+            continue
+        for line in told.splitlines()[1:]:
             setting, _, value = line.strip().partition(": ")
             things[f"{setting} of {name}"] = value
+    if things and all(setting.startswith("of ") for setting in things):
+        raise SkippedError("; ".join(map(str, things.values())))
     return things
 
 
