@@ -5,6 +5,7 @@ Runs in the agent of a world, as `driver` does.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -22,13 +23,18 @@ else:
     libvirt = Late("libvirt")
 
 
+RUN_SECONDS = 60.0
+"""Of a virtual CPU's own time. A kernel needs one under working KVM, six where it is emulated."""
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
 def why_no_user_space(
     hypervisor: driver.Hypervisor, guest: Guest, accel: Accel, silence: float, seconds: float
 ) -> str:
     """Boot a guest until its init speaks, and end it; say why it did not, empty when it did.
 
     A slow machine is no reason: it may take `seconds`, unless for `silence` seconds it says nothing
-    and, where KVM runs it, nothing of it is run.
+    and, where KVM runs it, nothing of it is run, or `RUN_SECONDS` of it were run in vain.
     """
     connection = driver.connect(hypervisor)
     guest.log.touch()
@@ -56,6 +62,8 @@ def _silent_or_ended(
         now = len(said), _guest_ticks(hypervisor, guest)
         if now > done:
             done, quiet = now, Deadline(silence, "the console")
+        if now[1] > RUN_SECONDS * TICKS:
+            return f"a kernel ran for {RUN_SECONDS:g} s and did not reach user space"
         if whole.passed:
             return f"a kernel did not reach user space in {seconds:g} s"
         if quiet.passed:

@@ -316,7 +316,7 @@ def probed(log: Path) -> Guest:
     [
         (lambda now: b"labctl: no configuration\n" if now == 50 else b".", ""),
         (lambda now: b"." if now <= 30 else b"", "a kernel went silent for 10 s"),
-        (lambda _: b".", "a kernel did not reach user space in 120 s"),
+        (lambda _: b".", "a kernel did not reach user space in 300 s"),
         (lambda _: b"", "a kernel said nothing for 10 s"),
     ],
 )
@@ -336,20 +336,30 @@ def test_a_slow_kernel_is_waited_for_as_long_as_it_speaks(
     assert told_now == told
 
 
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [
+        (0.1, ""),
+        (1.0, "a kernel ran for 60 s and did not reach user space"),
+        (0.0, "a kernel said nothing for 10 s"),
+    ],
+)
 def test_a_mute_kernel_is_waited_for_as_long_as_it_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, told: str
 ) -> None:
+    """`share` of its time a virtual CPU gets to run it."""
     log = tmp_path / "log"
     log.touch()
     slow = Slow(log, lambda now: b"labctl: no configuration\n" if now >= 100 else b"")
     monkeypatch.setattr(attempt, "time", slow)
     monkeypatch.setattr("labctl.world.deadline.time", slow)
-    monkeypatch.setattr(attempt, "_guest_ticks", lambda *_: int(slow.now))
+    monkeypatch.setattr(attempt, "_guest_ticks", lambda *_: int(slow.now * attempt.TICKS * share))
     monkeypatch.setattr(
         attempt, "libvirt", SimpleNamespace(VIR_DOMAIN_RUNNING=1, libvirtError=OSError)
     )
     limits = accel.SILENCE_SECONDS, accel.PROBE_SECONDS
-    assert attempt._silent_or_ended(slow, driver.Hypervisor(tmp_path), probed(log), *limits) == ""
+    found = attempt._silent_or_ended(slow, driver.Hypervisor(tmp_path), probed(log), *limits)
+    assert found == told
 
 
 def test_what_ran_of_a_guest_is_what_linux_counts_for_its_qemu(tmp_path: Path) -> None:
