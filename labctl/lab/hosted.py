@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labctl.errors import UsageError
+from labctl.events import Emit, Event
 from labctl.guests import spec, xen, xen_host
 from labctl.guests.spec import Guest, Nic
 from labctl.images import Image
@@ -14,8 +15,11 @@ from labctl.lab.state import State
 from labctl.topology.model import MGMT_BRIDGE, Node, Topology
 
 
-def check_shared(topology: Topology, uri: str) -> None:
-    """Raise `UsageError` for a topology that a lab on the libvirt of a `uri` cannot hold."""
+def check_shared(topology: Topology, uri: str, emit: Emit) -> None:
+    """Raise `UsageError` for a topology that a lab on the libvirt of a `uri` cannot hold.
+
+    What of this host may disturb the lab is told.
+    """
     if real.is_meant(uri):
         real.check(topology, uri)
         return
@@ -26,6 +30,8 @@ def check_shared(topology: Topology, uri: str) -> None:
             "leave --connect away: the Xen host is a guest of the lab's own",
         )
     shared.check(topology)
+    if told := shared.firewall():
+        emit(Event("host", "firewall", "done", told))
 
 
 def booted(topology: Topology, uri: str) -> list[Node]:

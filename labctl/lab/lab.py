@@ -79,7 +79,7 @@ class Lab:
         folder = state.directory(name)
         beforehand.check_sockets(topology, folder)
         if uri:
-            hosted.check_shared(topology, uri)
+            hosted.check_shared(topology, uri, emit)
         begun = time.monotonic()
         timings: dict[str, float] = {}
         with _timed(timings, "images"):

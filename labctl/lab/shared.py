@@ -22,6 +22,8 @@ from labctl.world.base import World
 from labctl.world.deadline import Deadline
 
 NETNS = Path("/run/netns")
+BRIDGED = Path("/proc/sys/net/bridge")
+"""There while br_netfilter is loaded, as Docker and libvirt's nwfilter load it."""
 
 
 def check(topology: Topology) -> None:
@@ -40,6 +42,25 @@ def check(topology: Topology) -> None:
             f"this host has links or namespaces of these names already: {', '.join(taken)}",
             "rename the networks, nodes or routers of the topology, or leave --connect away",
         )
+
+
+def firewall() -> str:
+    """Say that this host's firewall sees what crosses its bridges, where it does; else nothing.
+
+    The rules are not a lab's to change: whoever set them may mean them.
+    """
+    names = [f"bridge-nf-call-{table}" for table in ("iptables", "ip6tables", "arptables")]
+    on = []
+    for name in names:
+        with contextlib.suppress(OSError):
+            if (BRIDGED / name).read_text().strip() != "0":
+                on.append(f"net.bridge.{name}=0")
+    if not on:
+        return ""
+    return (
+        "this host's firewall sees what crosses bridges, and may drop it; if it does, as root, "
+        f"run: sysctl -w {' '.join(on)}"
+    )
 
 
 def check_domains(world: World, known: State) -> None:

@@ -17,7 +17,11 @@ mkdir -p ~/results
 """
 """Before each step: the checkout and its environment, KVM or an error, records to be fetched."""
 
-VERBS = """\
+DOWN = "trap 'labctl down --all >/dev/null 2>&1 || true' EXIT\n"
+"""What a step that breaks off had up is no finding of its own."""
+
+VERBS = f"""\
+{DOWN}\
 labctl up bridged.yaml
 labctl status --json | tee ~/results/status.json
 python - <<'CHECK'
@@ -48,17 +52,22 @@ rm -rf fresh fresh-cache
 LACKING = f"bash tests/runner/lacking.sh {USER}\n"
 """What the doctor says of a machine that lacks something."""
 
-CONNECT = """\
-labctl up bridged.yaml --connect qemu:///system
+CONNECT = f"""\
+{DOWN}\
+# This machine's firewall drops what crosses a bridge, which is told, and is not a lab's to change.
+labctl up bridged.yaml --connect qemu:///system 2>&1 | tee ~/results/up.log
+grep -q 'firewall sees what crosses bridges' ~/results/up.log
+sysctl -w net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0
 virsh --connect qemu:///system list --name | tee ~/results/domains
 grep -q vm1 ~/results/domains
 labctl status --json | tee ~/results/status.json
 grep -q '"accel": "kvm"' ~/results/status.json
 labctl ssh vm1 -- ssh vm2 uname -a
 labctl down
+sysctl -w net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1
 test "$(labctl status --json)" = '[]'
 test -z "$(virsh --connect qemu:///system list --all --name)"
-systemctl stop libvirtd.service
+systemctl stop libvirtd.service virtlogd.service
 """
 """With Debian's own libvirtd, on the machine's own network."""
 

@@ -234,3 +234,17 @@ def test_a_shared_lab_that_cannot_be_dismantled_is_kept_for_another_try(
     monkeypatch.setattr(shared, "dismantle", lambda *_: None)
     ending.end(folder)
     assert not folder.exists()
+
+
+def test_a_firewall_that_sees_bridged_packets_is_told_with_what_spares_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "BRIDGED", tmp_path)
+    assert shared.firewall() == ""  # br_netfilter is not loaded
+    for table, value in (("iptables", "1"), ("ip6tables", "0"), ("arptables", "1")):
+        (tmp_path / f"bridge-nf-call-{table}").write_text(f"{value}\n")
+    told = shared.firewall()
+    assert "firewall sees what crosses bridges" in told
+    assert told.endswith(
+        "sysctl -w net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-arptables=0"
+    )
