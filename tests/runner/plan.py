@@ -139,7 +139,7 @@ def doctor(user: str) -> Step:
 
 
 def quick() -> list[Session]:
-    """Return what every change is tried by."""
+    """Return the short form of it all, which CI runs on one Debian."""
     steps = (
         doctor(USER),
         Step("verbs", USER, VERBS, 900),
