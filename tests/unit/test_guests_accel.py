@@ -176,7 +176,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 def belongs(
     monkeypatch: pytest.MonkeyPatch, mode: int, group: int, members: list[str], *session: int
 ) -> None:
-    """Let the device be a group's, with members in the database and groups of this session."""
+    """Let the device be a group's, with members in the database and groups of this log-in."""
     status = SimpleNamespace(st_mode=0o020000 | mode, st_gid=group)
     monkeypatch.setattr(accel, "DEVICE", SimpleNamespace(stat=lambda: status, __str__=str))
     monkeypatch.setattr(os, "getgid", lambda: 1000)
