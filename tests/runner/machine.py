@@ -43,7 +43,7 @@ CMDLINE = (
     # QEMU's virtual CPUs share one counter, but Linux compares them one after the other and calls
     # it unstable; then each look at the clock leaves the virtual CPU (HPET).
     "tsc=reliable "
-    # The emulated CPU speculates nothing, and the detours cost it a third of its time.
+    # The emulated CPU speculates nothing: the detours would only cost it time.
     "mitigations=off"
 )
 PR_SET_PDEATHSIG = 1
@@ -66,8 +66,8 @@ class Processor:
     model: str = "max,+svm,+npt,-vgif"
     """For TCG; under KVM it is the host's."""
     vcpus: int = 1
-    """Two that run at once break: Linux patches its code while the other one runs it, when the
-    first guest comes and the last one goes, and TCG sometimes runs what was there before."""
+    """Two that run at once may break: Linux patches its code while the other one runs it, when the
+    first guest comes and the last one goes, and TCG seems to run what was there before."""
     thread: str = "multi"
     """TCG's: `multi`, a thread each virtual CPU, or `single`, one for all, with which KVM's guests
     do not get on where there are two."""
