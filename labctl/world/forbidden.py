@@ -15,6 +15,7 @@ FIRST = 100000
 """Where useradd(8) begins to give ranges (SUB_UID_MIN in login.defs(5))."""
 ETC = Path("/etc")
 PROC = Path("/proc")
+SYS = Path("/sys")
 
 
 def hint(reason: str) -> str:
@@ -24,6 +25,12 @@ def hint(reason: str) -> str:
     if sysctl := _sysctl():
         keep = f"to keep it: echo {sysctl} >>/etc/sysctl.d/labctl.conf"
         return f"as root, run: sysctl -w {sysctl} ({keep})"
+    if "unshare failed: Permission denied" in reason and _apparmor():
+        # EACCES is an LSM's; the kernel itself and seccomp say EPERM (apparmor_userns_create()).
+        return (
+            "an AppArmor profile denies it: as root, run: dmesg | grep userns_create, and allow "
+            "userns in the profile that it names (or take that away: apparmor_parser -R FILE)"
+        )
     if _status().get("Seccomp") == "2" and "unshare failed" in reason:
         return "a container forbids it: start it with --security-opt seccomp=unconfined, or be root"
     if "mount /proc" in reason:
@@ -89,6 +96,12 @@ def _sysctl() -> str:
             if (PROC / "sys" / knob.replace(".", "/")).read_text().strip() == bad:
                 return f"{knob}={better}"
     return ""
+
+
+def _apparmor() -> bool:
+    with contextlib.suppress(OSError):
+        return (SYS / "module/apparmor/parameters/enabled").read_text().strip() == "Y"
+    return False
 
 
 def _status() -> dict[str, str]:

@@ -19,8 +19,7 @@ from pathlib import Path
 
 from labctl.errors import LabctlError
 
-from . import image as runner_image
-from . import plan, sessions, soak
+from . import plan, sessions, soak, store
 from .image import CHECKOUT, HOMES, SUITES, USER, say
 from .machine import Processor, RunnerError
 
@@ -101,7 +100,7 @@ def _sessions(given: argparse.Namespace) -> list[plan.Session]:
 
 
 def _shell(given: argparse.Namespace, options: sessions.Options) -> int:
-    image = runner_image.get(given.suite or SUITES[0], anew=options.anew)
+    image = store.get(given.suite or SUITES[0], anew=options.anew)
     with tempfile.TemporaryDirectory() as folder:
         say(f"booting ({options.processor}): about a minute under TCG")
         console = Path(folder) / "console.log"

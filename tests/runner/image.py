@@ -1,15 +1,13 @@
 """The root file system of a runner: a stock Debian, with labctl's environment made in it.
 
-Made by mmdebstrap from Debian's packages (as root, or in a user namespace), kept in the user's
-cache under a digest of all it is made of. The checkouts in it are replaced by the one under test
-when the machine starts; what takes long, the packages and the Python environments, is there.
+Made by mmdebstrap from Debian's packages (as root, or in a user namespace), and kept (`store`).
+The checkouts in it are replaced by the one under test when the machine starts; what takes long,
+the packages and the Python environments, is there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import os
 import shutil
 import signal
@@ -18,8 +16,6 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-
-from labctl.world import paths
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
@@ -91,84 +87,12 @@ class Image:
         return self.folder / "known_hosts"
 
 
-def digest(suite: str) -> str:
-    """Return the SHA-256, in hex, over all that decides what is in an image."""
-    found = hashlib.sha256(suite.encode())
-    # Of pyproject.toml the package's part counts; what follows are the settings of the tools.
-    project, _, _ = (CHECKOUT / "pyproject.toml").read_bytes().partition(b"\n[tool.ruff")
-    found.update(project)
-    files = [HERE / "image.py", HERE / "make.sh", HERE / "provision.sh", CHECKOUT / "Makefile"]
-    files += [CHECKOUT / "labctl/system-packages.txt"]
-    files += [*sorted((CHECKOUT / "requirements").iterdir()), *_authorities()]
-    for file in files:
-        content = file.read_bytes()
-        found.update(f"{file.name} {len(content)}\0".encode() + content)
-    return found.hexdigest()
-
-
-def get(suite: str, *, anew: bool = False) -> Image:
-    """Return the image of a suite, built when there is none (or `anew`).
-
-    Raises `subprocess.CalledProcessError` when a program that builds it fails; its words are on
-    standard error.
-    """
-    top = paths.cache() / "runner"
-    top.mkdir(mode=0o700, parents=True, exist_ok=True)
-    image = Image(suite, top / f"{suite}-{digest(suite)[:16]}")
-    with (top / f".{suite}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # somebody else's build of it ends first
-        if anew or not image.folder.exists():
-            say(f"building a {suite} machine: some minutes, once")
-            building = f".building-{suite}-"
-            for left in top.glob(f"{building}*"):  # by a build that was killed
-                _remove(left)
-            part = Path(tempfile.mkdtemp(prefix=building, dir=top))
-            try:
-                made = Image(suite, part / "image")
-                made.folder.mkdir()
-                _build(made, part)
-                for old in top.glob(f"{suite}-*"):
-                    if old == image.folder or not _used(old):
-                        _remove(old)
-                made.folder.rename(image.folder)
-                if held := _in_use.pop(image.folder, None):  # on what is no more
-                    os.close(held)
-            finally:
-                _remove(part)
-        if image.folder not in _in_use:
-            _in_use[image.folder] = _lock_file(image.folder)
-            fcntl.flock(_in_use[image.folder], fcntl.LOCK_SH)
-    return image
-
-
-_in_use: dict[Path, int] = {}
-"""Folders that this process boots from, each with its lock: another checkout's build leaves them,
-for whoever logs in needs the key."""
-
-
-def _lock_file(folder: Path) -> int:
-    return os.open(folder / "known_hosts", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _used(folder: Path) -> bool:
-    """Whether some process boots from an image."""
-    with contextlib.suppress(FileNotFoundError):  # it is not whole
-        lock = _lock_file(folder)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(lock)
-    return False
-
-
 def _as_owner() -> list[str]:
     """Return the words before a command that may own files of any uid."""
     return [] if os.geteuid() == 0 else ["unshare", "--user", "--map-auto", "--map-root-user"]
 
 
-def _remove(folder: Path) -> None:
+def remove(folder: Path) -> None:
     """Remove a folder in which files of other uids may be left."""
     subprocess.run([*_as_owner(), "rm", "-rf", str(folder)], check=True)
 
@@ -200,7 +124,11 @@ def say(line: str) -> None:
     print(f"runner: {line}", file=sys.stderr, flush=True)
 
 
-def _build(made: Image, part: Path) -> None:
+def build(made: Image, part: Path) -> None:
+    """Make the files of an image, with `part` to work in.
+
+    Raises `subprocess.CalledProcessError` when a program fails; its words are on standard error.
+    """
     keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", HOST, "-f", str(made.key)]
     subprocess.run(keygen, check=True)
     bundle = part / "labctl.bundle"
@@ -213,7 +141,7 @@ def _build(made: Image, part: Path) -> None:
     # make's stamps in it hold the id of the machine that it will be.
     words += ["--skip=cleanup/reproducible"]
     brought = [HERE / "make.sh", HERE / "provision.sh", bundle, interfaces]
-    brought += [made.key.with_suffix(".pub"), *_authorities()]
+    brought += [made.key.with_suffix(".pub"), *authorities()]
     words += [f"--customize-hook=upload {file} /root/{file.name}" for file in brought]
     words += [f'--customize-hook=chroot "$1" sh /root/make.sh {USER}']
     words += [
@@ -234,7 +162,7 @@ def _build(made: Image, part: Path) -> None:
     _write_disk(archive, made.disk, part / "tree")
 
 
-def _authorities() -> list[Path]:
+def authorities() -> list[Path]:
     """Return the certificate authorities that this host trusts beside Debian's own."""
     return sorted(Path("/usr/local/share/ca-certificates").glob("*.crt"))
 

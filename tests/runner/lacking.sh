@@ -63,6 +63,23 @@ setting kernel.unprivileged_userns_clone 0 \
 setting user.max_user_namespaces 0 \
   'does not let labctl make namespaces' 'sysctl -w user.max_user_namespaces=10000'
 
+# A profile that denies it, where the kernel's AppArmor knows of such (since 6.7).
+if grep -qs userns_create /sys/kernel/security/apparmor/features/namespaces/mask; then
+  cat >/root/no-userns <<'PROFILE'
+abi <abi/4.0>,
+profile no-userns /{,usr/}bin/unshare {
+  allow all,
+  deny userns create,
+}
+PROFILE
+  apparmor_parser --add /root/no-userns
+  told "an AppArmor profile denies it" 'does not let labctl make namespaces' 'AppArmor profile'
+  apparmor_parser --remove /root/no-userns
+  rm /root/no-userns
+else
+  echo "this kernel's AppArmor knows no userns rule"
+fi
+
 chmod 600 /dev/kvm
 told "/dev/kvm is root's alone" '/dev/kvm is not yours' 'setfacl -m'
 chmod 660 /dev/kvm

@@ -75,8 +75,9 @@ TESTS = (
     "tests/integration/test_agent_ahead.py",
     "tests/integration/test_lab_verbs.py",
     "tests/integration/test_lab_plugin.py",
-    "tests/integration/test_cleanup_killed.py",
 )
+KILLS = ("tests/integration/test_cleanup_killed.py",)
+"""A session of their own: dozens of labs come up to be killed."""
 ROOT_TESTS = (
     "tests/integration/test_world.py",
     "tests/integration/test_network.py",
@@ -116,7 +117,7 @@ def experiment(name: str, user: str) -> Step:
     return Step(name, user, f"labctl experiment {name}", 2400)
 
 
-def pytest(user: str, *files: str) -> Step:
+def pytest(user: str, name: str, files: Sequence[str]) -> Step:
     """Return the step that runs tests; which ones failed is in their own records."""
     script = f"""\
 status=0
@@ -125,7 +126,7 @@ python -m pytest -v -rs --timeout=900 --junitxml=$report {shlex.join(files)} || 
 python .ci/skips.py $report || status=1
 exit $status
 """
-    return Step("tests", user, script, 5400)
+    return Step(name, user, script, 5400)
 
 
 def command(user: str, words: Sequence[str]) -> Step:
@@ -161,7 +162,8 @@ def whole() -> list[Session]:
                     doctor(user), Step("verbs", user, VERBS, 900), experiment("bridged", user),
                 )),
                 Session(f"{user}-router-hop", suite, (experiment("router-hop", user),)),
-                Session(f"{user}-tests", suite, (pytest(user, *tests),)),
+                Session(f"{user}-tests", suite, (pytest(user, "tests", tests),)),
+                Session(f"{user}-kills", suite, (pytest(user, "kills", KILLS),)),
                 Session(f"{user}-fresh", suite, (Step("fresh clone", user, FRESH, 5400),)),
             ]  # fmt: skip
         sessions += [

@@ -22,9 +22,8 @@ from labctl.guests import accel
 from labctl.images import cache
 from labctl.world import paths
 
-from . import image as runner_image
-from . import plan
-from .image import HOMES, Image, say
+from . import plan, store
+from .image import HOMES, Image, say, write_bundle
 from .machine import Machine, Processor, RunnerError, TimeoutEndedError
 
 Verdict = Literal["pass", "fail", "error"]
@@ -134,7 +133,7 @@ def _session(
     session: plan.Session, options: Options, folder: Path, outcomes: list[Outcome]
 ) -> None:
     """Run a session in a new machine. Raises `RunnerError` when that breaks."""
-    image = runner_image.get(session.suite, anew=options.anew and session.suite not in options.made)
+    image = store.get(session.suite, anew=options.anew and session.suite not in options.made)
     options.made.add(session.suite)
     with booted(image, options.processor, options.memory, folder / "console.log") as machine:
         say(f"{_label(session)}: booted in {machine.uptime:.0f} s ({options.processor})")
@@ -173,7 +172,7 @@ def booted(image: Image, processor: Processor, memory: int, console: Path) -> It
     images.get("micro")
     with tempfile.TemporaryDirectory(prefix="labctl-share-") as scratch:
         share = Path(scratch)
-        runner_image.write_bundle(share / "labctl.bundle")
+        write_bundle(share / "labctl.bundle")
         shutil.copytree(
             HERE / "inside", share / "runner", ignore=shutil.ignore_patterns("__pycache__")
         )

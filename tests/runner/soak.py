@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 
-from . import image as runner_image
-from . import plan, sessions
+from . import plan, sessions, store
 from .image import USER, say
 from .machine import RunnerError, TimeoutEndedError
 
@@ -22,7 +21,7 @@ ROUND_SECONDS = 1200.0
 
 def run(suite: str, options: sessions.Options, seconds: float) -> int:
     """Let guests come and go for so long; return 0 when the runner held, 3 when it broke."""
-    image = runner_image.get(suite, anew=options.anew)
+    image = store.get(suite, anew=options.anew)
     folder = options.results / "soak"
     folder.mkdir(parents=True, exist_ok=True)
     begun, rounds = time.monotonic(), 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shlex
 import subprocess
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 from junitparser import JUnitXml
 
-from runner import image, plan, sessions
+from labctl.errors import DeadlineError
+from runner import image, plan, sessions, store
 from runner.__main__ import _options, _sessions
 from runner.machine import Ended, Machine, Processor, RunnerError, TimeoutEndedError
 
@@ -77,7 +79,7 @@ def run(
     """Run one session of steps; return the exit code, each outcome and how many were booted."""
     machines = Machines(answers, differs, break_at)
     monkeypatch.setattr(sessions, "booted", machines.booted)
-    monkeypatch.setattr(image, "get", lambda suite, **_: image.Image(suite, results))
+    monkeypatch.setattr(store, "get", lambda suite, **_: image.Image(suite, results))
     steps = tuple(plan.Step(f"step {name}", "root", name, 1) for name in answers)
     options = sessions.Options(Processor(), results)
     status = sessions.run([plan.Session("one", "bookworm", steps)], options)
@@ -160,7 +162,7 @@ def test_what_an_earlier_run_wrote_is_not_taken_for_this_one_s(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "tests.xml").write_text("earlier")
-    monkeypatch.setattr(image, "get", lambda *_, **__: sys.exit("no image"))
+    monkeypatch.setattr(store, "get", lambda *_, **__: sys.exit("no image"))
     with pytest.raises(SystemExit):
         sessions.run([plan.Session("one", "bookworm", ())], sessions.Options(Processor(), tmp_path))
     report = JUnitXml.fromfile(str(tmp_path / "tests.xml"))
@@ -289,7 +291,7 @@ def test_the_tree_under_test_is_what_is_there(tmp_path: Path) -> None:
 
 
 def test_an_image_is_known_by_its_suite() -> None:
-    assert image.digest("bookworm") == image.digest("bookworm") != image.digest("trixie")
+    assert store.digest("bookworm") == store.digest("bookworm") != store.digest("trixie")
 
 
 def test_the_words_of_a_command_stay_what_they_are(
@@ -306,10 +308,10 @@ def pretend_to_build(monkeypatch: pytest.MonkeyPatch, cache: Path) -> list[str]:
         built.append(made.suite)
         made.known_hosts.write_text(f"{len(built)}")
 
-    monkeypatch.setattr(image, "_build", build)
-    monkeypatch.setattr(image, "_in_use", {})
+    monkeypatch.setattr(store, "build", build)
+    monkeypatch.setattr(store, "_in_use", {})
     monkeypatch.setattr("labctl.world.paths.cache", lambda: cache)
-    monkeypatch.setattr(image, "digest", lambda _: f"{len(built):016}")
+    monkeypatch.setattr(store, "digest", lambda _: f"{len(built):016}")
     return built
 
 
@@ -317,7 +319,7 @@ def test_an_image_that_another_checkout_boots_from_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pretend_to_build(monkeypatch, tmp_path)
-    first = image.get("bookworm")
+    first = store.get("bookworm")
     holder = f"""import fcntl, os, sys, time
 fcntl.flock(os.open({str(first.known_hosts)!r}, os.O_RDONLY), fcntl.LOCK_SH)
 print(flush=True)
@@ -325,16 +327,30 @@ time.sleep(1000)"""
     with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE) as other:
         assert other.stdout
         other.stdout.readline()
-        os.close(image._in_use.pop(first.folder))
-        second = image.get("bookworm")
+        os.close(store._in_use.pop(first.folder))
+        second = store.get("bookworm")
         assert first.known_hosts.exists()
         assert second.known_hosts.exists()
         other.kill()
-    third = image.get("bookworm")
+    third = store.get("bookworm")
     assert not first.folder.exists()
     assert third.known_hosts.exists()
     assert second.folder.exists()  # this process boots from it
     assert not list((tmp_path / "runner").glob(".building-*"))
+
+
+def test_a_build_that_hangs_elsewhere_is_waited_for_and_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pretend_to_build(monkeypatch, tmp_path)
+    monkeypatch.setattr(store, "WAIT_SECONDS", 0.0)
+    (tmp_path / "runner").mkdir()
+    with (tmp_path / "runner/.bookworm.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(DeadlineError, match="another build of a bookworm machine"):
+            store.get("bookworm")
+    assert "waiting for it" in capfd.readouterr().err
+    assert store.get("bookworm").known_hosts.exists()
 
 
 def test_machines_are_made_anew_once_a_suite(
@@ -346,7 +362,7 @@ def test_machines_are_made_anew_once_a_suite(
         asked.append(anew)
         return image.Image(suite, tmp_path)
 
-    monkeypatch.setattr(image, "get", get)
+    monkeypatch.setattr(store, "get", get)
     monkeypatch.setattr(sessions, "booted", Machines({"true": 0}, "", 1).booted)
     steps = (plan.Step("step", "root", "true", 1),)
     options = sessions.Options(Processor(), tmp_path, anew=True)

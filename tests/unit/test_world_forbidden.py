@@ -24,6 +24,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text("ann:100000:65536\neve:165536:65536\n")
     monkeypatch.setattr(forbidden, "ETC", tmp_path)
     monkeypatch.setattr(forbidden, "PROC", tmp_path)
+    monkeypatch.setattr(forbidden, "SYS", tmp_path / "sysfs")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "getuid", lambda: 1000)
     monkeypatch.setattr(os, "getgid", lambda: 1000)
@@ -79,6 +80,23 @@ def test_where_apparmor_lets_a_namespace_be_made_and_nothing_be_done_in_it_it_is
 ) -> None:
     knob(host, "kernel/apparmor_restrict_unprivileged_userns", "1")
     assert "apparmor_restrict_unprivileged_userns=0" in forbidden.hint(said)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "said", "named"),
+    [
+        ("Y", "unshare: unshare failed: Permission denied", True),
+        ("N", "unshare: unshare failed: Permission denied", False),
+        ("Y", DENIED, False),
+    ],
+)
+def test_an_apparmor_profile_that_denies_it_is_told_by_its_errno(
+    host: Path, enabled: str, said: str, named: bool
+) -> None:
+    parameters = host / "sysfs/module/apparmor/parameters"
+    parameters.mkdir(parents=True)
+    (parameters / "enabled").write_text(f"{enabled}\n")
+    assert ("AppArmor profile" in forbidden.hint(said)) is named
 
 
 @pytest.mark.parametrize(
