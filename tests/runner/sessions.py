@@ -176,7 +176,11 @@ def booted(image: Image, processor: Processor, memory: int, console: Path) -> It
         shutil.copytree(
             HERE / "inside", share / "runner", ignore=shutil.ignore_patterns("__pycache__")
         )
-        shutil.copytree(cache.root() / "images", share / "images", copy_function=_link)
+        # Not what somebody builds or fetches just now.
+        shutil.copytree(
+            cache.root() / "images", share / "images", copy_function=_link,
+            ignore=shutil.ignore_patterns(".*", "*.part"),
+        )  # fmt: skip
         with Machine.start(
             image, processor, memory=memory, share=share, console=console
         ) as machine:
