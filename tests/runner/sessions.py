@@ -138,7 +138,7 @@ def _session(
     with booted(image, options.processor, options.memory, folder / "console.log") as machine:
         say(f"{_label(session)}: booted in {machine.uptime:.0f} s ({options.processor})")
         prepare(machine)
-        take(machine, "before")
+        take(machine, "before", OWN + session.ignored)
         for step in session.steps:
             outcome = _step(machine, session, step, folder)
             outcomes.append(_told(outcome))
@@ -224,9 +224,9 @@ make install
     machine.ok("root", "systemctl is-system-running --wait || systemctl --failed --no-pager", 600)
 
 
-def take(machine: Machine, name: str) -> None:
-    """Take a snapshot of the whole machine, kept in it."""
-    words = " ".join(shlex.quote(one) for one in OWN)
+def take(machine: Machine, name: str, ignored: Sequence[str]) -> None:
+    """Take a snapshot of the whole machine, without files of such globs; kept in it."""
+    words = " ".join(shlex.quote(one) for one in ignored)
     # What can be seen neither before nor after would pass for the same: nothing may be lacking.
     script = f"cd {INSIDE} && python3 -I snapshot.py take --ignore {words} --may-lack >{name}.json"
     machine.ok("root", script, PREPARE_SECONDS)
