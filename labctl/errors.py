@@ -8,7 +8,27 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from enum import IntEnum
+
+UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb]"
+)
+"""Control characters but newline and tab, those that turn the direction of what follows, and halves
+of surrogate pairs, which cannot be written at all."""
+
+
+def clean(text: str) -> str:
+    r"""Return foreign text as it can be shown on a terminal: what would act there is spelt out.
+
+    Newlines and tabs stay, an escape becomes the four characters `\x1b`. What is clean stays the
+    same.
+    """
+    return UNSAFE.sub(lambda found: _spelt(ord(found[0])), text)
+
+
+def _spelt(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class ExitCode(IntEnum):
@@ -40,10 +60,10 @@ class LabctlError(Exception):
     exit_code = ExitCode.ERROR
 
     def __init__(self, message: str, hint: str = "", detail: str = "") -> None:
-        super().__init__(message, hint, detail)  # all as args: the error must survive pickling
-        self.message = message
-        self.hint = hint
-        self.detail = detail
+        # Whatever it quotes, of a guest's or of a stranger's file, is for a terminal in the end.
+        self.message, self.hint, self.detail = clean(message), clean(hint), clean(detail)
+        # All as args: the error must survive pickling.
+        super().__init__(self.message, self.hint, self.detail)
 
     def __str__(self) -> str:
         return self.message

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from labctl.errors import LabctlError
+from labctl.errors import LabctlError, clean
 
 if TYPE_CHECKING:
     from labctl.capture.session import Evidence
@@ -252,13 +252,15 @@ _RUN = pytest.StashKey[_Run]()
 
 
 def _consoles(lab: Lab) -> dict[str, str]:
+    from labctl.guests import console  # here, as all that a lab needs
+
     logs = sorted((lab.directory / "console").glob("*.log"))
-    return {f"{lab.name}: {log.stem}": log.read_text(errors="replace") for log in logs}
+    return {f"{lab.name}: {log.stem}": console.text(log) for log in logs}
 
 
 def _tail(text: str) -> str:
     lines = [line.rstrip() for line in text.replace("\r", "").splitlines() if line.strip()]
-    return "\n".join(lines[-CONSOLE_LINES:]) or "(it stayed empty)"
+    return clean("\n".join(lines[-CONSOLE_LINES:])) or "(it stayed empty)"
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -24,6 +24,9 @@ from labctl.capture.correlate_keys import (
 from labctl.capture.frame import TCP, UDP
 from labctl.capture.session import Sighting
 
+MOST_PIECES = 1024
+"""Of a segment that is split or merged: more than the longest super-frame has at the usual MTU."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -94,6 +97,8 @@ class _Match:
 
     def by_key(self, key: Key, damaged: bool = False) -> None:
         """Pair what shares a key; where several do, by order and time."""
+        if not self.open_a or not self.open_b:
+            return
         self._pair(
             _grouped((i, self.earlier[i].traits) for i in self.open_a),
             _grouped((i, self.later[i].traits) for i in self.open_b),
@@ -140,7 +145,7 @@ class _Match:
 
     def follow_bytes(self) -> None:
         """Find segments that were split or merged, datagrams of a super-frame, and fragments."""
-        if self._followed:
+        if self._followed or not self.open_a or not self.open_b:
             return
         self._followed = True
         self._segments(same_ends=True)
@@ -172,7 +177,9 @@ class _Match:
             end = begin + len(later.traits.payload)
             low = bisect.bisect_left(starts, (begin - LONGEST, -1))
             high = bisect.bisect_left(starts, (end, -1))
-            around = [(start, a) for start, a in starts[low:high] if self._causes(a, later)]
+            # Whoever repeats the same bytes ten thousand times gets no ten thousand comparisons.
+            near = starts[max(low, high - MOST_PIECES) : high]
+            around = [(start, a) for start, a in near if self._causes(a, later)]
             # The latest cause of every byte: an earlier one was repeated because it was lost.
             around.sort(key=lambda pair: (self.earlier[pair[1]].time_ns, pair[1]), reverse=True)
             missing = [(begin, end)]
@@ -237,6 +244,8 @@ class _Match:
     def unwrap(self) -> None:
         """Pair what went into an encapsulation with its carrier, and what came out with its."""
         for key, _ in KEYS[:4]:
+            if not self.open_a or not self.open_b:
+                return
             self._pair(
                 _grouped((i, self.earlier[i].traits) for i in self.open_a),
                 _grouped((i, self.later[i].inner) for i in self.open_b),

@@ -31,12 +31,13 @@ _OWN = "labctl-"
 """What the names of our trace instances begin with; the watch's token follows."""
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*\Z")
 _LINE = re.compile(
-    r"\s(?P<time>\d+\.\d+): kfree_skb: skbaddr=(?P<skb>\S+).*?"
-    r"\bprotocol=(?P<protocol>\d+) location=(?P<location>\S+)(?: reason: (?P<reason>\w+))?"
+    r"\s(?P<time>\d{1,12}\.\d{1,9}): kfree_skb: skbaddr=(?P<skb>\S{1,40}) .{0,80}?"
+    r"\bprotocol=(?P<protocol>\d{1,9}) location=(?P<location>\S{1,200})"
+    r"(?: reason: (?P<reason>\w{1,80}))?"
 )
 _ARRIVAL = re.compile(
-    r"\s(?P<time>\d+\.\d+): netif_receive_skb: "
-    r"dev=(?P<device>\S+) skbaddr=(?P<skb>\S+) len=(?P<length>\d+)"
+    r"\s(?P<time>\d{1,12}\.\d{1,9}): netif_receive_skb: "
+    r"dev=(?P<device>\S{1,80}) skbaddr=(?P<skb>\S{1,40}) len=(?P<length>\d{1,9})"
 )
 
 
@@ -44,6 +45,8 @@ _UNWRAPPING_SECONDS = 0.05
 """How long a kernel may take from a packet to what is inside it."""
 
 _FILL = re.compile(r"entries-in-buffer/entries-written: (\d+)/(\d+)")
+_LONGEST_LINE = 1000
+"""Characters of a line of a trace that are looked at: a guest may write what it likes."""
 
 
 class DropsError(LabctlError):
@@ -192,7 +195,7 @@ def parse_drops(text: str) -> tuple[Drop, ...]:
     drops = []
     came: dict[str, list[Arrival]] = {}
     recorded = False
-    for line in text.splitlines():
+    for line in (whole[:_LONGEST_LINE] for whole in text.splitlines()):
         arrival, dropped = _ARRIVAL.search(line), _LINE.search(line)
         if arrival:
             recorded = True

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from labctl.capture.correlate import Link, Seen, match, prepare
+from labctl.capture.correlate import MOST_PIECES, Link, Seen, match, prepare
 from labctl.capture.correlate_clocks import GUESS_SLACK_NS, HOST, Clock, guest_clock
 from labctl.capture.correlate_keys import differences
 from labctl.capture.frame import Packet
@@ -168,7 +168,7 @@ def _advance(
         company = max(len(sharing[link.later]) for link in mine) - 1
         damaged = any(link.damaged for link in mine)
         trail.steps.append(_step(watch.place, trail.packet, seen, trail.last, damaged, company))
-        trail.last = seen
+        trail.last = seen[:MOST_PIECES]
 
 
 def _begin(passed: Sequence[_Watch], place: Place, seen: Seen) -> _Trail:

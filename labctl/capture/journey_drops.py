@@ -13,6 +13,7 @@ tcp_validate_incoming, tcp_rcv_state_process), net/ipv4/tcp_ipv4.c (tcp_v4_rcv).
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -59,9 +60,15 @@ DROP_WINDOW_NS = 500_000_000
 CHECKSUM_WINDOW_NS = 10_000_000_000
 """The same for a checksum's sake: a datagram is summed when its receiver gets to reading it
 (kernel: udp_recvmsg), which in a busy emulated guest takes its time."""
+MOST_DROPS = 500
+"""That are looked into: each is compared with what was seen of its connection."""
+_NEAREST = 200
+"""Packets that are compared with a drop, the nearest in time."""
 _JITTER_NS = 20_000_000
 """How far apart two readings of a guest's two clocks may lie, in an emulated guest."""
 _ETHERNET = 14
+_ANY = -1
+"""Whatever the length."""
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
 _FLAGS = {"TCP_RESET": _RST, "TCP_INVALID_SYN": _SYN}
 """Reasons that only packets with a flag can get."""
@@ -110,25 +117,40 @@ def with_drops(
     if place.place != "guest":
         return result
     ended = _Ended(journeys, place)
+    talk = _Talk(heard)
     told = [d for d in drops if d.owner == place.owner and d.reason not in SILENT_REASONS]
     told.sort(key=lambda drop: (drop.arrivals is None, drop.time_ns))
     found: dict[int, GuestDrop] = {}
-    for drop in told:
-        key = ended.named(drop, found) if drop.arrivals is not None else None
+    for drop in told[:MOST_DROPS]:
+        key = ended.named(drop) if drop.arrivals is not None else None
         if drop.arrivals is None:
-            key = ended.likely(drop, found, heard)
+            key = ended.likely(drop, talk)
         if key is not None:
             found[key] = drop
+            ended.take(key)
     lost = {
         key
         for key, drop in found.items()
-        if not _forgiven(drop, ended.sightings[key], heard, found.keys())
+        if not _forgiven(drop, ended.sightings[key], talk, found.keys())
     }
     for key, drop in found.items():
-        why = _forgiven(drop, ended.sightings[key], heard, lost - {key})
+        why = _forgiven(drop, ended.sightings[key], talk, lost - {key})
         for number in ended.journeys[key]:
             result[number] = _dropped(result[number], drop, why)
     return result
+
+
+class _Talk:
+    """All that was seen at a hop, put together by connection, both ways, in its order."""
+
+    def __init__(self, heard: Sequence[Sighting]) -> None:
+        self._of: dict[frozenset[tuple[str | None, int | None]], list[Sighting]] = {}
+        for seen in heard:
+            self._of.setdefault(frozenset(_ends(seen.judgement.packet)), []).append(seen)
+
+    def of(self, seen: Sighting) -> Sequence[Sighting]:
+        """Return what was seen of the connection that a packet belongs to."""
+        return self._of.get(frozenset(_ends(seen.judgement.packet)), ())
 
 
 class _Ended:
@@ -149,42 +171,51 @@ class _Ended:
                 self.journeys.setdefault(id(seen), []).append(number)
                 self.steps[id(seen)] = last
                 self.protocols[id(seen)] = journey.protocol
+        # In the order of time, all of them and those of each length; what was found is taken out.
+        self._free: dict[int, list[tuple[int, int]]] = {}
+        for key, seen in self.sightings.items():
+            for length in (_ANY, seen.record.original_length):
+                bisect.insort(self._free.setdefault(length, []), (seen.time_ns, key))
 
-    def named(self, drop: GuestDrop, taken: Iterable[int]) -> int | None:
+    def take(self, key: int) -> None:
+        """Leave a sighting out from now on: what it was is known."""
+        seen = self.sightings[key]
+        for length in (_ANY, seen.record.original_length):
+            self._free[length].remove((seen.time_ns, key))
+
+    def _near(self, length: int, when: int, before: int, after: int) -> list[int]:
+        """Return the free sightings of a length around a time, the nearest first."""
+        free = self._free.get(length, [])
+        low = bisect.bisect_left(free, (when - before, 0))
+        high = bisect.bisect_left(free, (when + after + 1, 0))
+        middle = bisect.bisect_left(free, (when, 0))
+        near = free[max(low, middle - _NEAREST) : min(high, middle + _NEAREST)]
+        return [key for _, key in sorted(near, key=lambda pair: abs(pair[0] - when))]
+
+    def named(self, drop: GuestDrop) -> int | None:
         """Return the sighting of the packet whose arrival the kernel told of."""
-        free = self.sightings.keys() - set(taken)
         for came in drop.arrivals or ():
             if came.device != self.place.link:
                 continue
-            fitting = [
-                key
-                for key in free
-                if self._may_be(drop, key)
-                and self.sightings[key].record.original_length == came.length + _ETHERNET
-                and abs(self.sightings[key].time_ns - came.time_ns) <= DROP_WINDOW_NS
-            ]
-            if fitting:
-                return min(fitting, key=lambda key: abs(self.sightings[key].time_ns - came.time_ns))
+            length = came.length + _ETHERNET
+            for key in self._near(length, came.time_ns, DROP_WINDOW_NS, DROP_WINDOW_NS):
+                if self._may_be(drop, key):
+                    return key
         return None
 
-    def likely(
-        self, drop: GuestDrop, taken: Iterable[int], heard: Sequence[Sighting]
-    ) -> int | None:
+    def likely(self, drop: GuestDrop, talk: _Talk) -> int | None:
         """Return the sighting that a drop without a named packet fits, shortly before it."""
         window = CHECKSUM_WINDOW_NS if drop.reason in CHECKSUM_REASONS else DROP_WINDOW_NS
-        fitting = [
-            key
-            for key in self.sightings.keys() - set(taken)
-            if self._may_be(drop, key)
-            and (drop.reason in CHECKSUM_REASONS) == unusable(self.steps[key])
-            and 0 <= drop.time_ns - self.sightings[key].time_ns + _JITTER_NS <= window
-        ]
-        if drop.reason in REPEATED_REASONS | ODD_REASONS:
+        for key in self._near(_ANY, drop.time_ns, window - _JITTER_NS, _JITTER_NS):
+            if not self._may_be(drop, key):
+                continue
+            if (drop.reason in CHECKSUM_REASONS) != unusable(self.steps[key]):
+                continue
             # Of any connection of the guest, such as its management's: only a copy can be meant.
-            fitting = [k for k in fitting if _forgiven(drop, self.sightings[k], heard, ())]
-        if not fitting:
-            return None
-        return min(fitting, key=lambda key: abs(drop.time_ns - self.sightings[key].time_ns))
+            copies = drop.reason in REPEATED_REASONS | ODD_REASONS
+            if not copies or _forgiven(drop, self.sightings[key], talk, ()):
+                return key
+        return None
 
     def _may_be(self, drop: GuestDrop, key: int) -> bool:
         """Tell whether such a packet can be dropped for that reason at all."""
@@ -218,14 +249,12 @@ def _dropped(journey: Journey, drop: GuestDrop, why: str) -> Journey:
     return replace(journey, steps=steps, fate=Fate.DROPPED, reason=drop.reason, remark="")
 
 
-def _forgiven(
-    drop: GuestDrop, seen: Sighting, heard: Sequence[Sighting], lost: Iterable[int]
-) -> str:
+def _forgiven(drop: GuestDrop, seen: Sighting, talk: _Talk, lost: Iterable[int]) -> str:
     """Say why nothing was lost by a drop; empty where what was seen does not prove that.
 
     `lost` are the identities of sightings that cannot be proof: they were dropped themselves.
     """
-    packet = seen.judgement.packet
+    packet, heard = seen.judgement.packet, talk.of(seen)
     flags = packet.tcp_flags
     if flags is None or packet.seq is None:
         return ""

@@ -120,6 +120,8 @@ def _description(hop: HopEvidence) -> str:
     else:
         words.append(f"dropped by the kernel: {hop.trailer.drops}")
         words.append(f"receive errors: {hop.trailer.errors}")
+    if hop.left_out:
+        words.append(f"not kept: {hop.left_out}")
     return "; ".join(words)
 
 
@@ -146,14 +148,16 @@ def _hop(name: str, description: str, blocks: Sequence[Any]) -> HopEvidence:
         record = _record(block)
         sightings.append(Sighting(name, record, record.judge(mtu)))
     told = re.search(r"dropped by the kernel: (\d+)", description)
+    more = re.search(r"not kept: (\d+)", description)
+    left_out = int(more[1]) if more else 0
     if not told:
         note = description.partition("cut: ")[2] or "what was lost is not known"
-        return HopEvidence(name, tuple(sightings), None, None, note)
+        return HopEvidence(name, tuple(sightings), None, None, note, left_out=left_out)
     drops = int(told[1])
     failed = re.search(r"receive errors: (\d+)", description)  # not told in older records
     errors = int(failed[1]) if failed else 0
     trailer = Trailer(len(blocks) + drops, drops, len(blocks), errors, 0)
-    return HopEvidence(name, tuple(sightings), None, trailer)
+    return HopEvidence(name, tuple(sightings), None, trailer, left_out=left_out)
 
 
 def _record(block: Any) -> Record:

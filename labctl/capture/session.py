@@ -2,18 +2,17 @@
 
 How a program gets to its place (a process of the host, of a lab's world, or of a guest through
 ssh) is the caller's: it gives a `Spawn`. The streams are files, so what was seen outlives every
-process, and an observer that dies leaves a cut stream rather than nothing.
+process, and an observer that dies leaves a cut stream rather than nothing. Each byte of them is
+read once, and no more is kept than `Limits` allow.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,58 +20,30 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import IO
 
 from labctl.capture.judge import Judgement
+from labctl.capture.limits import Limits
+from labctl.capture.spawn import CaptureError, Handle, Spawn, start_process, why_ended
 from labctl.capture.stream import (
     Direction,
     Header,
     Record,
     Stream,
     StreamError,
+    StreamParser,
     Trailer,
-    read_header,
-    read_stream,
 )
 from labctl.errors import LabctlError
 from labctl.world.deadline import Deadline
-from labctl.world.process import environment, last_words
+from labctl.world.process import last_words
 
 SNAP = 262144
 """Bytes kept of each frame by default: everything, since only a whole packet can be judged."""
 LOOK_SECONDS = 0.005
 LONGEST_LOOK_SECONDS = 0.2
-
-
-class CaptureError(LabctlError):
-    """An observer did not start, or what it left cannot be read."""
-
-
-class Handle(Protocol):
-    """A running observer."""
-
-    def poll(self) -> int | None:
-        """Return its exit status, or None while it runs."""
-        ...
-
-    def finish(self, deadline: Deadline) -> int:
-        """Close its standard input, wait for its end, return its exit status.
-
-        Raises `DeadlineError`, the program killed, when it does not end in time.
-        """
-        ...
-
-    def kill(self, number: int = signal.SIGTERM) -> None:
-        """Send it a signal."""
-        ...
-
-
-class Spawn(Protocol):
-    """Starts a program with a pipe as its standard input and its output in files."""
-
-    def __call__(self, argv: Sequence[str], *, stdout: Path, stderr: Path) -> Handle:
-        """Start `argv`."""
-        ...
+_CHUNK = 1 << 20
+_ERRORS_LONGEST = 4096
 
 
 @dataclass(frozen=True)
@@ -144,6 +115,10 @@ class HopEvidence:
     """Our clock when the header was first seen."""
     asked_ns: int | None = None
     """Our clock when the observer was asked to end; None where it had ended by itself."""
+    left_out: int = 0
+    """Frames that the observer told of beyond what is kept of a hop."""
+    full: bool = False
+    """Whether the observer was ended because it had written all that it may."""
 
     @property
     def cut(self) -> bool:
@@ -157,8 +132,18 @@ class HopEvidence:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing was missed: no cut, no drop, no receive error."""
-        return self.trailer is not None and not self.trailer.drops and not self.trailer.errors
+        """Whether nothing was missed: no cut, no drop, no receive error, nothing left out."""
+        trailer = self.trailer
+        return trailer is not None and not (trailer.drops or trailer.errors or self.left_out)
+
+    @property
+    def limited(self) -> str:
+        """Say what more there was than is kept of a hop; empty where nothing was."""
+        if self.full:
+            return f"only the first {len(self.sightings)} frames were kept: too many bytes came"
+        if self.left_out:
+            return f"only the first {len(self.sightings)} frames were kept, {self.left_out} not"
+        return ""
 
     @property
     def clock_offset_ns(self) -> int | None:
@@ -207,6 +192,7 @@ class Capture:
         *,
         deadline: Deadline,
         spawn: Spawn | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """Prepare to write one stream a point into `directory`, ready by `deadline`.
 
@@ -214,10 +200,13 @@ class Capture:
         """
         self.points = tuple(points)
         self.directory = directory
+        self.limits = limits or Limits.of(len(self.points))
+        """What each point may fill."""
         self._deadline = deadline
         self._spawn: Spawn = spawn or start_process
         self._handles: list[Handle] = []
         self._arrived: dict[int, int] = {}
+        self._readers: list[_Reader] = []
         names = [point.hop for point in self.points]
         if len(set(names)) != len(names):
             raise CaptureError(f"two observation points share a name: {', '.join(names)}")
@@ -233,9 +222,14 @@ class Capture:
                 for path in (self._stream(number), self._errors(number)):
                     path.unlink(missing_ok=True)  # an old header would prove nothing
                 handle = self._spawn(
-                    point.argv, stdout=self._stream(number), stderr=self._errors(number)
+                    point.argv,
+                    stdout=self._stream(number),
+                    stderr=self._errors(number),
+                    limit=self.limits.bytes,
                 )
                 self._handles.append(handle)
+                reader = _Reader(self._stream(number), point.hop, self.limits.frames)
+                self._readers.append(reader)
             pause = LOOK_SECONDS
             while len(self._arrived) < len(self.points):
                 self._look()
@@ -265,10 +259,23 @@ class Capture:
 
         Raises `KeyError` for a hop that is not observed.
         """
+        return self._hop(self._number(hop), "")
+
+    def fresh(self, hop: str, seen: int) -> Sequence[Sighting]:
+        """Return what one hop has seen after its first `seen` sightings.
+
+        Raises `KeyError` for a hop that is not observed.
+        """
+        reader = self._readers[self._number(hop)]
+        with contextlib.suppress(StreamError):  # told at the end
+            reader.read()
+        return reader.sightings[seen:]
+
+    def _number(self, hop: str) -> int:
         names = [point.hop for point in self.points]
         if hop not in names:
             raise KeyError(hop)
-        return self._hop(names.index(hop), "")
+        return names.index(hop)
 
     def stop(self, deadline: Deadline) -> Evidence:
         """End every observer and return what they saw.
@@ -285,13 +292,16 @@ class Capture:
             try:
                 if handle.poll() is not None:
                     asked_ns = None
-                return _ending(handle.finish(deadline)), asked_ns
+                return why_ended(handle.finish(deadline)), asked_ns
             except LabctlError as wrong:
                 return wrong.message, None
 
         with ThreadPoolExecutor(max_workers=max(1, len(handles))) as pool:
             ends = list(pool.map(finish, handles))
-        return Evidence(tuple(self._hop(number, *end) for number, end in enumerate(ends)))
+        try:
+            return Evidence(tuple(self._hop(number, *end) for number, end in enumerate(ends)))
+        finally:
+            self._close()
 
     def abandon(self) -> None:
         """Kill the observers that still run."""
@@ -300,6 +310,11 @@ class Capture:
             with contextlib.suppress(LabctlError):
                 handle.kill(signal.SIGKILL)
                 handle.finish(Deadline(5, "ending an observer"))
+        self._close()
+
+    def _close(self) -> None:
+        for reader in self._readers:
+            reader.close()
 
     def _stream(self, number: int) -> Path:
         return self.directory / f"{number:02}.capture"
@@ -309,7 +324,8 @@ class Capture:
 
     def _words(self, number: int) -> str:
         try:
-            return last_words(self._errors(number).read_text(errors="replace"))
+            with self._errors(number).open("rb") as file:
+                return last_words(file.read(_ERRORS_LONGEST).decode(errors="replace"))
         except OSError:
             return ""
 
@@ -320,9 +336,9 @@ class Capture:
                 continue
             ended = self._handles[number].poll()  # before the file is read: it may just be done
             try:
-                header = read_header(self._stream(number))
+                header = self._readers[number].read_header()
             except StreamError as wrong:
-                words = f"the observer at {point.hop} writes no stream"
+                words = f"the observer at {point.hop} writes no stream: {wrong.message}"
                 raise CaptureError(words, wrong.hint) from wrong
             if header is not None:
                 self._arrived[number] = time.time_ns()
@@ -331,17 +347,86 @@ class Capture:
                 raise CaptureError(f"cannot observe at {point.hop}: {words}")
 
     def _hop(self, number: int, note: str, asked_ns: int | None = None) -> HopEvidence:
-        point = self.points[number]
+        point, reader = self.points[number], self._readers[number]
         try:
-            stream = read_stream(self._stream(number))
+            reader.read()
+            stream = reader.stream()
         except (OSError, StreamError) as wrong:
             stream = Stream(None, (), None, str(wrong))
-        if stream.cut:
+        full = stream.cut and reader.size >= self.limits.bytes
+        if full:
+            note = f"its observer was ended: it wrote more than {self.limits.bytes >> 20} MiB"
+        elif stream.cut:
             parts = [stream.note, note, self._words(number)]
             note = "; ".join(dict.fromkeys(part for part in parts if part))
         else:
             note = ""  # with a trailer all is there, whatever became of the ssh that carried it
-        return judged(point.hop, stream, note, self._arrived.get(number), asked_ns)
+        return HopEvidence(
+            point.hop,
+            tuple(reader.sightings[: len(stream.records)]),
+            stream.header,
+            stream.trailer,
+            note,
+            self._arrived.get(number),
+            asked_ns,
+            stream.left_out,
+            full,
+        )
+
+
+class _Reader:
+    """Reads one stream's file as it grows, and judges each frame once.
+
+    It holds the file open: what was seen outlives a lab that goes down meanwhile.
+    """
+
+    def __init__(self, path: Path, hop: str, frames: int) -> None:
+        self.path, self.hop = path, hop
+        self.size = 0
+        """Bytes read so far."""
+        self.sightings: list[Sighting] = []
+        self._parser = StreamParser(hop, frames)
+        self._file: IO[bytes] | None = None
+
+    def read_header(self) -> Header | None:
+        """Return the header once it is there; raises `StreamError` for what is none."""
+        if self._parser.header is None:
+            self._read(4096 + 12)
+        return self._parser.header
+
+    def read(self) -> None:
+        """Read on to the present end of the file; raises `StreamError` for what is no stream."""
+        end = self._end()
+        while self.size < end and self._read(min(_CHUNK, end - self.size)):
+            pass
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _end(self) -> int:
+        """Return how long the file is now, once it is there."""
+        if self._file is None:
+            with contextlib.suppress(FileNotFoundError):
+                self._file = self.path.open("rb", buffering=0)
+        return os.fstat(self._file.fileno()).st_size if self._file is not None else 0
+
+    def _read(self, most: int) -> bool:
+        """Read at most so many bytes; return whether there were any."""
+        data = os.pread(self._file.fileno(), most, self.size) if self._end() and self._file else b""
+        self.size += len(data)
+        self._parser.feed(data)
+        header = self._parser.header
+        for record in self._parser.records[len(self.sightings) :]:
+            mtu = header.mtu if header else None
+            self.sightings.append(Sighting(self.hop, record, record.judge(mtu)))
+        return bool(data)
+
+    def stream(self) -> Stream:
+        """Return all that was read."""
+        return self._parser.stream()
 
 
 def judged(
@@ -361,52 +446,5 @@ def judged(
         note,
         arrived_ns,
         asked_ns,
+        stream.left_out,
     )
-
-
-def _ending(status: int) -> str:
-    """Say why an observer ended; on a write error its status is the errno, 1 is anything else."""
-    if status in (errno.ENOSPC, errno.EIO, errno.EPIPE, errno.EDQUOT):
-        return f"its observer could not write: {os.strerror(status)}"
-    return f"its observer exited with {status}" if status else ""
-
-
-class _Process:
-    """A `Handle` over a child of this process."""
-
-    def __init__(self, child: subprocess.Popen[bytes]) -> None:
-        self._child = child
-
-    def poll(self) -> int | None:
-        return self._child.poll()
-
-    def finish(self, deadline: Deadline) -> int:
-        if self._child.stdin:
-            with contextlib.suppress(BrokenPipeError):
-                self._child.stdin.close()
-        try:
-            return self._child.wait(deadline.left)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-            raise deadline.error("an observer did not end") from None
-
-    def kill(self, number: int = signal.SIGTERM) -> None:
-        self._child.send_signal(number)
-
-
-def start_process(argv: Sequence[str], *, stdout: Path, stderr: Path) -> Handle:
-    """Start an observer as a child of this process, in this process's namespaces."""
-    with stdout.open("wb") as out, stderr.open("wb") as err:
-        try:
-            child = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=err,
-                env=environment(),
-                start_new_session=True,  # Ctrl-C is ours to handle: it must not cut the streams
-            )
-        except OSError as wrong:
-            raise CaptureError(f"cannot start {argv[0]}: {wrong.strerror}") from None
-    return _Process(child)

@@ -29,7 +29,8 @@ from types import TracebackType
 from typing import Literal
 
 from labctl.capture import xenflags_program
-from labctl.capture.session import Handle, Sighting, Spawn, start_process
+from labctl.capture.session import Sighting
+from labctl.capture.spawn import Handle, Spawn, start_process
 from labctl.capture.xenflags_program import HEAD, RECORD
 from labctl.errors import LabctlError
 from labctl.world.deadline import Deadline
@@ -267,6 +268,10 @@ def _take(alike: list[list[FlagsSeen]], time_ns: int, way: Way) -> FlagsSeen | N
     return best[1].pop(best[2]) if best else None
 
 
+MOST_BYTES = 32 << 20
+"""Of what the observer says, which is looked through as a whole: a line for each packet."""
+
+
 class FlagsWatch:
     """The observer of the flags at some vifs, as a context manager that leaves nothing running.
 
@@ -298,11 +303,13 @@ class FlagsWatch:
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.unlink(missing_ok=True)
-        self._handle = self._spawn(self._argv, stdout=self._path, stderr=self._errors)
+        self._handle = self._spawn(
+            self._argv, stdout=self._path, stderr=self._errors, limit=MOST_BYTES
+        )
         try:
             while True:
                 ended = self._handle.poll()  # before the file is read: it may just be done
-                if "\n" in self._text():
+                if "\n" in self._text(1 << 16):
                     return self
                 if ended is not None:
                     words = self._last_words() or f"it exited with {ended}"
@@ -356,9 +363,10 @@ class FlagsWatch:
                 handle.kill(signal.SIGKILL)
                 handle.finish(Deadline(5, "ending the observer of the flags"))
 
-    def _text(self) -> str:
+    def _text(self, most: int = MOST_BYTES) -> str:
         try:
-            return self._path.read_text(errors="replace")
+            with self._path.open("rb") as file:
+                return file.read(most).decode(errors="replace")
         except OSError:
             return ""
 

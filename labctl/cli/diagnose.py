@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from labctl.cli.display import display
+from labctl.cli.out import Styled, say
 from labctl.cli.trace import (
     chosen_protocol,
     chosen_version,
@@ -74,7 +75,7 @@ def diagnose_flow(
 
 def _print(found: diagnosing.Diagnosis) -> None:
     colour = {Finding.HEALTHY: "green", Finding.UNKNOWN: "yellow"}.get(found.verdict.finding, "red")
-    click.echo(click.style(found.verdict.sentence, fg=colour, bold=True))
+    say(Styled(found.verdict.sentence, fg=colour, bold=True))
     if found.verdict.journey is not None:
         print_journey(found.verdict.journey)
     if found.verdict.evidence:
@@ -84,7 +85,7 @@ def _print(found: diagnosing.Diagnosis) -> None:
     for note in (*found.notes, *found.trace.notes):
         click.echo(f"  note: {note}")
     if found.trace.partial:
-        click.echo(click.style("  partial: evidence is missing, see the notes", fg="yellow"))
+        say(Styled("  partial: evidence is missing, see the notes", fg="yellow"))
     if found.proof:
         _print_proof(found.proof)
     elif found.knobs:

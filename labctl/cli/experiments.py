@@ -9,6 +9,7 @@ import click
 
 from labctl.cli import report
 from labctl.cli.display import display
+from labctl.cli.out import Styled, say
 from labctl.cli.words import accel_option, json_option, print_json, print_table
 from labctl.errors import ExitCode
 from labctl.experiments import load, runner
@@ -61,7 +62,7 @@ def run_experiments(
 
 def _print_page(run: Run, path: Path) -> None:
     click.echo("")
-    click.echo(click.style(run.experiment, bold=True))
+    say(Styled(run.experiment, bold=True))
     click.echo(run.hypothesis)
     click.echo("")
     if run.story:
@@ -70,8 +71,8 @@ def _print_page(run: Run, path: Path) -> None:
     colours = {Verdict.PASS: "green", Verdict.SKIP: "yellow"}
     for arm in run.arms:
         count = sum(check.verdict is Verdict.PASS for check in arm.checks)
-        word = click.style(f"{arm.verdict:5}", fg=colours.get(arm.verdict, "red"))
-        click.echo(f"  {word}  {arm.name}: {count} of {len(arm.checks)} checks pass")
+        word = Styled(f"{arm.verdict:5}", fg=colours.get(arm.verdict, "red"))
+        say("  ", word, f"  {arm.name}: {count} of {len(arm.checks)} checks pass")
         for check in arm.checks:
             if check.verdict is not Verdict.PASS:
                 click.echo(
@@ -83,8 +84,8 @@ def _print_page(run: Run, path: Path) -> None:
     for note in run.notes:
         click.echo(f"  note: {note}")
     click.echo("")
-    word = click.style(str(run.verdict), fg=colours.get(run.verdict, "red"), bold=True)
-    click.echo(f"verdict: {word} ({sum(run.timings.get(k, 0) for k in ('experiment',)):.0f} s)")
+    word = Styled(str(run.verdict), fg=colours.get(run.verdict, "red"), bold=True)
+    say("verdict: ", word, f" ({sum(run.timings.get(k, 0) for k in ('experiment',)):.0f} s)")
     click.echo(f"recorded: {path}")
 
 

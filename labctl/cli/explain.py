@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from labctl.cli.out import Styled, say
 from labctl.cli.words import json_option, print_json, print_table
 
 
@@ -35,7 +36,7 @@ def explain(experiment: str | None, as_json: bool) -> None:
         print_json(told.to_json())
         return
     for line in lines(told):
-        click.echo(click.style(line, bold=True) if line[:1].strip() else line)
+        say(Styled(line, bold=True) if line[:1].strip() else line)
 
 
 COMMANDS = (explain,)

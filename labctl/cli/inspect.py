@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from labctl.cli.out import Styled, say
 from labctl.cli.words import json_option, print_json, print_table
 from labctl.errors import ExitCode
 
@@ -68,9 +69,9 @@ def inspect_file(
 def _print(report: Report, flows: int) -> None:
     click.echo(f"{report.name}: {report.format}, {', '.join(report.links) or 'no frames'}")
     if report.note:
-        click.echo(
-            click.style("partial evidence", fg="yellow", bold=True)
-            + f": {report.note}; what follows is of the whole part before"
+        say(
+            Styled("partial evidence", fg="yellow", bold=True),
+            f": {report.note}; what follows is of the whole part before",
         )
     times = f"{_clock(report.first_ns)} to {_clock(report.last_ns)}" if report.first_ns else ""
     click.echo(f"{report.frames:,} frames  {times}".rstrip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import shlex
 import signal
@@ -21,6 +22,7 @@ from labctl.cli.words import (
     print_table,
 )
 from labctl.errors import ExitCode, GuestError, LabctlError, UsageError
+from labctl.guests import console as console_log
 from labctl.guests import xen
 from labctl.lab import ending, state, status
 from labctl.lab.lab import Lab
@@ -104,7 +106,8 @@ def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     """Open a shell in NODE, or run COMMAND there.
 
     It goes over the management network. The words of COMMAND are joined and read by the shell in
-    the guest, as ssh does.
+    the guest, as ssh does. What NODE writes is passed on as it is, as ssh does too: on a terminal
+    that includes its escape sequences.
     """
     running = Lab.attach(lab)
     words = running.node(node).ssh_argv(shared=False)
@@ -119,7 +122,11 @@ def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
 @click.argument("node")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 def execute(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
-    """Run COMMAND in NODE word by word, without a shell. NODE may be a router too."""
+    """Run COMMAND in NODE word by word, without a shell. NODE may be a router too.
+
+    What it writes is passed on byte by byte, as ssh does: on a terminal that includes its escape
+    sequences. `labctl exec NODE COMMAND | cat -v` shows them in safety.
+    """
     if command[0] == "--":  # click leaves it in, as it stands behind the first argument
         command = command[1:]
     if not command:
@@ -145,7 +152,12 @@ def _become(words: list[str]) -> NoReturn:
 @lab_option
 @click.argument("node")
 def console(lab: str | None, node: str) -> None:
-    """Talk to NODE's console; leave with Ctrl-]."""
+    """Talk to NODE's console; leave with Ctrl-].
+
+    On a terminal what NODE writes goes there as it is, escape sequences and all, as over a serial
+    line: `labctl logs` shows the same in safety. Anywhere else it is passed on as `labctl logs`
+    prints it.
+    """
     running = Lab.attach(lab)
     running.check_console(node)
     line = terminal.socket_at(running.directory / "console" / f"{node}.sock", node)
@@ -161,22 +173,33 @@ def console(lab: str | None, node: str) -> None:
 @click.option("--follow", "-f", is_flag=True, help="Go on as the console does.")
 @click.argument("node")
 def logs(lab: str | None, follow: bool, node: str) -> None:
-    """Print what NODE's console has said."""
+    """Print what NODE's console has said.
+
+    Of a console that says very much the beginning and the end are kept. What would act on a
+    terminal, such as an escape sequence, is spelt out.
+    """
     running = Lab.attach(lab)
     running.check_console(node)
     log = Path(running.directory / "console" / f"{node}.log")
     if not log.exists():
         raise GuestError(f"{node} has not been started yet", "run: labctl status")
-    with log.open("rb") as text:
-        while True:
-            piece = text.read()
-            sys.stdout.buffer.write(piece.replace(b"\r", b""))
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    begin = 0
+    while True:
+        try:
+            size = log.stat().st_size
+            if size < begin:
+                begin = 0  # another log: the guest was started again
+            for piece in console_log.pieces(log, begin, size):
+                # Not click.echo: in a pipe it leaves out what it takes for colours.
+                sys.stdout.write(decoder.decode(piece).replace("\r", ""))
             sys.stdout.flush()
-            if not follow:
-                return
-            if not log.exists():
-                sys.exit(ExitCode.OK)  # the lab went down
-            time.sleep(0.1)
+        except FileNotFoundError:
+            sys.exit(ExitCode.OK)  # the lab went down
+        if not follow:
+            return
+        begin = size
+        time.sleep(0.1)
 
 
 COMMANDS = (down, show_status, ssh_to, execute, console, logs)

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from labctl import __version__
+from labctl.cli import out
 from labctl.cli.verbs import Verbs
 from labctl.cli.words import print_error
 from labctl.errors import ExitCode, LabctlError, refusal
@@ -137,6 +138,7 @@ def _fault(fault: Exception) -> LabctlError:
 
 def main() -> NoReturn:
     """Run the command and exit with one of `ExitCode`."""
+    out.install()
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1) means it
         signal.signal(signal.SIGHUP, _stop)

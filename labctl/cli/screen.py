@@ -6,12 +6,12 @@ import threading
 import time
 from typing import Self
 
-from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from labctl.cli.page import CleanConsole
 from labctl.events import Event
 
 MARKS = {"start": "…", "progress": "·", "done": "✓", "failed": "✗"}
@@ -23,7 +23,7 @@ class Screen:
 
     def __init__(self) -> None:
         """Prepare to draw on standard error."""
-        console = Console(stderr=True)
+        console = CleanConsole(stderr=True)
         self._running: dict[tuple[str, str], tuple[Event, Spinner]] = {}
         self._lock = threading.Lock()
         self._live = Live(console=console, transient=True, get_renderable=self._draw)

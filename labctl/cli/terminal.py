@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import select
@@ -91,6 +92,9 @@ def talk(line: socket.socket, node: str) -> None:
 
 
 def _relay(line: socket.socket, keyboard: int) -> None:
+    # A person at a terminal wants the guest's own screen; a pipe or a log wants its words.
+    raw = os.isatty(keyboard) and os.isatty(sys.stdout.fileno())
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     sources: list[int] = [line.fileno(), keyboard]
     while True:
         readable, _, _ = select.select(sources, [], [], None if keyboard in sources else 2.0)
@@ -100,7 +104,11 @@ def _relay(line: socket.socket, keyboard: int) -> None:
             said = line.recv(4096)
             if not said:
                 return
-            os.write(sys.stdout.fileno(), said)
+            if raw:
+                os.write(sys.stdout.fileno(), said)
+            else:
+                sys.stdout.write(decoder.decode(said).replace("\r", ""))
+                sys.stdout.flush()
         if keyboard in readable:
             typed = os.read(keyboard, 4096)
             if not typed:

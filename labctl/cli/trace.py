@@ -8,19 +8,21 @@ from pathlib import Path
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from labctl.capture import pcapng
 from labctl.capture.journey import Fate, Happening, Journey, Step, summary
 from labctl.cli.display import display
+from labctl.cli.out import Styled, say
+from labctl.cli.page import Page
 from labctl.cli.words import json_option, lab_option, print_json
 from labctl.errors import ExitCode, LabctlError, UsageError
 from labctl.experiments import trace as tracing
 from labctl.experiments.trace_flow import Protocol
 from labctl.experiments.trace_plan import plan
 from labctl.lab.lab import Lab
+from labctl.world.deadline import Deadline
 
 TABLES = 8
 """At most so many tables unless all are asked for."""
@@ -104,8 +106,8 @@ def write_html(path: Path, found: tracing.Trace, lab: Lab) -> None:
 )
 @click.option("--wait", is_flag=True, help="Send nothing: wait until somebody does.")
 @click.option(
-    "--timeout", type=click.FloatRange(0.1, 3600), default=tracing.WAIT_SECONDS,
-    show_default=True, metavar="SECONDS", help="How long to wait for the flow with --wait.",
+    "--timeout", type=click.FloatRange(1, 3600), metavar="SECONDS",
+    help=f"When all of it is to be over. [default with --wait: {tracing.WAIT_SECONDS:g}]",
 )  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Show a table for every packet.")
 @click.option("--pcapng", "file", type=click.Path(path_type=Path), help="Write the packets there.")
@@ -124,7 +126,7 @@ def trace_flow(
     to: str,
     at: Sequence[str],
     wait: bool,
-    timeout: float,
+    timeout: float | None,
     everything: bool,
     file: Path | None,
     page: Path | None,
@@ -139,11 +141,20 @@ def trace_flow(
     version = chosen_version(four, six)
     writable(file)
     writable(page)
+    if wait and timeout is None:
+        timeout = tracing.WAIT_SECONDS
+    within = Deadline(timeout, "the trace") if timeout else None
     running = Lab.attach(lab)
     flow, path = plan(running, source, destination, protocol, port, version=version, to=to, at=at)
     with display() as show:
         found = tracing.trace(
-            running, flow, path, count=count, wait=timeout if wait else None, emit=show
+            running,
+            flow,
+            path,
+            count=count,
+            wait=timeout if wait else None,
+            within=within,
+            emit=show,
         )
     if as_json:
         print_json(found.to_json())
@@ -165,7 +176,7 @@ def print_trace(
     found: tracing.Trace, *, everything: bool = False, waited: float | None = None
 ) -> None:
     """Print the journeys: a table for what matters, a line for the rest."""
-    click.echo(click.style(f"{found.flow.text}, {found.source} to {found.destination}", bold=True))
+    say(Styled(f"{found.flow.text}, {found.source} to {found.destination}", bold=True))
     courses = summary(found.journeys)
     first = {id(way[0]) for way in (found.there, found.back) if way}
     shown = [
@@ -191,7 +202,7 @@ def print_trace(
     for note in found.notes:
         click.echo(f"  note: {note}")
     if found.partial:
-        click.echo(click.style("  partial: evidence is missing, see the notes", fg="yellow"))
+        say(Styled("  partial: evidence is missing, see the notes", fg="yellow"))
 
 
 def _print_nothing(found: tracing.Trace, waited: float | None) -> None:
@@ -232,7 +243,7 @@ def ending(journey: Journey) -> str:
 
 def print_journey(journey: Journey, times: int = 1) -> None:
     """Print one journey as a table."""
-    console = Console(highlight=False)
+    console = Page(highlight=False)
     if not console.is_terminal:
         console.width = 160
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)

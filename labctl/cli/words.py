@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from labctl.errors import LabctlError
+from labctl.errors import UNSAFE, LabctlError, clean
 from labctl.topology import TopologyError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,7 +61,12 @@ def print_error(error: LabctlError) -> None:
 
 def print_json(value: object) -> None:
     """Print one JSON document."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    click.echo(printable_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)))
+
+
+def printable_json(text: str) -> str:
+    """Return the same JSON without characters that act on a terminal, by JSON's own escapes."""
+    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
@@ -76,13 +81,13 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str =
     if not console.is_terminal:
         console.width = 240
     table = Table(
-        box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold",
-        pad_edge=False,
+        box=box.SIMPLE_HEAD, title=Text(clean(title)) if title else None, title_justify="left",
+        title_style="bold", pad_edge=False,
     )  # fmt: skip
     for name in head:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(Text(clean(cell), style=STYLES.get(cell, "")) for cell in row))
     console.print(table)
 
 

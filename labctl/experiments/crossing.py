@@ -7,6 +7,7 @@ hop of the path is observed and both guests' kernels are watched.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -124,6 +125,10 @@ def cross(
             crossing.udp = probes.udp(lab, source, destination, crossing.back)
         crossing.evidence = _stop(seeing)
     arm.keep(crossing.evidence)
+    # The streams' files are in the lab's memory, and all that was seen is kept by now.
+    shutil.rmtree(seeing.directory, ignore_errors=True)
+    if more := [f"{hop.hop}: {hop.limited}" for hop in crossing.evidence.hops if hop.limited]:
+        arm.error("capture", "more came than is kept of a capture", more)
     return crossing
 
 
@@ -139,7 +144,8 @@ def check_answer(arm: Arm, name: str, answer: Answer | None, works: bool) -> boo
     passed = None if answer.works is None else answer.works is works
     if name == "ssh" and passed and not works:
         passed = answer.hangs  # refused, or a key that is not known, is another story
-    return arm.check(name, words[0] if works else words[1], answer.text, passed)
+    expects = words[0] if works else words[1]
+    return arm.check(name, expects, answer.text, passed, evidence=answer.attempts)
 
 
 def check_in_effect(arm: Arm, what: str, wanted: bool, active: bool) -> bool:

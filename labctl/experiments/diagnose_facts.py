@@ -57,7 +57,7 @@ def gather(lab: Lab, flow: Flow, path: Sequence[Hop]) -> Facts:
     ends = [hop for hop in (source, destination) if _known(lab, hop)]
     return Facts(
         listening=_listening(lab, flow, destination.owner),
-        route=" ".join(result.stdout.split()) if result.ok else "",
+        route=" ".join(result.stdout[:1000].split()) if result.ok else "",
         route_back=lab.node(destination.owner).run(answer, check=False).ok,
         down=tuple(hop.name for hop in path if not _is_up(lab, hop)),
         forwards=forwards,
@@ -80,8 +80,11 @@ def _known(lab: Lab, hop: Hop) -> bool:
 
 def _is_up(lab: Lab, hop: Hop) -> bool:
     if hop.place == "guest":
-        text = lab.node(hop.owner).run(f"cat /sys/class/net/{hop.link}/flags", check=False).stdout
-        return not text.strip() or bool(int(text, 16) & links.IFF_UP)
+        return lab.node(hop.owner).ask(
+            f"cat /sys/class/net/{hop.link}/flags",
+            lambda text: not text.strip() or bool(int(text, 16) & links.IFF_UP),
+            check=False,
+        )
     netns = hop.owner if hop.place == "router" else ""
     return lab.place(hop.host).call(inside, netns, links.is_up, hop.link)
 
@@ -92,8 +95,10 @@ def _listening(lab: Lab, flow: Flow, destination: str) -> bool | None:
     # A socket of IPv6 usually serves IPv4 too.
     tables = [flow.protocol + "6"] + ([flow.protocol] if flow.version == 4 else [])
     files = " ".join(f"/proc/net/{name}" for name in tables)
-    text = lab.node(destination).run(f"cat {files} 2>/dev/null || true").stdout
-    return listens(text, flow.port or 0, _LISTEN if flow.protocol == "tcp" else _UNCONNECTED)
+    state = _LISTEN if flow.protocol == "tcp" else _UNCONNECTED
+    return lab.node(destination).ask(
+        f"cat {files} 2>/dev/null || true", lambda text: listens(text, flow.port or 0, state)
+    )
 
 
 def listens(text: str, port: int, state: str = _LISTEN) -> bool:

@@ -19,14 +19,25 @@ from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.lab.watch import counters
 from labctl.world.deadline import Deadline
+from labctl.world.process import last_words
 
 SSH_SECONDS = 90.0
 """For one command over SSH between two busy emulated guests; a hang is told in about a second."""
 LOOK_SECONDS = 0.1
 HANGS = "hangs"
 NO_CAUSE = "no cause seen"
+BROKE = "the connection broke"
 _IMPATIENT = re.compile(r"timed? ?out", re.IGNORECASE)
 """What an SSH client says that gave up waiting."""
+_ANSWERED = re.compile(
+    r"refused|no route to host|unreachable|permission denied|no auth methods|authentication"
+    r"|host key|bad port",
+    re.IGNORECASE,
+)
+"""What an SSH client says that got a no for an answer, which it would get again. Anything else, as
+a connection that was closed or reset, may be a busy server's doing and accuses no network."""
+ATTEMPTS = 3
+"""Times that SSH is tried which broke for no cause that was seen."""
 SIGNS = 2
 """Checksum errors that make a hang: the packet and its retransmission died of the same cause."""
 
@@ -41,6 +52,8 @@ class Answer:
     """One line, for a reader."""
     errors: dict[str, dict[str, int]] = field(default_factory=dict)
     """By how much each node's checksum error counters grew meanwhile."""
+    attempts: tuple[str, ...] = ()
+    """What came of the attempts before this one, which told nothing."""
 
     @property
     def hangs(self) -> bool:
@@ -78,7 +91,9 @@ def ping(lab: Lab, source: str, address: str, count: int = 2) -> Answer:
     errors = {name: drops.grown(before[name], after[name]) for name in after}
     said = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
     refusal = next((line.strip()[:120] for line in said if _REFUSED.search(line)), "")
-    match = re.search(r"(\d+) packets transmitted, (\d+) (?:packets )?received", result.stdout)
+    match = re.search(
+        r"(?<!\d)(\d{1,9}) packets transmitted, (\d{1,9}) (?:packets )?received", result.stdout
+    )
     if not match:
         return Answer(False if refusal else None, f"ping said: {refusal or _last(said)}", errors)
     sent, received = int(match[1]), int(match[2])
@@ -128,9 +143,11 @@ def _last(lines: Sequence[str]) -> str:
 def ssh(lab: Lab, source: str, destination: str, address: str) -> Answer:
     """Run a command on `destination`, at `address`, by SSH from `source`: over the network's way.
 
-    It works when the command's output comes back. It does not when the client says so, or when a
-    receiver counts `SIGNS` checksum errors while it waits: a retransmission is summed as the first
-    transmission was, so it cannot fare better. A client that gave up waiting tells nothing.
+    It works when the command's output comes back. It does not when the client got a no for an
+    answer, or when a receiver counts `SIGNS` checksum errors while it waits: a retransmission is
+    summed as the first transmission was, so it cannot fare better. A client that gave up waiting
+    tells nothing. One whose connection broke is started again, at most `ATTEMPTS` times in all:
+    where each broke and no receiver counted a cause, it could not be told.
 
     The server is left with `tcp_synack_retries` 0: by its default it would go on answering the
     client of a hang for a minute, and each of these answers would count in what is measured next.
@@ -139,22 +156,45 @@ def ssh(lab: Lab, source: str, destination: str, address: str) -> Answer:
     client, server = lab.node(source), lab.node(destination)
     server.run("echo 0 >/proc/sys/net/ipv4/tcp_synack_retries")
     before = {node.name: counters(node) for node in (client, server)}
-    job = client.start(f"ssh root@{address} hostname")
     deadline = Deadline(SSH_SECONDS, f"SSH from {source} to {destination}")
+    broken: list[str] = []
+    while True:
+        answer = _ssh(client, server, address, before, deadline)
+        if answer.works is not None or not answer.text.startswith(BROKE):
+            break
+        broken.append(answer.text)
+        if len(broken) == ATTEMPTS or deadline.passed:
+            text = f"{answer.text} ({len(broken)} times, {NO_CAUSE})"
+            return Answer(None, text, answer.errors, tuple(broken[:-1]))
+    if not broken:
+        return answer
+    tries = f"at attempt {len(broken) + 1}, before: {'; '.join(broken)}"
+    return Answer(answer.works, f"{answer.text} ({tries})", answer.errors, tuple(broken))
+
+
+def _ssh(
+    client: Node,
+    server: Node,
+    address: str,
+    before: Mapping[str, Mapping[str, int]],
+    deadline: Deadline,
+) -> Answer:
+    """Try SSH once; an answer that begins with `BROKE` says nothing of the network."""
+    job = client.start(f"ssh root@{address} hostname")
     try:
         while not deadline.passed:
             status = job.poll()
             errors = _growth(before, client, server)
             if status == 0:
                 said = job.output.strip()
-                right = said == destination
-                return Answer(right, "works" if right else f"reached {said!r}", errors)
+                right = said == server.name
+                return Answer(right, "works" if right else f"reached {said[:80]!r}", errors)
+            why = ""
             if status is not None:
-                words = job.errors.strip().splitlines()
-                why = words[-1] if words else f"exit status {status}"
+                why = last_words(job.errors, 1) or f"exit status {status}"
                 if not job.begun:  # the way to run anything there failed, not the way under test
-                    return Answer(None, f"{source} did not run the client: {why}", errors)
-                if not _IMPATIENT.search(why):
+                    return Answer(None, f"{client.name} did not run the client: {why}", errors)
+                if _ANSWERED.search(why) and not _IMPATIENT.search(why):
                     return Answer(False, why, errors)
             blamed = [
                 f"{name} counted {grown['TcpInCsumErrors']} TCP checksum errors"
@@ -163,8 +203,10 @@ def ssh(lab: Lab, source: str, destination: str, address: str) -> Answer:
             ]
             if blamed and (status is not None or job.poll() is None):
                 return Answer(False, f"{HANGS}: {', '.join(blamed)}", errors)
-            if status is not None:
+            if status is not None and _IMPATIENT.search(why):
                 return Answer(None, f"the client gave up, {NO_CAUSE}: {why}", errors)
+            if status is not None:
+                return Answer(None, f"{BROKE}: {why}", errors)
             time.sleep(LOOK_SECONDS)
     finally:
         job.stop()

@@ -6,7 +6,6 @@ import inspect
 import json
 import secrets
 import shlex
-import shutil
 import time
 import traceback
 from dataclasses import replace
@@ -17,6 +16,7 @@ from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
 from labctl.experiments.model import Experiment
 from labctl.experiments.trial import Skip, Trial, state_of
+from labctl.guests import console
 from labctl.guests.accel import Policy
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Environment, Run, Verdict, host_environment
@@ -131,7 +131,7 @@ def _end(lab: Lab, recorder: Recorder, timings: dict[str, float]) -> None:
     begun = time.monotonic()
     try:
         for log in sorted((lab.directory / "console").glob("*.log")):
-            shutil.copy(log, recorder.console)
+            console.copy(log, recorder.console / log.name)
     finally:
         lab.down()
         timings["down"] = time.monotonic() - begun
@@ -154,6 +154,6 @@ def _environment(lab: Lab, host: Environment) -> Environment:
         libvirt=versions["libvirt"],
         accelerator=lab.accel,
         images={image.name: image.digest for image in lab.images.values()},
-        guest_kernels={node.name: node.run("uname -r").stdout.strip() for node in lab.nodes},
+        guest_kernels={node.name: node.run("uname -r").stdout.strip()[:100] for node in lab.nodes},
         offloads=lab.offloads(),
     )

@@ -131,7 +131,7 @@ def bulk(lab: Lab, source: str, destination: str, address: str) -> Answer:
 
 def _arrived(ended: int, output: str, errors: str) -> Answer:
     """Judge what a receiver told: the status of what it received with, and how many bytes came."""
-    match = re.fullmatch(r"(\d+)\s+(\d+)", output.strip())
+    match = re.fullmatch(r"(\d{1,18})\s{1,9}(\d{1,18})", output.strip())
     if ended != 0 or not match:
         said = " ".join((errors.strip() or output.strip() or "nothing").split())[:120]
         return Answer(None, f"the receiver ended with {ended} and said: {said}")
@@ -191,7 +191,7 @@ def fixups(lab: Lab, *names: str) -> dict[str, int]:
             (vif, lab.node(node.model.host), vif),
         ):
             text = where.run(["ethtool", "-S", link]).stdout
-            if not (match := re.search(rf"{FIXUP}: (\d+)", text)):
+            if not (match := re.search(rf"{FIXUP}: (\d{{1,18}})", text)):
                 raise GuestError(f"the driver of {key} does not count {FIXUP}")
             found[key] = int(match[1])
     return found

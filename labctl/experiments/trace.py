@@ -20,18 +20,19 @@ from labctl.capture import drops
 from labctl.capture.correlate_clocks import Clock
 from labctl.capture.journey import Fate, Journey
 from labctl.capture.journey_build import ARRIVING_NS, Wanted, clocks, follow
-from labctl.capture.journey_drops import GuestDrop
+from labctl.capture.journey_drops import MOST_DROPS, SILENT_REASONS, GuestDrop
+from labctl.capture.limits import Limits
 from labctl.capture.session import Capture, Evidence
-from labctl.errors import LabctlError
+from labctl.errors import GuestError, LabctlError
 from labctl.events import Emit, Event, silent
 from labctl.experiments.trace_errors import Complaint, complaints
-from labctl.experiments.trace_evidence import Streams, cut, early, on_clock
+from labctl.experiments.trace_evidence import cut, early, limited, on_clock
 from labctl.experiments.trace_flow import Flow, receive_command, send_command
 from labctl.lab.lab import Lab
-from labctl.lab.node import Job, Node
+from labctl.lab.node import COMMAND_SECONDS, Job, Node
 from labctl.lab.path import Hop
 from labctl.lab.state import alive
-from labctl.lab.watch import DropWatch, capture, counters, watch_drops
+from labctl.lab.watch import START_SECONDS, DropWatch, capture, counters, watch_drops
 from labctl.world.deadline import Deadline
 
 CONNECT_SECONDS = 6.0
@@ -43,6 +44,12 @@ QUIET_SECONDS = 0.3
 LINGER_SECONDS = 3.0
 """How long something may still be under way before it is taken to be lost."""
 LOOK_SECONDS = 0.1
+STOP_LEAST_SECONDS = 5.0
+"""For observers to end even where the time given is over: what they saw is still wanted."""
+ASK_LEAST_SECONDS = 2.0
+"""The same for a command in a guest."""
+MOST_SHARE, SHARE_SECONDS = 0.25, 6.0
+"""Of the time given, for what comes after waiting: at most so many seconds."""
 DOWN = "the lab went down meanwhile"
 
 _CLOCKS = """perl -e '
@@ -152,16 +159,18 @@ def trace(
     count: int = 1,
     wait: float | None = None,
     receive: bool = True,
+    within: Deadline | None = None,
     emit: Emit = silent,
 ) -> Trace:
     """Send the flow `count` times, or wait at most `wait` seconds for it, and follow its packets.
 
     Where nothing takes in UDP datagrams, a program of labctl's own does so unless `receive` is off.
-    Once the observers are ready there is always a result: what fails later makes it partial.
-    Raises `LabctlError` when the observers cannot be started.
+    Once the observers are ready there is always a result: what fails later makes it partial. Where
+    all is to be over `within` a deadline, each stage gets what is left of it, and waiting leaves
+    some for what comes after. Raises `LabctlError` when the observers cannot be started.
     """
     path = tuple(path)
-    run = _Run(lab, flow, path, count, receive, emit)
+    run = _Run(lab, flow, path, count, receive, emit, within)
     with _folder(lab) as folder:
         return run.go(folder, wait)
 
@@ -177,7 +186,9 @@ class _Run:
         count: int,
         receive: bool,
         emit: Emit,
+        within: Deadline | None,
     ) -> None:
+        self.within = within
         self.lab, self.flow, self.path, self.emit = lab, flow, path, emit
         self.count, self.receive = count, receive
         self.source, self.destination = _ends(path)
@@ -185,6 +196,8 @@ class _Run:
         self.said: list[str] = []
         self.notes: list[str] = []
         self.trouble = ""
+        self.missing: list[str] = []
+        """What is lacking in the evidence besides the captures."""
         self.waiting = False
         self.until_ns: int | None = None
         """When all of the flow was taken to have been sent; what begins later is not followed."""
@@ -197,15 +210,17 @@ class _Run:
     def go(self, folder: Path, wait: float | None) -> Trace:
         self.emit(Event("trace", self.flow.text, "start", "starting the observers"))
         with contextlib.ExitStack() as stack:
-            seeing = stack.enter_context(capture(self.lab, self.path, folder))
-            streams = Streams(seeing, stack)
+            starting = self._left(START_SECONDS)
+            limits = Limits.of(len(self.path), self.within.seconds if self.within else None)
+            seeing = stack.enter_context(capture(self.lab, self.path, folder, starting, limits))
             try:
                 self._traffic(seeing, wait)
             except LabctlError as wrong:
                 self.trouble = wrong.message
             self._go_on()
             asked_ns = time.time_ns()
-            evidence = streams.saved(seeing.stop(Deadline(STOP_SECONDS, "ending the capture")))
+            ending = Deadline(self._left(STOP_SECONDS, STOP_LEAST_SECONDS), "ending the capture")
+            evidence = seeing.stop(ending)
         if self.trouble and not alive(self.lab.directory):
             # Which of its parts failed first is chance: why they did is what must be told.
             self.trouble = DOWN if self.trouble == DOWN else f"{DOWN}: {self.trouble}"
@@ -215,12 +230,24 @@ class _Run:
         self.emit(Event("trace", self.flow.text, state, detail))  # type: ignore[arg-type]
         return found
 
+    def _left(self, usual: float, least: float = 0.0) -> float:
+        """Return the seconds a stage may take: `usual`, or what is left, but at least `least`."""
+        return usual if self.within is None else max(least, min(usual, self.within.left))
+
+    def _asking(self) -> float:
+        """Return the seconds a command in a guest may take."""
+        return self._left(COMMAND_SECONDS, ASK_LEAST_SECONDS)
+
+    def _counters(self, node: Node) -> dict[str, int]:
+        return counters(node, self._asking())
+
     def _traffic(self, seeing: Capture, wait: float | None) -> None:
-        before = {name: counters(node) for name, node in self.nodes.items()}
+        before = {name: self._counters(node) for name, node in self.nodes.items()}
         passed = {name: router.counters() for name, router in self.routers.items()}
         with contextlib.ExitStack() as stack:
             watches = {
-                name: stack.enter_context(watch_drops(node)) for name, node in self.nodes.items()
+                name: stack.enter_context(watch_drops(node, seconds=self._asking))
+                for name, node in self.nodes.items()
             }
             self.emit(Event("trace", self.flow.text, "progress", "sending"))
             self.waiting = wait is not None
@@ -232,7 +259,7 @@ class _Run:
             for name, watch in watches.items():
                 self.drops += self._told(self.nodes[name], watch)
         for name, node in self.nodes.items():
-            grown = drops.grown(before[name], counters(node))
+            grown = drops.grown(before[name], self._counters(node))
             if grown:
                 self.errors[name] = grown
         for name, router in self.routers.items():
@@ -246,11 +273,13 @@ class _Run:
                 job = stack.enter_context(self._receiving())
             command = send_command(self.flow, self.count, CONNECT_SECONDS)
             limit = 60 + self.count * (CONNECT_SECONDS + 2)
+            limit = self._left(limit, ASK_LEAST_SECONDS)
             result = self.nodes[self.source].run(command, check=False, timeout=limit)
             if job is not None:
                 self._let_read(job)
         text = result.stdout if result.stdout.strip() else result.stderr
-        self.said = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line.strip()[:200] for line in text.splitlines() if line.strip()]
+        self.said = lines[: 4 * self.count + 10]
 
     @contextlib.contextmanager
     def _receiving(self) -> Iterator[Job]:
@@ -275,18 +304,27 @@ class _Run:
             time.sleep(LOOK_SECONDS)
 
     def _wait(self, seeing: Capture, seconds: float) -> None:
-        deadline = Deadline(seconds, f"waiting for {self.flow.text}")
+        share = 0.0
+        if self.within is not None:
+            share = min(SHARE_SECONDS, MOST_SHARE * self.within.seconds)
+        deadline = Deadline(
+            max(0.0, self._left(seconds + share) - share), f"waiting for {self.flow.text}"
+        )
+        looked = came = 0
         while not deadline.passed:
             if not self.lab.directory.exists():
                 raise LabctlError(DOWN)
-            seen = seeing.so_far(self.path[0].name).sightings
-            if sum(self.flow.forth(one.judgement.packet) for one in seen) >= self.count:
+            fresh = seeing.fresh(self.path[0].name, looked)
+            looked += len(fresh)
+            came += sum(self.flow.forth(one.judgement.packet) for one in fresh)
+            if came >= self.count:
                 return
             time.sleep(LOOK_SECONDS)
 
     def _settle(self, seeing: Capture) -> None:
         """Let what is under way arrive: until all has, and nothing is written for a moment."""
-        end, quiet, size = Deadline(LINGER_SECONDS, "settling"), time.monotonic(), -1
+        end = Deadline(self._left(LINGER_SECONDS), "settling")
+        quiet, size = time.monotonic(), -1
         while not end.passed:
             try:
                 now = sum(file.stat().st_size for file in seeing.directory.iterdir())
@@ -337,21 +375,32 @@ class _Run:
         if watch.why_not:
             self.notes.append(watch.why_not)
             return []
-        found = watch.read()
+        link = next(hop.link for hop in (self.path[0], self.path[-1]) if hop.owner == node.name)
+        found = [
+            one
+            for one in watch.read()
+            if (one.reason or "") not in SILENT_REASONS
+            and (one.arrivals is None or any(came.device == link for came in one.arrivals))
+        ]
         if not found:
             return []
-        ahead = int(node.run(_CLOCKS).stdout)
-        return [on_clock(node.name, one, ahead) for one in found]
+        if len(found) > MOST_DROPS:
+            self.missing.append(
+                f"{node.name} dropped {len(found)} packets, of which {MOST_DROPS} were looked into"
+            )
+        ahead = _nanoseconds(node.name, node.run(_CLOCKS, timeout=self._asking()).stdout)
+        return [on_clock(node.name, one, ahead) for one in found[:MOST_DROPS]]
 
     def _result(self, evidence: Evidence, asked_ns: int) -> Trace:
         known = clocks(evidence, self.path)
         there, back = self._follow(evidence, known)
-        missing = [*cut(evidence), *early(evidence, known, asked_ns)]
+        missing = [*cut(evidence), *limited(evidence), *early(evidence, known, asked_ns)]
+        missing += self.missing
         lost = [
             f"{hop.hop}: the observer missed {hop.trailer.drops} frames "
             f"and met {hop.trailer.errors} errors"
             for hop in evidence.hops
-            if hop.trailer is not None and not hop.complete
+            if hop.trailer is not None and (hop.trailer.drops or hop.trailer.errors)
         ]
         notes = [*([self.trouble] if self.trouble else []), *missing, *lost, *self.notes]
         ends = {self.flow.back, self.flow.there} | {
@@ -377,6 +426,13 @@ class _Run:
             notes=tuple(notes),
             partial=bool(self.trouble or missing or lost),
         )
+
+
+def _nanoseconds(owner: str, text: str) -> int:
+    """Read what `_CLOCKS` printed; raises `GuestError` for anything else."""
+    if not re.fullmatch(r"-?\d{1,19}", text.strip()):
+        raise GuestError(f"{owner} did not tell its clocks", "its perl is not what it should be")
+    return int(text)
 
 
 def _ends(path: Sequence[Hop]) -> tuple[str, str]:

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from labctl.capture import drops
 from labctl.capture.correlate_clocks import Clock
 from labctl.capture.journey_drops import GuestArrival, GuestDrop
-from labctl.capture.session import Capture, Evidence, judged
-from labctl.capture.stream import parse_stream
+from labctl.capture.session import Evidence
 
 EARLY_NS = 1_000_000_000
 """By how much a capture must have ended too early to be told: more than its clock may be wrong."""
-
-
-class Streams:
-    """The streams' files, held open: what was seen outlives a lab that goes down meanwhile."""
-
-    def __init__(self, seeing: Capture, stack: contextlib.ExitStack) -> None:
-        """Open the streams of a capture whose observers are ready; `stack` closes them."""
-        files = sorted(seeing.directory.glob("*.capture"))
-        self._files = [stack.enter_context(file.open("rb")) for file in files]
-
-    def saved(self, evidence: Evidence) -> Evidence:
-        """Return the evidence, hops whose file is gone read from what is still open."""
-        hops = []
-        for hop, file in zip(evidence.hops, self._files, strict=True):
-            if hop.header is None:
-                stream = parse_stream(file.read(), hop.hop)
-                note = stream.note or hop.note
-                hops.append(judged(hop.hop, stream, note, hop.arrived_ns))
-            else:
-                hops.append(hop)
-        return Evidence(tuple(hops))
 
 
 def cut(evidence: Evidence) -> list[str]:
@@ -42,6 +18,11 @@ def cut(evidence: Evidence) -> list[str]:
         if hop.cut:
             reasons.setdefault(hop.note, []).append(hop.hop)
     return [f"the capture is cut at {', '.join(where)}: {why}" for why, where in reasons.items()]
+
+
+def limited(evidence: Evidence) -> list[str]:
+    """Say at which hops more came than is kept; those whose streams were ended for it are cut."""
+    return [f"{hop.hop}: {hop.limited}" for hop in evidence.hops if hop.left_out]
 
 
 def early(evidence: Evidence, known: dict[str, Clock], asked_ns: int) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from labctl.capture.frame import Packet
@@ -99,21 +99,29 @@ class Returning:
     flow: Flow
     ends: frozenset[tuple[str, int | None, str, int | None]]
     """Source, its port, destination and its port of answers; None: any port."""
+    hosts: frozenset[tuple[str, str]] = field(init=False)
+    """Their addresses alone, so that a packet is looked up and not compared with each."""
+
+    def __post_init__(self) -> None:
+        """Leave the ports out."""
+        hosts = frozenset((source, destination) for source, _, destination, _ in self.ends)
+        object.__setattr__(self, "hosts", hosts)
 
     def __call__(self, packet: Packet) -> bool:
         """Tell whether a packet is an answer."""
+        source = packet.src or ""
         if self.flow.protocol == "icmp":
             return (packet.kind in REPLY_KINDS or _rest(packet, ("icmp", "icmpv6"))) and any(
-                (packet.src, packet.dst) == (end[0], end[2] or packet.dst) for end in self.ends
+                (source, destination) in self.hosts for destination in (packet.dst or "", "")
             )
         if packet.protocol != self.flow.protocol:
             return False
+        if packet.sport is None:  # a later fragment has none
+            return any((source, there) in self.hosts for there in (packet.dst or "", ""))
         return any(
-            packet.src == src
-            and (not dst or packet.dst == dst)
-            and packet.sport in (sport, None)
-            and (dport is None or packet.dport in (dport, None))
-            for src, sport, dst, dport in self.ends
+            (source, packet.sport, destination, port) in self.ends
+            for destination in (packet.dst or "", "")
+            for port in (packet.dport, None)
         )
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl.guests import driver
+from labctl.guests import console, driver
 from labctl.guests.domain import domain_xml
 from labctl.guests.spec import Accel, Guest
 from labctl.world.deadline import Deadline
@@ -53,13 +53,14 @@ def _silent_or_ended(
 ) -> str:
     whole, quiet = Deadline(seconds, "user space"), Deadline(silence, "the console")
     done = (0, 0)
-    while b"labctl:" not in (said := guest.log.read_bytes()):
+    log = console.Watcher(guest.log, b"labctl:")
+    while b"labctl:" not in log.look():
         if last := driver.panic(guest):
             return f"the guest died: {last}"
         if not _runs(domain):
-            log = hypervisor.root / "log" / "qemu" / f"{guest.domain}.log"
-            return f"the guest died: {_of_qemu(log) or 'QEMU did not say why'}"
-        now = len(said), _guest_ticks(hypervisor, guest)
+            said = hypervisor.root / "log" / "qemu" / f"{guest.domain}.log"
+            return f"the guest died: {_of_qemu(said) or 'QEMU did not say why'}"
+        now = log.size, _guest_ticks(hypervisor, guest)
         if now > done:
             done, quiet = now, Deadline(silence, "the console")
         if now[1] > RUN_SECONDS * TICKS:
@@ -67,7 +68,7 @@ def _silent_or_ended(
         if whole.passed:
             return f"a kernel did not reach user space in {seconds:g} s"
         if quiet.passed:
-            return f"a kernel {'went silent' if said else 'said nothing'} for {silence:g} s"
+            return f"a kernel {'went silent' if log.size else 'said nothing'} for {silence:g} s"
         time.sleep(driver.LOOK_SECONDS)
     return ""
 
@@ -111,7 +112,7 @@ def _first_words(text: str) -> str:
 def _of_qemu(log: Path) -> str:
     """Return the first words of QEMU's own in its log, which has its command line before them."""
     try:
-        lines = log.read_text(errors="replace").splitlines()
+        lines = console.text(log).splitlines()
     except OSError:
         return ""
     begin = next((n for n, line in enumerate(lines) if not line.endswith("\\") and n), 0)

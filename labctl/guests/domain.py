@@ -43,11 +43,24 @@ def _interface(devices: Element, nic: Nic) -> None:
     _add(interface, "rom", enabled="no")  # no network boot: saves firmware time
 
 
-def _drive(devices: Element, letter: str, file: Path) -> None:
+def disk_name(index: int) -> str:
+    """Return the name of a disk by its number from 0: vda to vdz, then vdaa, as Linux counts.
+
+    It is `sd_format_disk_name` of drivers/scsi/sd.c, which virtio_blk has a copy of.
+    """
+    letters = ""
+    while index >= 0:
+        index, letter = divmod(index, 26)
+        letters = ascii_lowercase[letter] + letters
+        index -= 1
+    return f"vd{letters}"
+
+
+def _drive(devices: Element, name: str, file: Path) -> None:
     disk = _add(devices, "disk", type="file", device="disk")
     _add(disk, "driver", name="qemu", type="raw")
     _add(disk, "source", file=str(file))
-    _add(disk, "target", dev=f"vd{letter}", bus="virtio")
+    _add(disk, "target", dev=name, bus="virtio")
     _add(disk, "serial", drive_serial(file))
     _add(disk, "readonly")
 
@@ -111,8 +124,8 @@ def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
     _add(domain, "on_crash", "destroy")
     devices = _add(domain, "devices")
     _add(devices, "emulator", "/usr/bin/qemu-system-x86_64")
-    for letter, file in zip(ascii_lowercase, guest.drives, strict=False):
-        _drive(devices, letter, file)
+    for index, file in enumerate(guest.drives):
+        _drive(devices, disk_name(index), file)
     for nic in guest.nics:
         _interface(devices, nic)
     serial = _add(devices, "serial", type="unix")

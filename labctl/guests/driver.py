@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.errors import DeadlineError, GuestError, HostError
 from labctl.events import Emit, Event
-from labctl.guests import ssh
+from labctl.guests import console, ssh
 from labctl.guests.domain import domain_xml
 from labctl.guests.spec import Accel, Guest
 from labctl.world.deadline import Deadline
@@ -56,7 +56,9 @@ has none: the user's own, such as `kvm`, would be lost, and /dev/kvm with it.
 READY = b"labctl: ready"
 TROUBLE = b"labctl: error:"
 PANIC = b"Kernel panic - not syncing"
-XEN_PANIC = re.compile(r"Panic on CPU \d+:\n\(XEN\) (.*)")
+XEN_PANIC = re.compile(r"Panic on CPU \d{1,5}:\n\(XEN\) (.*)")
+_LONGEST_LINE = 300
+"""Characters that an error quotes of what a guest said."""
 LOCK_SECONDS = 60.0
 READY_SECONDS = 240.0
 """A guest under TCG on a busy machine takes tens of seconds; this only catches the dead."""
@@ -255,13 +257,6 @@ def create(connection: Any, guest: Guest, accel: Accel, lab: str) -> Any:
         ) from None
 
 
-def console_tail(log: Path, lines: int = 12) -> str:
-    """Return the last lines a console printed, indented for an error message."""
-    text = log.read_text(errors="replace") if log.exists() else ""
-    kept = [line.rstrip() for line in text.replace("\r", "").splitlines() if line.strip()]
-    return "\n".join(f"    {line}" for line in kept[-lines:]) or "    (its console stayed empty)"
-
-
 def _active(domain: Any) -> bool:
     try:
         return bool(domain.isActive())
@@ -297,6 +292,7 @@ def wait_ready(
     discovery's retries; a guest that never says it is knocked at all the same.
     """
     deadline = Deadline(READY_SECONDS, f"booting {guest.name}")
+    log = console.Watcher(guest.log, READY, TROUBLE, PANIC)
     knock_at = time.monotonic() + 15 * KNOCK_SECONDS
     ask_at = time.monotonic()
 
@@ -304,17 +300,18 @@ def wait_ready(
         nonlocal ask_at
         if give_up.is_set():
             raise GuestError(f"{guest.name} was given up: another guest failed")
-        said = guest.log.read_bytes()
-        _check_troubles(guest, said)
+        log.look()
+        _check_troubles(guest, log)
         # After a panic it starts again: it would go on for ever.
-        ended = PANIC in said
+        ended = PANIC in log.said
         if not ended and time.monotonic() >= ask_at:
             ended, ask_at = not alive(), time.monotonic() + ALIVE_SECONDS
         if ended:
             raise _died(guest)
 
     while True:
-        said = READY in guest.log.read_bytes()
+        log.look()
+        said = READY in log.said
         if said or time.monotonic() > knock_at:
             words = [*ssh.command(directory, guest.name), first_command(guest)]
             limit = Deadline(min(60.0, deadline.left or 1.0), f"first command in {guest.name}")
@@ -325,7 +322,7 @@ def wait_ready(
                 raise GuestError(
                     f"{guest.name} sees no carrier on {answer.stderr.split()[-1]}",
                     "use another NIC model, or read its console: labctl logs " + guest.name,
-                    console_tail(guest.log),
+                    console.tail(guest.log),
                 )
             knock_at = time.monotonic() + KNOCK_SECONDS
         check()
@@ -333,10 +330,11 @@ def wait_ready(
             raise deadline.error(
                 "its console's last lines are below",
                 "is the machine overloaded, or the kernel without drivers for these interfaces?",
-                console_tail(guest.log),
+                console.tail(guest.log),
             )
         time.sleep(LOOK_SECONDS if not said else KNOCK_SECONDS / 4)
-    _check_troubles(guest, guest.log.read_bytes())
+    log.look()
+    _check_troubles(guest, log)
 
 
 def _knock(words: Sequence[str], limit: Deadline, check: Callable[[], None]) -> Result | None:
@@ -355,31 +353,28 @@ def _died(guest: Guest) -> GuestError:
     return GuestError(
         f"{guest.name} died while booting{why}; its console's last lines are below",
         f"is {kernel} a kernel for {'dom0' if guest.dom0 else 'this machine'}?",
-        console_tail(guest.log),
+        console.tail(guest.log),
     )
 
 
 def panic(guest: Guest) -> str:
     """Return the last words of a guest's kernel, or of Xen, on the console; empty without any."""
-    said = guest.log.read_bytes().decode(errors="replace").replace("\r", "")
+    said = console.end(guest.log).replace("\r", "")
     if found := re.search(f"{PANIC.decode()}(.*)", said):
-        return f"kernel panic{found[1]}"
+        return f"kernel panic{found[1][:_LONGEST_LINE]}"
     if found := XEN_PANIC.search(said):
-        return f"Xen panicked: {found[1]}"
+        return f"Xen panicked: {found[1][:_LONGEST_LINE]}"
     return ""
 
 
-def _check_troubles(guest: Guest, said: bytes) -> None:
+def _check_troubles(guest: Guest, log: console.Watcher) -> None:
     """Raise `GuestError` with the first trouble that its init told of, a whole line."""
-    *lines, _ = said.split(b"\n")
-    for line in lines:
-        if TROUBLE in line:
-            text = line.partition(TROUBLE)[2].decode(errors="replace").strip()
-            raise GuestError(
-                f"{guest.name} could not take its configuration: {text}",
-                "change that line of the topology, or use an image that can do it",
-                console_tail(guest.log),
-            )
+    if text := log.line(TROUBLE):
+        raise GuestError(
+            f"{guest.name} could not take its configuration: {text[:_LONGEST_LINE]}",
+            "change that line of the topology, or use an image that can do it",
+            console.tail(guest.log),
+        )
 
 
 def stop(hypervisor: Hypervisor, domain: str) -> None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from labctl.errors import GuestError
 
 # One line of `ethtool -k`: a name, on or off, and in brackets why it is so.
-LINE = re.compile(r"^\s*(?P<name>[\w.-]+): (?P<state>on|off)(?: \[(?P<why>[^]]+)\])?\s*$")
+LINE = re.compile(r"^\s*(?P<name>[\w.-]{1,64}): (?P<state>on|off)(?: \[(?P<why>[^]]{1,64})\])?\s*$")
+MOST_FEATURES = 256
+"""Linux has some sixty (NETDEV_FEATURE_COUNT)."""
 
 VIRTIO_BITS = {
     "csum": 0,
@@ -36,10 +38,19 @@ class Feature:
     """What was asked for; where it differs from `active` the driver said no."""
 
 
+class _Features(dict[str, Feature]):
+    """Features by name; asked for one that a guest does not tell of, it says so."""
+
+    def __missing__(self, name: str) -> Feature:
+        raise GuestError(f"a guest's ethtool -k does not tell of {name}")
+
+
 def parse_features(text: str) -> dict[str, Feature]:
     """Parse `ethtool -k`; raises `GuestError` when there is nothing in it."""
-    found = {}
+    found = _Features()
     for line in text.splitlines():
+        if len(found) > MOST_FEATURES:
+            raise GuestError(f"ethtool -k said more than {MOST_FEATURES} features")
         match = LINE.match(line)
         if not match:
             continue

@@ -23,7 +23,7 @@ from xml.etree.ElementTree import SubElement
 
 from labctl.errors import GuestError, HostError, LabctlError, UsageError
 from labctl.events import Emit
-from labctl.guests import driver, ssh
+from labctl.guests import console, driver, ssh
 from labctl.guests.begun import until_begun
 from labctl.guests.domain import NAMESPACE
 from labctl.guests.spec import Guest, drive_serial
@@ -130,7 +130,7 @@ class XenHost:
         if self.real:
             return HostError(message, "its own logs tell more")
         hint = f"read its console: labctl logs {self.name}"
-        return GuestError(message, hint, driver.console_tail(self.log))
+        return GuestError(message, hint, console.tail(self.log))
 
 
 def guest_xml(one: XenGuest, lab: str, folder: Path = RUN) -> str:
@@ -258,7 +258,7 @@ def _check_alive(host: XenHost) -> None:
         raise GuestError(
             f"the Xen host {host.name} has ended; its console's last lines are below",
             "has it enough memory? docs/xen.md tells how much it takes",
-            driver.console_tail(host.log),
+            console.tail(host.log),
         )
 
 

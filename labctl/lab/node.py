@@ -7,19 +7,29 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from labctl.errors import DeadlineError, GuestError, UsageError
-from labctl.guests import driver, ethtool, ssh
+from labctl.guests import console, ethtool, ssh
 from labctl.guests.begun import NEVER_BEGUN, Begun, until_begun
 from labctl.topology import model
 from labctl.topology.features import kernel_names
 from labctl.world.base import Process, World
 from labctl.world.deadline import Deadline
-from labctl.world.process import CommandError, Result, last_words
+from labctl.world.process import LONGEST_WORDS, MOST_OUTPUT, CommandError, Result, last_words
+
+T = TypeVar("T")
 
 COMMAND_SECONDS = 60.0
+MOST_OF_A_JOB = 1 << 20
+"""Bytes of each output of a command in the background, which is ended beyond."""
 ASK_SECONDS = 10.0
 """How often dom0 is asked for a guest of its own while a command runs there."""
+
+
+def _quoted(line: str) -> str:
+    """Return a command as an error shows it: as it can be pasted, unless it is a whole program."""
+    return line if len(line) <= LONGEST_WORDS else f"{' '.join(line[:LONGEST_WORDS].split())}…"
 
 
 class Job:
@@ -136,12 +146,19 @@ class Node:
 
         A string is a line for its shell; a sequence is a program and its words. Raises
         `CommandError` when it exits with other than 0 and `check` is set, `GuestError` when the
-        guest cannot be reached or ends meanwhile, `DeadlineError` after `timeout` seconds.
+        guest cannot be reached, ends meanwhile or says without end, `DeadlineError` after `timeout`
+        seconds.
         """
         line = command if isinstance(command, str) else shlex.join(command)
-        deadline = Deadline(timeout, f"`{line[:60]}` in {self.name}")
+        shown = " ".join(line[:120].split())[:60]
+        deadline = Deadline(timeout, f"`{shown}` in {self.name}")
         argv = self.ssh_argv()
         result, begun = until_begun(lambda text: self._go([*argv, text], deadline, stdin), line)
+        if result.cut:
+            raise GuestError(
+                f"{self.name} said more than {MOST_OUTPUT >> 20} MiB to `{shown}`",
+                "let the command write to a file in the guest",
+            )
         if result.status == NEVER_BEGUN and not begun:  # ssh's own trouble, not the command's
             self._check(True)
             raise GuestError(
@@ -150,8 +167,30 @@ class Node:
             )
         if check and not result.ok:
             words = last_words(result.stderr or result.stdout)
-            raise CommandError(f"`{line}` in {self.name} exited with {result.status}: {words}")
+            raise CommandError(
+                f"`{_quoted(line)}` in {self.name} exited with {result.status}: {words}"
+            )
         return result
+
+    def ask(
+        self, command: str | Sequence[str], parse: Callable[[str], T], *, check: bool = True
+    ) -> T:
+        """Run a command in the guest and return what `parse` makes of what it printed.
+
+        Whoever wrote the program that answers: what cannot be understood raises `GuestError` with
+        the guest's name. Raises as `run` does besides.
+        """
+        text = self.run(command, check=check).stdout
+        try:
+            return parse(text)
+        except GuestError as odd:
+            raise GuestError(f"{self.name}: {odd.message}", odd.hint) from None
+        except (ValueError, LookupError):
+            line = command if isinstance(command, str) else shlex.join(command)
+            raise GuestError(
+                f"{self.name} answered `{_quoted(line)}` with what makes no sense: "
+                f"{last_words(text, 1) or 'nothing'}"
+            ) from None
 
     def _go(self, argv: Sequence[str], deadline: Deadline, stdin: bytes) -> Result:
         """Run ssh for as long as there is a guest: TCP would wait for minutes on a dead one."""
@@ -181,18 +220,19 @@ class Node:
         argv = [*self.ssh_argv(), f"echo $$; exec {command}"]
 
         def start() -> Process:
-            return Process.start(self._world.agent(), argv, stdout=output, stderr=errors)
+            agent = self._world.agent()
+            return Process.start(agent, argv, stdout=output, stderr=errors, limit=MOST_OF_A_JOB)
 
         return Job(self, start, output, errors)
 
     def console(self, lines: int = 12) -> str:
         """Return the last lines of the guest's console."""
-        return driver.console_tail(self._directory / "console" / f"{self.name}.log", lines)
+        return console.tail(self._directory / "console" / f"{self.name}.log", lines)
 
     def features(self, interface: str = "eth0") -> dict[str, ethtool.Feature]:
         """Return the offload features of an interface as the guest's kernel has them."""
         name = self.interface(interface).name
-        return ethtool.parse_features(self.run(["ethtool", "-k", name]).stdout)
+        return self.ask(["ethtool", "-k", name], ethtool.parse_features)
 
     def device(self, interface: str = "eth0") -> dict[str, bool]:
         """Return the negotiated virtio feature bits of an interface; empty where not virtio."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from labctl.capture import drops
-from labctl.capture.session import Capture, Handle, Point, Spawn, guest_point, host_point
+from labctl.capture.limits import Limits
+from labctl.capture.session import Capture, Point, guest_point, host_point
+from labctl.capture.spawn import Handle, Spawn
 from labctl.capture.xenflags import FlagsWatch
-from labctl.errors import LabctlError
+from labctl.errors import GuestError, LabctlError
 from labctl.guests.begun import Begun
 from labctl.lab.lab import Lab
-from labctl.lab.node import Node
+from labctl.lab.node import COMMAND_SECONDS, Node
 from labctl.lab.path import Hop
 from labctl.world.base import Process
 from labctl.world.deadline import Deadline
@@ -22,17 +26,30 @@ from labctl.world.process import CommandError
 
 START_SECONDS = 60.0
 """For all observers to be ready; Perl takes a second to start in a busy emulated guest."""
+WATCH_SECONDS = COMMAND_SECONDS
+MOST_LEFT = 100
+"""Watches that are swept at once: each takes a command."""
 
 
-def capture(lab: Lab, hops: Sequence[Hop], directory: Path) -> Capture:
-    """Prepare a capture at hops; its streams go to `directory`. Use it as a context manager."""
+def capture(
+    lab: Lab,
+    hops: Sequence[Hop],
+    directory: Path,
+    seconds: float = START_SECONDS,
+    limits: Limits | None = None,
+) -> Capture:
+    """Prepare a capture at hops; its streams go to `directory`. Use it as a context manager.
+
+    Its observers must be ready in so many seconds.
+    """
     points = [_point(lab, hop) for hop in hops]
     there = {point.argv: _observed_in(lab, hop) for point, hop in zip(points, hops, strict=True)}
     return Capture(
         points,
         directory,
-        deadline=Deadline(START_SECONDS, "starting the observers"),
+        deadline=Deadline(seconds, "starting the observers"),
         spawn=_spawning(lab, lambda argv: there[tuple(argv)]),
+        limits=limits,
     )
 
 
@@ -54,9 +71,10 @@ def watch_flags(lab: Lab, host: str, vifs: Sequence[str], directory: Path) -> Fl
 def _spawning(lab: Lab, place: Callable[[Sequence[str]], Node | None]) -> Spawn:
     """Return what starts an observer, again where ssh(1) lost it; `place` tells whom it goes to."""
 
-    def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path) -> Handle:
+    def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path, limit: int = 0) -> Handle:
         def start() -> Process:
-            return Process.start(lab.world.agent(), argv, stdout=stdout, stderr=stderr)
+            agent = lab.world.agent()
+            return Process.start(agent, argv, stdout=stdout, stderr=stderr, limit=limit)
 
         there = place(argv)
         if there is None:
@@ -79,17 +97,24 @@ def _point(lab: Lab, hop: Hop) -> Point:
     return host_point(hop.name, hop.link, netns)
 
 
-def counters(node: Node) -> dict[str, int]:
-    """Return the kernel's protocol counters of a guest, such as `TcpInCsumErrors`."""
-    return drops.parse_counters(node.run(drops.COUNTERS_COMMAND).stdout)
+def counters(node: Node, seconds: float = COMMAND_SECONDS) -> dict[str, int]:
+    """Return the kernel's protocol counters of a guest, such as `TcpInCsumErrors`.
+
+    Raises `GuestError` naming the guest for what no kernel says.
+    """
+    try:
+        return drops.parse_counters(node.run(drops.COUNTERS_COMMAND, timeout=seconds).stdout)
+    except drops.DropsError as odd:
+        raise GuestError(f"{node.name}: {odd.message}", odd.hint) from None
 
 
 class DropWatch:
     """The drops a guest's kernel tells of, from the moment it was made."""
 
-    def __init__(self, node: Node, token: str, why_not: str) -> None:
+    def __init__(self, node: Node, token: str, why_not: str, seconds: Callable[[], float]) -> None:
         """Hold a started watch; `watch_drops` makes one."""
         self._node = node
+        self._seconds = seconds
         self._token = token
         self.why_not = why_not
         """Why this guest's kernel cannot tell, empty when it can."""
@@ -98,27 +123,31 @@ class DropWatch:
         """Return the drops so far."""
         if self.why_not:
             return ()
-        return drops.parse_drops(self._node.run(drops.read_command(self._token)).stdout)
+        command = drops.read_command(self._token)
+        return drops.parse_drops(self._node.run(command, timeout=self._seconds()).stdout)
 
 
 @contextlib.contextmanager
-def watch_drops(node: Node, reasons: Iterable[str] = ()) -> Iterator[DropWatch]:
+def watch_drops(
+    node: Node, reasons: Iterable[str] = (), *, seconds: Callable[[], float] = lambda: WATCH_SECONDS
+) -> Iterator[DropWatch]:
     """Record packet drops with their reasons in a guest for the length of a `with` block.
 
-    Any number of watches may go on in a guest at once. What a killed one left is removed here.
+    `seconds` tells how long a command in the guest may take when it is to be run. Any number of
+    watches may go on in a guest at once. What a killed one left is removed here.
     """
     with _claimed(node) as claim:
         token, why_not = claim.name, ""
         try:
-            there = node.run(drops.watch_command(token, reasons)).stdout
+            there = node.run(drops.watch_command(token, reasons), timeout=seconds()).stdout
         except CommandError as refused:
             why_not = f"the kernel of {node.name} does not trace drops: {refused.message}"
         try:
             if not why_not:
-                _sweep(node, drops.watching(there))
-            yield DropWatch(node, token, why_not)
+                _sweep(node, drops.watching(there), seconds)
+            yield DropWatch(node, token, why_not, seconds)
         finally:
-            node.run(drops.unwatch_command(token), check=not why_not)
+            node.run(drops.unwatch_command(token), check=not why_not, timeout=seconds())
             claim.unlink(missing_ok=True)
 
 
@@ -140,15 +169,17 @@ def _claimed(node: Node) -> Iterator[Path]:
         yield claim
 
 
-def _sweep(node: Node, tokens: Iterable[str]) -> None:
+def _sweep(node: Node, tokens: Iterable[str], seconds: Callable[[], float]) -> None:
     """Remove what watches have left in a guest whose processes are dead.
 
     A watch is locked before it is made, so one that is there and not locked has no owner; what has
     no file here is not known, and left alone.
     """
-    for token in tokens:
+    for token in itertools.islice(tokens, MOST_LEFT):
+        if not re.fullmatch("[0-9a-f]{1,64}", token):
+            continue  # none of ours, whatever the guest says
         claim = node.directory / "watches" / token
         with contextlib.suppress(OSError), claim.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            node.run(drops.unwatch_command(token), check=False)
+            node.run(drops.unwatch_command(token), check=False, timeout=seconds())
             claim.unlink(missing_ok=True)

@@ -30,7 +30,13 @@ class _Loader(_Base):  # type: ignore[misc]
 for _tag, _pattern, _first in (
     ("bool", r"(?:yes|no|true|false|on|off)$", "yYnNtTfFoO"),
     ("int", r"[-+]?(?:0|[1-9][0-9]*|0x[0-9a-fA-F]+)$", "-+0123456789"),
-    ("float", r"[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?$|[-+]?[0-9]+\.$", "-+.0123456789"),
+    # Written so that no two parts can match the same digits: else a long number that is none is
+    # tried at each of its places for each of its places.
+    (
+        "float",
+        r"[-+]?(?:(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+\.)$",
+        "-+.0123456789",
+    ),
     ("null", r"(?:~|null|)$", "~nN\0"),
     ("merge", r"<<$", "<"),
 ):
@@ -109,7 +115,7 @@ def _check_text(text: str) -> None:
 
 def _check_events(text: str) -> None:
     """Refuse what would be costly to compose, from the stream of events alone."""
-    depth = aliases = documents = 0
+    depth = aliases = documents = nodes = 0
     for event in yaml.parse(text, Loader=_Loader):
         mark = event.start_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -121,6 +127,9 @@ def _check_events(text: str) -> None:
             aliases += 1
         elif isinstance(event, yaml.DocumentStartEvent):
             documents += 1
+        nodes += isinstance(event, yaml.NodeEvent)
+        if nodes > MAX_ITEMS:
+            raise _Stop(line, column, f"the file has more than {MAX_ITEMS} values")
         if depth > MAX_DEPTH:
             raise _Stop(line, column, f"this is nested more than {MAX_DEPTH} deep")
         if aliases > MAX_ALIASES:

@@ -35,6 +35,7 @@ from pathlib import Path
 
 from labctl.errors import LabctlError, refusal
 from labctl.events import Emit, Event
+from labctl.world.bounded import Output
 from labctl.world.deadline import Deadline
 from labctl.world.process import environment
 
@@ -152,25 +153,33 @@ def serve(requests: Connection, replies: Connection) -> None:
 
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
+_outputs: dict[int, Output] = {}
+OUTPUT_SECONDS = 2.0
+"""For what an ended program has said to be in its files."""
 
 
-def spawn(argv: Sequence[str], stdout: Path, stderr: Path, netns: str, detached: bool) -> int:
+def spawn(
+    argv: Sequence[str], stdout: Path, stderr: Path, netns: str, detached: bool, limit: int = 0
+) -> int:
     """Start a long-running program in the world; return its pid there.
 
     Detached, it belongs to PID 1 and outlives the agent; else its standard input is a pipe that
-    closes with `finish` or with the agent, which is the sign for it to end.
+    closes with `finish` or with the agent, which is the sign for it to end. With a `limit` it is
+    killed once it has written so many bytes to one of its files, which holds no more.
     """
     enter = ["nsenter", f"--net=/run/netns/{netns}", "--"] if netns else []
     with stdout.open("ab") as out, stderr.open("ab") as err:
         child = subprocess.Popen(
             [*enter, *argv],
             stdin=subprocess.DEVNULL if detached else subprocess.PIPE,
-            stdout=out,
-            stderr=err,
+            stdout=subprocess.PIPE if limit else out,
+            stderr=subprocess.PIPE if limit else err,
             env=environment(),
             start_new_session=True,
         )
     _children[child.pid] = child
+    if limit:
+        _outputs[child.pid] = Output(child, stdout, stderr, limit)
     return child.pid
 
 
@@ -190,12 +199,17 @@ def finish(pid: int, deadline: Deadline) -> int:
         child.wait()
         raise deadline.error(f"process {pid} did not end") from None
     finally:
+        if output := _outputs.pop(pid, None):
+            output.settle(OUTPUT_SECONDS)
         _children.pop(pid, None)
 
 
 def poll(pid: int) -> int | None:
     """Return a child's exit status, or None while it runs."""
-    return _children[pid].poll()
+    status = _children[pid].poll()
+    if status is not None and pid in _outputs:
+        _outputs[pid].settle(OUTPUT_SECONDS)
+    return status
 
 
 def kill(pid: int, number: int = signal.SIGTERM) -> None:

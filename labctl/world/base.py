@@ -126,9 +126,13 @@ class Process:
         stderr: Path,
         netns: str = "",
         detached: bool = False,
+        limit: int = 0,
     ) -> Process:
-        """Start `argv` with its output in files; detached, it outlives this labctl process."""
-        return cls(owner, owner.call(agent.spawn, argv, stdout, stderr, netns, detached))
+        """Start `argv` with its output in files; detached, it outlives this labctl process.
+
+        It is killed once it has written more than `limit` bytes to one of them (0: no limit).
+        """
+        return cls(owner, owner.call(agent.spawn, argv, stdout, stderr, netns, detached, limit))
 
     def poll(self) -> int | None:
         """Return the exit status, or None while it runs."""

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from labctl.errors import HostError, LabctlError
+from labctl.errors import HostError, LabctlError, clean
+from labctl.world.bounded import collect
 from labctl.world.deadline import Deadline
 
 ENVIRONMENT = {
@@ -24,6 +25,10 @@ ENVIRONMENT = {
 
 WATCH_SECONDS = 1.0
 """How often a long run is looked after."""
+MOST_OUTPUT = 4 << 20
+"""Bytes of each output of a program: far more than any that is read here says."""
+LONGEST_WORDS = 300
+"""Characters of a line that an error quotes."""
 
 
 class CommandError(LabctlError):
@@ -38,6 +43,8 @@ class Result:
     status: int
     stdout: str
     stderr: str
+    cut: bool = False
+    """Whether it said more than was to be kept, and was ended for it."""
 
     @property
     def ok(self) -> bool:
@@ -55,9 +62,19 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def last_words(text: str, lines: int = 3) -> str:
-    """Return the last non-empty `lines` of `text` on one line, for an error message."""
-    kept = [line.strip() for line in text.splitlines() if line.strip()]
-    return " / ".join(kept[-lines:])
+    """Return the last non-empty `lines` of `text` on one line, for an error message.
+
+    Whoever wrote it may be a guest: it is made clean, and cut where it is long.
+    """
+    end = text[-lines * 4 * LONGEST_WORDS :]
+    kept = [line.strip() for line in end.splitlines() if line.strip()]
+    return " / ".join(clean(_cut(line)) for line in kept[-lines:])
+
+
+def _cut(text: str) -> str:
+    """Return a text on one line that is not too long for a message."""
+    line = " ".join(text[: 2 * LONGEST_WORDS].split())
+    return line if len(line) <= LONGEST_WORDS else f"{line[: LONGEST_WORDS - 1]}…"
 
 
 def run(
@@ -69,14 +86,16 @@ def run(
     env: Mapping[str, str] | None = None,
     package: str = "",
     watch: Callable[[], None] | None = None,
+    most: int = MOST_OUTPUT,
 ) -> Result:
     """Run a program to its end.
 
     `package` names the Debian package that holds it, for the hint when it is missing. `watch` is
     called every second while it runs, and may raise what makes waiting on pointless: the program
     is killed then.
-    Raises `CommandError` when it exits with other than 0 and `check` is set, `DeadlineError` when
-    it does not end in time (it is killed), `HostError` when it is not installed.
+    One that says more than `most` bytes is killed, and its result is `cut`. Raises `CommandError`
+    when it is cut or exits with other than 0 and `check` is set, `DeadlineError` when it does not
+    end in time (it is killed), `HostError` when it is not installed.
     """
     try:
         child = subprocess.Popen(
@@ -91,20 +110,26 @@ def run(
         raise HostError(f"{argv[0]} is not installed", hint) from None
     with child, _watching(child, watch):
         try:
-            stdout, stderr = child.communicate(stdin, deadline.left)
+            stdout, stderr, over = collect(child, stdin, most, deadline)
         except subprocess.TimeoutExpired as late:
             child.kill()
             output = (late.stderr or b"") + (late.stdout or b"")
             words = last_words(output.decode(errors="replace"))
-            raise deadline.error(f"{shlex.join(argv)}: {words}") from None
+            raise deadline.error(": ".join(filter(None, (_cut(shlex.join(argv)), words)))) from None
         except BaseException:
             child.kill()
             raise
+    if over and check:
+        words = last_words((stderr or stdout).decode(errors="replace"), 1)
+        raise CommandError(
+            f"{_cut(shlex.join(argv))} said more than {most >> 10} KiB and was ended: {words}"
+        )
     result = Result(
         tuple(argv),
         child.returncode,
         stdout.decode(errors="replace"),
         stderr.decode(errors="replace"),
+        over,
     )
     if check and not result.ok:
         words = last_words(result.stderr or result.stdout)

@@ -9,7 +9,8 @@ import pytest
 from xenlive import XenLab, xen_lab
 
 from labctl.capture.judge import Checksum
-from labctl.capture.session import Handle, Sighting, guest_point
+from labctl.capture.session import Sighting, guest_point
+from labctl.capture.spawn import Handle
 from labctl.capture.xenflags import FlagsEvidence, FlagsSeen, FlagsWatch, beside
 from labctl.guests import ssh
 from labctl.world.base import Process
@@ -31,8 +32,8 @@ def lab() -> Iterator[XenLab]:
 
 
 def watch(lab: XenLab, place: str, folder: Path) -> FlagsWatch:
-    def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path) -> Handle:
-        return Process.start(lab.world.agent(), argv, stdout=stdout, stderr=stderr)
+    def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path, limit: int = 0) -> Handle:
+        return Process.start(lab.world.agent(), argv, stdout=stdout, stderr=stderr, limit=limit)
 
     return FlagsWatch(
         VIFS,

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl import images
-from labctl.capture.session import Capture, Handle, Point
+from labctl.capture.session import Capture, Point
+from labctl.capture.spawn import Handle
 from labctl.events import Event
 from labctl.guests import driver, keys, spec, ssh, xen, xen_host
 from labctl.guests.spec import Guest, Nic
@@ -64,8 +65,10 @@ class XenLab:
         )
 
     def capture(self, points: Sequence[Point], folder: Path) -> Capture:
-        def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path) -> Handle:
-            return Process.start(self.world.agent(), argv, stdout=stdout, stderr=stderr)
+        def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path, limit: int = 0) -> Handle:
+            return Process.start(
+                self.world.agent(), argv, stdout=stdout, stderr=stderr, limit=limit
+            )
 
         return Capture(points, folder, deadline=Deadline(60, "starting observers"), spawn=spawn)
 

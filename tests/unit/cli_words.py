@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from labctl.cli import main
+from labctl.cli import main, out
 
 
 @pytest.fixture
@@ -38,10 +38,12 @@ Labctl = Callable[..., Told]
 def labctl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Labctl:
     def call(*words: str) -> Told:
         monkeypatch.setattr(sys, "argv", ["labctl", *words])
+        for name in ("stdout", "stderr"):  # `main` puts its own there
+            monkeypatch.setattr(sys, name, out.raw(getattr(sys, name)))
         with pytest.raises(SystemExit) as ended:
             main.main()
-        out, err = capsys.readouterr()
-        return Told(int(ended.value.code or 0), out, err)
+        said, errors = capsys.readouterr()
+        return Told(int(ended.value.code or 0), said, errors)
 
     return call
 

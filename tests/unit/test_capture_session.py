@@ -10,15 +10,8 @@ from pathlib import Path
 import pytest
 from test_capture_stream import FRAME, WHOLE, head, record
 
-from labctl.capture.session import (
-    Capture,
-    CaptureError,
-    Handle,
-    Point,
-    guest_script,
-    host_point,
-    start_process,
-)
+from labctl.capture.session import Capture, Point, guest_script, host_point
+from labctl.capture.spawn import CaptureError, Handle, start_process
 from labctl.errors import DeadlineError
 from labctl.world.deadline import Deadline
 
@@ -116,9 +109,9 @@ def test_one_killed_on_the_way_leaves_a_cut_hop(tmp_path: Path) -> None:
 
 
 def test_an_old_stream_in_the_directory_proves_nothing(tmp_path: Path) -> None:
-    def append(argv: Sequence[str], *, stdout: Path, stderr: Path) -> Handle:
+    def append(argv: Sequence[str], *, stdout: Path, stderr: Path, limit: int = 0) -> Handle:
         old = stdout.read_bytes() if stdout.exists() else b""
-        handle = start_process(argv, stdout=stdout, stderr=stderr)
+        handle = start_process(argv, stdout=stdout, stderr=stderr, limit=limit)
         stdout.write_bytes(old)
         return handle
 

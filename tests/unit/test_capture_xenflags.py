@@ -225,8 +225,9 @@ class Ended:
 
 
 def watch(tmp_path: Path, text: str, errors: str) -> FlagsWatch:
-    def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path) -> Ended:
+    def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path, limit: int = 0) -> Ended:
         assert argv[0] == "ssh"
+        assert limit
         stdout.write_text(text)
         stderr.write_text(errors)
         return Ended()

@@ -59,7 +59,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> tuple[Screen, io.StringIO]:
     text = io.StringIO()
     monkeypatch.setenv("TERM", "xterm")
     console = Console(file=text, force_terminal=True, width=100, color_system=None)
-    monkeypatch.setattr("labctl.cli.screen.Console", lambda **_: console)
+    monkeypatch.setattr("labctl.cli.screen.CleanConsole", lambda **_: console)
     return Screen(), text
 
 

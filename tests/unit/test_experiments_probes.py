@@ -159,6 +159,43 @@ def test_one_checksum_error_is_no_proof_and_silence_is_none() -> None:
     assert "no answer and no cause" in answer.text
 
 
+def retried(*jobs: Job, grown: int = 0) -> tuple[Answer, Node]:
+    vm1, vm2 = Node("vm1"), Node("vm2")
+    waiting = iter(jobs)
+    vm1.start = lambda command: next(waiting)  # type: ignore[method-assign]  # noqa: ARG005
+    vm1.counters, vm2.counters = iter([zero()]), iter([zero(), zero(TcpInCsumErrors=grown)])
+    lab: Any = Lab(vm1, vm2)
+    return probes.ssh(lab, "vm1", "vm2", "10.0.1.2"), vm2
+
+
+CLOSED = "ssh: Connection to root@10.0.1.2:22 exited: Remote closed the connection"
+
+
+def broken() -> Job:
+    return Job(255, errors=f"{CLOSED}\n")
+
+
+def test_a_connection_that_broke_once_is_tried_again_and_the_repeat_decides() -> None:
+    answer, _ = retried(broken(), Job(0, "vm2\n"))
+    assert answer.works
+    assert len(answer.attempts) == 1
+    assert "attempt 2" in answer.text
+    assert "Remote closed the connection" in answer.text
+
+
+def test_connections_that_all_break_for_no_cause_accuse_no_network() -> None:
+    answer, _ = retried(*(broken() for _ in range(probes.ATTEMPTS)))
+    assert answer.works is None
+    assert len(answer.attempts) == probes.ATTEMPTS - 1
+    assert "no cause seen" in answer.text
+
+
+def test_a_connection_that_broke_where_a_receiver_counted_why_does_not_work() -> None:
+    answer, _ = retried(broken(), grown=2)
+    assert (answer.works, answer.attempts) == (False, ())
+    assert "vm2 counted 2 TCP checksum errors" in answer.text
+
+
 def test_errors_from_before_do_not_count() -> None:
     vm1, vm2 = Node("vm1", Job(0, "vm2\n", polls=2)), Node("vm2")
     vm1.counters = iter([zero()])

@@ -94,3 +94,20 @@ def test_the_domain_is_what_libvirt_takes() -> None:
             assert macs == [nic.mac for nic in nics]
     finally:
         connection.close()
+
+
+def test_no_drive_is_left_out_however_many_there_are() -> None:
+    drives = tuple(Path(f"/img/{number}") for number in range(800))
+    root = ElementTree.fromstring(domain_xml(dataclasses.replace(BARE, drives=drives), "tcg", "x"))
+    found = [(disk.find("source"), disk.find("target")) for disk in root.iter("disk")]
+    files = [source.get("file") for source, _ in found if source is not None]
+    names = [target.get("dev") for _, target in found if target is not None]
+    assert files == [str(drive) for drive in drives]
+    assert len(set(names)) == 800
+    assert (names[0], names[25], names[26], names[701], names[702]) == (
+        "vda",
+        "vdz",
+        "vdaa",
+        "vdzz",
+        "vdaaa",
+    )

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from labctl.errors import GuestError, UsageError
 from labctl.guests import driver, ssh
-from labctl.guests.driver import console_tail
+from labctl.guests.console import tail as console_tail
 from labctl.guests.ethtool import parse_device, parse_features
 from labctl.guests.keys import Key
 from labctl.guests.spec import CMDLINE_LIMIT, boot_lines, command_line, link_local
@@ -263,3 +263,16 @@ def test_a_cache_that_cannot_be_written_to_only_costs_libvirt_what_it_learnt(
         driver._prepare(driver.Hypervisor(root, "", place))
         assert (root / "etc" / "qemu.conf").exists()
         assert not (root / "cache").is_symlink()
+
+
+def test_a_feature_that_a_guest_does_not_tell_of_is_no_fault_of_labctl() -> None:
+    found = parse_features(FEATURES)
+    with pytest.raises(GuestError, match="does not tell of rx-nonsense"):
+        found["rx-nonsense"]
+    assert found.get("rx-nonsense") is None
+
+
+def test_features_without_end_are_refused() -> None:
+    text = "".join(f"feature-{number}: on\n" for number in range(10_000))
+    with pytest.raises(GuestError, match="more than"):
+        parse_features(text)

@@ -25,7 +25,8 @@ class Guest:
         self.directory.mkdir()
         self.tracefs = Tracefs(folder / "tracing", tells=tells)
 
-    def run(self, command: str, *, check: bool = True) -> Result:
+    def run(self, command: str, *, check: bool = True, timeout: float = 1.0) -> Result:
+        assert timeout
         try:
             return Result(("sh",), 0, self.tracefs.run(command), "")
         except subprocess.CalledProcessError as wrong:

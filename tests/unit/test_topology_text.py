@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from labctl.topology import TopologyError, load, loads
+from labctl.topology import text as reading
 
 
 def problem(text: str) -> str:
@@ -136,3 +137,40 @@ def test_offloads_are_on_or_off(word: str, value: bool) -> None:
 
 def test_a_network_of_no_properties_needs_no_braces() -> None:
     assert loads("networks:\n  lan:\nnodes: {a: {}}\n", "t").networks["lan"].mtu == 1500
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1" * 300_000 + "x",
+        "1." * 150_000 + "x",
+        "." + "1" * 300_000 + "x",
+        "1e" + "1" * 300_000 + "-",
+    ],
+    ids=["digits", "dots", "fraction", "exponent"],
+)
+def test_a_long_number_that_is_none_is_text_at_once(value: str) -> None:
+    """Found to take 38 s for 50,000 digits: the pattern tried each place for each place."""
+    assert "the key 'nodes' is missing" in problem(f"a: {value}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1), ("-1.5", -1.5), (".5", 0.5), ("1.", 1.0), ("1e3", 1000.0), ("+2.5E-1", 0.25),
+        ("1.e3", "1.e3"), (".", "."), ("1.5.5", "1.5.5"), ("-1-", "-1-"),
+        ("1e", "1e"), ("-.", "-."),
+    ],
+)  # fmt: skip
+def test_numbers_are_read_as_they_were(text: str, value: object) -> None:
+    root, problems = reading.read(f"a: {text}\n", "t.yaml")
+    assert not problems
+    assert root is not None
+    assert root.mapping is not None
+    assert root.mapping["a"].value == value
+
+
+def test_a_file_of_many_values_is_refused_before_it_is_put_together() -> None:
+    told = problem("nodes: [" + "a," * 500_000 + "]\n")
+    assert "t.yaml:1:" in told
+    assert "more than 20000 values" in told

@@ -167,7 +167,7 @@ def _guest_tc_csum(trial: Trial, arm: Arm, version: int) -> Crossing:
 def _check_at_work(arm: Arm, node: Node) -> None:
     """Check that a guest's csum action has seen packets; what tc does not count tells nothing."""
     said = node.run("tc -s filter show dev eth0 egress").stdout
-    match = re.search(r"Sent \d+ bytes (\d+) pkt", said)
+    match = re.search(r"Sent \d{1,18} bytes (\d{1,18}) pkt", said)
     observed = f"{match[1]} packets" if match else "tc tells no count of packets"
     passed = int(match[1]) > 0 if match else None
     arm.check(f"{node.name}'s csum action", "at work", observed, passed)
