@@ -11,7 +11,6 @@ evidence: its MTU, and the gaps. Source: the pcapng specification, sections 4.2 
 from __future__ import annotations
 
 import heapq
-import os
 import re
 import struct
 from collections.abc import Iterable, Sequence
@@ -32,6 +31,7 @@ from labctl.capture.judge import (
 from labctl.capture.session import Evidence, HopEvidence, Sighting
 from labctl.capture.stream import PACKET_OUTGOING, Direction, Record, Trailer
 from labctl.errors import LabctlError
+from labctl.world import atomic
 
 ETHERNET = 1
 _NANOSECONDS = b"\x09"
@@ -69,16 +69,11 @@ def write(path: Path, hops: Iterable[HopEvidence]) -> int:
             },
         )
     count = 0
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            writer = FileWriter(file, section)
-            for seen in heapq.merge(*(_by_time(hop) for hop in hops), key=lambda s: s.time_ns):
-                writer.write_block(_block(section, interfaces[seen.hop], seen))
-                count += 1
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with atomic.writing(path, atomic.public()) as file:
+        writer = FileWriter(file, section)
+        for seen in heapq.merge(*(_by_time(hop) for hop in hops), key=lambda s: s.time_ns):
+            writer.write_block(_block(section, interfaces[seen.hop], seen))
+            count += 1
     return count
 
 

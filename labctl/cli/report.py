@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import webbrowser
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from labctl.errors import LabctlError, UsageError
 from labctl.report import gather, page
 from labctl.results import Run, store
 from labctl.results.recorder import RESULT
+from labctl.world import atomic
 
 REPORT = "report.html"
 
@@ -33,16 +32,11 @@ def write_whole(path: Path, text: str) -> None:
 
     Raises `LabctlError` where it cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        atomic.write(path, text, atomic.public())
     except OSError as wrong:
         message = f"{path} cannot be written: {wrong.strerror}"
         raise LabctlError(message, "free some space or name another file") from None
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
 
 
 @click.command("report")

@@ -23,6 +23,7 @@ from labctl.lab.lab import Lab
 from labctl.lab.path import Hop
 from labctl.network import features
 from labctl.topology.model import RouterKind
+from labctl.world import atomic
 from labctl.world.space import start_ticks
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -130,9 +131,7 @@ def restoring(lab: Lab, before: State, path: Sequence[Hop]) -> Iterator[None]:
         "state": asdict(before),
         "path": [asdict(hop) for hop in path],
     }
-    draft = file.with_suffix(".draft")
-    draft.write_text(json.dumps(told))
-    draft.replace(file)
+    atomic.write(file, json.dumps(told))
     try:
         yield
     finally:

@@ -22,6 +22,7 @@ from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Environment, Run, Verdict, host_environment
 from labctl.results.recorder import TOPOLOGY, Recorder, numbered
 from labctl.topology import stored
+from labctl.world import atomic
 
 
 def run(
@@ -104,7 +105,8 @@ def _together(tried: list[ArmResult], ours: list[ArmResult]) -> list[ArmResult]:
 def _keep_topology(path: Path, model: topology.Topology) -> None:
     """Keep the topology as it was resolved, so that a report can draw it wherever it is made."""
     try:
-        path.write_text(json.dumps(stored.to_json(model), indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(stored.to_json(model), indent=2) + "\n"
+        atomic.write(path, text, atomic.public())
     except OSError as error:
         raise LabctlError(f"cannot record in {path.parent}: {error.strerror}") from error
 

@@ -143,7 +143,7 @@ class Trace:
 def _folder(lab: Lab) -> Iterator[Path]:
     """Give a folder that the lab's world sees; one left by a killed trace goes with the lab."""
     captures = lab.directory / "captures"
-    captures.mkdir(exist_ok=True)
+    captures.mkdir(mode=0o700, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="trace-", dir=captures))
     try:
         yield folder

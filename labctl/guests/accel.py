@@ -22,7 +22,7 @@ from labctl.errors import HostError
 from labctl.events import Emit, Event, silent
 from labctl.guests import attempt, driver
 from labctl.guests.spec import Accel, Guest
-from labctl.world import paths, scratch
+from labctl.world import atomic, paths, scratch
 
 Policy = Literal["auto", "require", "off"]
 
@@ -155,15 +155,10 @@ def remembered() -> Answer | None:
 def _remember(answer: Answer) -> None:
     """Keep the answer; a cache that cannot be written to keeps none, and the next `up` asks."""
     target = answer_file()
-    part = target.with_name(f".{target.name}.{os.getpid()}")
     known = {"boot": _boot(), "user": os.geteuid(), "obstacle": answer.obstacle}
     with contextlib.suppress(OSError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_text(json.dumps(known))
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        atomic.write(target, json.dumps(known))
 
 
 def probe(kernel: Path, initramfs: Path, memory: int, cmdline: str, capabilities: Path) -> Answer:

@@ -17,6 +17,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from labctl.errors import DeadlineError, GuestError, HostError
 from labctl.events import Emit, Event
@@ -188,6 +189,23 @@ def versions(hypervisor: Hypervisor) -> dict[str, str]:
     return {"libvirt": dotted(connection.getLibVersion()), "qemu": dotted(connection.getVersion())}
 
 
+def qemu_user(hypervisor: Hypervisor) -> tuple[int, int]:
+    """Return the uid and gid that a system's libvirt runs QEMU as (its capabilities' `dac`).
+
+    Raises `HostError` where it does not tell.
+    """
+    text = connect(hypervisor).getCapabilities()
+    for model in ElementTree.fromstring(text).findall("host/secmodel"):
+        if model.findtext("model") == "dac":
+            label = re.fullmatch(r"\+(\d+):\+(\d+)", model.findtext("baselabel") or "")
+            if label:
+                return int(label[1]), int(label[2])
+    raise HostError(
+        f"libvirt at {hypervisor.uri} does not tell which user runs its guests",
+        "leave --connect away: labs of your own need no system libvirt",
+    )
+
+
 def start(
     hypervisor: Hypervisor,
     guests: Sequence[Guest],
@@ -247,7 +265,7 @@ def boot(
 
 def create(connection: Any, guest: Guest, accel: Accel, lab: str) -> Any:
     """Create and start a transient domain; raises `GuestError` with libvirt's words."""
-    guest.log.touch()
+    guest.log.touch(mode=0o600)
     try:
         return connection.createXML(domain_xml(guest, accel, lab), 0)
     except libvirt.libvirtError as reason:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 KIND = b"ssh-ed25519"
 
@@ -16,13 +16,13 @@ def _string(value: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Key:
-    """An Ed25519 key in the forms that OpenSSH and dropbear read."""
+    """An Ed25519 key in the forms that OpenSSH and dropbear read; shown, it is its public half."""
 
-    openssh: str
+    openssh: str = field(repr=False)
     """The private key, PEM-like text for `ssh -i`."""
     public: str
     """`ssh-ed25519 AAAA…`, one line without a comment."""
-    dropbear: str
+    dropbear: str = field(repr=False)
     """The private key file of dropbear: the kind, then seed and public key, base64."""
 
     @classmethod

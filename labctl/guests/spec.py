@@ -1,9 +1,7 @@
-"""What a guest is made of, and the configuration that travels on its kernel command line."""
+"""What a guest is made of, and the configuration that it reads when it starts."""
 
 from __future__ import annotations
 
-import base64
-import gzip
 import hashlib
 import ipaddress
 from collections.abc import Mapping
@@ -11,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from labctl.errors import UsageError
 from labctl.guests.keys import Key
 from labctl.topology.model import Node, Topology
 
@@ -19,8 +16,16 @@ Accel = Literal["kvm", "tcg", "xen"]
 """How guests run: by QEMU, or on a real Xen host."""
 
 MGMT_INTERFACE = "mgmt0"
-CMDLINE_LIMIT = 2047
-"""Characters of a kernel command line on x86: COMMAND_LINE_SIZE less the closing NUL."""
+PEER = (
+    "no-port-forwarding,no-agent-forwarding,no-X11-forwarding,"
+    'command="case $SSH_CONNECTION in *fe80:*)'
+    " echo labctl: a key of a guest opens the network under test only >&2; exit 1;; esac;"
+    " [ ${#SSH_ORIGINAL_COMMAND} -gt 0 ] || exec sh -l;"
+    ' set -f; IFS=; exec sh -c $SSH_ORIGINAL_COMMAND"'
+)
+"""What stands before another guest's key in `authorized_keys`: it is good for what comes over the
+network under test. The management network is the one of link-local addresses. The words are those
+that both OpenSSH and dropbear know; without IFS the command stays one word."""
 
 
 @dataclass(frozen=True)
@@ -87,23 +92,35 @@ def link_local(mac: str) -> str:
     return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + identifier))
 
 
-def boot_lines(topology: Topology, node: Node, client: Key, hostkeys: Mapping[str, Key]) -> str:
-    """Write what the guest's init reads: one setting a line (docs/images.md, the boot contract)."""
-    lines = [
-        f"host {node.name}",
-        f"hostkey {hostkeys[node.name].dropbear}",
-        f"clientkey {client.dropbear}",
-        f"authorized {client.public}",
-        f"iface {node.mgmt_mac} {MGMT_INTERFACE} 1500",
+def boot_lines(
+    topology: Topology,
+    node: Node,
+    control: Key,
+    clients: Mapping[str, Key],
+    hostkeys: Mapping[str, Key],
+) -> str:
+    """Write what the guest's init reads: one setting a line (docs/images.md, the boot contract).
+
+    Of the `control` key, labctl's own way in, the guest learns the public half. `clients` has the
+    key by which each node may log in to the others, over the network under test.
+    """
+    others = [other for other in topology.nodes.values() if other.name != node.name]
+    lines = [f"host {node.name}", f"hostkey {hostkeys[node.name].dropbear}"]
+    if node.name in clients:
+        lines.append(f"clientkey {clients[node.name].dropbear}")
+    lines.append(f"authorized {control.public}")
+    lines += [
+        f"authorized {PEER} {clients[one.name].public}" for one in others if one.name in clients
     ]
-    for one in node.interfaces:
-        words = [one.mac, one.name, str(one.mtu), *map(str, one.addresses)]
-        lines.append(f"iface {' '.join(words)}")
+    lines.append(f"iface {node.mgmt_mac} {MGMT_INTERFACE} 1500")
+    for interface in node.interfaces:
+        words = [interface.mac, interface.name, str(interface.mtu)]
+        lines.append(f"iface {' '.join([*words, *map(str, interface.addresses)])}")
     lines += setting_lines(node)
-    for other in topology.nodes.values():
-        if other.name == node.name:
-            continue
+    for other in others:
         lines += [f"peer {address} {other.name}" for address in _addresses(other)]
+        names = (other.name, *_addresses(other))
+        lines += [f"known {name} {hostkeys[other.name].public}" for name in names]
     return "\n".join(lines) + "\n"
 
 
@@ -117,35 +134,5 @@ def setting_lines(node: Node) -> list[str]:
     return lines
 
 
-def known_lines(topology: Topology, node: Node, hostkeys: Mapping[str, Key]) -> str:
-    """Write the host keys of a node's peers, once a name: packing makes the repeated key short."""
-    lines = [
-        f"known {name} {hostkeys[other.name].public}\n"
-        for other in topology.nodes.values()
-        if other.name != node.name
-        for name in (other.name, *_addresses(other))
-    ]
-    return "".join(lines)
-
-
 def _addresses(node: Node) -> list[str]:
     return [str(address.ip) for interface in node.interfaces for address in interface.addresses]
-
-
-def command_line(base: str, lines: str, subject: str, optional: str = "") -> str:
-    """Append the packed configuration to a kernel command line; `optional` lines where they fit.
-
-    Raises `UsageError` when it does not fit: the kernel would cut it off silently.
-    """
-    for text in (lines + optional, lines):
-        packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
-        whole = f"{base} labctl={packed}"
-        if len(whole) <= CMDLINE_LIMIT:
-            break
-    else:
-        raise UsageError(
-            f"{subject} has too much configuration for a kernel command line: "
-            f"{len(whole)} characters of {CMDLINE_LIMIT}",
-            "give it fewer interfaces, addresses or routes",
-        )
-    return whole

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from labctl.guests.keys import Key
 from labctl.guests.spec import link_local
+from labctl.world import atomic
 
 CONFIG = "ssh_config"
 SOCKETS = "c"
@@ -36,10 +37,9 @@ def write_config(
     host with a way (`write_way`) if one is named; there is `bridge` then. Returns the config file.
     """
     identity = directory / "id_ed25519"
-    identity.touch(mode=0o600)
-    identity.write_text(client.openssh)
+    atomic.write(identity, client.openssh)
     known = directory / "known_hosts"
-    known.write_text("".join(f"{name} {public}\n" for name, (_, public) in hosts.items()))
+    atomic.write(known, "".join(f"{name} {public}\n" for name, (_, public) in hosts.items()))
     sockets = directory / SOCKETS
     sockets.mkdir(exist_ok=True, mode=0o700)
     text = []
@@ -72,7 +72,7 @@ def write_config(
         f"  ControlPersist yes\n"
     )
     config = directory / CONFIG
-    config.write_text("".join(text))
+    atomic.write(config, "".join(text))
     return config
 
 
@@ -84,7 +84,7 @@ def write_way(directory: Path, name: str, words: Sequence[str], destination: str
     folder = directory / WAYS
     folder.mkdir(exist_ok=True, mode=0o700)
     (directory / SOCKETS).mkdir(exist_ok=True, mode=0o700)
-    (folder / name).write_text(json.dumps([*words, destination]))
+    atomic.write(folder / name, json.dumps([*words, destination]))
 
 
 def _passing_on(words: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ docs/xen.md.
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import threading
 import time
@@ -28,7 +27,7 @@ from labctl.guests.begun import until_begun
 from labctl.guests.domain import NAMESPACE
 from labctl.guests.spec import Guest, drive_serial
 from labctl.guests.xen_host import BOOT_FOLDER, COMMAND_LINE_LIMIT
-from labctl.world import agent
+from labctl.world import agent, atomic
 from labctl.world.deadline import Deadline
 from labctl.world.late import Late
 from labctl.world.process import WATCH_SECONDS, Result, last_words, run
@@ -188,11 +187,8 @@ def prepare(directory: Path) -> None:
     """
     program = directory / "ssh"
     if not program.exists():
-        part = directory / f"ssh.{os.getpid()}"
         config = shlex.quote(str(directory / ssh.CONFIG))
-        part.write_text(f'#!/bin/sh\nexec ssh -F {config} "$@"\n')
-        part.chmod(0o700)
-        part.rename(program)
+        atomic.write(program, f'#!/bin/sh\nexec ssh -F {config} "$@"\n', 0o700)
 
 
 def start(host: XenHost, guests: Sequence[XenGuest], lab: str, emit: Emit) -> dict[str, float]:
@@ -355,7 +351,7 @@ def _lay_out(host: XenHost, one: XenGuest) -> None:
         "rm labctl.conf; rmdir $PWD",
         stdin=one.lines.encode(),
     )
-    one.guest.log.write_bytes(b"")
+    atomic.write(one.guest.log, b"")
     if not host.real:
         _follow(host, one.guest, f"exec perl -e {shlex.quote(FOLLOW)} {log}")
 

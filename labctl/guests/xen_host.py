@@ -13,6 +13,7 @@ from labctl.errors import UsageError
 from labctl.guests.keys import Key
 from labctl.guests.spec import MGMT_INTERFACE, Dom0, Guest, Nic, link_local
 from labctl.topology.model import DOM0_MEMORY, MGMT_BRIDGE, XEN_MEMORY
+from labctl.world import atomic
 
 CPU = "Nehalem,+rdrand"
 """With an emulated SMAP dom0 dies early, without it newer models corrupt memory; libvirt in dom0
@@ -107,10 +108,10 @@ def guest(
             f"write memory: {least} and what its guests need",
         )
     console = directory / "console"
-    console.mkdir(exist_ok=True)
+    console.mkdir(mode=0o700, exist_ok=True)
     config = console / f"{name}.conf"
-    config.touch(mode=0o600)  # it holds the host's key
-    config.write_text(boot_lines(name, mgmt, bridges, settings, client, hostkey))
+    # It holds the host's key, so it is private.
+    atomic.write(config, boot_lines(name, mgmt, bridges, settings, client, hostkey))
     return Guest(
         name=name,
         domain=domain,

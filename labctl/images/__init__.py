@@ -15,7 +15,7 @@ CMDLINE = (
     "console=ttyS0 quiet net.ifnames=0 panic=-1 tsc=reliable no_timer_check mitigations=off"
     " random.trust_cpu=on cryptomgr.notests noreplace-smp"
 )
-"""Kernel command line for a guest of these images; `labctl=…` (docs/images.md) goes after it.
+"""Kernel command line for a guest of these images.
 
 `noreplace-smp`: with one CPU the kernel would patch the lock prefixes out of its own code
 (alternatives_smp_unlock), which takes 0.2 s of a boot under TCG.

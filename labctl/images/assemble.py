@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import gzip
-import shutil
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from errno import EDQUOT, ENOSPC
@@ -23,6 +23,7 @@ from labctl.images.cache import Image
 from labctl.images.kernel import quickest
 from labctl.images.recipe import LoadedRecipe, Lock
 from labctl.images.tree import Entry, Tree
+from labctl.world import atomic, owned
 from labctl.world.deadline import Deadline
 from labctl.world.late import Late
 
@@ -74,7 +75,8 @@ def _build(
     loaded: LoadedRecipe, lock: Lock, digest: str, scratch: Path, deadline: Deadline, emit: Emit
 ) -> Image:
     name = loaded.name
-    debs = mirror.fetch(name, lock.packages, cache.packages(), deadline=deadline, emit=emit)
+    folder = cache.packages()
+    debs = mirror.fetch(name, lock.packages, folder, scratch, deadline=deadline, emit=emit)
     source = Tree()
     # A package that the recipe no longer names, but the lock does, is no part of the image.
     for package in (lock.kernel_package, *loaded.recipe.wanted):
@@ -181,7 +183,8 @@ def remove(name: str | None = None) -> list[str]:
     That is the fetched packages, the unpacked kernels and the digests of recipes. Returns the names
     of the removed folders. Guests that run keep what they booted: QEMU holds the files open, those
     that it hands to a Xen host too.
-    Raises `UsageError` for a name that is neither a recipe's nor that of a built image.
+    Raises `UsageError` for a name that is neither a recipe's nor that of a built image,
+    `LabctlError` where a folder holds what labctl has not made: that stays.
     """
     with cache.builder(Deadline(_BUILD_SECONDS, "waiting for a build to end")):
         folders = cache.folders_of(name)
@@ -191,13 +194,16 @@ def remove(name: str | None = None) -> list[str]:
                 f"there is no image {name}", f"did you mean {near[0]}?" if near else ""
             )
         for folder in folders:
-            # First out of sight in one step, so that nobody finds half of it.
-            doomed = folder.parent / ".building" / folder.name
-            folder.rename(doomed)
-            shutil.rmtree(doomed)
+            cache.remove(folder)
         if name is None:
             for rest in (cache.packages(), cache.kernels(), cache.root() / kept.KIND):
-                shutil.rmtree(rest, ignore_errors=True)
+                owned.remove(rest)
+            cache.remove_packages()
+    left = [folder for folder in folders if os.path.lexists(folder)]
+    if left:
+        raise LabctlError(
+            f"{left[0]} holds what labctl did not make, which stays", "look at it, and remove it"
+        )
     return [folder.name for folder in folders]
 
 
@@ -216,13 +222,9 @@ def lock(name: str, *, emit: Emit = silent) -> Path:
             f"# The packages of {name}, pinned; written by `labctl image lock {name}`.\n"
             + yaml.safe_dump(pinned.model_dump(), sort_keys=False)
         )
-        part = loaded.lock_file.with_suffix(".part")
         try:
-            part.write_text(text, encoding="utf-8")
-            part.rename(loaded.lock_file)
+            atomic.write(loaded.lock_file, text, atomic.public())
         except OSError as error:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
             if error.errno in (ENOSPC, EDQUOT):
                 raise refusal(error, loaded.lock_file) or error from None
             raise UsageError(

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from labctl.errors import HostError, refusal
-from labctl.world import paths
+from labctl.world import lock, owned, paths
 from labctl.world.deadline import Deadline
+from labctl.world.init import MARK
 
 _SHORT = 12
-_BUILDING = ".building"
+_BUILDING = ".building-"
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,9 @@ def keep(folder: Path, image: Image) -> Image:
         with file.open("rb") as handle:
             os.fsync(handle.fileno())  # a rename that outlives its files would be a half image
     target = place(image.name, image.digest)
-    if target.exists():
-        shutil.rmtree(target)
+    if os.path.lexists(target) and not remove(target):
+        raise HostError(f"{target} is there already, and labctl did not make it", "move it away")
+    owned.mark(folder, target)
     folder.rename(target)
     kept = find(image.name, image.digest)
     assert kept is not None  # it was written a moment ago, under the lock
@@ -106,35 +107,54 @@ def keep(folder: Path, image: Image) -> Image:
 def builder(deadline: Deadline) -> Iterator[Path]:
     """Be the only builder of this cache; yield an empty folder in its file system.
 
-    What an interrupted builder left is removed first: while the lock is held, nobody else owns it.
+    What an interrupted builder left is removed first.
     Raises `DeadlineError` when another builder does not end in time, `HostError` when the cache
     cannot be written to, also when that shows only in the `with` block.
     """
     images = root() / "images"
-    try:
-        images.mkdir(parents=True, exist_ok=True)
-        handle = (images / ".lock").open("w")
-    except OSError as error:
-        raise HostError(
-            f"cannot write to the cache {images}: {error.strerror}",
-            "set XDG_CACHE_HOME to a folder that you may write to",
-        ) from None
-    with handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                deadline.pause(0.1)
-        scratch = images / _BUILDING
-        shutil.rmtree(scratch, ignore_errors=True)
+    with ExitStack() as stack:
         try:
-            scratch.mkdir()
-            yield scratch
+            owned.claim(images)
+            stack.enter_context(lock.held(images / ".lock", deadline))
+        except OSError as error:
+            raise HostError(
+                f"cannot write to the cache {images}: {error.strerror}",
+                "set XDG_CACHE_HOME to a folder that you may write to",
+            ) from None
+        try:
+            yield stack.enter_context(owned.temporary(images, _BUILDING))
         except OSError as error:
             raise refusal(error, root()) or error from None
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove(folder: Path) -> bool:
+    """Remove the folder of an image, if it is one that labctl made; say whether it is gone.
+
+    Earlier ones bear no mark; they are known by what they say of themselves, and only what an image
+    has is removed.
+    """
+    if owned.remove(folder):
+        return not os.path.lexists(folder)
+    try:
+        notes = json.loads((folder / "image.json").read_text(encoding="utf-8"))
+        if place(notes["name"], notes["digest"]) != folder or folder.is_symlink():
+            return False
+        for name in ("kernel", "initramfs.cpio", "hypervisor", "image.json", MARK):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return True
+
+
+def remove_packages() -> None:
+    """Remove packages from a folder without a mark: those that are what their names say."""
+    for file in packages().glob("*.deb"):
+        with suppress(OSError), file.open("rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() == file.stem:
+                file.unlink()
+    with suppress(OSError):
+        packages().rmdir()
 
 
 def folders_of(name: str | None) -> list[Path]:

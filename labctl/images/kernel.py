@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from labctl.errors import UsageError
 from labctl.images import cache
+from labctl.world import owned
 from labctl.world.deadline import Deadline
 
 ELF = b"\x7fELF"
@@ -48,8 +49,8 @@ def unpacked(kernel: Path) -> Path:
                 file.write(_unpack(image, kernel))
                 file.flush()
                 os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o644)
-            place.parent.mkdir(parents=True, exist_ok=True)
+                os.fchmod(file.fileno(), 0o600)  # it may be a kernel that others may not read
+            owned.claim(place.parent)
             part.rename(place)
     return place
 

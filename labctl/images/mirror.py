@@ -8,7 +8,6 @@ import hashlib
 import http.client
 import os
 import re
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Generator, Sequence
@@ -23,6 +22,7 @@ from debian.deb822 import Packages
 from labctl.errors import HostError, LabctlError, UsageError, refusal
 from labctl.events import Emit, Event
 from labctl.images.recipe import Lock, LockedPackage, Recipe
+from labctl.world import owned, paths
 from labctl.world.deadline import Deadline
 from labctl.world.process import run
 
@@ -60,16 +60,20 @@ def mirror(deadline: Deadline) -> str:
 
 
 def fetch(
-    image: str, packages: Sequence[LockedPackage], folder: Path, *, deadline: Deadline, emit: Emit
+    image: str,
+    packages: Sequence[LockedPackage],
+    folder: Path,
+    scratch: Path,
+    *,
+    deadline: Deadline,
+    emit: Emit,
 ) -> dict[str, Path]:
     """Return where each package lies in `folder`, by name, fetching what is not there yet.
 
-    Raises `LabctlError` naming the package when it is gone, differs from its pinned sum, or the
-    mirror does not answer.
+    What is not whole yet lies in `scratch`, of the same file system. Raises `LabctlError` naming
+    the package when it is gone, differs from its pinned sum, or the mirror does not answer.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("*.part"):  # the caller is the only builder: nobody writes these
-        stale.unlink()
+    owned.claim(folder)
     places = {package.name: folder / f"{package.sha256}.deb" for package in packages}
     missing = [package for package in packages if not places[package.name].is_file()]
     if not missing:
@@ -88,7 +92,9 @@ def fetch(
     def one(package: LockedPackage) -> None:
         if stop.is_set():
             return
-        _download(image, f"{base}/{package.path}", package, places[package.name], deadline, stop)
+        part = scratch / f"{package.sha256}.part"
+        uri = f"{base}/{package.path}"
+        _download(image, uri, package, part, places[package.name], deadline, stop)
         count(package.size)
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
@@ -103,7 +109,13 @@ def fetch(
 
 
 def _download(
-    image: str, uri: str, package: LockedPackage, place: Path, deadline: Deadline, stop: Flag
+    image: str,
+    uri: str,
+    package: LockedPackage,
+    part: Path,
+    place: Path,
+    deadline: Deadline,
+    stop: Flag,
 ) -> None:
     """Fetch one package to `place`; nothing is there unless its sum is right.
 
@@ -112,9 +124,8 @@ def _download(
     what = f"{package.name} {package.version}"
     hint = f"run: labctl image lock {image}; or set {MIRROR_VARIABLE} to another Debian archive"
     digest = hashlib.sha256()
-    handle, name = tempfile.mkstemp(suffix=".part", dir=place.parent)
-    part = Path(name)
     try:
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with (
             os.fdopen(handle, "wb") as target,
             closing(_blocks(uri, what, hint, deadline)) as blocks,
@@ -166,12 +177,12 @@ def pin(recipe: Recipe, *, deadline: Deadline) -> Lock:
         raise HostError(
             "the keys of the Debian archive are missing", "apt-get install debian-archive-keyring"
         )
-    with tempfile.TemporaryDirectory(prefix="labctl-apt-") as top:
-        env = {"APT_CONFIG": str(_private_apt(Path(top), base, recipe.suite))}
+    with owned.temporary(paths.runtime(), ".apt-") as top:
+        env = {"APT_CONFIG": str(_private_apt(top, base, recipe.suite))}
         done = run(["apt-get", "-q", "update"], deadline=deadline, env=env, check=False)
         errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
         if os.strerror(errno.ENOSPC) in done.stderr:
-            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), top)
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(top))
             raise refusal(full) or full
         if not done.ok or errors:
             raise LabctlError(

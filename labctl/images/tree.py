@@ -119,6 +119,16 @@ class Tree:
             archive.write(_record("TRAILER!!!", b"", 0, 0))
 
 
+def private_file(path: str, data: bytes) -> bytes:
+    """Return an archive of one file that root alone may read, to stand behind an initramfs.
+
+    The kernel unpacks one archive after another where each begins at a multiple of four bytes
+    (buffer-format.rst, see `Tree.write_cpio`).
+    """
+    record = _record(path, data, 1, stat.S_IFREG | 0o600)
+    return record + _record("TRAILER!!!", b"", 0, 0)
+
+
 def _record(path: str, data: bytes, number: int, mode: int) -> bytes:
     """Return one entry of a newc archive: header, name and data, each padded to 4 bytes."""
     name = path.encode() + b"\0"

@@ -110,7 +110,7 @@ def _cache() -> Iterator[Finding]:
     """Cache."""
     folder = paths.cache()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))
     except OSError as error:

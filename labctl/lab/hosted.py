@@ -127,7 +127,7 @@ def xen_guest(known: State, node: Node, directory: Path) -> xen.XenGuest:
     networks = known.topology.networks
     bridges = {one.tap: networks[one.network].bridge for one in node.interfaces}
     is_real = real.is_meant(known.uri)
-    lines = spec.boot_lines(known.topology, node, known.client, known.hostkeys)
+    lines = spec.boot_lines(known.topology, node, known.client, known.clients, known.hostkeys)
     return xen.XenGuest(
         Guest(
             name=node.name,
@@ -142,7 +142,7 @@ def xen_guest(known: State, node: Node, directory: Path) -> xen.XenGuest:
             log=console / f"{node.name}.log",
         ),
         {**bridges, node.mgmt_tap: real.mgmt_bridge(known) if is_real else MGMT_BRIDGE},
-        lines + spec.known_lines(known.topology, node, known.hostkeys),
+        lines,
         real.files(known, kernel, initramfs) if is_real else {},
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,9 +17,9 @@ from labctl import images
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh, xen
-from labctl.guests.spec import Accel, Guest, boot_lines, command_line, known_lines
+from labctl.guests.spec import Accel, Guest, boot_lines
 from labctl.images import Image
-from labctl.lab import beforehand, ending, hosted, naming, real, shared, state, status
+from labctl.lab import beforehand, boot, ending, hosted, naming, real, shared, state, status
 from labctl.lab.node import Node
 from labctl.lab.router import Router
 from labctl.network import features, links
@@ -99,6 +100,11 @@ class Lab:
                 accel=chosen,
                 images={node.name: found[node.image] for node in booted},
                 client=keys.Key.make(),
+                clients={
+                    node.name: keys.Key.make()
+                    for node in topology.nodes.values()
+                    if not node.hypervisor
+                },
                 hostkeys={node: keys.Key.make() for node in topology.nodes},
                 uri=uri,
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -172,7 +178,9 @@ class Lab:
             self._emit(Event("network", self.name, "done", f"{count} bridge{'s'[: count != 1]}"))
         with _timed(self.timings, "boot"):
             self._write_ssh()
-            (self.directory / "console").mkdir(exist_ok=True)
+            (self.directory / "console").mkdir(
+                mode=0o711 if self._state.uri else 0o700, exist_ok=True
+            )
             if not self._is_real:
                 self._start([self._guest(node) for node in self.topology.outer_nodes()])
             for host in self.topology.xen_hosts():
@@ -238,24 +246,28 @@ class Lab:
             return hosted.host_guest(self._state, node, domain, self.directory)
         console = self.directory / "console"
         image = self.images[node.name]
-        lines = boot_lines(self.topology, node, self._state.client, self._state.hostkeys)
-        known = known_lines(self.topology, node, self._state.hostkeys)
+        known = self._state
+        lines = boot_lines(self.topology, node, known.client, known.clients, known.hostkeys)
+        files = boot.Files(self.directory, self._qemu_user)
         return Guest(
             name=node.name,
             domain=domain,
             memory=node.memory,
             vcpus=node.vcpus,
-            kernel=self._boot_file(node.kernel or image.kernel),
-            initramfs=self._boot_file(node.initramfs or image.initramfs),
-            cmdline=command_line(images.CMDLINE, lines, node.name, known),
+            kernel=files.kernel(node.name, node.kernel or image.kernel),
+            initramfs=files.initramfs(node.name, node.initramfs or image.initramfs, lines),
+            cmdline=images.CMDLINE,
             nics=hosted.nics(node),
             console=console / f"{node.name}.sock",
             log=console / f"{node.name}.log",
         )
 
-    def _boot_file(self, path: Path) -> Path:
-        """Return where the hypervisor can read a file: a system's QEMU is another user."""
-        return shared.readable_copy(path, self.directory) if self._state.uri else path
+    @functools.cached_property
+    def _qemu_user(self) -> tuple[int, int] | None:
+        """Who reads what guests boot, where that is not the lab's own user."""
+        if not self._state.uri:
+            return None
+        return self.world.call(driver.qemu_user, self.hypervisor)
 
     def _start(self, specs: Sequence[Guest]) -> None:
         self.world.agent().call_with_events(

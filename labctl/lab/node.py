@@ -213,7 +213,7 @@ class Node:
     def start(self, command: str) -> Job:
         """Start a command in the guest's shell and return at once."""
         folder = self._directory / "jobs"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         base = folder / f"{self.name}-{time.monotonic_ns()}"
         output, errors = base.with_suffix(".out"), base.with_suffix(".err")
         # The shell tells its pid first: without a terminal nothing else would end the command.

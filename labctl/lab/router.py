@@ -34,7 +34,7 @@ class Router:
         self.model = router
         self.name = router.name
         folder = directory / "routers"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         self._kind = folder / f"{router.name}.kind"
         self._pid = folder / f"{router.name}.pid"
         self._out = place.directory / f"router-{router.name}.out"

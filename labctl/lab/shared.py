@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -78,18 +77,6 @@ def check_domains(world: World, known: State) -> None:
 def domain(known: State, node: str) -> str:
     """Return what libvirt calls a node; a system's libvirt has guests of others too."""
     return f"{known.name}-{node}" if known.uri else node
-
-
-def readable_copy(path: Path, directory: Path) -> Path:
-    """Copy a kernel or initramfs to where the system's QEMU, another user, can read it."""
-    folder = directory / "boot" / path.parent.name
-    folder.mkdir(parents=True, exist_ok=True)
-    copy = folder / path.name
-    if not copy.exists():
-        shutil.copyfile(path, copy)
-    for one, mode in ((folder.parent, 0o755), (folder, 0o755), (copy, 0o644)):
-        one.chmod(mode)
-    return copy
 
 
 def dismantle(world: World, known: State) -> None:

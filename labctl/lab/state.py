@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import os
 import pickle
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from labctl.errors import LabctlError, UsageError
@@ -15,11 +14,12 @@ from labctl.guests.keys import Key
 from labctl.guests.spec import Accel
 from labctl.images import Image
 from labctl.topology.model import Topology
-from labctl.world import host, paths, scratch, space
+from labctl.world import atomic, host, lock, owned, paths, scratch, space
 from labctl.world.base import World
 from labctl.world.deadline import Deadline
 
 STATE = "lab.state"
+LOCK = ".lock"
 CREATE_SECONDS = 60.0
 SOCKET_LIMIT = 107
 """Octets in the path of a UNIX socket (unix(7), sun_path less its NUL)."""
@@ -39,7 +39,8 @@ class State:
     images: dict[str, Image]
     """The image of each node."""
     client: Key
-    """The key that lets labctl into every guest, and the guests into each other."""
+    """The control key: it lets labctl into every guest, over the management network. No guest has
+    its private half."""
     hostkeys: dict[str, Key]
     """The host key of each node."""
     uri: str
@@ -48,6 +49,8 @@ class State:
     """ISO 8601, UTC."""
     complete: bool
     """Whether everything came up; a lab that is coming up is not complete yet."""
+    clients: dict[str, Key] = field(default_factory=dict)
+    """The key of each node, by which it may log in to the others over the network under test."""
 
 
 def directory(name: str) -> Path:
@@ -67,9 +70,7 @@ def directory(name: str) -> Path:
 
 def save(folder: Path, state: State) -> None:
     """Write a lab's state whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as new:
-        pickle.dump(state, new)
-    Path(new.name).replace(folder / STATE)
+    atomic.write(folder / STATE, pickle.dumps(state))
 
 
 def load(folder: Path) -> State:
@@ -101,7 +102,7 @@ def known() -> list[Path]:
     return [
         entry
         for entry in sorted(paths.runtime().iterdir())
-        if any((entry / mark).exists() for mark in marks)
+        if any((entry / mark).exists() for mark in marks) and owned.is_made(entry)
     ]
 
 
@@ -110,23 +111,25 @@ def creating(folder: Path) -> Iterator[None]:
     """Reserve a lab's directory while its world is made in the `with` block.
 
     One labctl at a time, so that nobody takes for a leftover what somebody else is just making.
-    What killed worlds, probes and doctors have left behind is removed here. Raises `UsageError`
-    when a lab of this name is up, `DeadlineError` when another labctl does not let go.
+    What killed worlds, probes and doctors have left behind is removed here, and only what bears
+    labctl's mark. Raises `UsageError` when a lab of this name is up or something else has its
+    place, `DeadlineError` when another labctl does not let go.
     """
-    with (paths.runtime() / ".lock").open("w") as lock:
-        deadline = Deadline(CREATE_SECONDS, "waiting for another labctl to make its world")
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            deadline.pause(0.02)
+    deadline = Deadline(CREATE_SECONDS, "waiting for another labctl to make its world")
+    with lock.held(paths.runtime() / LOCK, deadline):
+        if os.path.lexists(folder) and not owned.may_be_made(folder):
+            raise UsageError(
+                f"{folder} is there already, and labctl did not make it",
+                "choose another name: --name NAME; or set LABCTL_RUNTIME_DIR to another folder",
+            )
         if alive(folder):
             raise UsageError(
                 f"lab {folder.name} is up already",
                 f"take it down: labctl down {folder.name}; or choose another name: --name NAME",
             )
         for entry in paths.runtime().iterdir():
-            if entry.is_dir() and not entry.name.startswith(".") and not alive(entry):
+            hidden = entry.name.startswith(".")
+            if not hidden and owned.is_made(entry) and not alive(entry):
                 space.end(entry)
         scratch.sweep()
         yield

@@ -160,7 +160,7 @@ def _claimed(node: Node) -> Iterator[Path]:
     """
     claim = node.directory / "watches" / secrets.token_hex(4)
     try:
-        claim.parent.mkdir(exist_ok=True)
+        claim.parent.mkdir(mode=0o700, exist_ok=True)
         file = claim.open("x")
     except OSError as wrong:
         raise LabctlError(f"cannot watch drops in {node.name}: {wrong}") from None

@@ -113,6 +113,16 @@ def make_tap(ip: pyroute2.IPRoute, name: str, bridge: str, mtu: int) -> None:
     ip.link("set", index=index, mtu=mtu, master=master, state="up")
 
 
+def isolate(ip: pyroute2.IPRoute, port: str) -> None:
+    """Let a port of the management bridge reach the bridge, and no other port that is isolated.
+
+    So no guest reaches another one's management interface: BR_ISOLATED in the kernel's br_private.h
+    (should_deliver, br_forward.c).
+    """
+    for index in ip.link_lookup(ifname=port):
+        ip.brport("set", index=index, isolated=1)
+
+
 def leave_bridges_alone() -> None:
     """Keep netfilter out of the bridges of this network namespace.
 
@@ -137,6 +147,7 @@ def build(topology: Topology) -> None:
                 _build_network(ip, network)
             for node in topology.outer_nodes():
                 make_tap(ip, node.mgmt_tap, MGMT_BRIDGE, 1500)
+                isolate(ip, node.mgmt_tap)
                 for interface in node.interfaces:
                     bridge = topology.networks[interface.network].bridge
                     make_tap(ip, interface.tap, bridge, interface.mtu)
@@ -164,10 +175,11 @@ def build_bridges(mgmt: str, networks: Iterable[Network]) -> None:
             _build_network(ip, network)
 
 
-def hush_ports(bridges: Mapping[str, str]) -> None:
+def hush_ports(bridges: Mapping[str, str], mgmt: str) -> None:
     """Let ports that others made, such as vifs, not speak themselves; `bridges` has theirs by port.
 
-    Raises `HostError` for one that is not on its bridge.
+    Those on the bridge `mgmt` are isolated from each other. Raises `HostError` for one that is not
+    on its bridge.
     """
     found = {link.name: link.master for link in links()}
     for port, bridge in bridges.items():
@@ -178,6 +190,10 @@ def hush_ports(bridges: Mapping[str, str]) -> None:
                 "the script vif-bridge of that host puts vifs elsewhere",
             )
         _disable_ipv6(port)
+    with pyroute2.IPRoute() as ip:
+        for port, bridge in bridges.items():
+            if bridge == mgmt:
+                isolate(ip, port)
 
 
 def names(topology: Topology) -> list[str]:

@@ -22,6 +22,8 @@ from typing import IO, Self
 from labctl.errors import LabctlError
 from labctl.results import junit
 from labctl.results.model import Run
+from labctl.world import atomic
+from labctl.world.trust import check_private
 
 SCHEMA_VERSION = 1
 RESULT = "result.json"
@@ -33,7 +35,10 @@ _HINT = "name a folder you can write to with --results DIR or LABCTL_RESULTS"
 
 
 def results_root(root: Path | None = None) -> Path:
-    """Return the folder of all runs: `root`, else LABCTL_RESULTS, else the XDG state folder."""
+    """Return the folder of all runs: `root`, else LABCTL_RESULTS, else the XDG state folder.
+
+    Raises `LabctlError` where there is none, or others can write to the last.
+    """
     if root is not None:
         return root
     if named := os.environ.get("LABCTL_RESULTS"):
@@ -44,7 +49,7 @@ def results_root(root: Path | None = None) -> Path:
             state = Path.home() / ".local" / "state"
         except RuntimeError:
             raise LabctlError("there is no home folder to keep results in", _HINT) from None
-    return state / "labctl" / "results"
+    return check_private(state / "labctl", "XDG_STATE_HOME") / "results"
 
 
 def file_stem(arm: str) -> str:
@@ -92,7 +97,7 @@ class Recorder:
         stamp = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z"
         folder = results_root(root)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = _new_directory(folder, f"{stamp}-{_slug(experiment)}")
             marker = (path / MARKER).open("w", encoding="utf-8")
             fcntl.flock(marker, fcntl.LOCK_EX)
@@ -174,14 +179,4 @@ def _new_directory(folder: Path, stem: str) -> Path:
 
 def _write_whole(path: Path, data: bytes) -> None:
     """Write `path` so that it is there whole or not at all, also after a power cut."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    atomic.write(path, data, atomic.public(), sync=True)

@@ -6,9 +6,10 @@ before the first link is made, so `labctl down` can always take it away.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from labctl.errors import HostError
+from labctl.world import owned
 from labctl.world.base import World, in_state_of_running
 
 MARKER = "host-world"
@@ -19,10 +20,13 @@ class Host(World):
 
     @classmethod
     def create(cls, directory: Path) -> Host:
-        """Make the lab's directory; libvirtd's QEMU, another user, may pass through it."""
-        directory.mkdir(mode=0o711)
-        directory.parent.chmod(0o711)
-        (directory / MARKER).touch()
+        """Make the lab's directory; libvirtd's QEMU, another user, may pass through it.
+
+        Raises `HostError` where it could not come that far.
+        """
+        _let_pass(directory.parent)
+        owned.make(directory, mode=0o711)
+        (directory / MARKER).touch(mode=0o600)
         return cls(directory)
 
     @classmethod
@@ -45,4 +49,17 @@ class Host(World):
     def end(self) -> None:
         """Let go and remove the directory; links and guests are the lab's to remove first."""
         self.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        owned.remove(self.directory)
+
+
+def _let_pass(folder: Path) -> None:
+    """Let other users pass through the runtime folder, if it is labctl's own to change."""
+    mode = folder.stat().st_mode
+    if mode & 0o001:
+        return
+    if not owned.is_made(folder):
+        raise HostError(
+            f"{folder} lets no other user pass, and a system's QEMU is one",
+            f"run: chmod o+x {folder}; or set LABCTL_RUNTIME_DIR to another folder",
+        )
+    folder.chmod(0o711)

@@ -38,6 +38,8 @@ WHOLE = 1 << 16
 """A hole begins and ends at a multiple of this: within a block of any file system it would leave
 zeros to be read."""
 TRIM_SECONDS = 1.0
+MARK = ".labctl-made"
+"""The file by which a folder of labctl's is known (`labctl.world.owned`)."""
 
 
 class RefusedError(Exception):
@@ -126,21 +128,29 @@ def reap() -> None:
             pass
 
 
-def remove(name: str, parent: int, inside: int) -> None:
-    """Remove the directory that is open as `inside`, but no other that has its name by now.
-
-    `parent` is an open directory too. What cannot be removed stays.
-    """
+def remove_inside(inside: int) -> None:
+    """Remove all that is in the directory open as `inside` but its mark; what cannot be stays."""
     with contextlib.suppress(OSError), os.scandir(inside) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.name, ignore_errors=True, dir_fd=inside)
-            else:
+            elif entry.name != MARK:
                 with contextlib.suppress(OSError):
                     os.unlink(entry.name, dir_fd=inside)
+
+
+def remove(name: str, parent: int, inside: int) -> None:
+    """Remove the directory that is open as `inside`, but no other that has its name by now.
+
+    `parent` is an open directory too. What cannot be removed stays, and the mark with it: whoever
+    is killed meanwhile leaves something that is known for labctl's.
+    """
+    remove_inside(inside)
     with contextlib.suppress(OSError):
         there = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        if os.path.samestat(there, os.fstat(inside)):
+        if os.path.samestat(there, os.fstat(inside)) and set(os.listdir(inside)) <= {MARK}:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(MARK, dir_fd=inside)
             os.rmdir(name, dir_fd=parent)
 
 

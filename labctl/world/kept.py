@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import pickle
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from labctl.world import paths
+from labctl.world import atomic, owned, paths
 
 MOST = 100
 """How many of a kind are kept, those used longest ago go first."""
@@ -58,16 +57,13 @@ def keep(kind: str, key: str, value: object) -> None:
     """
     folder = _place(kind)
     with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = folder / f".{key}.{os.getpid()}"
-        try:
-            part.write_bytes(pickle.dumps(value))
-            part.rename(folder / key)
-        finally:
-            part.unlink(missing_ok=True)
-        by_age = sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime)
-        for old in by_age[:-MOST]:
-            old.unlink(missing_ok=True)
+        made = owned.claim(folder)
+        atomic.write(folder / key, pickle.dumps(value))
+        if made:  # else it holds what others have put there
+            entries = [one for one in folder.iterdir() if len(one.name) == len(key)]
+            by_age = sorted(entries, key=lambda one: one.stat().st_mtime)
+            for old in by_age[:-MOST]:
+                old.unlink(missing_ok=True)
 
 
 def _place(kind: str) -> Path:

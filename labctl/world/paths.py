@@ -7,6 +7,8 @@ import stat
 from pathlib import Path
 
 from labctl.errors import HostError
+from labctl.world import owned
+from labctl.world.trust import check_private
 
 
 def _xdg(variable: str, default: str) -> Path:
@@ -32,21 +34,29 @@ def config() -> Path:
 
 
 def cache() -> Path:
-    """Return the folder of what can be made again: images, packages, capabilities."""
-    return _xdg("XDG_CACHE_HOME", ".cache")
+    """Return the folder of what can be made again: images, packages, capabilities.
+
+    Raises `HostError` where others can write to it.
+    """
+    return check_private(_xdg("XDG_CACHE_HOME", ".cache"), "XDG_CACHE_HOME")
 
 
 def state() -> Path:
-    """Return the folder of what is to be kept: results."""
-    return _xdg("XDG_STATE_HOME", ".local/state")
+    """Return the folder of what is to be kept: results.
+
+    Raises `HostError` where others can write to it.
+    """
+    return check_private(_xdg("XDG_STATE_HOME", ".local/state"), "XDG_STATE_HOME")
 
 
 def runtime() -> Path:
     """Return the folder that holds one directory a running lab, made if it is missing.
 
     It is short, because the path of a UNIX socket has 107 bytes at most (unix(7)). Root has one
-    place however it became root; what is in it is private directory by directory.
-    Raises `HostError` when the folder cannot be made or belongs to somebody else.
+    place however it became root; what is in it is private directory by directory. It may hold
+    other things: labctl removes what bears its mark (`labctl.world.owned`), and nothing else.
+    Raises `HostError` when the folder cannot be made, belongs to somebody else or can be written to
+    by others.
     """
     given = os.environ.get("LABCTL_RUNTIME_DIR", "")
     session = os.environ.get("XDG_RUNTIME_DIR", "")
@@ -58,8 +68,9 @@ def runtime() -> Path:
         folder = Path(session) / "labctl"
     else:
         folder = Path(f"/tmp/labctl-{os.geteuid()}")
+    check_private(folder, "LABCTL_RUNTIME_DIR")
     try:
-        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        owned.claim(folder, mode=0o711)
         seen = folder.lstat()
     except OSError as reason:
         raise HostError(

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,11 +22,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from labctl.errors import HostError, LabctlError, refusal
-from labctl.world import forbidden, process
+from labctl.world import atomic, forbidden, owned, process
 from labctl.world.base import World, in_state_of_running
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
-from labctl.world.init import remove
 
 START_SECONDS = 30.0
 END_SECONDS = 30.0
@@ -82,7 +80,7 @@ class Space(World):
         Raises `HostError` where the host forbids it, with what to change.
         """
         user = os.geteuid() != 0
-        directory.mkdir(mode=0o700)
+        owned.make(directory)
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
         words = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -107,7 +105,7 @@ class Space(World):
                 )  # fmt: skip
             pid = _wait_ready(ours, log, shell.pid)
             world = cls(directory, Identity(pid, start_ticks(pid), user))
-            (directory / IDENTITY).write_text(json.dumps(asdict(world.identity)))
+            atomic.write(directory / IDENTITY, json.dumps(asdict(world.identity)))
         except BaseException as error:
             ours.close()
             if shell:
@@ -115,7 +113,7 @@ class Space(World):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(shell.pid, signal.SIGKILL)
                 shell.wait(END_SECONDS)
-            shutil.rmtree(directory, ignore_errors=True)
+            owned.remove(directory)
             told = refusal(error, directory) if isinstance(error, OSError) else None
             raise told or error from None
         world._lifeline, world._shell = ours, shell
@@ -227,24 +225,24 @@ def _told(said: str, log: Path) -> HostError:
 def end(directory: Path, only: Identity | None = None) -> None:
     """End the world of `directory`, if it runs, and remove the directory.
 
-    With `only`, a later world that has come to lie there is left alone. Raises `DeadlineError` when
-    PID 1 does not go.
+    One that labctl has not made is left alone, and so is, with `only`, a later world that has come
+    to lie there. Raises `DeadlineError` when PID 1 does not go.
     """
     with contextlib.ExitStack() as opened:
-        inside = parent = -1
+        inside = -1
+        made = False
         # Opened before anything ends: whoever waits for the name may have it as soon as it is free,
         # and theirs is another directory.
         with contextlib.suppress(OSError):
-            parent = os.open(directory.parent, os.O_PATH | os.O_DIRECTORY)
-            opened.callback(os.close, parent)
             inside = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             opened.callback(os.close, inside)
-        identity = _identity(inside)
+            made = owned.bears_mark(inside, directory)
+        identity = _identity(inside) if made else None
         others = only is not None and identity != only
         if world := only or identity:
             _end_process(world, directory)
-        if inside >= 0 and not others:
-            remove(directory.name, parent, inside)
+        if made and not others:
+            owned.remove_handle(directory, inside)
 
 
 def _identity(inside: int) -> Identity | None:

@@ -60,6 +60,20 @@ print(json.dumps({
 }))
 """
 
+BOOT_FILES = """
+from pathlib import Path
+words = {one.parent: one.read_bytes() for one in Path("/proc").glob("[0-9]*/cmdline")}
+users = {
+    process.stat().st_uid for process, line in words.items()
+    if b"qemu-system" in line and b"guest=hop" in line
+}
+(user,) = users
+found = sorted(Path("/run/labctl/hop/boot").iterdir())
+assert len(found) == 4, found
+for one in found:
+    print(one.name, oct(one.stat().st_mode & 0o777), one.stat().st_uid, user)
+"""
+
 DEFINE = """
 import libvirt, sys
 connection = libvirt.open("qemu:///system")
@@ -144,6 +158,11 @@ def test_a_lab_comes_up_works_and_leaves_nothing(host: Host) -> None:
         assert (through.status, through.stdout.strip()) == (0, "vm2"), through
         inside = host.labctl("exec", "r1", "--", "cat", "/proc/net/dev")
         assert "eth1:" in inside.stdout
+
+        # What the guests boot holds keys: it is QEMU's user's, and nobody else's.
+        for line in host.python(BOOT_FILES).splitlines():
+            _name, mode, owner, qemu = line.split()
+            assert (mode, owner) == ("0o600", qemu), line
 
         # A second one of the same names finds no room, and does no harm.
         other = host.labctl("up", "router-hop.yaml", *URI, "--name", "other")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import gzip
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from labctl import images
 from labctl.images import Image, cache, mirror, recipe
+from labctl.lab import boot
 from labctl.world.deadline import Deadline
 
 pytestmark = pytest.mark.integration
@@ -95,19 +95,18 @@ def booted(
 ) -> Iterator[Guest]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    append = images.CMDLINE
+    initramfs = image.initramfs
     if config:
-        packed = gzip.compress(config.encode(), mtime=0)
-        append += f" labctl={base64.b64encode(packed).decode()}"
+        initramfs = boot.Files(folder).initramfs("guest", image.initramfs, config)
     argv = "qemu-system-x86_64 -M pc -accel tcg -cpu max -nodefaults -no-user-config -no-reboot"
     argv += f" -display none -m {memory} -serial file:{folder / 'console'} -device virtio-rng-pci"
     for number, model in enumerate(nics):
         back = f"user,hostfwd=tcp:127.0.0.1:{port}-:22" if number == 0 else "hubport,hubid=0"
         argv += f" -netdev {back},id=n{number}"
         argv += f" -device {model},netdev=n{number},mac={mac(number)},romfile="
-    command = [*argv.split(), "-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
+    command = [*argv.split(), "-kernel", str(image.kernel), "-initrd", str(initramfs)]
     # setpriv: were this process killed, QEMU must not stay behind.
-    command = ["setpriv", "--pdeathsig", "KILL", *command, "-append", append]
+    command = ["setpriv", "--pdeathsig", "KILL", *command, "-append", images.CMDLINE]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         try:
             yield Guest(process, folder / "console", port, folder)
@@ -154,6 +153,13 @@ nonsense line
 
 def test_ssh_works_with_the_given_keys_as_soon_as_it_is_ready(guest: Guest, micro: Image) -> None:
     assert guest.ssh("uname -n; uname -r; id -u").split() == ["vm1", micro.kernel_release, "0"]
+
+
+def test_the_configuration_is_for_root_alone(guest: Guest) -> None:
+    """It holds the guest's keys."""
+    found = guest.ssh("ls /labctl.conf 2>&1; stat -c '%a %U' /run/labctl.conf; cat /proc/cmdline")
+    assert found.splitlines()[1:] == ["600 root", images.CMDLINE]
+    assert "No such file" in found
 
 
 def test_a_key_that_was_not_given_is_refused(guest: Guest, tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def xen_lab(
     kernel = unpacked(micro.kernel)
     client = keys.Key.make()
     hostkeys = {node: keys.Key.make() for node in topology.nodes}
+    clients = {node.name: keys.Key.make() for node in inside.nodes}
     with tempfile.TemporaryDirectory(prefix="lx", dir="/tmp") as folder:
         world = Space.create(Path(folder) / "w")
         try:
@@ -173,8 +174,7 @@ def xen_lab(
                             log=world.directory / "console" / f"{node.name}.log",
                         ),
                         {**bridges, node.mgmt_tap: MGMT_BRIDGE},
-                        spec.boot_lines(topology, node, client, hostkeys)
-                        + spec.known_lines(topology, node, hostkeys),
+                        spec.boot_lines(topology, node, client, clients, hostkeys),
                     )
                 )
             place = xen.XenHost(host.name, world.directory, host_guest.log, host_guest.domain)

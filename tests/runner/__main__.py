@@ -12,12 +12,12 @@ import dataclasses
 import signal
 import subprocess
 import sys
-import tempfile
 import traceback
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from labctl.errors import LabctlError
+from labctl.world import owned, paths
 
 from . import plan, sessions, soak, store
 from .image import CHECKOUT, HOMES, SUITES, USER, say
@@ -101,9 +101,9 @@ def _sessions(given: argparse.Namespace) -> list[plan.Session]:
 
 def _shell(given: argparse.Namespace, options: sessions.Options) -> int:
     image = store.get(given.suite or SUITES[0], anew=options.anew)
-    with tempfile.TemporaryDirectory() as folder:
+    with owned.temporary(paths.cache() / "runner", ".console-") as folder:
         say(f"booting ({options.processor}): about a minute under TCG")
-        console = Path(folder) / "console.log"
+        console = folder / "console.log"
         with sessions.booted(image, options.processor, options.memory, console) as machine:
             sessions.prepare(machine)
             return machine.interact(given.user, given.command)

@@ -13,9 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from labctl.world import owned, paths
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
@@ -93,7 +94,9 @@ def _as_owner() -> list[str]:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder in which files of other uids may be left."""
+    """Remove a folder of ours in which files of other uids may be left; what others made stays."""
+    if not owned.is_made(folder):
+        return
     subprocess.run([*_as_owner(), "rm", "-rf", str(folder)], check=True)
 
 
@@ -187,8 +190,7 @@ def write_bundle(file: Path) -> None:
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=CHECKOUT, check=True, stdout=subprocess.PIPE,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as scratch:
-        tree = Path(scratch)
+    with owned.temporary(paths.cache() / "runner", ".tree-") as tree:
         for name in sorted(set(os.fsdecode(listed.stdout).split("\0")) - {""}):
             source, target = CHECKOUT / name, tree / name
             if source.is_symlink() or source.exists():  # else it is removed, but not committed yet

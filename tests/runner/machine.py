@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from labctl.world import owned, paths
 from labctl.world.deadline import Deadline
 
 from .image import HOMES, HOST, Image
@@ -123,9 +124,10 @@ class Machine:
         `memory` is in MiB. The folder `share` is there as the 9p tag `share`, to read; what the
         serial console says goes to `console`. Raises `RunnerError` when it does not get ready.
         """
-        with tempfile.TemporaryDirectory(prefix="lr-", dir="/tmp") as folder:
+        # A short path, for sockets; what a killed one leaves goes with the next.
+        with owned.temporary(paths.runtime(), ".lr-") as folder:
             for left in reversed(range(PORTS)):
-                machine = cls._launch(image, processor, memory, share, console, Path(folder))
+                machine = cls._launch(image, processor, memory, share, console, folder)
                 try:
                     machine.wait_for_ssh(BOOT_SECONDS)
                     break

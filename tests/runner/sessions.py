@@ -7,7 +7,6 @@ import dataclasses
 import re
 import shlex
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +17,10 @@ from xml.etree import ElementTree
 from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
 
 from labctl import images
+from labctl.errors import UsageError
 from labctl.guests import accel
 from labctl.images import cache
-from labctl.world import paths
+from labctl.world import owned, paths
 
 from . import plan, store
 from .image import HOMES, Image, say, write_bundle
@@ -93,11 +93,17 @@ def run(sessions: Sequence[plan.Session], options: Options) -> int:
 def _tried(session: plan.Session, options: Options) -> list[Outcome]:
     """Run a session, once more where the runner breaks; that it broke stands in the first step."""
     place = options.results / f"{session.suite}-{session.name}"
-    shutil.rmtree(place, ignore_errors=True)
+    owned.remove(place)  # of an earlier run
+    try:
+        owned.make(place)
+    except FileExistsError:
+        raise UsageError(
+            f"{place} is there already, and no run made it", "move it away, or name other results"
+        ) from None
     broken = last = ""
     for attempt in range(1, TRIES + 1):
         folder = place / f"try-{attempt}"
-        folder.mkdir(parents=True)
+        folder.mkdir()
         outcomes: list[Outcome] = []
         try:
             _session(session, options, folder, outcomes)
@@ -170,8 +176,7 @@ def processor_for(asked: Processor) -> Processor:
 def booted(image: Image, processor: Processor, memory: int, console: Path) -> Iterator[Machine]:
     """Boot a runner that has the tree under test and the guests' images at hand, to be copied."""
     images.get("micro")
-    with tempfile.TemporaryDirectory(prefix="labctl-share-") as scratch:
-        share = Path(scratch)
+    with owned.temporary(paths.cache() / "runner", ".share-") as share:
         write_bundle(share / "labctl.bundle")
         shutil.copytree(
             HERE / "inside", share / "runner", ignore=shutil.ignore_patterns("__pycache__")

@@ -7,12 +7,12 @@ import fcntl
 import hashlib
 import itertools
 import os
-import tempfile
+import secrets
 import time
 from pathlib import Path
 from typing import TextIO
 
-from labctl.world import paths
+from labctl.world import owned, paths
 from labctl.world.deadline import Deadline
 
 from .image import CHECKOUT, HERE, Image, authorities, build, remove, say
@@ -43,7 +43,7 @@ def get(suite: str, *, anew: bool = False) -> Image:
     standard error), and `DeadlineError` when somebody else builds one for too long.
     """
     top = paths.cache() / "runner"
-    top.mkdir(mode=0o700, parents=True, exist_ok=True)
+    owned.claim(top)
     image = Image(suite, top / f"{suite}-{digest(suite)[:16]}")
     with (top / f".{suite}.lock").open("w") as lock:
         _wait_for(lock, suite)
@@ -52,10 +52,12 @@ def get(suite: str, *, anew: bool = False) -> Image:
             building = f".building-{suite}-"
             for left in top.glob(f"{building}*"):  # by a build that was killed
                 remove(left)
-            part = Path(tempfile.mkdtemp(prefix=building, dir=top))
+            part = top / f"{building}{secrets.token_hex(4)}"
+            owned.make(part)
             try:
                 made = Image(suite, part / "image")
                 made.folder.mkdir()
+                owned.mark(made.folder, image.folder)
                 build(made, part)
                 for old in top.glob(f"{suite}-*"):
                     if old == image.folder or not _used(old):

@@ -24,6 +24,7 @@ from labctl.experiments import runner
 from labctl.lab import ending, state
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Environment, Run, Verdict
+from labctl.world import owned
 from labctl.world.space import IDENTITY, Identity, start_ticks
 
 pytest_plugins = ["cli_words"]
@@ -166,7 +167,7 @@ def test_the_schema_is_json(labctl: Labctl) -> None:
 
 def make(runtime: Path, name: str, started: int = 1) -> Path:
     folder = runtime / name
-    folder.mkdir()
+    owned.make(folder)
     identity = Identity(os.getpid(), started, user=False)
     (folder / IDENTITY).write_text(json.dumps(asdict(identity)))
     return folder

@@ -1,11 +1,11 @@
-"""What a guest is told: boot lines, command line, keys, addresses, SSH; what it tells: ethtool."""
+"""What a guest is told: boot lines, keys, addresses, SSH; what it tells: ethtool."""
 
 from __future__ import annotations
 
 import base64
-import gzip
 import ipaddress
 import os
+import re
 import struct
 import subprocess
 from pathlib import Path
@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from labctl.errors import GuestError, UsageError
+from labctl.errors import GuestError
 from labctl.guests import driver, ssh
 from labctl.guests.console import tail as console_tail
 from labctl.guests.ethtool import parse_device, parse_features
 from labctl.guests.keys import Key
-from labctl.guests.spec import CMDLINE_LIMIT, boot_lines, command_line, link_local
+from labctl.guests.spec import PEER, boot_lines, link_local
 from labctl.topology import from_mapping
 
 # --- addresses ----------------------------------------------------------------------------------
@@ -50,7 +50,8 @@ def named(name: str) -> Key:
     return Key(f"openssh of {name}", f"public of {name}", f"dropbear of {name}")
 
 
-CLIENT = named("client")
+CONTROL = named("control")
+CLIENTS = {name: named(f"client {name}") for name in ("vm1", "vm2")}
 HOSTS = {name: named(f"host {name}") for name in ("vm1", "vm2")}
 TWO = from_mapping(
     {
@@ -76,45 +77,61 @@ TWO = from_mapping(
 def test_boot_lines_hold_one_setting_each() -> None:
     node = TWO.nodes["vm1"]
     eth0 = node.interfaces[0]
-    lines = boot_lines(TWO, node, CLIENT, HOSTS).splitlines()
-    assert [line for line in lines if not line.startswith("known ")] == [
+    assert boot_lines(TWO, node, CONTROL, CLIENTS, HOSTS).splitlines() == [
         "host vm1",
         "hostkey dropbear of host vm1",
-        "clientkey dropbear of client",
-        "authorized public of client",
+        "clientkey dropbear of client vm1",
+        "authorized public of control",
+        f"authorized {PEER} public of client vm2",
         f"iface {node.mgmt_mac} mgmt0 1500",
         f"iface {eth0.mac} eth0 1400 10.0.1.1/24 fd00:1::1/64",
         "route 0.0.0.0/0 10.0.1.2",
         "offload eth0 generic-receive-offload on tx-checksumming off",
         "peer 10.0.1.2 vm2",
+        "known vm2 public of host vm2",
+        "known 10.0.1.2 public of host vm2",
     ]
+
+
+def test_a_guest_is_given_no_private_key_but_its_own() -> None:
+    lines = boot_lines(TWO, TWO.nodes["vm1"], CONTROL, CLIENTS, HOSTS)
+    private = re.findall(r"(?:dropbear|openssh) of [a-z]+(?: vm\d)?", lines)
+    assert private == ["dropbear of host vm1", "dropbear of client vm1"]
+
+
+@pytest.mark.parametrize(
+    ("connection", "command", "status", "said"),
+    [
+        ("10.0.1.1 40000 10.0.1.2 22", "echo 'a  *' b", 0, "a  * b\n"),
+        ("fd00:1::1 40000 fd00:1::2 22", "false", 1, ""),
+        ("10.0.1.1 40000 10.0.1.2 22", "", 0, "a shell\n"),
+        ("fe80::1%mgmt0 40000 fe80::2%mgmt0 22", "echo in", 1, ""),
+        ("fe80::1 40000 fe80::2 22", "", 1, ""),
+    ],
+)
+def test_a_key_of_a_guest_is_good_for_the_network_under_test(
+    connection: str, command: str, status: int, said: str
+) -> None:
+    """As an SSH server runs it: by the user's shell, with these variables."""
+    forced = re.search(r'command="([^"]*)"', PEER)
+    assert forced
+    env = {"PATH": "/usr/bin:/bin", "SSH_CONNECTION": connection, "HOME": "/nonexistent"}
+    if command:
+        env["SSH_ORIGINAL_COMMAND"] = command
+    done = subprocess.run(
+        ["sh", "-c", forced[1]], env=env, input="echo a shell\n", capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (status, said)
+    assert ("network under test only" in done.stderr) == ("fe80" in connection)
 
 
 def test_an_interface_without_addresses_is_brought_up_all_the_same() -> None:
     lan = from_mapping(
         {"networks": {"lan": {}}, "nodes": {"a": {"interfaces": [{"network": "lan"}]}}}
     )
-    lines = boot_lines(lan, lan.nodes["a"], CLIENT, {"a": CLIENT}).splitlines()
-    assert lines[5] == f"iface {lan.nodes['a'].interfaces[0].mac} eth0 1500"
-
-
-# --- command line -------------------------------------------------------------------------------
-
-
-def test_the_configuration_travels_packed_after_the_base() -> None:
-    whole = command_line("console=ttyS0 quiet", "host vm1\n", "vm1")
-    base, _, packed = whole.rpartition(" labctl=")
-    assert base == "console=ttyS0 quiet"
-    assert gzip.decompress(base64.b64decode(packed)) == b"host vm1\n"
-    assert whole == command_line("console=ttyS0 quiet", "host vm1\n", "vm1")
-
-
-def test_a_command_line_at_the_limit_passes_and_one_above_is_refused() -> None:
-    room = CMDLINE_LIMIT - len(command_line("", "host vm1\n", "vm1"))
-    assert len(command_line("x" * room, "host vm1\n", "vm1")) == CMDLINE_LIMIT
-    with pytest.raises(UsageError, match=r"vm1 has too much .*2048 characters of 2047") as told:
-        command_line("x" * (room + 1), "host vm1\n", "vm1")
-    assert told.value.hint
+    lines = boot_lines(lan, lan.nodes["a"], CONTROL, {}, {"a": CONTROL}).splitlines()
+    assert lines[4] == f"iface {lan.nodes['a'].interfaces[0].mac} eth0 1500"
 
 
 # --- keys ---------------------------------------------------------------------------------------
@@ -129,6 +146,12 @@ def strings(data: bytes) -> list[bytes]:
         found.append(data[4 : 4 + length])
         data = data[4 + length :]
     return found
+
+
+def test_a_key_that_is_shown_is_its_public_half() -> None:
+    """As in a traceback, or a failed test of a user's."""
+    key = Key.make()
+    assert repr(key) == f"Key(public={key.public!r})"
 
 
 def test_a_key_is_the_same_in_all_its_forms() -> None:

@@ -12,11 +12,13 @@ import yaml
 from debian_archive import RECIPE, RELEASE, Archive, left_behind
 
 from labctl import images
-from labctl.errors import DeadlineError, LabctlError, UsageError
+from labctl.errors import DeadlineError, HostError, LabctlError, UsageError
 from labctl.events import Event
 from labctl.images import assemble, cache, closure, recipe, unpack
 from labctl.images.tree import Entry, Tree
+from labctl.world import owned
 from labctl.world.deadline import Deadline
+from labctl.world.init import MARK
 
 pytest_plugins = ["debian_archive"]
 
@@ -243,15 +245,55 @@ def test_an_interrupted_build_leaves_no_half_image(
 
 def test_what_a_killed_build_left_is_removed_by_the_next(archive: Archive) -> None:
     archive.write()
-    stale = cache.root() / "images/.building/image"
-    stale.mkdir(parents=True)
+    stale = cache.root() / "images/.building-1"
+    owned.make(stale)
     (stale / "kernel").write_text("half")
-    part = cache.packages() / "x.part"
-    part.parent.mkdir()
-    part.write_text("half")
     images.get("mine")
     assert not stale.exists()
-    assert not part.exists()
+
+
+def test_what_labctl_did_not_make_stays_in_the_cache(archive: Archive) -> None:
+    archive.write()
+    image = images.get("mine")
+    others = [
+        cache.root() / "images/.building/file",
+        cache.root() / "images/.building-2/file",
+        cache.root() / f"images/mine-{'0' * 12}/kernel",
+        cache.packages() / "x.part",
+        cache.packages() / f"{'0' * 64}.deb",
+        cache.root() / "recipes-of-mine/file",
+        cache.root() / "notes",
+    ]
+    (cache.packages() / MARK).unlink()
+    for other in others:
+        other.parent.mkdir(exist_ok=True)
+        other.write_text("precious")
+    with pytest.raises(LabctlError, match="labctl did not make"):
+        images.remove()
+    images.get("mine")
+    assert [other.read_text() for other in others] == ["precious"] * len(others)
+    assert sorted(image.kernel.parent.iterdir())  # built again
+
+
+def test_something_else_in_the_place_of_an_image_is_refused(archive: Archive) -> None:
+    archive.write()
+    image = images.get("mine")
+    images.remove("mine")
+    image.kernel.parent.mkdir()
+    (image.kernel.parent / "file").write_text("precious")
+    with pytest.raises(HostError, match="labctl did not make it"):
+        images.get("mine")
+    assert (image.kernel.parent / "file").read_text() == "precious"
+
+
+def test_an_image_from_before_there_were_marks_is_removed(archive: Archive) -> None:
+    archive.write()
+    folder = images.get("mine").kernel.parent
+    (folder / MARK).unlink()
+    (folder / "file").write_text("precious")
+    with pytest.raises(LabctlError, match="labctl did not make"):
+        images.remove("mine")
+    assert [entry.name for entry in folder.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("harm", ["truncated", "no notes", "bad notes", "other digest", "gone"])
@@ -323,11 +365,12 @@ def test_removed_is_one_image_in_all_its_versions_or_everything(archive: Archive
     assert images.get("a-b") == other
     assert images.remove("a") == []
     for folder in (cache.kernels(), cache.root() / "recipes", cache.root() / "topologies"):
-        folder.mkdir(exist_ok=True)
+        owned.claim(folder)
         (folder / "something").touch()
     assert images.remove() == [other.kernel.parent.name]
     assert not cache.packages().exists()
     assert {entry.name for entry in cache.root().iterdir()} == {"images", "topologies"}
+    assert {entry.name for entry in (cache.root() / "images").iterdir()} == {".lock", MARK}
 
 
 def test_libraries_come_with_the_programs_that_need_them() -> None:

@@ -19,6 +19,8 @@ from labctl.lab.lab import Lab
 from labctl.topology import find as find_topology
 from labctl.topology import from_mapping
 from labctl.topology import load as load_topology
+from labctl.world import owned, paths
+from labctl.world.init import MARK
 from labctl.world.space import IDENTITY, Identity, start_ticks
 
 IMAGE = Image(
@@ -30,15 +32,13 @@ IMAGE = Image(
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LABCTL_RUNTIME_DIR", str(tmp_path))
-    folder = tmp_path / "labctl"
-    folder.mkdir()
-    return folder
+    return paths.runtime()
 
 
 def make(runtime: Path, name: str, *, alive: bool = True, host: bool = False) -> Path:
     """Make a lab's directory; its PID 1 is this very process, or none at all."""
     folder = runtime / name
-    folder.mkdir()
+    owned.make(folder)
     if host:
         (folder / "host-world").touch()
     else:
@@ -60,7 +60,7 @@ def test_a_state_is_read_as_it_was_written(runtime: Path) -> None:
     folder = make(runtime, "one")
     state.save(folder, known("one"))
     assert state.load(folder) == known("one")
-    assert sorted(entry.name for entry in folder.iterdir()) == ["lab.state", IDENTITY]
+    assert sorted(entry.name for entry in folder.iterdir()) == [MARK, "lab.state", IDENTITY]
 
 
 @pytest.mark.parametrize(

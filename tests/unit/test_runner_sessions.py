@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from junitparser import JUnitXml
 
-from labctl.errors import DeadlineError
+from labctl.errors import DeadlineError, UsageError
+from labctl.world import owned
 from runner import image, plan, sessions, store
 from runner.__main__ import _options, _sessions
 from runner.machine import Ended, Machine, Processor, RunnerError, TimeoutEndedError
@@ -351,6 +352,32 @@ def test_a_build_that_hangs_elsewhere_is_waited_for_and_told(
             store.get("bookworm")
     assert "waiting for it" in capfd.readouterr().err
     assert store.get("bookworm").known_hosts.exists()
+
+
+def test_only_what_the_runner_made_is_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretend_to_build(monkeypatch, tmp_path)
+    others = [
+        tmp_path / "runner" / name / "file"
+        for name in (".building-bookworm-1", "bookworm-of-mine", ".lr-1", ".share-1")
+    ]
+    for other in others:
+        other.parent.mkdir(parents=True)
+        other.touch()
+    killed = tmp_path / "runner" / ".building-bookworm-2"
+    owned.make(killed)
+    (killed / "root.tar").touch()
+    store.get("bookworm")
+    assert not killed.exists()
+    with owned.temporary(tmp_path / "runner", ".share-"):
+        assert all(other.exists() for other in others)
+    results = tmp_path / "results"
+    (results / "bookworm-one").mkdir(parents=True)
+    (results / "bookworm-one" / "file").touch()
+    with pytest.raises(UsageError, match="no run made it"):
+        sessions.run([plan.Session("one", "bookworm", ())], sessions.Options(Processor(), results))
+    assert (results / "bookworm-one" / "file").exists()
 
 
 def test_machines_are_made_anew_once_a_suite(

@@ -12,6 +12,7 @@ import pytest
 from labctl.topology import TopologyError, kept, load, reading
 from labctl.topology.model import Topology
 from labctl.world import kept as store
+from labctl.world.init import MARK
 
 TEXT = "networks: {lan: {}}\nnodes: {vm1: {interfaces: [{network: lan}]}}\n"
 
@@ -36,6 +37,11 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr(reading, "load", noting)
     return seen
+
+
+def entries(tmp_path: Path) -> list[Path]:
+    """Return what is kept."""
+    return [one for one in (tmp_path / "cache/labctl/topologies").iterdir() if one.name != MARK]
 
 
 def test_a_file_is_read_once(file: Path, reads: list[Path]) -> None:
@@ -76,7 +82,7 @@ def test_of_a_disk_image_named_by_mistake_no_more_is_read_than_a_topology_may_ho
 
 def test_a_spoilt_entry_does_no_harm(file: Path, reads: list[Path], tmp_path: Path) -> None:
     good = kept.load(file)
-    (entry,) = (tmp_path / "cache/labctl/topologies").iterdir()
+    (entry,) = entries(tmp_path)
     for spoilt in (b"", b"no pickle", b"\x80\x04N."):
         entry.write_bytes(spoilt)
         assert kept.load(file) == good
@@ -98,7 +104,23 @@ def test_only_so_many_are_kept(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_
     for number in range(4):
         file.write_text(f"{TEXT}# {number}\n")
         kept.load(file)
-    assert len(list((tmp_path / "cache/labctl/topologies").iterdir())) == 2
+    assert len(entries(tmp_path)) == 2
+
+
+def test_what_else_is_there_stays_however_much_is_kept(
+    file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(store, "MOST", 1)
+    folder = tmp_path / "cache/labctl/topologies"
+    folder.mkdir(parents=True)
+    others = [folder / "notes", folder / ("a" * 64)]
+    for other in others:
+        other.touch()
+        os.utime(other, (0, 0))
+    for number in range(3):
+        file.write_text(f"{TEXT}# {number}\n")
+        kept.load(file)
+    assert all(other.exists() for other in others)
 
 
 def test_a_cache_that_cannot_be_written_to_serves_what_it_has(
@@ -120,6 +142,6 @@ def test_a_disk_that_is_full_keeps_nothing_and_no_part(
     def refuse(self: Path, _to: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
     assert kept.load(file).name == "mine"
-    assert list((tmp_path / "cache/labctl/topologies").iterdir()) == []
+    assert entries(tmp_path) == []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.world import init, space
+from labctl.world import init, owned, space
 from labctl.world.space import IDENTITY, Identity, Space, start_ticks
 
 
@@ -30,7 +30,7 @@ def identity_of(process: subprocess.Popen[bytes]) -> Identity:
 
 
 def write(folder: Path, identity: Identity) -> None:
-    folder.mkdir()
+    owned.make(folder)
     (folder / IDENTITY).write_text(json.dumps(asdict(identity)))
 
 
@@ -76,6 +76,7 @@ def test_a_world_does_not_end_the_one_that_has_its_name_by_now(
 
 def test_everything_in_a_directory_goes_with_it(tmp_path: Path) -> None:
     folder = tmp_path / "lab"
+    owned.make(folder)
     (folder / "a" / "b").mkdir(parents=True)
     (folder / "a" / "file").touch()
     os.mkfifo(folder / "pipe")

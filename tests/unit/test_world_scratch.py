@@ -6,20 +6,21 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from labctl.lab import state
-from labctl.world import scratch
+from labctl.errors import UsageError
+from labctl.lab import ending, state
+from labctl.world import owned, paths, scratch, space
+from labctl.world.init import MARK
 from labctl.world.space import IDENTITY, Identity, start_ticks
 
 MAKER = """
 import sys
 from labctl.world import scratch
-with scratch._folder() as folder:
+with scratch.folder() as folder:
     (folder / "something").touch()
     print(folder, flush=True)
     sys.stdin.read()
@@ -29,17 +30,20 @@ with scratch._folder() as folder:
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LABCTL_RUNTIME_DIR", str(tmp_path))
-    folder = tmp_path / "labctl"
-    folder.mkdir()
-    return folder
+    return paths.runtime()
+
+
+def contents(runtime: Path) -> list[str]:
+    """Return what is in the runtime folder, but for its own mark."""
+    return [entry.name for entry in runtime.iterdir() if entry.name != MARK]
 
 
 def test_a_folder_goes_with_its_block(runtime: Path) -> None:
-    with scratch._folder() as folder:
+    with scratch.folder() as folder:
         (folder / "w").mkdir()
         (folder / "w" / "file").touch()
-        assert list(runtime.iterdir()) == [folder]
-    assert list(runtime.iterdir()) == []
+        assert contents(runtime) == [folder.name]
+    assert contents(runtime) == []
 
 
 def test_what_a_killed_maker_left_is_removed_by_the_next_but_not_while_it_lives(
@@ -56,51 +60,93 @@ def test_what_a_killed_maker_left_is_removed_by_the_next_but_not_while_it_lives(
         maker.wait()
     assert folder.exists()
     scratch.sweep()
-    assert list(runtime.iterdir()) == []
+    assert contents(runtime) == []
+
+
+def left_by_a_killed_maker(runtime: Path) -> Path:
+    folder = runtime / f"{scratch.PREFIX}1"
+    owned.make(folder)
+    (folder / scratch.WORLD).mkdir()
+    return folder
 
 
 def test_making_a_lab_sweeps(runtime: Path) -> None:
-    for name in (".kvm-1", ".dabc", ".s-x"):
-        (runtime / name / "w").mkdir(parents=True)
+    left_by_a_killed_maker(runtime)
     with state.creating(runtime / "lab"):
-        assert [entry.name for entry in runtime.iterdir()] == [".lock"]
+        assert contents(runtime) == [".lock"]
+
+
+def test_what_labctl_did_not_make_stays(runtime: Path) -> None:
+    """As where LABCTL_RUNTIME_DIR holds a checkout that is called labctl."""
+    for name in (".git", ".venv", f"{scratch.PREFIX}x", ".kvm-1", "labctl", "dead"):
+        (runtime / name / "w").mkdir(parents=True)
+        (runtime / name / "file").touch()
+    gone = Identity(os.getpid(), 1, user=False)
+    (runtime / "dead" / IDENTITY).write_text(json.dumps(asdict(gone)))
+    (runtime / "README.md").write_text("precious")
+    (runtime / ".lock").write_text("precious")
+    before = sorted(runtime.rglob("*"))
+    scratch.sweep()
+    with state.creating(runtime / "lab"), scratch.folder():
+        pass
+    space.end(runtime / "dead")
+    ending.end(runtime / "dead")
+    assert state.known() == []
+    assert sorted(runtime.rglob("*")) == before
+    assert (runtime / ".lock").read_text() == "precious"
+
+
+def test_a_lab_is_not_made_in_the_place_of_something_else(runtime: Path) -> None:
+    (runtime / "docs").mkdir()
+    (runtime / "docs" / "file").touch()
+    with (
+        pytest.raises(UsageError, match="labctl did not make it") as told,
+        state.creating(runtime / "docs"),
+    ):
+        pytest.fail("it was made")
+    assert "--name" in told.value.hint
+    assert (runtime / "docs" / "file").exists()
 
 
 def test_a_folder_whose_world_still_runs_stays(runtime: Path) -> None:
-    folder = runtime / ".kvm-1" / scratch.WORLD
-    folder.mkdir(parents=True)
+    folder = left_by_a_killed_maker(runtime)
     alive = Identity(os.getpid(), start_ticks(os.getpid()), user=False)
-    (folder / IDENTITY).write_text(json.dumps(asdict(alive)))
+    (folder / scratch.WORLD / IDENTITY).write_text(json.dumps(asdict(alive)))
     scratch.sweep()
     assert folder.is_dir()
-    (folder / IDENTITY).write_text(json.dumps(asdict(Identity(os.getpid(), 1, user=False))))
+    ended = json.dumps(asdict(Identity(os.getpid(), 1, user=False)))
+    (folder / scratch.WORLD / IDENTITY).write_text(ended)
     scratch.sweep()
-    assert list(runtime.iterdir()) == []
+    assert contents(runtime) == []
 
 
 def test_a_folder_swept_before_it_was_locked_is_made_again(
     runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make, made = tempfile.mkdtemp, []
+    make = owned.make
+    made: list[Path] = []
 
-    def mkdtemp(prefix: str, dir: Path) -> str:
-        made.append(make(prefix=prefix, dir=dir))
+    def make_late(directory: Path, mode: int = 0o700) -> None:
+        make(directory, mode)
+        made.append(directory)
         if len(made) == 1:
             scratch.sweep()
-        return made[-1]
 
-    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
-    with scratch._folder() as folder:
+    monkeypatch.setattr(owned, "make", make_late)
+    with scratch.folder() as folder:
         assert len(made) == 2
         scratch.sweep()
-        assert list(runtime.iterdir()) == [folder]
+        assert contents(runtime) == [folder.name]
 
 
 def test_links_and_files_are_left_alone(runtime: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").touch()
-    (runtime / ".link").symlink_to(tmp_path / "precious")
+    owned.make(tmp_path / f"{scratch.PREFIX}1")
+    (runtime / f"{scratch.PREFIX}1").symlink_to(tmp_path / f"{scratch.PREFIX}1")
+    (runtime / f"{scratch.PREFIX}2").symlink_to(tmp_path / "precious")
     (runtime / ".lock").touch()
     scratch.sweep()
     assert (tmp_path / "precious" / "file").exists()
+    assert (tmp_path / f"{scratch.PREFIX}1").exists()
     assert (runtime / ".lock").exists()
