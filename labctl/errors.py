@@ -62,7 +62,7 @@ class LabctlError(Exception):
     def __init__(self, message: str, hint: str = "", detail: str = "") -> None:
         # Whatever it quotes, of a guest's or of a stranger's file, is for a terminal in the end.
         self.message, self.hint, self.detail = clean(message), clean(hint), clean(detail)
-        # All as args: the error must survive pickling.
+        # All as args, which `repr` shows.
         super().__init__(self.message, self.hint, self.detail)
 
     def __str__(self) -> str:

@@ -10,7 +10,6 @@ from labctl.lab.lab import Lab
 from labctl.lab.path import Hop
 from labctl.network import links
 from labctl.routers import namespace
-from labctl.world.netns import inside
 
 _LISTEN, _UNCONNECTED = "0A", "07"
 """States in /proc/net/tcp and udp (kernel: include/net/tcp_states.h)."""
@@ -86,7 +85,7 @@ def _is_up(lab: Lab, hop: Hop) -> bool:
             check=False,
         )
     netns = hop.owner if hop.place == "router" else ""
-    return lab.place(hop.host).call(inside, netns, links.is_up, hop.link)
+    return lab.place(hop.host).call(links.is_up, hop.link, netns)
 
 
 def _listening(lab: Lab, flow: Flow, destination: str) -> bool | None:

@@ -16,6 +16,7 @@ from labctl.guests.domain import domain_xml
 from labctl.guests.spec import Accel, Guest
 from labctl.world.deadline import Deadline
 from labctl.world.late import Late
+from labctl.world.remote import remote
 
 if TYPE_CHECKING:
     import libvirt
@@ -28,6 +29,7 @@ RUN_SECONDS = 60.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
+@remote
 def why_no_user_space(
     hypervisor: driver.Hypervisor, guest: Guest, accel: Accel, silence: float, seconds: float
 ) -> str:

@@ -27,6 +27,7 @@ from labctl.guests.spec import Accel, Guest
 from labctl.world.deadline import Deadline
 from labctl.world.late import Late
 from labctl.world.process import Result, last_words, run
+from labctl.world.remote import remote
 
 if TYPE_CHECKING:
     import libvirt
@@ -174,11 +175,13 @@ def connect(hypervisor: Hypervisor) -> Any:
         return connection
 
 
+@remote
 def open_early(hypervisor: Hypervisor) -> None:
     """Open this process's connection before it is needed; raises as `connect` does."""
     connect(hypervisor)
 
 
+@remote
 def versions(hypervisor: Hypervisor) -> dict[str, str]:
     """Return the versions of libvirt and of the hypervisor it drives, as `1.2.3`."""
 
@@ -206,6 +209,7 @@ def qemu_user(hypervisor: Hypervisor) -> tuple[int, int]:
     )
 
 
+@remote
 def start(
     hypervisor: Hypervisor,
     guests: Sequence[Guest],
@@ -395,6 +399,7 @@ def _check_troubles(guest: Guest, log: console.Watcher) -> None:
         )
 
 
+@remote
 def stop(hypervisor: Hypervisor, domain: str) -> None:
     """End a guest at once; one that is gone already is no error."""
     connection = connect(hypervisor)
@@ -406,6 +411,7 @@ def stop(hypervisor: Hypervisor, domain: str) -> None:
             raise HostError(f"{domain} cannot be stopped: {reason.get_error_message()}") from None
 
 
+@remote
 def running(hypervisor: Hypervisor) -> list[str]:
     """Return the domain names of all guests there are, of whichever owner."""
     connection = connect(hypervisor)

@@ -31,6 +31,7 @@ from labctl.world import agent, atomic
 from labctl.world.deadline import Deadline
 from labctl.world.late import Late
 from labctl.world.process import WATCH_SECONDS, Result, last_words, run
+from labctl.world.remote import remote
 
 if TYPE_CHECKING:
     import libvirt
@@ -191,6 +192,7 @@ def prepare(directory: Path) -> None:
         atomic.write(program, f'#!/bin/sh\nexec ssh -F {config} "$@"\n', 0o700)
 
 
+@remote
 def start(host: XenHost, guests: Sequence[XenGuest], lab: str, emit: Emit) -> dict[str, float]:
     """Start PV guests on a Xen host that is ready, until a command ran in each.
 
@@ -382,6 +384,7 @@ def _listen(host: XenHost, guest: Guest) -> None:
     )
 
 
+@remote
 def stop(host: XenHost, domain: str) -> None:
     """End a guest at once, and the copying of its console; one that is gone is no error."""
     connect(host)
@@ -390,6 +393,7 @@ def stop(host: XenHost, domain: str) -> None:
     in_dom0(host, f"rm -f {shlex.quote(f'{LOGS}/guest-{domain}.log')}", check=False)
 
 
+@remote
 def running(host: XenHost) -> list[str]:
     """Return the names of the guests that run on a host; dom0 is none."""
     connect(host)

@@ -24,8 +24,8 @@ def get(name: str, *, emit: Emit = silent) -> Image:
     """
     files = places.files()
     key = _key(name, files)
-    known = kept.load(KIND, key) if key else None
-    if isinstance(known, str) and (found := cache.find(name, known)):
+    known: str | None = kept.load(KIND, key, str) if key else None
+    if known and (found := cache.find(name, known)):
         return found
     from labctl.images import assemble, recipe
 
@@ -33,7 +33,7 @@ def get(name: str, *, emit: Emit = silent) -> Image:
     digest = loaded.digest(loaded.lock())
     # Of a recipe that adds files from elsewhere the key does not know all.
     if key and loaded.sources <= set(files) and _key(name, places.files()) == key:
-        kept.keep(KIND, key, digest)
+        kept.keep(KIND, key, digest, str)
     return cache.find(name, digest) or assemble.build(name, emit=emit)
 
 

@@ -22,7 +22,7 @@ from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
 from labctl.world import agent
 from labctl.world.base import Place, World
-from labctl.world.client import Agent
+from labctl.world.client import Agent, Other
 from labctl.world.deadline import Deadline
 from labctl.world.process import WATCH_SECONDS, Result, last_words
 
@@ -31,6 +31,9 @@ ROOMS = ("__init__.py", "errors.py", "events.py", "world", "topology", "network"
 DIRECTORY = Path("/run/labctl")
 CODE = "code"
 SECONDS = 120.0
+PATIENCE = 900.0
+"""Seconds that a call may take, for root there may let us wait for ever. Minutes prove nothing:
+under emulation on a busy machine it took more than five until our code was imported."""
 
 
 class Dom0(Place):
@@ -81,8 +84,12 @@ class Dom0(Place):
         log = self.directory / "agent.log"
         line = f"exec {shlex.join([*self.python, '-m', 'labctl.world.agent'])} 2>>{log}"
         # The pid in the world, to end it by.
-        words = ["sh", "-c", 'echo $$ >"$0"; exec "$@"', str(self._pid), *self._ssh(), line]
-        started = Agent.start([*self._world.enter(), *words], self._why_closed)
+        # What ssh says goes nowhere: the host may say anything, and this is the user's terminal.
+        begin = 'echo $$ >"$0"; exec "$@" 2>/dev/null'
+        words = ["sh", "-c", begin, str(self._pid), *self._ssh(), line]
+        hint = f"its python3, or what root's shell runs there, may have been changed: {log} there"
+        other = Other(f"dom0 of {self._host}", hint, PATIENCE)
+        started = Agent.start([*self._world.enter(), *words], self._why_closed, other)
         threading.Thread(
             target=self._watch, args=[self._over], daemon=True, name="labctl-dom0"
         ).start()

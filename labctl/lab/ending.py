@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 from labctl.errors import LabctlError
@@ -15,16 +14,25 @@ from labctl.world.host import Host
 def end(folder: Path) -> None:
     """End the lab of a directory and remove the directory.
 
-    Works on a lab that is coming up, damaged or half gone; a state that cannot be read only costs
-    what a lab on a system's libvirt, or on a real Xen host, has made there.
+    Works on a lab that is coming up, damaged or half gone, whatever its state says. Of one on a
+    system's libvirt, or on a real Xen host, only the state knows what to take away: where that
+    cannot be read, `LabctlError` is raised and the directory stays.
     """
     if not (folder / host.MARKER).exists():
         space.end(folder)
         return
     world = Host.attach(folder)
     known = None
-    with contextlib.suppress(LabctlError):
+    try:
         known = state.load(folder)
+    except state.NotUpError:
+        pass  # nothing was made yet
+    except LabctlError as wrong:
+        raise LabctlError(
+            f"what lab {folder.name} has made here cannot be told: {wrong.message}",
+            "take it down by the labctl that made it; or remove its guests, links and namespaces "
+            f"yourself, and then: rm -r {folder}",
+        ) from None
     try:
         dismantle(world, known)
     except BaseException:

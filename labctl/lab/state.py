@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl.errors import LabctlError, UsageError
@@ -14,11 +13,14 @@ from labctl.guests.keys import Key
 from labctl.guests.spec import Accel
 from labctl.images import Image
 from labctl.topology.model import Topology
-from labctl.world import atomic, host, lock, owned, paths, scratch, space
+from labctl.world import atomic, codec, documents, host, lock, owned, paths, scratch, space, trusted
 from labctl.world.base import World
 from labctl.world.deadline import Deadline
 
 STATE = "lab.state"
+VERSION = 1
+"""Of `State` in a file: raised when a file of before could not be read any more. A new field with a
+default needs no new version: labs of before have not got it."""
 LOCK = ".lock"
 CREATE_SECONDS = 60.0
 SOCKET_LIMIT = 107
@@ -70,25 +72,21 @@ def directory(name: str) -> Path:
 
 def save(folder: Path, state: State) -> None:
     """Write a lab's state whole or not at all."""
-    atomic.write(folder / STATE, pickle.dumps(state))
+    atomic.write(folder / STATE, documents.dumps(state, State, STATE, VERSION))
 
 
 def load(folder: Path) -> State:
     """Read a lab's state.
 
     Raises `NotUpError` when there is none yet, `LabctlError` for one that this labctl does not
-    understand.
+    understand, or that somebody else could have written.
     """
     try:
-        # The directory is private to its owner, so what is in it may be trusted.
-        state = pickle.loads((folder / STATE).read_bytes())
-        if not isinstance(state, State):
-            raise TypeError("it holds something else")
-        if missing := {field.name for field in fields(State)} - vars(state).keys():
-            raise TypeError(f"it lacks {', '.join(sorted(missing))}")
+        data = trusted.read_in(folder / STATE)
+        state: State = documents.loads(data, State, STATE, VERSION)
     except FileNotFoundError:
         raise NotUpError(f"lab {folder.name} is not up yet", "wait for its up to end") from None
-    except Exception as reason:
+    except (codec.CodecError, OSError) as reason:
         raise LabctlError(
             f"the state of lab {folder.name} cannot be read: {reason}",
             f"it was made by another labctl; run: labctl down {folder.name}",

@@ -10,6 +10,7 @@ from labctl.errors import HostError, UsageError
 from labctl.topology.features import FEATURES, kernel_names
 from labctl.world.late import Late
 from labctl.world.netns import inside
+from labctl.world.remote import remote
 
 if TYPE_CHECKING:
     from pyroute2 import ethtool
@@ -44,6 +45,7 @@ def _write(link: str, wanted: Mapping[str, bool]) -> None:
         netlink.set_features(link, features)
 
 
+@remote
 def read(link: str, netns: str = "") -> Features:
     """Return every feature of a link by its kernel name (`ethtool -k`).
 
@@ -70,6 +72,7 @@ def expand(features: Features, wanted: Mapping[str, bool]) -> dict[str, bool]:
     return kernel
 
 
+@remote
 def change(link: str, wanted: Mapping[str, bool], netns: str = "") -> Features:
     """Set features by ethtool's or the kernel's names; return all of them as they were *before*.
 
@@ -89,6 +92,7 @@ def change(link: str, wanted: Mapping[str, bool], netns: str = "") -> Features:
     return before
 
 
+@remote
 def restore(link: str, before: Features, netns: str = "") -> None:
     """Put every feature back to what `change` returned, and check that it is so.
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from labctl.errors import HostError
 from labctl.topology.model import MGMT_BRIDGE, Network, Topology
 from labctl.world.late import Late
+from labctl.world.netns import inside
+from labctl.world.remote import remote
 
 if TYPE_CHECKING:
     import pyroute2
@@ -123,6 +125,7 @@ def isolate(ip: pyroute2.IPRoute, port: str) -> None:
         ip.brport("set", index=index, isolated=1)
 
 
+@remote
 def leave_bridges_alone() -> None:
     """Keep netfilter out of the bridges of this network namespace.
 
@@ -135,6 +138,7 @@ def leave_bridges_alone() -> None:
             path.write_text("0")
 
 
+@remote
 def build(topology: Topology) -> None:
     """Make every bridge and TAP of a topology that is in no Xen host, and the management bridge.
 
@@ -164,6 +168,7 @@ def _build_network(ip: pyroute2.IPRoute, network: Network) -> None:
     make_bridge(ip, network.bridge, mtu=network.mtu, stp=network.stp, addresses=network.addresses)
 
 
+@remote
 def build_bridges(mgmt: str, networks: Iterable[Network]) -> None:
     """Make bridges of networks that have nothing but bridges, and a management bridge: in a dom0.
 
@@ -175,6 +180,7 @@ def build_bridges(mgmt: str, networks: Iterable[Network]) -> None:
             _build_network(ip, network)
 
 
+@remote
 def hush_ports(bridges: Mapping[str, str], mgmt: str) -> None:
     """Let ports that others made, such as vifs, not speak themselves; `bridges` has theirs by port.
 
@@ -206,11 +212,13 @@ def names(topology: Topology) -> list[str]:
     ]
 
 
+@remote
 def remove(topology: Topology) -> None:
     """Take away what `build` made; no error where it is gone already."""
     remove_links(names(topology))
 
 
+@remote
 def remove_links(names: Iterable[str]) -> None:
     """Take links away by their names; no error where one is gone already."""
     with pyroute2.IPRoute() as ip:
@@ -219,20 +227,31 @@ def remove_links(names: Iterable[str]) -> None:
                 ip.link("del", index=index)
 
 
-def is_up(name: str) -> bool:
-    """Whether a link of the namespace this runs in has been set up; False where there is none."""
+@remote
+def is_up(name: str, netns: str = "") -> bool:
+    """Whether a link of a network namespace has been set up; False where there is none."""
+    return inside(netns, _is_up, name)
+
+
+def _is_up(name: str) -> bool:
     with pyroute2.IPRoute() as ip:
         return any(one["flags"] & IFF_UP for one in ip.get_links(ifname=name))
 
 
+@remote
 def bridges_filter(version: int) -> bool:
     """Whether bridges hand packets of an IP version to the packet filter (br_netfilter)."""
     knob = _BRIDGE / ("bridge-nf-call-iptables" if version == 4 else "bridge-nf-call-ip6tables")
     return knob.exists() and knob.read_text().strip() != "0"
 
 
-def links() -> list[Link]:
-    """List the links of the namespace this runs in."""
+@remote
+def links(netns: str = "") -> list[Link]:
+    """List the links of a network namespace, by default the one this runs in."""
+    return inside(netns, _links)
+
+
+def _links() -> list[Link]:
     with pyroute2.IPRoute() as ip:
         raw = list(ip.get_links())
     known = {link["index"]: link.get_attr("IFLA_IFNAME") for link in raw}

@@ -16,6 +16,7 @@ from labctl.errors import HostError
 from labctl.topology.model import Router, RouterInterface
 from labctl.world.late import Late
 from labctl.world.netns import inside
+from labctl.world.remote import remote
 
 if TYPE_CHECKING:
     import pyroute2
@@ -37,6 +38,7 @@ _DEFAULTS = {
 }
 
 
+@remote
 def build(router: Router) -> None:
     """Make a router's namespace, its interfaces on their bridges, addresses and routes.
 
@@ -62,6 +64,7 @@ def build(router: Router) -> None:
         raise
 
 
+@remote
 def remove(router: Router) -> None:
     """Take a router's namespace and veths away; no error where there are none."""
     with pyroute2.IPRoute() as ipr:
@@ -74,11 +77,13 @@ def remove(router: Router) -> None:
         pyroute2.netns.remove(router.name)
 
 
+@remote
 def set_forwarding(router: Router, forward: bool) -> None:
     """Let the namespace's kernel forward IPv4 and IPv6, or not."""
     inside(router.name, _forward, forward)
 
 
+@remote
 def forwarding(router: Router) -> bool:
     """Tell whether the namespace's kernel forwards (both families)."""
     return inside(router.name, _forwards)

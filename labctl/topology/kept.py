@@ -22,14 +22,15 @@ def load(path: Path) -> Topology:
     `reading.load` does.
     """
     key = _key(path)
-    if key and isinstance(known := kept.load(KIND, key), Topology):
+    known: Topology | None = kept.load(KIND, key, Topology) if key else None
+    if known:
         return known
     from labctl.topology import reading
 
     topology = reading.load(path)
     files = [file for node in topology.nodes.values() for file in (node.kernel, node.initramfs)]
     if key and not any(files) and _key(path) == key:  # what was read is what the key is of
-        kept.keep(KIND, key, topology)
+        kept.keep(KIND, key, topology, Topology)
     return topology
 
 

@@ -40,9 +40,6 @@ class TopologyError(UsageError):
         self.problems = tuple(sorted(unique, key=lambda problem: (problem.line, problem.column)))
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
-    def __reduce__(self) -> tuple[type[TopologyError], tuple[tuple[Problem, ...]]]:
-        return type(self), (self.problems,)
-
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return a hint that names the known word nearest to `word`, or all of them."""

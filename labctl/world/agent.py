@@ -2,8 +2,9 @@
 
 A namespace of users can only be entered by a process with one thread, and what uses a lab (a test
 suite, an experiment) lives outside. So each `labctl` process that needs the inside starts one agent
-through nsenter(1), or ssh(1), and sends it functions by name (pickle), over its standard input and
-output. The agent ends when these do, so it never outlives its user.
+through nsenter(1), or ssh(1), and sends it names of functions with their arguments, over its
+standard input and output (see `remote`). The agent ends when these do, so it never outlives its
+user.
 
 Who makes a world can start its agent ahead of it: the agent imports what it will need while the
 topology is read and the world is made, and enters by itself when told. Where it can it is forked,
@@ -13,31 +14,29 @@ so that it has what its user has imported already.
 from __future__ import annotations
 
 import contextlib
-import copyreg
 import ctypes
 import errno
 import gc
-import io
 import os
-import pickle
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from multiprocessing.connection import Connection
 from pathlib import Path
 
-from labctl.errors import LabctlError, refusal
-from labctl.events import Emit, Event
+from labctl.errors import refusal
+from labctl.events import Emit
+from labctl.world import codec, remote
 from labctl.world.bounded import Output
 from labctl.world.deadline import Deadline
-from labctl.world.process import environment
+from labctl.world.frames import FrameError, Line
+from labctl.world.process import Result, environment, run
+from labctl.world.remote import AgentError, Reply, Request
 
 THREADS = 64
 # linux/sched.h
@@ -45,16 +44,6 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
-
-
-@dataclass(frozen=True)
-class Request:
-    """Call `function(*args)`, with `emit=` if it wants to report progress."""
-
-    number: int
-    call: bytes
-    """`(function, args)`, pickled apart: one that cannot be read here is that caller's alone."""
-    events: bool
 
 
 @dataclass(frozen=True)
@@ -66,82 +55,37 @@ class Enter:
     """Whether the world has a user namespace of its own."""
 
 
-@dataclass(frozen=True)
-class Reply:
-    """The end of a request (`value` or `error`), or an event on the way."""
-
-    number: int
-    value: object = None
-    error: BaseException | None = None
-    event: Event | None = None
-
-
-class AgentError(LabctlError):
-    """A fault inside the agent that is not a labctl error; holds the traceback for the log."""
-
-
-def _portable(error: BaseException) -> BaseException:
-    """Return `error` if it survives pickling, else an `AgentError` that tells of it.
-
-    A full disk is told as what it is, whatever met it.
-    """
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        error = refusal(error, "a file of the lab") or error
-    if isinstance(error, LabctlError):
-        with contextlib.suppress(Exception):
-            pickle.loads(pickle.dumps(error))
-            return error
-    text = "".join(traceback.format_exception(error))
-    return AgentError(f"{type(error).__name__}: {error}", "", text)
-
-
-def _as_text(path: Path) -> tuple[Callable[[str], Path], tuple[str]]:
-    return _path, (str(path),)
-
-
-def _path(text: str) -> Path:
-    return Path(text)
-
-
-def packed(value: object) -> bytes:
-    """Pickle a value for another version of Python too: an agent in dom0 has its own.
-
-    Of all that is sent only paths differ: Python 3.13 has them in a module that older ones lack.
-    """
-    stream = io.BytesIO()
-    pickler = pickle.Pickler(stream)
-    pickler.dispatch_table = copyreg.dispatch_table | {type(Path()): _as_text}
-    pickler.dump(value)
-    return stream.getvalue()
-
-
-def serve(requests: Connection, replies: Connection) -> None:
+def serve(line: Line) -> None:
     """Answer requests until the other end closes."""
     sending = threading.Lock()
 
     def send(reply: Reply) -> None:
         try:
-            data = packed(reply)
-        except Exception as error:  # else the caller would wait for ever
-            data = packed(Reply(reply.number, error=_portable(error)))
-        with sending, contextlib.suppress(OSError):
-            replies.send_bytes(data)
+            data = codec.dumps(reply, Reply)
+            with sending, contextlib.suppress(OSError):
+                line.send(data)
+        except (codec.CodecError, FrameError) as wrong:  # else the caller would wait for ever
+            lost = remote.failure(AgentError(f"what it returned cannot be sent: {wrong}"))
+            with sending, contextlib.suppress(OSError):
+                line.send(codec.dumps(Reply(reply.number, error=lost), Reply))
 
     def handle(request: Request) -> None:
         emit: Emit = lambda event: send(Reply(request.number, event=event))  # noqa: E731
         try:
-            function, args = pickle.loads(request.call)
-            extra = {"emit": emit} if request.events else {}
-            reply = Reply(request.number, value=function(*args, **extra))
+            value = answer(request, emit)
         except BaseException as error:  # whatever it is, the caller must hear of it
-            reply = Reply(request.number, error=_portable(error))
-        send(reply)
+            send(Reply(request.number, error=remote.failure(_plain(error))))
+        else:
+            send(Reply(request.number, value))
 
     pool = ThreadPoolExecutor(THREADS)
     while True:
         try:
-            request = requests.recv()
+            request = codec.loads(line.receive(), Request)
         except (EOFError, OSError):
+            break
+        except (FrameError, codec.CodecError) as wrong:
+            sys.stderr.write(f"no request of labctl's: {wrong}\n")
             break
         pool.submit(handle, request)
     # Calls still running belong to nobody any more; do not wait for them.
@@ -152,12 +96,32 @@ def serve(requests: Connection, replies: Connection) -> None:
     os._exit(0)
 
 
+def answer(request: Request, emit: Emit) -> codec.Plain:
+    """Call the function of a request and return its result as JSON; raises what it raises."""
+    function = remote.find(request.function)
+    args = remote.given(request.function, request.args)
+    extra = {remote.EMIT: emit} if request.events else {}
+    value = function(*args, **extra)
+    try:
+        return codec.Plain(codec.write(value, remote.signature(request.function).result))
+    except codec.CodecError as wrong:
+        raise AgentError(f"{request.function} returned what it should not: {wrong}") from None
+
+
+def _plain(error: BaseException) -> BaseException:
+    """Return an error as what it is to a user: a full disk is that, whatever met it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return refusal(error, "a file of the lab") or error
+    return error
+
+
 _children: dict[int, subprocess.Popen[bytes]] = {}
 _outputs: dict[int, Output] = {}
 OUTPUT_SECONDS = 2.0
 """For what an ended program has said to be in its files."""
 
 
+@remote.remote
 def spawn(
     argv: Sequence[str], stdout: Path, stderr: Path, netns: str, detached: bool, limit: int = 0
 ) -> int:
@@ -183,6 +147,13 @@ def spawn(
     return child.pid
 
 
+@remote.remote
+def execute(argv: Sequence[str], deadline: Deadline, stdin: bytes, check: bool) -> Result:
+    """Run a program to its end; see `labctl.world.process.run`."""
+    return run(argv, deadline=deadline, stdin=stdin, check=check)
+
+
+@remote.remote
 def finish(pid: int, deadline: Deadline) -> int:
     """Close a child's standard input and wait for its end; return its exit status.
 
@@ -204,6 +175,7 @@ def finish(pid: int, deadline: Deadline) -> int:
         _children.pop(pid, None)
 
 
+@remote.remote
 def poll(pid: int) -> int | None:
     """Return a child's exit status, or None while it runs."""
     status = _children[pid].poll()
@@ -212,12 +184,14 @@ def poll(pid: int) -> int | None:
     return status
 
 
+@remote.remote
 def kill(pid: int, number: int = signal.SIGTERM) -> None:
     """Signal a process of the world by its pid there; one that is gone is no error."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
+@remote.remote
 def end_marked(mark: str) -> None:
     """End every program, but this, with a word in its environment that starts with `mark`."""
     for entry in Path("/proc").iterdir():
@@ -229,11 +203,13 @@ def end_marked(mark: str) -> None:
                 os.kill(int(entry.name), signal.SIGKILL)
 
 
+@remote.remote
 def read(file: Path) -> str:
     """Return the text of a file in the world."""
     return file.read_text(errors="replace")
 
 
+@remote.remote
 def remove(file: Path) -> None:
     """Remove a file in the world, if it is there."""
     file.unlink(missing_ok=True)
@@ -253,38 +229,37 @@ def enter(world: Enter) -> None:
     os.close(handle)
 
 
-def wait_for_world(requests: Connection, replies: Connection, modules: Sequence[str]) -> None:
+def wait_for_world(line: Line, modules: Sequence[str]) -> None:
     """Import `modules`, wait for `Enter`, and return in a child of this process, in that world."""
     gc.disable()  # it would look through all that is imported, again and again, for nothing
     for module in modules:
         import_module(module)
     gc.enable()
     try:
-        enter(requests.recv())
+        enter(codec.loads(line.receive(), Enter))
     except EOFError:
         os._exit(0)  # it is not needed after all
     inside = os.fork()
     if inside:
-        requests.close()  # the child's alone now: its end must show at the other end
-        replies.close()
+        line.close()  # the child's alone now: its end must show at the other end
         os._exit(os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1]) & 0xFF)
 
 
 def main() -> None:
     """Serve on standard input and output; arguments name modules to import ahead of a world."""
     # Copies, which no child inherits: what a library prints must not get among the replies.
-    begin(Connection(os.dup(0)), Connection(os.dup(1)), sys.argv[1:])
+    begin(Line(os.dup(0), os.dup(1)), sys.argv[1:])
 
 
-def begin(requests: Connection, replies: Connection, modules: Sequence[str]) -> None:
-    """Serve on connections, from inside a world that is still to be where there are `modules`."""
+def begin(line: Line, modules: Sequence[str]) -> None:
+    """Serve on a line, from inside a world that is still to be where there are `modules`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the user's process
     with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
     if modules:
-        wait_for_world(requests, replies, modules)
-    serve(requests, replies)
+        wait_for_world(line, modules)
+    serve(line)
 
 
 def begin_forked(line: socket.socket, theirs: socket.socket, modules: Sequence[str]) -> None:
@@ -299,12 +274,13 @@ def begin_forked(line: socket.socket, theirs: socket.socket, modules: Sequence[s
     ours = environment()
     os.environ.clear()
     os.environ.update(ours)
-    begin(Connection(os.dup(line.fileno())), Connection(line.detach()), modules)
+    handle = line.detach()
+    begin(Line(handle, handle), modules)
 
 
 if __name__ == "__main__":
-    # Under `-m` this file is `__main__`, but pickled names say `labctl.world.agent`: serve from
-    # that module, so that there is one table of children.
+    # Under `-m` this file is `__main__`, but requests say `labctl.world.agent`: serve from that
+    # module, so that there is one table of children.
     from labctl.world import agent
 
     agent.main()

@@ -43,7 +43,7 @@ class Place(ABC):
             return self._agent
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a module-level function inside and return its result."""
+        """Run a function that is `remote` inside and return its result; see `Agent.call`."""
         return self.agent().call(function, *args, **kwargs)
 
     def close(self) -> None:

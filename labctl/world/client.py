@@ -5,23 +5,27 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import select
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
-from labctl.errors import LabctlError
+from labctl.errors import DeadlineError, LabctlError
 from labctl.events import Emit
-from labctl.world import agent
-from labctl.world.agent import AgentError, Enter, Reply, Request
+from labctl.world import agent, codec, remote
+from labctl.world.agent import Enter
 from labctl.world.deadline import Deadline
-from labctl.world.process import WATCH_SECONDS, Result, environment, run
+from labctl.world.frames import FrameError, Line
+from labctl.world.process import WATCH_SECONDS, Result, environment
+from labctl.world.remote import AgentError, Reply, Request
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,25 +35,51 @@ class _Forked:
     """A copy of this process that does something else and ends: what Popen is for a program."""
 
     def __init__(self, target: Callable[[], None]) -> None:
-        self._process = get_context("fork").Process(target=target, daemon=True)
-        self._process.start()
-        self.pid = cast("int", self._process.pid)
-
-    @property
-    def returncode(self) -> int | None:
-        """The exit status, or None while it runs."""
-        return self._process.exitcode
+        self.pid = os.fork()
+        self.returncode: int | None = None
+        """The exit status, once waited for."""
+        if self.pid == 0:
+            try:
+                target()
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)  # the end of what it is a copy of is not its own
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end; raises `subprocess.TimeoutExpired`."""
-        self._process.join(timeout)
-        if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired("labctl", timeout or 0)
-        return self._process.exitcode
+        if self.returncode is None:
+            handle = os.pidfd_open(self.pid)
+            try:
+                if not select.select([handle], [], [], timeout)[0]:
+                    raise subprocess.TimeoutExpired("labctl", timeout or 0)
+            finally:
+                os.close(handle)
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
 
     def kill(self) -> None:
         """End it at once."""
-        self._process.kill()
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+class Other(NamedTuple):
+    """Who is at the other end, for what is said of it."""
+
+    name: str = "the lab's agent"
+    hint: str = "run: labctl status"
+    """What to do where its answers make no sense."""
+    patience: float | None = None
+    """Seconds after which a call is given up, beside what it may take itself; for a stranger."""
+
+
+class _Waiting(NamedTuple):
+    """A call under way."""
+
+    future: Future[object]
+    function: str
+    emit: Emit | None
 
 
 class Agent:
@@ -60,6 +90,7 @@ class Agent:
         process: subprocess.Popen[bytes] | _Forked,
         line: socket.socket,
         why_closed: Callable[[], str] = lambda: "",
+        other: Other = Other(),  # noqa: B008 - it is a tuple
     ) -> None:
         """Hold an agent that serves at the other end of `line`; `start` and `ahead` make one.
 
@@ -67,17 +98,28 @@ class Agent:
         """
         self._process = process
         self._why_closed = why_closed
+        self._other = other
         self._socket = line
-        self._connection = Connection(os.dup(line.fileno()))
+        if other.patience:
+            # It may read nothing, and then nobody could send to it (socket(7), SO_SNDTIMEO).
+            limit = struct.pack("ll", int(other.patience) or 1, 0)
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        handle = os.dup(line.fileno())
+        self._line = Line(handle, handle)
         self._sending = threading.Lock()
         self._numbers = itertools.count()
-        self._waiting: dict[int, tuple[Future[object], Emit | None]] = {}
+        self._waiting: dict[int, _Waiting] = {}
         self._closed = False
         self._why = ""
         threading.Thread(target=self._receive, daemon=True, name="labctl-agent").start()
 
     @classmethod
-    def start(cls, words: Sequence[str], why_closed: Callable[[], str] = lambda: "") -> Agent:
+    def start(
+        cls,
+        words: Sequence[str],
+        why_closed: Callable[[], str] = lambda: "",
+        other: Other = Other(),  # noqa: B008 - it is a tuple
+    ) -> Agent:
         """Start an agent by the words of its command.
 
         They may lead through other programs, such as ssh, that hand on standard input and output.
@@ -91,7 +133,7 @@ class Agent:
                 env=environment(),
                 start_new_session=True,
             )
-        return cls(process, ours, why_closed)
+        return cls(process, ours, why_closed, other)
 
     @classmethod
     def ahead(cls, modules: Sequence[str]) -> Agent:
@@ -109,54 +151,78 @@ class Agent:
     def enter_world(self, pid: int, user: bool) -> None:
         """Let an agent that was started ahead enter the world of this PID 1."""
         with self._sending, contextlib.suppress(OSError):  # a dead agent shows at the first call
-            self._connection.send(Enter(pid, user))
+            if not self._closed:
+                self._line.send(codec.dumps(Enter(pid, user), Enter))
 
     def _receive(self) -> None:
-        why = "the lab went down meanwhile"
+        why, hint = "the lab went down meanwhile", "run: labctl status"
+        told = False
         try:
             while True:
-                self._take(self._connection.recv())
+                self._take(codec.loads(self._line.receive(), Reply))
         except (EOFError, OSError):
             pass
+        except (FrameError, codec.CodecError) as wrong:
+            why = f"{self._other.name} does not answer as an agent of labctl does: {wrong}"
+            hint, told = self._other.hint, True
         except Exception as error:
-            why = f"what a lab's agent answered cannot be read: {type(error).__name__}: {error}"
+            why = (
+                f"an answer of {self._other.name} cannot be taken: {type(error).__name__}: {error}"
+            )
+            told = True
         # Whatever ended it: nobody may wait for an answer that cannot come.
-        self._closed = True
-        self._why = self._why_closed()
-        why = self._why or why
-        for future, _ in list(self._waiting.values()):
-            future.set_exception(LabctlError(why, "run: labctl status"))
+        self._shut()  # it may go on sending
+        if told:
+            self._why = why
+        else:
+            self._why = self._why or self._why_closed()
+            why = self._why or why
+        with self._sending:  # nobody may send on a number that the next file gets
+            self._closed = True
+            self._line.close()
+        for one in list(self._waiting.values()):
+            one.future.set_exception(LabctlError(why, hint))
 
     def _take(self, reply: Reply) -> None:
-        if reply.number not in self._waiting:
+        waiting = self._waiting.get(reply.number)
+        if waiting is None:
             return  # its caller has failed already
-        future, emit = self._waiting[reply.number]
+        future, function, emit = waiting
         if reply.event is not None:
             try:
                 if emit:
                     emit(reply.event)
             except Exception as error:  # the listener's fault, told to the one who brought it
-                del self._waiting[reply.number]
+                self._waiting.pop(reply.number, None)
                 future.set_exception(error)
             return
-        del self._waiting[reply.number]
-        if reply.error is not None:
-            future.set_exception(reply.error)
-        else:
-            future.set_result(reply.value)
+        self._waiting.pop(reply.number, None)
+        try:
+            if reply.error is not None:
+                future.set_exception(remote.error_of(reply.error))
+            else:
+                future.set_result(codec.read(reply.value, remote.signature(function).result))
+        except codec.CodecError as wrong:
+            why = f"{self._other.name} answered {function} with what is no answer: {wrong}"
+            future.set_exception(LabctlError(why, self._other.hint))
 
     def _submit(
         self, function: Callable[..., object], args: tuple[Any, ...], emit: Emit | None
     ) -> Future[object]:
         future: Future[object] = Future()
-        call = agent.packed((function, args))
+        name = remote.name_of(function)
         number = next(self._numbers)
-        self._waiting[number] = (future, emit)
+        request = Request(number, name, remote.written(name, args), emit is not None)
+        data = codec.dumps(request, Request)
+        self._waiting[number] = _Waiting(future, name, emit)
         try:
-            if self._closed:
-                raise OSError
             with self._sending:
-                self._connection.send(Request(number, call, emit is not None))
+                if self._closed:
+                    raise OSError
+                self._line.send(data)
+        except FrameError as wrong:
+            self._waiting.pop(number, None)
+            raise LabctlError(f"{name} cannot be called: {wrong}") from None
         except OSError:
             self._waiting.pop(number, None)
             raise LabctlError(self._why or "the lab is down", "run: labctl status") from None
@@ -169,15 +235,22 @@ class Agent:
         return self._submit(function, args, None)
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a module-level function inside and return its result; its errors are raised here."""
+        """Run a function that is `remote` inside and return its result; its errors are raised here.
+
+        Raises `TypeError` for a function that is not, and for arguments that are not what it takes.
+        """
         return self._result(self.begin(function, *args, **kwargs))
 
     def call_with_events(self, function: Callable[..., T], *args: object, emit: Emit) -> T:
         """Like `call`, for a function that takes `emit=` and reports progress while it runs."""
         return self._result(self._submit(function, args, emit))
 
-    @staticmethod
-    def _result(future: Future[object]) -> T:  # type: ignore[type-var]
+    def _result(self, future: Future[object], further: float = 0.0) -> T:  # type: ignore[type-var]
+        patience = self._other.patience
+        if not wait([future], patience and patience + further).done:
+            self._why = f"{self._other.name} did not answer for {patience:g} s"
+            self._shut()
+            raise DeadlineError(self._why, self._other.hint)
         try:
             return cast("T", future.result())
         except AgentError as fault:
@@ -200,16 +273,14 @@ class Agent:
 
         `watch` is called here, outside. Where it raises, the program goes on until its deadline.
         """
-        future = self._submit(_run, (tuple(argv), deadline, stdin, check), None)
+        future = self._submit(agent.execute, (argv, deadline, stdin, check), None)
         while watch and not wait([future], WATCH_SECONDS).done:
             watch()
-        return self._result(future)
+        return self._result(future, deadline.left)
 
     def close(self) -> None:
         """End the agent: it sees the socket close and goes."""
-        with contextlib.suppress(OSError):
-            # Not close(): the receiving thread holds the socket, and only this wakes it.
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self._shut()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -217,11 +288,12 @@ class Agent:
             self._process.wait()
         self._socket.close()
 
+    def _shut(self) -> None:
+        """Let both ends see the end: not close(), for only this wakes who reads there."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
 
 def _threads() -> int:
     """Count the threads of this process, also those that Python does not know of."""
     return sum(1 for _ in Path("/proc/self/task").iterdir())
-
-
-def _run(argv: tuple[str, ...], deadline: Deadline, stdin: bytes, check: bool) -> Result:
-    return run(argv, deadline=deadline, stdin=stdin, check=check)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import dataclass
 
 from labctl.errors import DeadlineError
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """What is sent of a deadline (see `labctl.world.codec`)."""
+
+    seconds: float
+    stage: str
+    left: float
 
 
 class Deadline:
@@ -17,14 +26,16 @@ class Deadline:
         self.stage = stage
         self._end = time.monotonic() + seconds
 
-    def __getstate__(self) -> dict[str, object]:
+    def travelling(self) -> Remaining:
         """Travel as the seconds left: another machine, such as a dom0, has another clock."""
-        return {"seconds": self.seconds, "stage": self.stage, "left": self.left}
+        return Remaining(self.seconds, self.stage, self.left)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    @classmethod
+    def landed(cls, value: Remaining) -> Deadline:
         """Start the clock again."""
-        self.seconds, self.stage = state["seconds"], state["stage"]
-        self._end = time.monotonic() + state["left"]
+        deadline = cls(value.seconds, value.stage)
+        deadline._end = time.monotonic() + value.left
+        return deadline
 
     @property
     def left(self) -> float:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import pickle
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from labctl.world import atomic, owned, paths
+from labctl.errors import LabctlError
+from labctl.world import atomic, codec, documents, owned, paths, trusted
 
 MOST = 100
 """How many of a kind are kept, those used longest ago go first."""
+VERSION = 1
+"""Of the files; what an entry is of is told by its key."""
 
 
 def key(room: Path, parts: Iterable[bytes | str]) -> str:
@@ -38,27 +42,33 @@ def key(room: Path, parts: Iterable[bytes | str]) -> str:
     return digest.hexdigest()
 
 
-def load(kind: str, key: str) -> object:
-    """Return what is kept under a key, or None."""
-    entry = _place(kind) / key
-    # The cache is the user's own, so what is in it may be trusted, but not to be whole.
-    with contextlib.suppress(Exception):
-        value: object = pickle.loads(entry.read_bytes())
+def load(kind: str, key: str, of: Any) -> Any:
+    """Return what is kept under a key, a value of the type `of`; None where it is of no use.
+
+    What somebody else could have written is of none.
+    """
+    with (
+        contextlib.suppress(OSError, LabctlError, codec.CodecError),
+        trusted.folder(_place(kind)) as folder,
+    ):
+        entry = _place(kind) / key
+        value = documents.loads(trusted.read(key, folder, entry), of, kind, VERSION)
         with contextlib.suppress(OSError):  # one that cannot be written to serves as well
-            entry.touch()
+            os.utime(key, dir_fd=folder, follow_symlinks=False)
         return value
     return None
 
 
-def keep(kind: str, key: str, value: object) -> None:
-    """Keep a value, whole or not at all, and remove the oldest beyond `MOST`.
+def keep(kind: str, key: str, value: object, of: Any) -> None:
+    """Keep a value of the type `of`, whole or not at all, and remove the oldest beyond `MOST`.
 
-    A cache that cannot be written to keeps nothing.
+    A cache that cannot be written to, or that others can write to, keeps nothing.
     """
     folder = _place(kind)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, LabctlError, codec.CodecError):
         made = owned.claim(folder)
-        atomic.write(folder / key, pickle.dumps(value))
+        with trusted.folder(folder):
+            atomic.write(folder / key, documents.dumps(value, of, kind, VERSION))
         if made:  # else it holds what others have put there
             entries = [one for one in folder.iterdir() if len(one.name) == len(key)]
             by_age = sorted(entries, key=lambda one: one.stat().st_mtime)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import json
 import os
 import re
 import select
@@ -18,11 +17,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from labctl.errors import HostError, LabctlError, refusal
-from labctl.world import atomic, forbidden, owned, process
+from labctl.world import atomic, codec, forbidden, owned, process, trusted
 from labctl.world.base import World, in_state_of_running
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
@@ -44,6 +43,18 @@ class Identity:
     """Clock ticks from boot to its start: field 22 of proc_pid_stat(5)."""
     user: bool
     """Whether the world has a user namespace of its own (made by an ordinary user)."""
+
+    @classmethod
+    def told(cls, data: bytes) -> Identity:
+        """Return what a file says; further fields are a newer labctl's. Raises `ValueError`."""
+        try:
+            plain = codec.parse(data)
+            if isinstance(plain, dict):
+                plain = {one.name: plain[one.name] for one in fields(cls) if one.name in plain}
+            identity: Identity = codec.read(plain, cls)
+        except codec.CodecError as wrong:
+            raise ValueError(str(wrong)) from None
+        return identity
 
     @property
     def alive(self) -> bool:
@@ -105,7 +116,7 @@ class Space(World):
                 )  # fmt: skip
             pid = _wait_ready(ours, log, shell.pid)
             world = cls(directory, Identity(pid, start_ticks(pid), user))
-            atomic.write(directory / IDENTITY, json.dumps(asdict(world.identity)))
+            atomic.write(directory / IDENTITY, codec.dumps(world.identity, Identity))
         except BaseException as error:
             ours.close()
             if shell:
@@ -126,10 +137,10 @@ class Space(World):
     def attach(cls, directory: Path) -> Space:
         """Return the running world of `directory`.
 
-        Raises `FileNotFoundError` when the directory holds no world, `LabctlError` when its PID 1
-        is gone.
+        Raises `FileNotFoundError` when the directory holds no world, `ValueError` when it cannot be
+        told which, `LabctlError` when its PID 1 is gone or somebody else could have named it.
         """
-        identity = Identity(**json.loads((directory / IDENTITY).read_text()))
+        identity = Identity.told(trusted.read_in(directory / IDENTITY))
         if not identity.alive:
             raise LabctlError(f"the world of {directory} has ended", "run: labctl down")
         return cls(directory, identity)
@@ -237,7 +248,7 @@ def end(directory: Path, only: Identity | None = None) -> None:
             inside = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             opened.callback(os.close, inside)
             made = owned.bears_mark(inside, directory)
-        identity = _identity(inside) if made else None
+        identity = _identity(inside, directory) if made else None
         others = only is not None and identity != only
         if world := only or identity:
             _end_process(world, directory)
@@ -245,18 +256,21 @@ def end(directory: Path, only: Identity | None = None) -> None:
             owned.remove_handle(directory, inside)
 
 
-def _identity(inside: int) -> Identity | None:
-    """Return what the directory open as `inside` tells of its world; None where that is nothing."""
+def _identity(inside: int, directory: Path) -> Identity | None:
+    """Return what the directory open as `inside` tells of its world; None where that is nothing.
+
+    What somebody else could have written is nothing: the process that it names would be ended.
+    """
     try:
-        with os.fdopen(os.open(IDENTITY, os.O_RDONLY, dir_fd=inside)) as file:
-            return Identity(**json.load(file))
-    except (OSError, ValueError, TypeError):
+        trusted.check(inside, directory)
+        return Identity.told(trusted.read(IDENTITY, inside, directory / IDENTITY))
+    except (OSError, ValueError, LabctlError):
         return None
 
 
 def _end_process(identity: Identity, directory: Path) -> None:
     """End a world's PID 1, if it runs: all of the world goes with it, and first its directory."""
-    with contextlib.suppress(OSError, TypeError, ValueError), _pidfd(identity) as handle:
+    with contextlib.suppress(OSError, ValueError, OverflowError), _pidfd(identity) as handle:
         # Asked to end, PID 1 removes the directory as well, so nothing stays even if this process
         # is killed meanwhile; one that does not answer is killed.
         signal.pidfd_send_signal(handle, signal.SIGTERM)

@@ -20,7 +20,7 @@ import labctl
 from labctl.errors import LabctlError
 from labctl.network import links
 from labctl.topology import find, load
-from labctl.world import netns, space
+from labctl.world import space
 from labctl.world.base import Process
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
@@ -96,7 +96,7 @@ def test_a_world_has_processes_links_and_run_of_its_own(world: Space) -> None:
     assert int(agent.run(["sh", "-c", "echo $$"], soon()).stdout) < 1000
     assert [link.name for link in world.call(links.links)] == ["lo"]
     assert world.call(links.links)[0].up
-    assert {"netns"} <= set(world.call(os.listdir, "/run")) <= {"netns", "mount"}
+    assert {"netns"} <= set(agent.run(["ls", "/run"], soon()).stdout.split()) <= {"netns", "mount"}
     assert Path("/run").is_dir()
     assert oct(world.directory.stat().st_mode & 0o777) == "0o700"
 
@@ -121,7 +121,7 @@ def test_a_directory_below_run_is_seen_inside_at_its_own_path(tmp_path: Path) ->
     world = Space.create(path)
     try:
         (path / "from-outside").write_text("x")
-        assert world.call(os.path.exists, str(path / "from-outside"))
+        assert world.agent().run(["cat", str(path / "from-outside")], soon()).stdout == "x"
         world.agent().run(["touch", str(path / "from-inside")], soon())
         assert (path / "from-inside").exists()
     finally:
@@ -137,10 +137,10 @@ def test_named_namespaces_of_the_world_can_be_entered(world: Space) -> None:
     enter = world.enter(netns="r1")
     listed = subprocess.run([*enter, "cat", "/proc/net/dev"], capture_output=True, check=True)
     assert [line.split()[0] for line in listed.stdout.decode().splitlines()[2:]] == ["lo:"]
-    assert [link.name for link in world.call(netns.inside, "r1", links.links)] == ["lo"]
+    assert [link.name for link in world.call(links.links, "r1")] == ["lo"]
     with pytest.raises(LabctlError, match="No such file"):
-        world.call(netns.inside, "r2", links.links)
-    assert world.call(os.listdir, "/run/netns") == ["r1"]
+        world.call(links.links, "r2")
+    assert world.agent().run(["ls", "/run/netns"], soon()).stdout == "r1\n"
 
 
 def test_orphans_are_reaped(world: Space) -> None:
@@ -330,14 +330,16 @@ import os, sys
 from pathlib import Path
 from labctl.network import links
 from labctl.topology import find, load
+from labctl.world.deadline import Deadline
 from labctl.world.space import Space
 assert os.geteuid() != 0
 world = Space.create(Path(sys.argv[1]))
 assert world.identity.user
-assert world.call(os.geteuid) == 0
+soon = Deadline(60, "a test")
+assert world.agent().run(["id", "-u"], soon).stdout.split() == ["0"]
 world.call(links.build, load(find("bridged")))
 print(" ".join(sorted(link.name for link in world.call(links.links))))
-world.call(os.chown, str(world.directory), 0, 0)
+world.agent().run(["chown", "0:0", str(world.directory)], soon)
 world.end()
 print(Path(sys.argv[1]).exists())
 """

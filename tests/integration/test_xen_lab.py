@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import signal
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pytest
 from live import LABCTL, Place, Running, Watch, last_of, place, process_of, until
 
 from labctl import images
+from labctl.errors import ExitCode
 from labctl.images.tree import Entry, Tree
 
 pytestmark = pytest.mark.integration
@@ -132,6 +134,37 @@ def test_trace_follows_a_packet_out_of_the_xen_host(mixed: Place) -> None:
     told = mixed.ok("trace", "-l", "mixed", "vm1", "vm2", "--json").json()
     first = told["journeys"][0]
     assert [step["hop"] for step in first["steps"]] == HOPS
+
+
+STRANGER = """\
+set -e
+real=$(command -v python3)
+mv $real $real.real
+printf '#!/bin/sh\\ndd bs=1 count=1 of=/dev/null 2>/dev/null; cat /run/answer; sleep 100\\n' >$real
+chmod 755 $real
+"""
+"""Lets a host's Python answer as whoever is root there likes."""
+RESTORE = "real=$(command -v python3); mv $real.real $real"
+
+
+@pytest.mark.parametrize("framed", ["as multiprocessing sends it", "as it is"])
+def test_a_dom0_that_answers_with_a_pickle_runs_nothing_on_this_machine(
+    mixed: Place, tmp_path: Path, framed: str
+) -> None:
+    made = tmp_path / "made by a guest"
+    pickle = b"cos\nsystem\n(S'touch \"" + bytes(made) + b"\"'\ntR."
+    head = struct.pack("!i", len(pickle)) if framed.startswith("as multi") else b""
+    mixed.ok("exec", "xen1", "sh", "-c", "cat >/run/answer", stdin=head + pickle)
+    mixed.ok("exec", "xen1", "sh", "-c", STRANGER)
+    try:
+        told = mixed.run("trace", "-l", "mixed", "vm1", "vm2", "--tcp", "22")
+    finally:
+        mixed.ok("exec", "xen1", "sh", "-c", RESTORE)
+    assert not made.exists()
+    assert told.status == ExitCode.ERROR
+    assert last_of(told.stderr, "labctl: ").startswith("labctl: dom0 of xen1 does not answer as an")
+    assert "Traceback" not in told.stderr
+    mixed.ok("trace", "-l", "mixed", "vm1", "vm2", "--tcp", "22")
 
 
 @pytest.mark.parametrize("node", ["xen1", "vm1", "vm2"])
@@ -331,6 +364,7 @@ import os, signal
 from pathlib import Path
 from labctl.errors import GuestError
 from labctl.experiments import Trial, experiment
+from labctl.world import agent
 from labctl.world.deadline import Deadline
 
 
@@ -347,12 +381,12 @@ def story(trial: Trial) -> None:
     with trial.arm("others", "the others go on") as arm:
         arm.check("vm1", "vm1", vm1.run("uname -n").stdout.strip(), True)
     with trial.arm("host", "the host dies while a command runs"):
-        lab.place("xen1").call(os.getpid)
+        lab.place("xen1").call(agent.read, Path("/proc/uptime"))
         job = vm1.start("sleep 1000")
         os.kill(victim(lab), signal.SIGKILL)
         job.wait(Deadline(1000, "the job"))
     with trial.arm("dom0", "nothing of it answers any more"):
-        lab.place("xen1").call(os.getpid)
+        lab.place("xen1").call(agent.read, Path("/proc/uptime"))
     vm1.run("true", timeout=1000)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pickle
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from labctl.lab.lab import Lab
 from labctl.topology import find as find_topology
 from labctl.topology import from_mapping
 from labctl.topology import load as load_topology
-from labctl.world import owned, paths
+from labctl.world import owned, paths, trusted
 from labctl.world.init import MARK
 from labctl.world.space import IDENTITY, Identity, start_ticks
 
@@ -64,8 +65,13 @@ def test_a_state_is_read_as_it_was_written(runtime: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\x80", b"not a pickle", b"cno_such_module\nthing\n.", pickle.dumps("text")]
-)
+    "data",
+    [
+        b"", b"\x80", b"not JSON", b"cno_such_module\nthing\n.", b"\x80\x04N.", b"[]", b"{}",
+        b'{"labctl": "lab.state"}', b'{"labctl": "lab.state", "version": 1, "codec": 1}',
+        b'{"labctl": "lab.state", "version": "1", "codec": 1, "value": {}}', b"[" * 100_000,
+    ],
+)  # fmt: skip
 def test_a_state_that_cannot_be_read_is_one_error(runtime: Path, data: bytes) -> None:
     folder = make(runtime, "one")
     (folder / state.STATE).write_bytes(data)
@@ -77,13 +83,123 @@ def test_a_state_that_cannot_be_read_is_one_error(runtime: Path, data: bytes) ->
     assert "labctl down one" in told["hint"]
 
 
-def test_a_state_of_another_labctl_is_one_that_cannot_be_read(runtime: Path) -> None:
+def change(folder: Path, do: Callable[[dict[str, Any]], None]) -> None:
+    """Change what a state's file says."""
+    file = folder / state.STATE
+    document = json.loads(file.read_bytes())
+    do(document)
+    file.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("do", "why"),
+    [
+        (lambda all: all["value"].pop("uri"), "uri: is missing"),
+        (lambda all: all["value"].update(more=1), "more: is unknown in State"),
+        (lambda all: all["value"].update(accel="vax"), "accel: one of 'kvm', 'tcg', 'xen' should"),
+        (
+            lambda all: all["value"]["topology"]["nodes"]["vm1"].update(memory="much"),
+            "topology.nodes.vm1.memory: a whole number should stand here, not 'much'",
+        ),
+        (
+            lambda all: all.update(version=2),
+            r"it was written by a newer labctl \(version 2",
+        ),
+        (lambda all: all.update(codec=2), r"it was written by a newer labctl \(codec 2"),
+        (lambda all: all.update(version=0), "it was written by another labctl"),
+        (lambda all: all.update(labctl="world"), "it is not a lab.state of labctl"),
+    ],
+)
+def test_a_state_of_another_labctl_is_one_that_cannot_be_read(
+    runtime: Path, do: Callable[[dict[str, Any]], None], why: str
+) -> None:
     folder = make(runtime, "one")
-    older = known("one")
-    del vars(older)["uri"]
-    state.save(folder, older)
-    with pytest.raises(LabctlError, match="cannot be read: it lacks uri"):
+    state.save(folder, known("one"))
+    change(folder, do)
+    with pytest.raises(LabctlError, match=f"of lab one cannot be read: {why}") as told:
         state.load(folder)
+    assert "\n" not in told.value.message
+    assert "labctl down one" in told.value.hint
+
+
+@pytest.mark.parametrize("mark", [b"", b"\x80\x04"])
+def test_a_state_that_is_a_pickle_is_not_loaded_and_the_lab_goes_all_the_same(
+    runtime: Path, tmp_path: Path, mark: bytes
+) -> None:
+    folder = make(runtime, "one", alive=False)
+    text = b"cos\nsystem\n(S'touch " + bytes(tmp_path / "made") + b"'\ntR."
+    (folder / state.STATE).write_bytes(mark + text)
+    with pytest.raises(LabctlError, match="state of lab one cannot be read") as told:
+        state.load(folder)
+    assert ("which an older labctl wrote" in told.value.message) == bool(mark)
+    assert "\n" not in told.value.message
+    ending.end(folder)
+    assert not folder.exists()
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_state_that_lacks_what_has_a_default_is_that_of_an_older_labctl(runtime: Path) -> None:
+    folder = make(runtime, "one")
+    state.save(folder, known("one"))
+
+    def older(document: dict[str, Any]) -> None:
+        for node in document["value"]["topology"]["nodes"].values():
+            for name in ("host", "hypervisor", "labels"):
+                del node[name]
+
+    change(folder, older)
+    assert state.load(folder) == known("one")
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_state_that_others_could_have_written_is_not_used(runtime: Path, what: str) -> None:
+    folder = make(runtime, "one")
+    state.save(folder, known("one"))
+    folder.chmod(0o755)  # in a folder that nobody else gets into, a file's mode lets nobody in
+    judged = folder if what == "folder" else folder / state.STATE
+    judged.chmod(judged.stat().st_mode | 0o022)
+    with pytest.raises(LabctlError, match=f"{judged} can be written to by others") as told:
+        state.load(folder)
+    assert "chmod go-w" in told.value.hint
+
+
+def test_a_state_that_belongs_to_another_user_is_not_used(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(runtime, "one")
+    state.save(folder, known("one"))
+    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    monkeypatch.setattr(trusted, "TRUSTED", ())
+    with pytest.raises(LabctlError, match="belongs to another user"):
+        state.load(folder)
+    assert not state.alive(folder)
+
+
+def test_a_state_that_is_a_link_or_a_pipe_is_not_used(runtime: Path, tmp_path: Path) -> None:
+    folder = make(runtime, "one")
+    os.mkfifo(folder / state.STATE)
+    with pytest.raises(LabctlError, match="is not a file"):
+        state.load(folder)
+    state.save(folder, known("one"))
+    file = folder / state.STATE
+    file.symlink_to(file.rename(tmp_path / "elsewhere"))
+    with pytest.raises(LabctlError, match="cannot be read"):
+        state.load(folder)
+
+
+def test_no_process_is_ended_that_others_could_have_named(runtime: Path) -> None:
+    folder = make(runtime, "one")
+    folder.chmod(0o777)
+    assert not state.alive(folder)
+    ending.end(folder)  # this very process is named in it
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "more", [b'{"pid": 1, "started": 2, "user": false, "of a newer labctl": [1]}']
+)
+def test_an_identity_of_a_newer_labctl_is_understood(more: bytes) -> None:
+    assert Identity.told(more) == Identity(1, 2, user=False)
 
 
 def test_a_lab_without_a_state_is_not_up_yet(runtime: Path) -> None:
@@ -216,6 +332,16 @@ def test_a_shared_lab_that_never_got_a_state_is_ended(runtime: Path) -> None:
     folder = make(runtime, "host", host=True)
     ending.end(folder)
     assert not folder.exists()
+
+
+def test_a_shared_lab_whose_state_cannot_be_read_is_kept(runtime: Path) -> None:
+    folder = make(runtime, "host", host=True)
+    (folder / state.STATE).write_bytes(b"\x80\x04N.")
+    with pytest.raises(LabctlError, match=r"made here cannot be told: .* an older labctl") as t:
+        ending.end(folder)
+    assert "\n" not in t.value.message
+    assert f"rm -r {folder}" in t.value.hint
+    assert state.known() == [folder]
 
 
 def test_a_shared_lab_that_cannot_be_dismantled_is_kept_for_another_try(

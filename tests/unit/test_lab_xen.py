@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import pickle
 import tarfile
 import threading
 import time
@@ -26,6 +25,7 @@ from labctl.lab import beforehand, hosted, node, state
 from labctl.lab.dom0 import packed
 from labctl.lab.path import hops
 from labctl.topology import Topology, find, from_mapping, load
+from labctl.world import codec
 from labctl.world.deadline import Deadline
 from labctl.world.process import run
 
@@ -401,9 +401,9 @@ def test_a_watched_program_has_its_input_and_output_whole() -> None:
 
 
 def test_a_deadline_travels_as_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed_up = pickle.dumps(Deadline(100, "a stage"))
+    packed_up = codec.dumps(Deadline(100, "a stage"), Deadline)
     monkeypatch.setattr(time, "monotonic", lambda: 7.0)  # another machine, just started
-    there = pickle.loads(packed_up)
+    there: Deadline = codec.loads(packed_up, Deadline)
     assert 0 < there.left <= 100
     assert there.stage == "a stage"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,8 +150,3 @@ def test_impossible_times_are_refused(seconds: float) -> None:
 def test_text_that_is_no_unicode_is_kept_readable() -> None:
     odd = b"login\xff".decode(errors="surrogateescape")
     assert Check("ssh", PASS, "", odd).observed == "login?"
-
-
-def test_a_run_pickles() -> None:
-    made = run(ArmResult.judge("a", "", [check(PASS)]))
-    assert pickle.loads(pickle.dumps(made)) == made

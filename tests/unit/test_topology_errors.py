@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import pytest
@@ -436,14 +435,6 @@ def test_a_kernel_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{file}:2:15: there is no file './bzImage' (looked for {tmp_path}/bzImage)"
     )
-
-
-def test_an_error_survives_pickling_with_its_problems() -> None:
-    with pytest.raises(TopologyError) as caught:
-        loads("nodes: 1\nx: 2\n", "t.yaml")
-    again = pickle.loads(pickle.dumps(caught.value))
-    assert (str(again), again.problems) == (str(caught.value), caught.value.problems)
-    assert len(again.problems) == 2
 
 
 def test_a_file_that_cannot_be_read_is_the_users_error(tmp_path: Path) -> None:

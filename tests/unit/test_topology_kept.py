@@ -83,10 +83,73 @@ def test_of_a_disk_image_named_by_mistake_no_more_is_read_than_a_topology_may_ho
 def test_a_spoilt_entry_does_no_harm(file: Path, reads: list[Path], tmp_path: Path) -> None:
     good = kept.load(file)
     (entry,) = entries(tmp_path)
-    for spoilt in (b"", b"no pickle", b"\x80\x04N."):
+    text = entry.read_bytes()
+    for spoilt in (
+        b"", b"no JSON", b"\x80\x04N.", text[:-5], text.replace(b'"mtu":1500', b'"mtu":"x"'),
+        text.replace(b'"version":1', b'"version":2'), text.replace(b"topologies", b"recipes"),
+    ):  # fmt: skip
         entry.write_bytes(spoilt)
         assert kept.load(file) == good
-    assert len(reads) == 4
+    assert len(reads) == 8
+
+
+def test_an_entry_that_runs_code_where_it_is_unpickled_runs_none(
+    file: Path, reads: list[Path], tmp_path: Path
+) -> None:
+    good = kept.load(file)
+    (entry,) = entries(tmp_path)
+    entry.write_bytes(b"cos\nsystem\n(S'touch " + bytes(tmp_path / "made") + b"'\ntR.")
+    assert kept.load(file) == good
+    assert len(reads) == 2
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_what_others_could_have_written_is_not_used_and_nothing_is_added(
+    file: Path, reads: list[Path], tmp_path: Path, mode: int
+) -> None:
+    kept.load(file)
+    folder = tmp_path / "cache/labctl/topologies"
+    folder.chmod(mode)
+    file.write_text(TEXT + "# changed\n")
+    for _ in range(2):
+        kept.load(file)
+    assert len(reads) == 3
+    assert len(entries(tmp_path)) == 1
+
+
+def test_what_belongs_to_another_user_is_not_used(
+    file: Path, reads: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.load(file)
+    folder = tmp_path / "cache/labctl/topologies"
+    (entry,) = entries(tmp_path)
+    owner = folder.stat().st_uid
+    real = os.fstat
+
+    def anothers(handle: int) -> os.stat_result:
+        seen = real(handle)
+        mine = seen.st_ino != judged.stat().st_ino
+        return seen if mine else os.stat_result([*seen[:4], owner + 1, *seen[5:]])
+
+    monkeypatch.setattr(os, "fstat", anothers)
+    for judged in (entry, folder):
+        assert judged.exists()
+        kept.load(file)
+    assert len(reads) == 3
+
+
+@pytest.mark.parametrize("link", ["entry", "folder"])
+def test_a_symbolic_link_is_not_followed(
+    file: Path, reads: list[Path], tmp_path: Path, link: str
+) -> None:
+    kept.load(file)
+    folder = tmp_path / "cache/labctl/topologies"
+    (entry,) = entries(tmp_path)
+    linked = {"entry": entry, "folder": folder}[link]
+    linked.symlink_to(linked.rename(tmp_path / "elsewhere"))
+    kept.load(file)
+    assert len(reads) == 2
 
 
 def test_a_topology_with_files_of_its_own_is_not_kept(file: Path) -> None:
@@ -128,10 +191,10 @@ def test_a_cache_that_cannot_be_written_to_serves_what_it_has(
 ) -> None:
     first = kept.load(file)
 
-    def refuse(self: Path) -> None:
-        raise OSError(errno.EROFS, "Read-only file system", str(self))
+    def refuse(name: str, **_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", name)
 
-    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(os, "utime", refuse)
     assert kept.load(file) == first
     assert len(reads) == 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from labctl.errors import UsageError
 from labctl.lab.lab import Lab
 from labctl.topology import (
+    Topology,
     TopologyError,
     find,
     from_mapping,
@@ -22,6 +22,7 @@ from labctl.topology import (
     schema,
     stored,
 )
+from labctl.world import codec
 
 LAN = "networks: {lan: {subnets: [10.0.1.0/24]}}\n"
 HOST = LAN + "nodes:\n  xen1: {hypervisor: xen}\n"
@@ -141,9 +142,9 @@ def test_an_uplink_alone_makes_a_bridge_inside() -> None:
     assert names(topology.inside("x").networks) == names(topology.outer_networks()) == ["lan"]
 
 
-def test_a_topology_with_xen_survives_pickling_and_its_record() -> None:
+def test_a_topology_with_xen_survives_travelling_and_its_record() -> None:
     topology = from_mapping(both_sides())
-    assert pickle.loads(pickle.dumps(topology)) == topology
+    assert codec.loads(codec.dumps(topology, Topology), Topology) == topology
     assert stored.from_json(json.loads(json.dumps(stored.to_json(topology)))) == topology
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -11,33 +11,31 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import agent_side
 import pytest
 
-from labctl.errors import DeadlineError, HostError, LabctlError
+from labctl.errors import DeadlineError, HostError, LabctlError, UsageError
 from labctl.events import Event
-from labctl.world.agent import AgentError, packed
+from labctl.guests import attempt, driver, spec, xen
+from labctl.network import features, links
+from labctl.routers import namespace
+from labctl.world import codec, remote
 from labctl.world.base import Process
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
 from labctl.world.process import CommandError
+from labctl.world.remote import AgentError
 
 WAIT = [sys.executable, "-I", "-S", "-c", "import sys; sys.stdin.read()"]
 
 
 @pytest.fixture
 def agent() -> Iterator[Agent]:
-    started = Agent.ahead([])
+    started = Agent.start(agent_side.WORDS)
     yield started
     started.close()
-
-
-@pytest.fixture
-def taught(agent: Agent) -> Agent:
-    """An agent that can import this folder's modules."""
-    agent.call(exec, f"import sys; sys.path.append({str(Path(__file__).parent)!r})")
-    return agent
 
 
 def soon() -> Deadline:
@@ -64,13 +62,15 @@ def within(seconds: float, body: Callable[[], object]) -> BaseException | None:
 
 
 def test_a_call_runs_in_another_process_and_returns_its_value(agent: Agent) -> None:
-    assert agent.call(os.getpid) != os.getpid()
-    assert agent.call(os.path.join, "a", "b") == "a/b"
+    assert agent.call(agent_side.pid) != os.getpid()
+    thing = agent_side.Thing("x y", Path("/tmp/x y"))
+    assert agent.call(agent_side.below, thing, "a") == agent_side.Thing("X Y", thing.file / "a")
+    assert agent.call(agent_side.below, thing).file == thing.file / "z"
 
 
 def test_calls_take_positional_arguments_only(agent: Agent) -> None:
     with pytest.raises(TypeError):
-        agent.call(int, "1", base=2)
+        agent.call(agent_side.same, value=1)
 
 
 def test_errors_of_labctl_arrive_as_they_are(agent: Agent) -> None:
@@ -90,7 +90,7 @@ def test_a_deadline_counts_inside_too(agent: Agent) -> None:
 
 def test_other_errors_become_one_line_with_the_traceback_as_a_note(agent: Agent) -> None:
     with pytest.raises(AgentError, match=r"FileNotFoundError: .*/no/such/folder") as told:
-        agent.call(os.listdir, "/no/such/folder")
+        agent.call(agent_side.listed, Path("/no/such/folder"))
     assert "LABCTL_DEBUG" in told.value.hint
     assert told.value.detail == ""  # a user is shown the detail
     assert "Traceback" in "".join(told.value.__notes__)
@@ -98,82 +98,125 @@ def test_other_errors_become_one_line_with_the_traceback_as_a_note(agent: Agent)
 
 def test_even_an_exit_inside_is_only_that_calls_error(agent: Agent) -> None:
     with pytest.raises(AgentError, match="SystemExit"):
-        agent.call(sys.exit, 3)
-    assert agent.call(abs, -1) == 1
+        agent.call(agent_side.leave, 3)
+    assert agent.call(agent_side.same, 1) == 1
 
 
-def test_a_value_that_cannot_be_pickled_fails_its_call_and_no_other(agent: Agent) -> None:
-    error = within(20, lambda: agent.call(threading.Lock))
-    assert isinstance(error, AgentError)
-    assert agent.call(abs, -1) == 1
-
-
-def test_a_function_that_is_unknown_inside_fails_its_call_and_no_other(
-    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("function", [agent_side.lock, agent_side.lie])
+def test_a_value_that_is_not_what_its_function_says_fails_its_call_and_no_other(
+    agent: Agent, function: Callable[[], object]
 ) -> None:
-    (tmp_path / "of_the_users_own.py").write_text("def f(): return 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    module = __import__("of_the_users_own")
-    error = within(20, lambda: agent.call(module.f))
+    error = within(20, lambda: agent.call(function))
     assert isinstance(error, AgentError)
-    assert "of_the_users_own" in str(error)
-    assert agent.call(abs, -1) == 1
+    assert f"agent_side:{function.__name__} returned what it should not" in str(error)
+    assert agent.call(agent_side.same, 1) == 1
 
 
-def test_a_function_that_cannot_be_named_is_refused_here(agent: Agent) -> None:
-    with pytest.raises((AttributeError, pickle.PicklingError), match=r"lambda|local"):
-        agent.call(lambda: 1)
-    assert agent.call(abs, -1) == 1
+def test_a_value_that_is_too_long_to_be_sent_fails_its_call_and_no_other(agent: Agent) -> None:
+    error = within(20, lambda: agent.call(agent_side.long, 1 << 20))
+    assert isinstance(error, AgentError)
+    assert "more than the" in str(error)
+    assert agent.call(agent_side.same, 1) == 1
 
 
-def test_events_arrive_in_order_before_the_value(taught: Agent) -> None:
+def test_a_function_that_is_unknown_inside_fails_its_call_and_no_other() -> None:
+    # It has not imported it, and imports what is labctl's only.
+    agent = Agent.start([sys.executable, "-P", "-m", "labctl.world.agent"])
+    try:
+        error = within(20, lambda: agent.call(agent_side.pid))
+        assert isinstance(error, AgentError)
+        assert "agent_side:pid is no function that may be called here" in str(error)
+        assert agent.run(["true"], soon()).ok
+    finally:
+        agent.close()
+
+
+@pytest.mark.parametrize(
+    "function", [lambda: 1, os.getpid, exec, agent_side.unmarked, Path.unlink, int]
+)
+def test_a_function_that_is_not_marked_is_refused_here(
+    agent: Agent, function: Callable[..., object]
+) -> None:
+    with pytest.raises(TypeError, match="not marked as remote"):
+        agent.call(function)
+    assert agent.call(agent_side.same, 1) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os:getpid", "builtins:exec", "agent_side:unmarked", "agent_side:Path.unlink", "pid", "",
+        "labctl.world.agent:os.kill", "labctl.world.process:run", "labctl.none:f",
+    ],
+)  # fmt: skip
+def test_a_function_that_is_not_marked_is_refused_inside_too(
+    agent: Agent, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "name_of", lambda _: name)
+    monkeypatch.setattr(remote, "written", lambda *_: [])
+    with pytest.raises(AgentError, match=r"may be called here|No module named"):
+        agent.call(agent_side.pid)
+
+
+@pytest.mark.parametrize("args", [[], [1, 2], ["1"], [None], [True]])
+def test_arguments_that_a_function_does_not_take_are_refused_on_both_sides(
+    agent: Agent, args: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TypeError, match="agent_side:same"):
+        agent.call(agent_side.same, *args)
+    monkeypatch.setattr(remote, "written", lambda *_: args)
+    with pytest.raises(AgentError, match=r"argument|should stand here"):
+        agent.call(agent_side.same, *args)
+
+
+def test_events_arrive_in_order_before_the_value(agent: Agent) -> None:
     seen: list[str] = []
-    value = taught.call_with_events(
+    value = agent.call_with_events(
         agent_side.count, "abc", emit=lambda event: seen.append(event.subject)
     )
     assert (value, seen) == (3, ["a", "b", "c"])
 
 
-def test_a_listener_that_fails_fails_its_call_and_no_other(taught: Agent) -> None:
+def test_a_listener_that_fails_fails_its_call_and_no_other(agent: Agent) -> None:
     def emit(_event: Event) -> None:
         raise BrokenPipeError("nobody reads the progress")
 
     def body() -> object:
-        return taught.call_with_events(agent_side.count, "abc", emit=emit)
+        return agent.call_with_events(agent_side.count, "abc", emit=emit)
 
     assert isinstance(within(20, body), BrokenPipeError)
-    assert within(20, lambda: taught.call(abs, -1)) is None
+    assert within(20, lambda: agent.call(agent_side.same, 1)) is None
 
 
-def test_an_error_that_does_not_survive_pickling_is_told_all_the_same(taught: Agent) -> None:
-    with pytest.raises(AgentError, match="StubbornError: stubborn as a mule"):
-        taught.call(agent_side.stubborn)
+def test_an_error_that_only_its_module_knows_arrives_as_what_it_is_a_kind_of(agent: Agent) -> None:
+    with pytest.raises(UsageError, match="a mistake of the user's") as told:
+        agent.call(agent_side.own)
+    assert type(told.value) is UsageError
+    assert (told.value.hint, told.value.detail) == ("do it another way", "some\nlines")
 
 
-def test_a_full_disk_inside_is_told_as_that(taught: Agent) -> None:
+def test_an_errors_words_cannot_steer_a_terminal(agent: Agent) -> None:
+    with pytest.raises(LabctlError) as told:
+        agent.call(agent_side.plain_error)
+    assert told.value.message == "up [2J and down"
+    assert (told.value.hint, told.value.detail) == ("hint ", "one\ntwo ")
+
+
+def test_a_full_disk_inside_is_told_as_that(agent: Agent) -> None:
     with pytest.raises(HostError, match="No space left on device") as told:
-        taught.call(agent_side.fill)
+        agent.call(agent_side.fill)
     assert "free some space" in told.value.hint
 
 
-def test_an_answer_that_cannot_be_read_leaves_nobody_waiting(taught: Agent) -> None:
-    error = within(20, lambda: taught.call(agent_side.poison))
-    assert isinstance(error, LabctlError)
-    assert "no number" in str(error)
-    assert isinstance(within(20, lambda: taught.call(abs, -1)), LabctlError)
-
-
-def test_many_threads_get_their_own_answers(taught: Agent) -> None:
+def test_many_threads_get_their_own_answers(agent: Agent) -> None:
     with ThreadPoolExecutor(50) as pool:
-        assert list(pool.map(lambda n: taught.call(agent_side.same, n), range(500))) == [
-            *range(500)
-        ]
+        assert list(pool.map(lambda n: agent.call(agent_side.same, n), range(500))) == [*range(500)]
 
 
 def test_a_slow_call_does_not_hold_up_a_quick_one(agent: Agent) -> None:
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(agent.run, ["sleep", "1000"], Deadline(1, "sleeping"))
-        assert agent.call(abs, -1) == 1
+        assert agent.call(agent_side.same, 1) == 1
         assert not slow.done()
         with pytest.raises(DeadlineError):
             slow.result()
@@ -185,7 +228,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_callers_hear_of_an_agent_that_was_killed(agent: Agent) -> None:
-    pid = agent.call(os.getpid)
+    pid = agent.call(agent_side.pid)
     with ThreadPoolExecutor(4) as pool:
         waiting = [
             pool.submit(within, 20, lambda: agent.run(["sleep", "1000"], Deadline(1000, "x")))
@@ -201,17 +244,17 @@ def test_callers_hear_of_an_agent_that_was_killed(agent: Agent) -> None:
     for child in found:
         os.kill(child, signal.SIGKILL)
     with pytest.raises(LabctlError, match="the lab is down"):
-        agent.call(abs, -1)
+        agent.call(agent_side.same, 1)
 
 
 def test_a_closed_agent_is_gone_and_says_so() -> None:
-    agent = Agent.ahead([])
-    pid = agent.call(os.getpid)
+    agent = Agent.start(agent_side.WORDS)
+    pid = agent.call(agent_side.pid)
     agent.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     with pytest.raises(LabctlError, match="the lab is down"):
-        agent.call(abs, -1)
+        agent.call(agent_side.same, 1)
     agent.close()
 
 
@@ -282,9 +325,29 @@ def test_a_program_that_is_missing_is_one_line(agent: Agent, tmp_path: Path) -> 
         start(agent, tmp_path, ["no-such-program"])
 
 
-def test_what_is_sent_names_no_module_that_another_python_lacks(agent: Agent) -> None:
-    here = Path("/tmp/x y")
-    sent = packed({"here": [here]})
-    assert b"pathlib" not in sent, "in 3.13 it is pathlib._local, which 3.11 has not"
-    assert pickle.loads(sent) == {"here": [here]}
-    assert agent.call(Path.joinpath, here, "z") == here / "z"
+# --- what may be called -------------------------------------------------------------------------
+
+
+def test_everything_that_may_be_called_says_what_is_sent() -> None:
+    for module in (attempt, driver, xen, features, links, namespace):
+        assert module.__name__ in {name.partition(":")[0] for name in remote._functions}
+    ours = [name for name in remote._functions if name.startswith("labctl.")]
+    assert len(ours) > 25
+    for name in ours:
+        known = remote.signature(name)
+        for kind in (*known.args, known.result):
+            codec.form(kind)
+
+
+def test_what_starts_a_xen_guest_comes_as_it_was_sent() -> None:
+    nic = spec.Nic("eth0", "vm1-eth0", "02:00:00:00:00:01", "xen", {"csum": False})
+    guest = spec.Guest(
+        name="vm1", domain="lab-vm1", memory=96, vcpus=1, kernel=Path("/k"), initramfs=Path("/i"),
+        cmdline="quiet", nics=(nic,), console=Path("/c"), log=Path("/l"),
+        dom0=spec.Dom0(Path("/d"), ""), drives=(Path("/k"),),
+    )  # fmt: skip
+    one = xen.XenGuest(guest, {"vm1-eth0": "lan"}, "host vm1\n", {Path("/k"): "/boot/k"})
+    host = xen.XenHost("xen1", Path("/lab"), Path("/lab/log"))
+    name = remote.name_of(xen.start)
+    args = remote.written(name, (host, [one], "lab"))
+    assert remote.given(name, json.loads(codec.text(args))) == [host, [one], "lab"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pickle
 import re
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from labctl.images import places
 from labctl.world import paths, space
 from labctl.world.deadline import Deadline
 from labctl.world.process import CommandError, environment, last_words, run
+from labctl.world.remote import error_of, failure
 
 
 def python(code: str) -> list[str]:
@@ -32,10 +32,10 @@ def soon() -> Deadline:
 
 
 @pytest.mark.parametrize("kind", [LabctlError, UsageError, HostError, GuestError, DeadlineError])
-def test_every_error_keeps_message_hint_and_detail_through_pickling(
+def test_every_error_keeps_message_hint_and_detail_on_its_way(
     kind: type[LabctlError],
 ) -> None:
-    copy = pickle.loads(pickle.dumps(kind("what", "do", "lines")))
+    copy = error_of(failure(kind("what", "do", "lines")))
     assert type(copy) is kind
     assert (str(copy), copy.hint, copy.detail) == ("what", "do", "lines")
 
