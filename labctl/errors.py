@@ -106,6 +106,29 @@ def refusal(error: OSError, place: object = "") -> HostError | None:
     return HostError(f"{what}: {error.strerror}", hint)
 
 
+_EXHAUSTED = {
+    errno.EMFILE: ("this process may open no more files", "let it have more: ulimit -n 1024"),
+    errno.ENFILE: ("this host has no more open files", "end other programs"),
+    errno.ENOMEM: ("there is not enough memory", "see what a process may have: ulimit -v; free -m"),
+    errno.EAGAIN: (
+        "no more processes or threads can be started",
+        "let this user have more (ulimit -u), or the container (pids.max of its control group)",
+    ),
+}
+
+
+def exhausted(error: BaseException) -> HostError | None:
+    """Return what an error means by which the host has no more of something; None for others."""
+    number = error.errno if isinstance(error, OSError) else None
+    no_room = isinstance(error, ImportError) and "failed to map segment" in str(error)
+    if isinstance(error, MemoryError) or no_room:
+        number = errno.ENOMEM
+    elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        number = errno.EAGAIN
+    told = _EXHAUSTED.get(number or 0)
+    return HostError(*told) if told else None
+
+
 class GuestError(LabctlError):
     """A guest died, never got ready, or could not run a command."""
 

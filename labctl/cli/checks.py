@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
@@ -43,7 +42,7 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 def schema() -> None:
     """Print the JSON Schema of topology files, for editors."""
-    click.echo(json.dumps(topology.schema(), indent=2, ensure_ascii=False))
+    print_json(topology.schema())
 
 
 @click.command()

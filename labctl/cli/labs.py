@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 from labctl.cli import terminal
+from labctl.cli.guard import guard
 from labctl.cli.words import (
     json_option,
     lab_option,
@@ -24,8 +26,9 @@ from labctl.cli.words import (
 from labctl.errors import ExitCode, GuestError, LabctlError, UsageError
 from labctl.guests import console as console_log
 from labctl.guests import xen
-from labctl.lab import ending, state, status
+from labctl.lab import ending, orphans, state, status
 from labctl.lab.lab import Lab
+from labctl.lab.orphans import Orphan
 
 
 @click.command()
@@ -38,43 +41,65 @@ def down(context: click.Context, lab: str | None, everything: bool, as_json: boo
 
     Without a name that is the lab that the environment variable LABCTL_LAB names, or the only one.
     """
-    folders = state.known()
+    lost = orphans.find()
+    folders = _but(state.known(), lost)
+    labs: list[Path | Orphan] = [*folders, *lost]
     by_default = context.get_parameter_source("lab") is ParameterSource.ENVIRONMENT
     if lab and everything and not by_default:
         raise UsageError("a name and --all contradict each other", "give one of the two")
     if lab and not everything:
-        chosen = [folder for folder in folders if folder.name == lab]
+        chosen = [one for one in labs if one.name == lab]
         if not chosen:
-            names = ", ".join(folder.name for folder in folders) or "none"
+            names = ", ".join(one.name for one in labs) or "none"
             which = f"{lab}, which LABCTL_LAB names" if by_default else lab
             raise UsageError(f"there is no lab {which}", f"there are: {names}")
-    elif everything or len(folders) <= 1:
-        chosen = folders
+    elif everything or len(labs) <= 1:
+        chosen = labs
     else:
-        names = ", ".join(folder.name for folder in folders)
+        names = ", ".join(one.name for one in labs)
         raise UsageError(f"there are several labs: {names}", "name one, or say --all")
     troubles = []
-    for folder in chosen:
+    for one in chosen:
         try:
-            ending.end(folder)
+            told = _end(one)
         except LabctlError as error:  # the others are to go all the same
             troubles.append(error)
         else:
             if not as_json:
-                click.echo(f"lab {folder.name} is down")
+                click.echo(told)
     if troubles:
         raise troubles[0]
     if as_json:
-        print_json({"down": [folder.name for folder in chosen]})
+        print_json({"down": [one.name for one in chosen]})
     elif not chosen:
         click.echo("no lab is up")
+
+
+def _end(lab: Path | Orphan) -> str:
+    """End a lab and say so."""
+    if isinstance(lab, Path):
+        ending.end(lab)
+        return f"lab {lab.name} is down"
+    lab.end()
+    if lab.directory.is_dir() and not state.alive(lab.directory):
+        ending.end(lab.directory)  # what its PID 1 could not remove
+    guests = f", with {', '.join(lab.guests)}" if lab.guests else ""
+    return f"lab {lab.name} is down; it ran without its folder {lab.directory}{guests}"
+
+
+def _but(folders: list[Path], lost: list[Orphan]) -> list[Path]:
+    """Leave out the folders that do not tell of the labs which run there."""
+    known = {one.directory for one in lost}
+    return [folder for folder in folders if folder not in known or state.alive(folder)]
 
 
 @click.command("status")
 @json_option
 def show_status(as_json: bool) -> None:
     """Show every lab with its nodes, routers and networks."""
-    labs = [status.describe(folder) for folder in state.known()]
+    unknown = orphans.find()
+    labs = [status.describe(folder) for folder in _but(state.known(), unknown)]
+    labs += [one.describe() for one in unknown]
     if as_json:
         print_json(labs)
         return
@@ -86,14 +111,23 @@ def show_status(as_json: bool) -> None:
             title += f": {lab['problem']}\n  {lab['hint']}"
         if "accel" in lab:
             title += f", {lab['accel']}, since {lab['started']}"
+        elif lab.get("started"):
+            title += f"\n  since {lab['started']}"
         rows = [
             [part["name"], part["is"], part["state"], part["image"], part["addresses"]]
             for part in lab.get("parts", [])
+        ]
+        lost = [
+            f"  {part['name']} has no link on {interface}: {why}"
+            for part in lab.get("parts", [])
+            for interface, why in part.get("links", {}).items()
         ]
         if rows:
             print_table(["name", "what", "state", "image", "addresses"], rows, title)
         else:
             click.echo(title)
+        for line in lost:
+            click.echo(line)
 
 
 @click.command(
@@ -112,6 +146,7 @@ def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     running = Lab.attach(lab)
     words = running.node(node).ssh_argv(shared=False)
     running.check_running(node)
+    guard(partial(running.check_running, node))
     _become([*running.world.enter(), *words, *command])
 
 
@@ -136,6 +171,7 @@ def execute(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
         _become(running.place(running.topology.routers[node].host).words(command, netns=node))
     words = running.node(node).ssh_argv(shared=False)
     running.check_running(node)
+    guard(partial(running.check_running, node))
     _become([*running.world.enter(), *words, "--", shlex.join(command)])
 
 

@@ -20,7 +20,7 @@ from labctl import __version__
 from labctl.cli import out
 from labctl.cli.verbs import Verbs
 from labctl.cli.words import print_error
-from labctl.errors import ExitCode, LabctlError, refusal
+from labctl.errors import ExitCode, LabctlError, exhausted, refusal
 
 INTERRUPTED = "labctl: interrupted; nothing that this command had brought up stays"
 
@@ -124,6 +124,8 @@ def _fault(fault: Exception) -> LabctlError:
 
     last = traceback.extract_tb(fault.__traceback__)[-1]
     place = f"{Path(last.filename).name}:{last.lineno}"
+    if told := exhausted(fault):
+        return told
     if isinstance(fault, OSError):
         unnamed = ""
         if fault.errno in (errno.ENOSPC, errno.EDQUOT):  # no fault of ours, whatever it was

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from labctl.lab import ahead
 
 if TYPE_CHECKING:
     from labctl.guests.accel import Policy
+    from labctl.lab.lab import Lab
 
 
 @click.command()
@@ -29,7 +31,7 @@ def up(file: str, name: str | None, accel: Policy, uri: str, as_json: bool) -> N
     # Beside our own imports, and reading the topology; should that fail, it ends with this process.
     agent = None if uri else ahead.start_agent()
     from labctl import topology
-    from labctl.lab import state, status
+    from labctl.lab import ending, status
     from labctl.lab.lab import Lab
     from labctl.topology import kept
 
@@ -37,15 +39,25 @@ def up(file: str, name: str | None, accel: Policy, uri: str, as_json: bool) -> N
     begun = time.monotonic()
     with display() as show:
         lab = Lab.up(model, name=name, policy=accel, uri=uri, emit=show, keep=True, agent=agent)
-    lab.close()
-    seconds = time.monotonic() - begun
-    if as_json:
-        told = status.describe(state.directory(lab.name))
-        print_json(told | {"seconds": seconds, "timings": lab.timings})
-        return
-    nodes = ", ".join(model.nodes)
-    click.echo(f"lab {lab.name} is up in {seconds:.1f} s: {nodes} ({lab.accel})")
-    first = next((node.name for node in model.nodes.values() if not node.hypervisor), nodes)
+    try:
+        lab.close()
+        seconds = time.monotonic() - begun
+        if as_json:
+            told = status.describe(lab.directory)
+            print_json(told | {"seconds": seconds, "timings": lab.timings})
+        else:
+            _tell(lab, seconds)
+        sys.stdout.flush()
+    except BaseException:  # whoever is told of an error must not find a lab
+        ending.end(lab.directory)
+        raise
+
+
+def _tell(lab: Lab, seconds: float) -> None:
+    nodes = lab.topology.nodes
+    names = ", ".join(nodes)
+    click.echo(f"lab {lab.name} is up in {seconds:.1f} s: {names} ({lab.accel})")
+    first = next((node.name for node in nodes.values() if not node.hypervisor), names)
     click.echo(f"try: labctl ssh {first}; take it down: labctl down {lab.name}")
 
 

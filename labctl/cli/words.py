@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -61,7 +62,10 @@ def print_error(error: LabctlError) -> None:
 
 def print_json(value: object) -> None:
     """Print one JSON document."""
-    click.echo(printable_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)))
+    # Where the output is not UTF-8 nothing may be lost all the same.
+    plain = getattr(sys.stdout, "encoding", "utf-8").lower() not in ("utf-8", "utf8")
+    text = json.dumps(value, indent=2, ensure_ascii=plain, default=str)
+    click.echo(printable_json(text))
 
 
 def printable_json(text: str) -> str:

@@ -20,7 +20,7 @@ from labctl.guests import console
 from labctl.guests.accel import Policy
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Environment, Run, Verdict, host_environment
-from labctl.results.recorder import TOPOLOGY, Recorder, numbered
+from labctl.results.recorder import INTERRUPTED, TOPOLOGY, Recorder, numbered
 from labctl.topology import stored
 from labctl.world import atomic
 
@@ -48,6 +48,7 @@ def run(
     arms: list[ArmResult] = []
     timings: dict[str, float] = {}
     begun = time.monotonic()
+    notes: tuple[str, ...] = ()
     partial, given_up = True, False
     try:
         # A name of its own: a lab of the user's may be up meanwhile.
@@ -66,6 +67,9 @@ def run(
     except Exception as fault:
         where = "".join(traceback.format_tb(fault.__traceback__)[1:])  # from the body on
         arms.append(_trouble("body", LabctlError(f"{type(fault).__name__}: {fault}", "", where)))
+    except KeyboardInterrupt:  # SIGTERM and SIGHUP too
+        notes = (INTERRUPTED,)
+        raise
     finally:
         timings["experiment"] = time.monotonic() - begun
         if lab is not None:
@@ -83,7 +87,7 @@ def run(
             started=recorder.started,
             timings=timings,
             story="\n".join(trial.story) if trial else "",
-            notes=trial.notes if trial else (),
+            notes=(*(trial.notes if trial else ()), *notes),
             partial=partial,
             command=_command(experiment, policy),
             given_up=given_up,

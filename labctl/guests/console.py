@@ -77,6 +77,14 @@ def tail(log: Path, lines: int = 12) -> str:
     return "\n".join(f"    {line}" for line in shown) or "    (its console stayed empty)"
 
 
+def rotate(log: Path) -> None:
+    """Keep an ended guest's console beside the next one's."""
+    number = 1
+    while (older := log.with_suffix(f".{number}.log")).exists():
+        number += 1
+    log.replace(older)
+
+
 class Watcher:
     """Looks for words in a log that grows, reading each byte once."""
 

@@ -119,8 +119,8 @@ def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
     _cpu(domain, guest.cpu, accel)
     _add(domain, "clock", offset="utc")
     _add(domain, "on_poweroff", "destroy")
-    # Xen starts its machine again when dom0 dies. Ended instead, it is seen by all who wait for it.
-    _add(domain, "on_reboot", "destroy" if guest.dom0 else "restart")
+    # A guest that restarted by itself would be another one, without what the lab had set in it.
+    _add(domain, "on_reboot", "destroy")
     _add(domain, "on_crash", "destroy")
     devices = _add(domain, "devices")
     _add(devices, "emulator", "/usr/bin/qemu-system-x86_64")
@@ -142,5 +142,11 @@ def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
     ElementTree.register_namespace("qemu", QEMU_NAMESPACE)
     capabilities = _add(domain, f"{{{QEMU_NAMESPACE}}}capabilities")
     _add(capabilities, f"{{{QEMU_NAMESPACE}}}del", capability="cpu-unavailable-features")
+    # libvirt starts QEMU with -no-shutdown: it would wait, as if it ran, for a libvirt to end it,
+    # and between two commands there is none. So it ends by itself with its guest, also after a
+    # restart or a panic, which resets the machine: libvirt has that shut down (set-action of QMP).
+    words = _add(domain, f"{{{QEMU_NAMESPACE}}}commandline")
+    for word in ("-action", "shutdown=poweroff"):
+        _add(words, f"{{{QEMU_NAMESPACE}}}arg", value=word)
     ElementTree.indent(domain)
     return ElementTree.tostring(domain, encoding="unicode")

@@ -72,6 +72,8 @@ CARRIER_TRIES = 400
 KNOCK_SECONDS = 2.0
 """How often to try SSH on a guest whose console never says `ready` (a user's own image)."""
 
+VMSTAT = Path("/proc/vmstat")
+
 _loop_started = threading.Event()
 _opening = threading.Lock()
 _connections: dict[str, Any] = {}
@@ -317,6 +319,7 @@ def wait_ready(
     log = console.Watcher(guest.log, READY, TROUBLE, PANIC)
     knock_at = time.monotonic() + 15 * KNOCK_SECONDS
     ask_at = time.monotonic()
+    killed = oom_kills()
 
     def check() -> None:
         nonlocal ask_at
@@ -329,7 +332,7 @@ def wait_ready(
         if not ended and time.monotonic() >= ask_at:
             ended, ask_at = not alive(), time.monotonic() + ALIVE_SECONDS
         if ended:
-            raise _died(guest)
+            raise _killed(guest) if not panic(guest) and oom_kills() > killed else _died(guest)
 
     while True:
         log.look()
@@ -365,6 +368,26 @@ def _knock(words: Sequence[str], limit: Deadline, check: Callable[[], None]) -> 
         return run(words, deadline=limit, check=False, package="openssh-client", watch=check)
     except DeadlineError:
         return None
+
+
+def oom_kills() -> int:
+    """Return how many processes this host has killed for want of memory since it was booted.
+
+    Also those of a control group alone (proc_vmstat(5), oom_kill; Linux 4.13).
+    """
+    with contextlib.suppress(OSError, ValueError):
+        for line in VMSTAT.read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def _killed(guest: Guest) -> GuestError:
+    return GuestError(
+        f"{guest.name} was killed while booting: there was not enough memory",
+        "end other programs, or give the container (its control group) more memory",
+        console.tail(guest.log),
+    )
 
 
 def _died(guest: Guest) -> GuestError:

@@ -2,24 +2,63 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from labctl.errors import HostError, UsageError
 from labctl.guests import ssh
 from labctl.images import Image, modules
-from labctl.lab import hosted, real, state
+from labctl.lab import hosted, memory, real, state
 from labctl.topology.model import DOM0_MEMORY, XEN_MEMORY, Node, Topology
+from labctl.world import process
 
 QEMU_MEMORY = 160
 """MiB that a guest's QEMU takes beside the guest's memory; seen under TCG: 160 to 230."""
 DRIVERS = {"e1000": "e1000", "e1000e": "e1000e", "rtl8139": "8139cp", "vmxnet3": "vmxnet3"}
 """The kernel module that each NIC of QEMU's needs, as far as not every image has it. 8139too leaves
 QEMU's rtl8139 alone: it is the newer chip (rtl8139_init_one, 8139too.c)."""
-MEMINFO = Path("/proc/meminfo")
-CGROUPS = Path("/sys/fs/cgroup")
+TOOLS = {
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "mount": "mount",
+    "ssh": "openssh-client",
+    "qemu-system-x86_64": "qemu-system-x86",
+}
+"""Programs that a lab needs, and the Debian package of each."""
+TUN = Path("/dev/net/tun")
+
+
+def check_host(uri: str = "") -> None:
+    """Raise `HostError` for a program or a device that a lab would miss only when it is half up.
+
+    With the `uri` of another libvirt, what runs the guests is its own business.
+    """
+    for program, package in TOOLS.items():
+        if uri and program != "ssh":
+            continue
+        if not shutil.which(program, path=process.ENVIRONMENT["PATH"]):
+            raise HostError(
+                f"{program} is not installed", f"as root, run: apt-get install {package}"
+            )
+    if real.is_meant(uri):
+        return
+    try:
+        found = TUN.stat()
+    except OSError as error:
+        raise HostError(
+            f"{TUN} cannot be used: {error.strerror}",
+            "as root, run: modprobe tun; in a container: start it with --device /dev/net/tun",
+        ) from None
+    # Documentation/admin-guide/devices.txt: 10 char, 200 = TAP/TUN network device.
+    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(10, 200):
+        raise HostError(
+            f"{TUN} is something else than the TUN device",
+            f"as root, run: umount {TUN}, or: rm {TUN}; mknod -m 666 {TUN} c 10 200",
+        )
 
 
 def check(topology: Topology, images: Mapping[str, Image], uri: str = "") -> None:
@@ -39,7 +78,7 @@ def check(topology: Topology, images: Mapping[str, Image], uri: str = "") -> Non
         _check_drivers(node, image)
     if real.is_meant(uri):
         return
-    needed, free = needed_memory(topology), free_memory()
+    needed, free = needed_memory(topology), memory.free()
     if free < needed:
         raise HostError(
             f"{topology.name} takes about {needed} MiB of memory, and this host has {free} left",
@@ -90,29 +129,3 @@ def _needed(topology: Topology, node: Node) -> int:
     # Xen touches no memory that nobody uses.
     guests = sum(guest.memory for guest in topology.inside(node.name).nodes)
     return min(node.memory, DOM0_MEMORY + XEN_MEMORY + guests) + QEMU_MEMORY
-
-
-def free_memory() -> int:
-    """Return the MiB that can be had here, swap too; a container may have less than its host."""
-    words = [line.split() for line in MEMINFO.read_text().splitlines()]
-    kibibytes = {name.rstrip(":"): int(value) for name, value, *_ in words}
-    # proc_meminfo(5): what programs can get without swapping.
-    free = (kibibytes["MemAvailable"] + kibibytes["SwapFree"]) >> 10
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        free = min(free, _left_in_group())
-    return free
-
-
-def _left_in_group() -> int:
-    """Return the MiB left to this process's control group (cgroups(7), version 2).
-
-    Raises `OSError`, `ValueError` or `StopIteration` where there is no limit.
-    """
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
-    path = next(line.removeprefix("0::/") for line in lines if line.startswith("0::"))
-    group = CGROUPS / path
-    limit = int((group / "memory.max").read_text())  # "max" is no number
-    used = int((group / "memory.current").read_text())
-    counted = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    cached = int(counted["inactive_file"])  # what is dropped before anybody goes without
-    return (limit - used + cached) >> 20

@@ -7,12 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from labctl import images
 from labctl.errors import LabctlError, refusal
 from labctl.guests import accel, driver
+from labctl.lab import beforehand, memory
 from labctl.network import links
 from labctl.topology import from_mapping
 from labctl.world import forbidden, paths, scratch
@@ -20,15 +20,7 @@ from labctl.world import forbidden, paths, scratch
 MEMORY_MIB = 1024
 """What two guests and their translation caches need."""
 
-TOOLS = {
-    "unshare": "util-linux",
-    "nsenter": "util-linux",
-    "setpriv": "util-linux",
-    "mount": "mount",
-    "ssh": "openssh-client",
-    "depmod": "kmod",
-    "qemu-system-x86_64": "qemu-system-x86",
-}
+TOOLS = {**beforehand.TOOLS, "depmod": "kmod"}
 """Programs labctl runs, and the Debian package of each."""
 
 TINY = {
@@ -144,10 +136,7 @@ def _world() -> Iterator[Finding]:
 
 def _memory() -> Iterator[Finding]:
     """Memory."""
-    lines = dict(
-        line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line
-    )
-    free = int(lines["MemAvailable"].split()[0]) // 1024
+    free = memory.free()
     verdict: Literal["pass", "fail"] = "pass" if free >= MEMORY_MIB else "fail"
     remedy = "" if verdict == "pass" else f"free some: two guests need {MEMORY_MIB} MiB"
     yield Finding("memory", verdict, f"{free} MiB available, {os.cpu_count()} CPUs", remedy)

@@ -89,7 +89,7 @@ class Dom0(Place):
         words = ["sh", "-c", begin, str(self._pid), *self._ssh(), line]
         hint = f"its python3, or what root's shell runs there, may have been changed: {log} there"
         other = Other(f"dom0 of {self._host}", hint, PATIENCE)
-        started = Agent.start([*self._world.enter(), *words], self._why_closed, other)
+        started = Agent.start([*self._world.enter(), *words], self._why_all_closed, other)
         threading.Thread(
             target=self._watch, args=[self._over], daemon=True, name="labctl-dom0"
         ).start()
@@ -128,6 +128,10 @@ class Dom0(Place):
     def _ssh(self) -> list[str]:
         # A connection of its own: another session's end must not disturb an agent's.
         return ssh.command(self._world.directory, self._host, shared=False)
+
+    def _why_all_closed(self) -> str:
+        """Tell of the host's end, or of the lab's."""
+        return self._why_closed() or ("" if self._world.lives else "the lab went down meanwhile")
 
     def _why_closed(self) -> str:
         try:

@@ -9,14 +9,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from labctl import images
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
-from labctl.guests import accel, driver, keys, ssh, xen
+from labctl.guests import accel, console, driver, keys, ssh, xen
 from labctl.guests.spec import Accel, Guest, boot_lines
 from labctl.images import Image
 from labctl.lab import beforehand, boot, ending, hosted, naming, real, shared, state, status
@@ -79,6 +78,7 @@ class Lab:
         naming.check(name)
         folder = state.directory(name)
         beforehand.check_sockets(topology, folder)
+        beforehand.check_host(uri)
         if uri:
             hosted.check_shared(topology, uri, emit)
         begun = time.monotonic()
@@ -297,7 +297,7 @@ class Lab:
         for spec in specs:
             self._forget_connection(spec.name)
             self.world.call(driver.stop, self.hypervisor, spec.domain)
-            _rotate(spec.log)
+            console.rotate(spec.log)
         self._start(specs)
         for node in nodes:
             self._apply_taps(node)
@@ -335,9 +335,13 @@ class Lab:
         check = partial(status.check_running, self.world, self._state, name)
         return Node(self.world, self.directory, self.topology.nodes[name], check)
 
-    def check_running(self, node: str) -> None:
-        """Raise `GuestError` when a node has ended: nobody would answer for minutes."""
-        status.check_running(self.world, self._state, node)
+    def check_running(self, node: str, closely: bool = False) -> None:
+        """Raise `GuestError` when a node has ended: nobody would answer for minutes.
+
+        Looking `closely` at one of this host's guests takes a tenth of a second.
+        """
+        ask = closely or bool(self.topology.nodes[node].host)
+        status.check_running(self.world, self._state, node, ask)
 
     def check_console(self, name: str) -> None:
         """Raise `UsageError` for what has no console of this lab's: a real Xen host, no node."""
@@ -430,14 +434,6 @@ def _choose_accel(policy: accel.Policy, found: Mapping[str, Image], emit: Emit) 
         paths.cache() / "libvirt",
         emit,
     )
-
-
-def _rotate(log: Path) -> None:
-    """Keep an ended guest's console beside the next one's."""
-    number = 1
-    while (older := log.with_suffix(f".{number}.log")).exists():
-        number += 1
-    log.replace(older)
 
 
 @contextlib.contextmanager

@@ -11,9 +11,14 @@ _NAME = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{LENGTH - 1}}}")
 _NAMELESS = "lab"
 
 
+def is_name(name: str) -> bool:
+    """Whether a lab may be called so."""
+    return bool(_NAME.fullmatch(name))
+
+
 def check(name: str) -> None:
     """Raise `UsageError` for what cannot be a lab's name."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         hint = f"use a-z, 0-9 and -, {LENGTH} at most"
         raise UsageError(f"{name!r} is not a name for a lab", hint)
 

@@ -12,6 +12,7 @@ from labctl.errors import LabctlError, UsageError
 from labctl.guests.keys import Key
 from labctl.guests.spec import Accel
 from labctl.images import Image
+from labctl.lab import orphans
 from labctl.topology.model import Topology
 from labctl.world import atomic, codec, documents, host, lock, owned, paths, scratch, space, trusted
 from labctl.world.base import World
@@ -21,7 +22,6 @@ STATE = "lab.state"
 VERSION = 1
 """Of `State` in a file: raised when a file of before could not be read any more. A new field with a
 default needs no new version: labs of before have not got it."""
-LOCK = ".lock"
 CREATE_SECONDS = 60.0
 SOCKET_LIMIT = 107
 """Octets in the path of a UNIX socket (unix(7), sun_path less its NUL)."""
@@ -97,9 +97,11 @@ def load(folder: Path) -> State:
 def known() -> list[Path]:
     """List the directories of labs, running or left behind by a killed PID 1."""
     marks = (space.IDENTITY, host.MARKER)
+    folders = [folder for folder in paths.runtimes() if paths.is_ours(folder)]
     return [
         entry
-        for entry in sorted(paths.runtime().iterdir())
+        for folder in folders
+        for entry in sorted(folder.iterdir())
         if any((entry / mark).exists() for mark in marks) and owned.is_made(entry)
     ]
 
@@ -113,8 +115,13 @@ def creating(folder: Path) -> Iterator[None]:
     labctl's mark. Raises `UsageError` when a lab of this name is up or something else has its
     place, `DeadlineError` when another labctl does not let go.
     """
+    if orphans.named(folder.name):
+        raise UsageError(
+            f"a lab {folder.name} runs, but its folder has gone",
+            f"take it down: labctl down {folder.name}; or choose another name: --name NAME",
+        )
     deadline = Deadline(CREATE_SECONDS, "waiting for another labctl to make its world")
-    with lock.held(paths.runtime() / LOCK, deadline):
+    with lock.held(paths.runtime() / orphans.MAKING, deadline):
         if os.path.lexists(folder) and not owned.may_be_made(folder):
             raise UsageError(
                 f"{folder} is there already, and labctl did not make it",
@@ -128,7 +135,8 @@ def creating(folder: Path) -> Iterator[None]:
         for entry in paths.runtime().iterdir():
             hidden = entry.name.startswith(".")
             if not hidden and owned.is_made(entry) and not alive(entry):
-                space.end(entry)
+                with contextlib.suppress(LabctlError):  # it runs all the same; not ours to tell of
+                    space.end(entry)
         scratch.sweep()
         yield
 
@@ -159,6 +167,10 @@ def find(name: str | None) -> Path:
     """
     folders = [folder for folder in known() if alive(folder)]
     names = ", ".join(folder.name for folder in folders)
+    if name not in {None, *(folder.name for folder in folders)} or not folders:
+        for lost in orphans.find():
+            if name in (None, lost.name):
+                raise UsageError(f"lab {lost.name} is orphaned: {lost.problem}", lost.hint)
     if name is None:
         if len(folders) == 1:
             return folders[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
-from labctl.lab import real, shared, state
+from labctl.lab import condition, linkstate, real, state
 from labctl.lab.dom0 import DIRECTORY, Dom0
 from labctl.lab.router import Router
 from labctl.topology.model import Interface, Node, RouterInterface
@@ -27,9 +27,9 @@ ASK_SECONDS = 20.0
 def describe(folder: Path) -> dict[str, Any]:
     """Describe the lab of a directory as plain data.
 
-    `state` is `up`, `coming up`, `damaged` (a guest or router has ended, a dom0 does not answer, or
-    the lab's own notes cannot be read: then `problem` and `hint` say more) or `dead` (its world has
-    ended; `labctl down` removes what is left).
+    `state` is `up`, `coming up`, `damaged` (a guest or router does not run, an interface has lost
+    its link, a dom0 does not answer, or the lab's own notes cannot be read: then `problem` and
+    `hint` say more) or `dead` (its world has ended; `labctl down` removes what is left).
     """
     try:
         return _describe(folder)
@@ -52,6 +52,10 @@ def _describe(folder: Path) -> dict[str, Any]:
             "problem": wrong.message, "hint": wrong.hint,
         }  # fmt: skip
     guests = _states(world, known)
+    lost: dict[str, dict[str, str]] = {}
+    if known.complete:
+        with contextlib.suppress(LabctlError):  # it is ending; the rest can be told all the same
+            lost = linkstate.troubles(world, known)
     parts: list[dict[str, Any]] = []
     for node in known.topology.nodes.values():
         parts.append(
@@ -59,6 +63,7 @@ def _describe(folder: Path) -> dict[str, Any]:
                 "name": node.name,
                 "is": _kind_of(node, known),
                 "state": guests[node.name],
+                "links": lost.get(node.name, {}) if guests[node.name] == "running" else {},
                 "image": known.images[node.name].name if node.name in known.images else "",
                 "addresses": _addresses(node.interfaces),
             }
@@ -81,7 +86,7 @@ def _describe(folder: Path) -> dict[str, Any]:
         )
     if not known.complete:
         return {"name": folder.name, "state": "coming up", "directory": str(folder)}
-    damaged = any(part["state"] in ("ended", "unknown") for part in parts)
+    damaged = any(part["state"] not in ("running", "") or part.get("links") for part in parts)
     return {
         "name": folder.name,
         "state": "damaged" if damaged else "up",
@@ -97,9 +102,10 @@ def check_machine(world: World, known: state.State, node: str) -> None:
     """Raise `GuestError` when the QEMU of a node, or of the Xen host it is on, has ended."""
     nodes = known.topology.nodes
     machine = nodes[node].host or node
-    if not _runs(world, known, machine):
+    found = condition.of_machine(world, known, machine)
+    if not found.runs:
         what = f"the Xen host {machine}" if nodes[machine].hypervisor else machine
-        raise GuestError(f"{what} has ended", f"read what it said last: labctl logs {machine}")
+        raise condition.error(what, machine, found)
 
 
 def dom0(world: World, known: state.State, host: str) -> Dom0:
@@ -111,10 +117,13 @@ def dom0(world: World, known: state.State, host: str) -> Dom0:
 def check_running(world: World, known: state.State, node: str, ask: bool = True) -> None:
     """Raise `GuestError` when a node's guest, or the Xen host it is on, has ended.
 
-    Nobody would answer for minutes. Of a guest on a Xen host only dom0 knows, if it may be asked.
+    Nobody would answer for minutes. Of a guest on a Xen host only dom0 knows, if it may be asked;
+    of others it is asked whether they have lost the link that they are reached by.
     """
     check_machine(world, known, node)
     guest = known.topology.nodes[node]
+    if ask and not guest.host:
+        _check_link(world, known, node)
     if guest.host and ask and _inside(world, known, guest.host)[node] == "ended":
         raise GuestError(
             f"{node} has ended, but not its Xen host {guest.host}",
@@ -122,11 +131,20 @@ def check_running(world: World, known: state.State, node: str, ask: bool = True)
         )
 
 
+def _check_link(world: World, known: state.State, node: str) -> None:
+    """Raise `GuestError` when a node cannot be reached, as its management link is lost."""
+    if why := linkstate.troubles(world, known).get(node, {}).get(linkstate.MANAGEMENT):
+        raise GuestError(
+            f"{node} runs, but cannot be reached: on the management network {why}",
+            f"put it back, or talk to it: labctl console {node}",
+        )
+
+
 def _states(world: World, known: state.State) -> dict[str, str]:
     """Return for each node whether it is `running`, `ended`, or `unknown` as dom0 is silent."""
     found = {}
     for node in known.topology.outer_nodes():
-        found[node.name] = "running" if _runs(world, known, node.name) else "ended"
+        found[node.name] = condition.of_machine(world, known, node.name).state
         if node.hypervisor:
             found |= _inside(world, known, node.name)
     return found
@@ -135,7 +153,7 @@ def _states(world: World, known: state.State) -> dict[str, str]:
 def _inside(world: World, known: state.State, host: str) -> dict[str, str]:
     """Return the state of each guest on a Xen host."""
     nodes = known.topology.inside(host).nodes
-    if not nodes or not _runs(world, known, host):
+    if not nodes or not condition.of_machine(world, known, host).runs:
         return {node.name: "ended" for node in nodes}
     words = [*world.enter(), *ssh.command(world.directory, host), "ls /sys/class/net"]
     try:
@@ -145,22 +163,12 @@ def _inside(world: World, known: state.State, host: str) -> dict[str, str]:
             watch=lambda: check_machine(world, known, host),
         )
     except LabctlError:
-        state_of = "unknown" if _runs(world, known, host) else "ended"
+        state_of = "unknown" if condition.of_machine(world, known, host).runs else "ended"
         found = {node.name: state_of for node in nodes}
         return found | ({host: state_of} if real.is_meant(known.uri) else {})
     # A vif goes with its guest.
     up = set(answer.stdout.split())
     return {node.name: "running" if node.mgmt_tap in up else "ended" for node in nodes}
-
-
-def _runs(world: World, known: state.State, node: str) -> bool:
-    """Whether a node's QEMU runs, by the pid file that libvirt keeps."""
-    if real.is_meant(known.uri):
-        return True  # as far as can be told without asking it
-    folder = Path("/run/libvirt/qemu") if known.uri else world.directory / "embed/run/qemu"
-    with contextlib.suppress(OSError, ValueError):
-        return world.runs(int((folder / f"{shared.domain(known, node)}.pid").read_text()))
-    return False
 
 
 def _router(

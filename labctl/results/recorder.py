@@ -31,6 +31,8 @@ JUNIT = "junit.xml"
 TOPOLOGY = "topology.json"
 """The lab's topology as it was resolved, see `labctl.topology.stored`."""
 MARKER = "running"
+INTERRUPTED = "interrupted: what follows from the rest is not known"
+"""The note in the record of a run that was told to end before it had tried everything."""
 _HINT = "name a folder you can write to with --results DIR or LABCTL_RESULTS"
 
 

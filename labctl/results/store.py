@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import fcntl
 import json
+import os
 import re
+import stat
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
 from labctl.errors import LabctlError, UsageError
 from labctl.results.model import Run, Verdict
-from labctl.results.recorder import MARKER, RESULT, SCHEMA_VERSION, results_root
+from labctl.results.recorder import (
+    INTERRUPTED,
+    MARKER,
+    RESULT,
+    SCHEMA_VERSION,
+    results_root,
+)
 
 _ID = re.compile(r"(\d{8}T\d{6}\.\d{3}Z)-(.+)-[0-9a-f]{4}")
 _LAST = re.compile(r"last(?:~(\d+))?")
@@ -27,7 +36,7 @@ class RunState(StrEnum):
     FINISHED = "finished"
     RUNNING = "running"
     INTERRUPTED = "interrupted"
-    """Its process ended before it wrote a result."""
+    """Its process ended before it wrote a result, or was told to and wrote what it had."""
     UNREADABLE = "unreadable"
     """There is a result, but it cannot be used; `Summary.problem` says why."""
 
@@ -44,7 +53,7 @@ class Summary:
     started: str
     """ISO 8601, UTC."""
     run: Run | None = None
-    """The record, where the state is finished."""
+    """The record, where there is one: of an interrupted run as far as it got."""
     problem: str = ""
 
     @property
@@ -139,15 +148,26 @@ def _summary(path: Path) -> Summary:
     except (OSError, ValueError, RecursionError) as error:
         problem = _one_line(error)
         return Summary(path.name, path, RunState.UNREADABLE, experiment, started, None, problem)
-    return Summary(path.name, path, RunState.FINISHED, run.experiment, run.started, run)
+    state = RunState.INTERRUPTED if INTERRUPTED in run.notes else RunState.FINISHED
+    return Summary(path.name, path, state, run.experiment, run.started, run)
 
 
 def _read(file: Path) -> Run:
-    data = json.loads(file.read_bytes())
+    with _open_file(file) as text:
+        data = json.load(text)
     version = data.pop("schema_version", None) if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise ValueError(f"schema_version is {version}, this labctl reads {SCHEMA_VERSION}")
     return Run.from_json(data)
+
+
+def _open_file(path: Path) -> BinaryIO:
+    """Open a file to read it; raises `OSError` for what is none: a pipe would have us wait."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return os.fdopen(handle, "rb")
 
 
 def _one_line(error: Exception) -> str:
@@ -163,7 +183,7 @@ def _one_line(error: Exception) -> str:
 def _is_locked(marker: Path) -> bool:
     """Tell whether a live process holds `marker` (a shared lock is refused while it does)."""
     try:
-        with marker.open(encoding="utf-8") as file:
+        with _open_file(marker) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from labctl.results.difference import Change, Difference
 from labctl.results.model import Check, Run
-from labctl.results.store import Summary
+from labctl.results.store import RunState, Summary
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def list_table(runs: Iterable[Summary]) -> Table:
     rows = tuple(
         (
             run.id,
-            (run.verdict or run.state).value,
+            (run.verdict if run.verdict and run.state is RunState.FINISHED else run.state).value,
             run.experiment,
             run.started,
             run.problem or _words(run.run),

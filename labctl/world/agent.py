@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from labctl.errors import refusal
+from labctl.errors import exhausted, refusal
 from labctl.events import Emit
 from labctl.world import codec, remote
 from labctl.world.bounded import Output
@@ -110,6 +110,8 @@ def answer(request: Request, emit: Emit) -> codec.Plain:
 
 def _plain(error: BaseException) -> BaseException:
     """Return an error as what it is to a user: a full disk is that, whatever met it."""
+    if told := exhausted(error):
+        return told
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return refusal(error, "a file of the lab") or error
     return error

@@ -13,9 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from labctl.errors import DeadlineError
 from labctl.world import agent
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
+
+ENDING_SECONDS = 2.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,8 +78,38 @@ class Place(ABC):
 class World(Place):
     """The place that one lab makes, and that ends with it."""
 
+    @abstractmethod
+    def process(self, pid: int) -> Path:
+        """Return the folder of proc(5) of the process that has this pid inside the world."""
+
+    def runs(self, pid: int, words: str = "") -> bool:
+        """Whether the process that has this pid inside the world runs, with these words."""
+        return in_state_of_running(self.process(pid), words)
+
+    def is_stopped(self, pid: int) -> bool:
+        """Whether a signal has stopped that process (proc_pid_stat(5), T)."""
+        return state_letter(self.process(pid)) == "T"
+
     def _start_agent(self) -> Agent:
-        return Agent.start(self.words([*self.python, "-m", agent.__name__]))
+        return Agent.start(self.words([*self.python, "-m", agent.__name__]), self.why_closed)
+
+    def why_closed(self) -> str:
+        """Say whether the world has ended with its agent, or the agent alone.
+
+        When a world ends its agent goes before its PID 1, so that gets a moment.
+        """
+        deadline = Deadline(ENDING_SECONDS, "seeing a world end")
+        while self.lives:
+            try:
+                deadline.pause(0.02)
+            except DeadlineError:
+                return "the agent that works in the lab has ended; the lab is up"
+        return "the lab went down meanwhile"
+
+    @property
+    @abstractmethod
+    def lives(self) -> bool:
+        """Whether the world is there."""
 
     def words(self, argv: Sequence[str], netns: str = "") -> list[str]:
         """Return the words that run a command in the world or in one of its namespaces."""
@@ -95,11 +128,19 @@ class World(Place):
         """End the world and remove its directory."""
 
 
+def state_letter(folder: Path) -> str:
+    """Return the state of the process whose folder of proc(5) this is; empty without one."""
+    try:
+        return (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
+
+
 def in_state_of_running(folder: Path, words: str) -> bool:
     """Whether a folder of proc(5) is that of a process, no zombie, with `words` in its command."""
+    if state_letter(folder) in ("", "Z", "X"):
+        return False
     try:
-        if (folder / "stat").read_text().rpartition(")")[2].split()[0] in "ZX":
-            return False
         command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
         return words.encode() in command
     except OSError:

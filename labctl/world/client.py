@@ -30,6 +30,10 @@ from labctl.world.remote import AgentError, Reply, Request
 P = ParamSpec("P")
 T = TypeVar("T")
 
+CLOSED = "the agent that works in the lab has ended"
+CLOSING_SECONDS = 5.0
+"""How long to wait for the reason that a line has broken."""
+
 
 class _Forked:
     """A copy of this process that does something else and ends: what Popen is for a program."""
@@ -97,7 +101,7 @@ class Agent:
         `why_closed` tells more when the agent ends of its own accord.
         """
         self._process = process
-        self._why_closed = why_closed
+        self.why_closed = why_closed
         self._other = other
         self._socket = line
         if other.patience:
@@ -111,7 +115,8 @@ class Agent:
         self._waiting: dict[int, _Waiting] = {}
         self._closed = False
         self._why = ""
-        threading.Thread(target=self._receive, daemon=True, name="labctl-agent").start()
+        self._receiver = threading.Thread(target=self._receive, daemon=True, name="labctl-agent")
+        self._receiver.start()
 
     @classmethod
     def start(
@@ -155,7 +160,7 @@ class Agent:
                 self._line.send(codec.dumps(Enter(pid, user), Enter))
 
     def _receive(self) -> None:
-        why, hint = "the lab went down meanwhile", "run: labctl status"
+        why, hint = CLOSED, "run: labctl status"
         told = False
         try:
             while True:
@@ -174,9 +179,9 @@ class Agent:
         self._shut()  # it may go on sending
         if told:
             self._why = why
-        else:
-            self._why = self._why or self._why_closed()
-            why = self._why or why
+        elif not self._closed:
+            self._why = self._why or self.why_closed() or why
+        why = self._why or why
         with self._sending:  # nobody may send on a number that the next file gets
             self._closed = True
             self._line.close()
@@ -225,7 +230,8 @@ class Agent:
             raise LabctlError(f"{name} cannot be called: {wrong}") from None
         except OSError:
             self._waiting.pop(number, None)
-            raise LabctlError(self._why or "the lab is down", "run: labctl status") from None
+            self._receiver.join(CLOSING_SECONDS)  # it is finding out why
+            raise LabctlError(self._why or CLOSED, "run: labctl status") from None
         return future
 
     def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[object]:
@@ -280,6 +286,7 @@ class Agent:
 
     def close(self) -> None:
         """End the agent: it sees the socket close and goes."""
+        self._closed = True
         self._shut()
         try:
             self._process.wait(5)

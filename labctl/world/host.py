@@ -10,7 +10,7 @@ from pathlib import Path
 
 from labctl.errors import HostError
 from labctl.world import owned
-from labctl.world.base import World, in_state_of_running
+from labctl.world.base import World
 
 MARKER = "host-world"
 
@@ -35,13 +35,18 @@ class Host(World):
         (directory / MARKER).stat()
         return cls(directory)
 
+    @property
+    def lives(self) -> bool:
+        """Whether the lab's directory is there."""
+        return (self.directory / MARKER).exists()
+
     def enter(self, netns: str = "") -> list[str]:
         """Return the words that enter a named network namespace; none for the host's own."""
         return ["nsenter", f"--net=/run/netns/{netns}", "--"] if netns else []
 
-    def runs(self, pid: int, words: str = "") -> bool:
-        """Whether this process runs, with these words in its command line."""
-        return in_state_of_running(Path(f"/proc/{pid}"), words)
+    def process(self, pid: int) -> Path:
+        """Return the folder of proc(5) of a process."""
+        return Path(f"/proc/{pid}")
 
     def keep(self) -> None:
         """Nothing to do: nothing here ends with this process."""

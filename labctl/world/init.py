@@ -2,7 +2,9 @@
 
 It makes `/run` private, reaps orphans, and ends the world (everything in it, and its directory)
 when told to or when the process that made it is gone before the world was kept. Run as
-`python -I -S init.py DIRECTORY LIFELINE_FD`; the lifeline is one end of a socket pair:
+`python -I -S init.py DIRECTORY LIFELINE_FD MARK`, where the mark only tells this world from others
+(`labctl.world.inits`). While it runs the directory is locked (flock(2)), which shows also where its
+process does not, in another process namespace. The lifeline is one end of a socket pair:
 
 - PID 1 writes `ready` once the world can be entered, `refused: REASON` where it may not mount, or
   `failed: ERRNO FILE` where something else went wrong;
@@ -169,6 +171,7 @@ def main(directory: str, lifeline: socket.socket) -> None:
     """Serve until told to end."""
     parent = os.open(os.path.dirname(directory), os.O_PATH | os.O_DIRECTORY)
     inside = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(inside, fcntl.LOCK_EX)
     name = os.path.basename(directory)
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)

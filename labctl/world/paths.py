@@ -49,6 +49,32 @@ def state() -> Path:
     return check_private(_xdg("XDG_STATE_HOME", ".local/state"), "XDG_STATE_HOME")
 
 
+def runtimes() -> list[Path]:
+    """Return every folder where labs of this user may have been made, whether it is there or not.
+
+    The folder of a session goes with it, and a shell that outlives it, or cron, has another.
+    """
+    given = os.environ.get("LABCTL_RUNTIME_DIR", "")
+    session = os.environ.get("XDG_RUNTIME_DIR", "")
+    if given.startswith("/"):
+        return [Path(given) / "labctl"]
+    if os.geteuid() == 0:
+        return [Path("/run/labctl")]
+    sessions = [session] if session.startswith("/") else []
+    usual = f"/run/user/{os.geteuid()}"
+    folders = [Path(one) / "labctl" for one in dict.fromkeys([*sessions, usual])]
+    return [*folders, Path(f"/tmp/labctl-{os.geteuid()}")]
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is there, and of this user: what is in another's is not to be believed."""
+    try:
+        seen = folder.lstat()
+    except OSError:
+        return False
+    return seen.st_uid == os.geteuid() and stat.S_ISDIR(seen.st_mode)
+
+
 def runtime() -> Path:
     """Return the folder that holds one directory a running lab, made if it is missing.
 
@@ -58,26 +84,19 @@ def runtime() -> Path:
     Raises `HostError` when the folder cannot be made, belongs to somebody else or can be written to
     by others.
     """
-    given = os.environ.get("LABCTL_RUNTIME_DIR", "")
+    folder, *others = runtimes()
     session = os.environ.get("XDG_RUNTIME_DIR", "")
-    if given.startswith("/"):
-        folder = Path(given) / "labctl"
-    elif os.geteuid() == 0:
-        folder = Path("/run/labctl")
-    elif session.startswith("/") and os.access(session, os.W_OK):
-        folder = Path(session) / "labctl"
-    else:
-        folder = Path(f"/tmp/labctl-{os.geteuid()}")
+    if others and not (session.startswith("/") and os.access(session, os.W_OK)):
+        folder = others[-1]
     check_private(folder, "LABCTL_RUNTIME_DIR")
     try:
         owned.claim(folder, mode=0o711)
-        seen = folder.lstat()
     except OSError as reason:
         raise HostError(
             f"{folder} cannot be made: {reason.strerror}",
             "set LABCTL_RUNTIME_DIR to a folder of yours (a short path)",
         ) from None
-    if seen.st_uid != os.geteuid() or not stat.S_ISDIR(seen.st_mode):
+    if not is_ours(folder):
         raise HostError(
             f"{folder} is not a folder of yours",
             "set LABCTL_RUNTIME_DIR to a folder that is (a short path)",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import fcntl
 import os
 import re
 import select
@@ -21,8 +22,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from labctl.errors import HostError, LabctlError, refusal
-from labctl.world import atomic, codec, forbidden, owned, process, trusted
-from labctl.world.base import World, in_state_of_running
+from labctl.world import atomic, codec, forbidden, inits, owned, process, trusted
+from labctl.world.base import World
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
 
@@ -39,8 +40,8 @@ class Identity:
     """What tells a world's PID 1 from a later process that got the same number."""
 
     pid: int
-    started: int
-    """Clock ticks from boot to its start: field 22 of proc_pid_stat(5)."""
+    mark: str
+    """The mark in its command line, which no other world has (`labctl.world.inits`)."""
     user: bool
     """Whether the world has a user namespace of its own (made by an ordinary user)."""
 
@@ -59,7 +60,7 @@ class Identity:
     @property
     def alive(self) -> bool:
         """Whether that very process still runs."""
-        return start_ticks(self.pid) == self.started
+        return bool(self.mark) and inits.mark_of(self.pid) == self.mark
 
 
 def start_ticks(pid: int) -> int:
@@ -99,14 +100,14 @@ class Space(World):
             # With one id alone, root's, a lab works too.
             further = [] if forbidden.no_ids() else ["--map-auto"]
             words[1:1] = ["--user", "--map-root-user", *further]
-        init = Path(__file__).with_name("init.py")
+        mark = inits.new_mark()
         log = directory / "init.log"
         shell = None
         try:
             with theirs, log.open("wb") as errors:
                 shell = subprocess.Popen(
-                    [*words, sys.executable, "-I", "-S", str(init), str(directory),
-                     str(theirs.fileno())],
+                    [*words, sys.executable, "-I", "-S", str(inits.PROGRAM), str(directory),
+                     str(theirs.fileno()), mark],
                     stdin=subprocess.DEVNULL,
                     stdout=errors,
                     stderr=errors,
@@ -115,7 +116,7 @@ class Space(World):
                     start_new_session=True,
                 )  # fmt: skip
             pid = _wait_ready(ours, log, shell.pid)
-            world = cls(directory, Identity(pid, start_ticks(pid), user))
+            world = cls(directory, Identity(pid, mark, user))
             atomic.write(directory / IDENTITY, codec.dumps(world.identity, Identity))
         except BaseException as error:
             ours.close()
@@ -126,9 +127,12 @@ class Space(World):
                 shell.wait(END_SECONDS)
             owned.remove(directory)
             told = refusal(error, directory) if isinstance(error, OSError) else None
+            if isinstance(error, FileNotFoundError) and error.filename == words[0]:
+                told = HostError(f"{words[0]} is not installed", "apt-get install util-linux")
             raise told or error from None
         world._lifeline, world._shell = ours, shell
         if agent:
+            agent.why_closed = world.why_closed
             agent.enter_world(pid, user)
             world._agent = agent
         return world
@@ -140,10 +144,22 @@ class Space(World):
         Raises `FileNotFoundError` when the directory holds no world, `ValueError` when it cannot be
         told which, `LabctlError` when its PID 1 is gone or somebody else could have named it.
         """
-        identity = Identity.told(trusted.read_in(directory / IDENTITY))
+        inside = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            identity = _read_identity(inside, directory)
+            held = _is_locked(inside)
+        finally:
+            os.close(inside)
         if not identity.alive:
+            if held:
+                raise _elsewhere(directory)
             raise LabctlError(f"the world of {directory} has ended", "run: labctl down")
         return cls(directory, identity)
+
+    @property
+    def lives(self) -> bool:
+        """Whether the world's PID 1 runs."""
+        return self.identity.alive
 
     def keep(self) -> None:
         """Let the world outlive this process; raises `LabctlError` when it has ended."""
@@ -171,9 +187,9 @@ class Space(World):
         # Named namespaces live on the world's private /run, reached through its PID 1's root.
         return f"/proc/{self.identity.pid}/root/run/netns/{name}"
 
-    def runs(self, pid: int, words: str = "") -> bool:
-        """Whether the process that has this pid inside the world runs, with these words."""
-        return in_state_of_running(Path(f"/proc/{self.identity.pid}/root/proc/{pid}"), words)
+    def process(self, pid: int) -> Path:
+        """Return the folder of proc(5) of the process that has this pid inside the world."""
+        return Path(f"/proc/{self.identity.pid}/root/proc/{pid}")
 
     def end(self) -> None:
         """End the world and remove its directory, whatever state they are in."""
@@ -237,7 +253,8 @@ def end(directory: Path, only: Identity | None = None) -> None:
     """End the world of `directory`, if it runs, and remove the directory.
 
     One that labctl has not made is left alone, and so is, with `only`, a later world that has come
-    to lie there. Raises `DeadlineError` when PID 1 does not go.
+    to lie there. Raises `DeadlineError` when PID 1 does not go, `LabctlError` when the world runs
+    but its PID 1 is not to be seen from here.
     """
     with contextlib.ExitStack() as opened:
         inside = -1
@@ -248,27 +265,34 @@ def end(directory: Path, only: Identity | None = None) -> None:
             inside = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             opened.callback(os.close, inside)
             made = owned.bears_mark(inside, directory)
-        identity = _identity(inside, directory) if made else None
+        identity = identity_in(inside, directory) if made else None
         others = only is not None and identity != only
         if world := only or identity:
-            _end_process(world, directory)
+            end_process(world, directory)
         if made and not others:
+            if _is_locked(inside):
+                raise _elsewhere(directory)
             owned.remove_handle(directory, inside)
 
 
-def _identity(inside: int, directory: Path) -> Identity | None:
+def identity_in(inside: int, directory: Path) -> Identity | None:
     """Return what the directory open as `inside` tells of its world; None where that is nothing.
 
     What somebody else could have written is nothing: the process that it names would be ended.
     """
     try:
-        trusted.check(inside, directory)
-        return Identity.told(trusted.read(IDENTITY, inside, directory / IDENTITY))
+        return _read_identity(inside, directory)
     except (OSError, ValueError, LabctlError):
         return None
 
 
-def _end_process(identity: Identity, directory: Path) -> None:
+def _read_identity(inside: int, directory: Path) -> Identity:
+    """Read a world's identity; raises `OSError`, `ValueError` or `LabctlError` where none is."""
+    trusted.check(inside, directory)
+    return Identity.told(trusted.read(IDENTITY, inside, directory / IDENTITY))
+
+
+def end_process(identity: Identity, directory: Path) -> None:
     """End a world's PID 1, if it runs: all of the world goes with it, and first its directory."""
     with contextlib.suppress(OSError, ValueError, OverflowError), _pidfd(identity) as handle:
         # Asked to end, PID 1 removes the directory as well, so nothing stays even if this process
@@ -280,6 +304,22 @@ def _end_process(identity: Identity, directory: Path) -> None:
         # (zap_pid_ns_processes).
         if not select.select([handle], [], [], END_SECONDS)[0]:
             raise Deadline(END_SECONDS, f"ending the world of {directory}").error()
+
+
+def _is_locked(inside: int) -> bool:
+    try:
+        fcntl.flock(inside, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: others may ask just now too
+    except BlockingIOError:
+        return True
+    fcntl.flock(inside, fcntl.LOCK_UN)
+    return False
+
+
+def _elsewhere(directory: Path) -> LabctlError:
+    return LabctlError(
+        f"lab {directory.name} runs, but its processes are not to be seen from here",
+        "do it where the lab was brought up, outside of this container or process namespace",
+    )
 
 
 @contextlib.contextmanager

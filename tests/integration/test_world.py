@@ -307,7 +307,7 @@ def test_ending_twice_or_from_two_sides_is_no_error(folder: Path) -> None:
 def test_another_process_of_the_same_number_is_left_alone(folder: Path) -> None:
     folder.mkdir()
     with subprocess.Popen(["sleep", "1000"]) as innocent:
-        identity = {"pid": innocent.pid, "started": 1, "user": False}
+        identity = {"pid": innocent.pid, "mark": "1000", "user": False}
         (folder / space.IDENTITY).write_text(json.dumps(identity))
         space.end(folder)
         assert not folder.exists()

@@ -16,19 +16,21 @@ import click
 import pytest
 from cli_words import Labctl, raising
 from click.testing import CliRunner
+from stand_in import ended, standing
 
-from labctl.cli import main
+from labctl.cli import labs, main
+from labctl.cli import up as _up  # noqa: F401 - patched by its name, which is also a verb's
 from labctl.cli.verbs import VERBS
 from labctl.errors import ExitCode, GuestError, LabctlError
 from labctl.experiments import runner
-from labctl.lab import ending, state
+from labctl.lab import ahead, ending, state, status
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Environment, Run, Verdict
 from labctl.world import owned
-from labctl.world.space import IDENTITY, Identity, start_ticks
+from labctl.world.space import IDENTITY
 
-pytest_plugins = ["cli_words"]
-pytestmark = pytest.mark.usefixtures("runtime")
+pytest_plugins = ["cli_words", "stand_in"]
+pytestmark = pytest.mark.usefixtures("runtime", "any_process_is_an_init")
 
 
 # --- words --------------------------------------------------------------------------------------
@@ -165,10 +167,10 @@ def test_the_schema_is_json(labctl: Labctl) -> None:
 # --- labs ---------------------------------------------------------------------------------------
 
 
-def make(runtime: Path, name: str, started: int = 1) -> Path:
+def make(runtime: Path, name: str, *, alive: bool = False) -> Path:
     folder = runtime / name
     owned.make(folder)
-    identity = Identity(os.getpid(), started, user=False)
+    identity = standing(os.getpid()) if alive else ended(os.getpid())
     (folder / IDENTITY).write_text(json.dumps(asdict(identity)))
     return folder
 
@@ -181,7 +183,7 @@ def test_without_labs_nothing_is_wrong(labctl: Labctl) -> None:
 
 
 def test_status_says_why_it_knows_nothing_of_a_lab(labctl: Labctl, runtime: Path) -> None:
-    (make(runtime, "one", start_ticks(os.getpid())) / state.STATE).write_bytes(b"no pickle")
+    (make(runtime, "one", alive=True) / state.STATE).write_bytes(b"no pickle")
     told = labctl("status")
     assert told.out.startswith("one: damaged: the state of lab one cannot be read: ")
     assert told.out.endswith("run: labctl down one\n")
@@ -250,7 +252,7 @@ def test_one_lab_that_does_not_go_does_not_keep_the_others(
 
 
 def test_verbs_on_a_lab_that_is_coming_up_say_so(labctl: Labctl, runtime: Path) -> None:
-    make(runtime, "one", start_ticks(os.getpid()))
+    make(runtime, "one", alive=True)
     for words in (["ssh", "vm1"], ["exec", "vm1", "--", "true"], ["logs", "vm1"]):
         told = labctl(*words)
         assert told.code == ExitCode.ERROR
@@ -262,6 +264,41 @@ def test_up_that_fails_tells_the_reason(labctl: Labctl, monkeypatch: pytest.Monk
     told = labctl("up", "bridged.yaml")
     assert (told.code, told.out) == (ExitCode.ERROR, "")
     assert told.err.splitlines()[-3:] == ["labctl: vm1 died while booting", "  hint", "tail"]
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (OSError(28, "No space left"), ExitCode.ERROR),
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED),
+    ],
+)
+def test_a_lab_that_cannot_be_told_of_does_not_stay(
+    labctl: Labctl,
+    runtime: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    fault: BaseException,
+    code: int,
+) -> None:
+    class Fake:
+        name, accel, timings = "one", "tcg", {"up": 1.0}
+        topology = type("T", (), {"nodes": {}})
+        directory = runtime / "one"
+
+        def close(self) -> None:
+            pass
+
+    ended: list[Path] = []
+    monkeypatch.setattr(ahead, "start_agent", lambda: None)
+    monkeypatch.setattr(Lab, "up", lambda *_, **__: Fake())
+    monkeypatch.setattr(ending, "end", ended.append)
+    monkeypatch.setattr(status, "describe", lambda _folder: {})
+    for name in ("_tell", "print_json"):
+        monkeypatch.setattr(sys.modules["labctl.cli.up"], name, raising(fault))
+    assert labctl("up", "bridged.yaml", *words).code == code
+    assert ended == [runtime / "one"]
 
 
 def test_words_after_the_node_belong_to_the_command(
@@ -290,6 +327,7 @@ def test_words_after_the_node_belong_to_the_command(
     became: list[list[str]] = []
     monkeypatch.setattr(Lab, "attach", lambda *_: Fake())
     monkeypatch.setattr(os, "execvp", lambda _program, words: became.append(words))
+    monkeypatch.setattr(labs, "guard", lambda _check: None)
     labctl("ssh", "vm1", "--", "ssh", "vm2", "uname", "-a")
     labctl("ssh", "vm1", "ls", "--json", "-l")
     assert [word for word in became[0] if word != "--"] == [

@@ -24,6 +24,7 @@ from labctl.experiments.trial import Arm, Skip
 from labctl.lab.lab import Lab
 from labctl.results import junit, store
 from labctl.results.model import Environment, Run, Verdict
+from labctl.results.tables import list_table
 
 Body = Callable[[Trial], None]
 
@@ -347,6 +348,9 @@ def test_an_interrupt_goes_on_and_what_was_found_is_kept_as_partial(
     assert found.partial
     assert found.verdict is not Verdict.PASS
     assert [arm.name for arm in found.arms][:1] == ["a"]
+    (listed,) = store.list_runs(tmp_path / "results")
+    assert listed.to_json()["state"] == "interrupted"
+    assert list_table([listed]).rows[0][1] == "interrupted"
 
 
 @pytest.mark.parametrize("fault", [LabctlError("a link stays"), OSError("disk full")])

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_in import ended, standing
 
 from labctl.errors import LabctlError, UsageError
 from labctl.guests.keys import Key
 from labctl.images import Image
-from labctl.lab import beforehand, ending, shared, state, status
+from labctl.lab import beforehand, condition, ending, linkstate, shared, state, status
 from labctl.lab.lab import Lab
 from labctl.topology import find as find_topology
 from labctl.topology import from_mapping
 from labctl.topology import load as load_topology
 from labctl.world import owned, paths, trusted
 from labctl.world.init import MARK
-from labctl.world.space import IDENTITY, Identity, start_ticks
+from labctl.world.space import IDENTITY, Identity
 
 IMAGE = Image(
     name="micro", digest="ab" * 32, kernel=Path("k"), initramfs=Path("i"), kernel_release="6.1",
     memory=96, size=1, built="2026-01-01T00:00:00+00:00",
 )  # fmt: skip
+
+
+pytest_plugins = ["stand_in"]
+pytestmark = pytest.mark.usefixtures("any_process_is_an_init")
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +50,7 @@ def make(runtime: Path, name: str, *, alive: bool = True, host: bool = False) ->
     if host:
         (folder / "host-world").touch()
     else:
-        started = start_ticks(os.getpid()) if alive else 1
-        identity = Identity(os.getpid(), started, user=False)
+        identity = standing(os.getpid()) if alive else ended(os.getpid())
         (folder / IDENTITY).write_text(json.dumps(asdict(identity)))
     return folder
 
@@ -196,10 +202,10 @@ def test_no_process_is_ended_that_others_could_have_named(runtime: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "more", [b'{"pid": 1, "started": 2, "user": false, "of a newer labctl": [1]}']
+    "more", [b'{"pid": 1, "mark": "2", "user": false, "of a newer labctl": [1]}']
 )
 def test_an_identity_of_a_newer_labctl_is_understood(more: bytes) -> None:
-    assert Identity.told(more) == Identity(1, 2, user=False)
+    assert Identity.told(more) == Identity(1, "2", user=False)
 
 
 def test_a_lab_without_a_state_is_not_up_yet(runtime: Path) -> None:
@@ -293,16 +299,43 @@ def test_a_lab_whose_guests_have_ended_is_damaged(runtime: Path) -> None:
     assert {part["state"] for part in told["parts"] if part["is"] == "node"} == {"ended"}
 
 
-def test_a_lab_whose_guests_run_is_up(runtime: Path) -> None:
+@contextlib.contextmanager
+def qemu(name: str) -> Iterator[int]:
+    """Give the pid of a process whose command line is a little like that of a guest's QEMU."""
+    words = ["sh", "-c", "read end", "qemu", "-name", f"guest={name},debug-threads=on"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+        yield process.pid
+
+
+def test_a_lab_whose_guests_run_is_up(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make(runtime, "one")
     state.save(folder, known("one"))
+    monkeypatch.setattr(linkstate, "troubles", lambda *_: {})
     pids = folder / "embed/run/qemu"
     pids.mkdir(parents=True)
-    for name in ("vm1", "vm2"):
-        (pids / f"{name}.pid").write_text(f"{os.getpid()}\n")
-    assert status.describe(folder)["state"] == "up"
-    (pids / "vm2.pid").write_text("")
-    assert status.describe(folder)["state"] == "damaged"
+    with qemu("vm1") as first, qemu("vm2") as second:
+        for name, pid in (("vm1", first), ("vm2", second)):
+            (pids / f"{name}.pid").write_text(f"{pid}\n")
+        assert status.describe(folder)["state"] == "up"
+        (pids / "vm2.pid").write_text(f"{first}")  # another process has got its number
+        assert status.describe(folder)["state"] == "damaged"
+        (pids / "vm2.pid").write_text("")
+        assert status.describe(folder)["state"] == "damaged"
+
+
+def test_a_lab_that_has_lost_a_link_is_damaged(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(runtime, "one")
+    state.save(folder, known("one"))
+    lost = {"vm1": {"eth0": "its TAP vm1-eth0 is down"}}
+    monkeypatch.setattr(linkstate, "troubles", lambda *_: lost)
+    monkeypatch.setattr(condition, "of_machine", lambda *_: condition.RUNNING)
+    told = status.describe(folder)
+    assert told["state"] == "damaged"
+    parts = {part["name"]: part for part in told["parts"] if part["is"] == "node"}
+    assert parts["vm1"]["links"] == lost["vm1"]
+    assert parts["vm2"]["links"] == {}
 
 
 def test_a_lab_that_goes_while_it_is_looked_at_is_dead(

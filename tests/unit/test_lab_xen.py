@@ -21,7 +21,7 @@ from labctl.guests.keys import Key
 from labctl.guests.spec import Dom0 as Dom0Kernel
 from labctl.guests.spec import Guest
 from labctl.images import Image
-from labctl.lab import beforehand, hosted, node, state
+from labctl.lab import beforehand, hosted, memory, node, state
 from labctl.lab.dom0 import packed
 from labctl.lab.path import hops
 from labctl.topology import Topology, find, from_mapping, load
@@ -190,8 +190,8 @@ def test_a_host_without_room_gets_one_clear_line(
     told.write_text(
         f"MemTotal: 9999999 kB\nMemAvailable: {free << 10} kB\nSwapFree: {swap << 10} kB\nHuge: 0\n"
     )
-    monkeypatch.setattr(beforehand, "MEMINFO", told)
-    monkeypatch.setattr(beforehand, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory, "MEMINFO", told)
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
     topology = load(find("xen-bridged"))
     if fits:
         beforehand.check(topology, images)
@@ -204,14 +204,14 @@ def test_a_host_without_room_gets_one_clear_line(
 
 
 def test_a_containers_limit_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unlimited = beforehand.free_memory()
+    unlimited = memory.free()
     for group in (tmp_path, *(tmp_path / path.lstrip("/") for path in own_groups())):
         group.mkdir(parents=True, exist_ok=True)
         (group / "memory.max").write_text(f"{300 << 20}\n")
         (group / "memory.current").write_text(f"{200 << 20}\n")
         (group / "memory.stat").write_text(f"anon 5\ninactive_file {50 << 20}\n")
-    monkeypatch.setattr(beforehand, "CGROUPS", tmp_path)
-    assert beforehand.free_memory() == (150 if own_groups() else unlimited)
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    assert memory.free() == (150 if own_groups() else unlimited)
 
 
 def own_groups() -> list[str]:

@@ -240,10 +240,10 @@ def test_callers_hear_of_an_agent_that_was_killed(agent: Agent) -> None:
         for one in waiting:
             error = one.result()
             assert isinstance(error, LabctlError)
-            assert "went down" in str(error)
+            assert "has ended" in str(error)
     for child in found:
         os.kill(child, signal.SIGKILL)
-    with pytest.raises(LabctlError, match="the lab is down"):
+    with pytest.raises(LabctlError, match="the agent that works in the lab has ended"):
         agent.call(agent_side.same, 1)
 
 
@@ -253,7 +253,7 @@ def test_a_closed_agent_is_gone_and_says_so() -> None:
     agent.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    with pytest.raises(LabctlError, match="the lab is down"):
+    with pytest.raises(LabctlError, match="the agent that works in the lab has ended"):
         agent.call(agent_side.same, 1)
     agent.close()
 

@@ -12,9 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from stand_in import ended, standing
 
 from labctl.world import init, owned, space
-from labctl.world.space import IDENTITY, Identity, Space, start_ticks
+from labctl.world.space import IDENTITY, Identity, Space
+
+pytest_plugins = ["stand_in"]
+pytestmark = pytest.mark.usefixtures("any_process_is_an_init")
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def first() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def identity_of(process: subprocess.Popen[bytes]) -> Identity:
-    return Identity(process.pid, start_ticks(process.pid), user=False)
+    return standing(process.pid)
 
 
 def write(folder: Path, identity: Identity) -> None:
@@ -65,7 +69,7 @@ def test_a_world_does_not_end_the_one_that_has_its_name_by_now(
 ) -> None:
     folder = tmp_path / "lab"
     write(folder, identity_of(first))
-    earlier = Space(folder, Identity(os.getpid(), 1, user=False))
+    earlier = Space(folder, ended(os.getpid()))
     earlier.end()
     assert first.poll() is None
     assert (folder / IDENTITY).exists()

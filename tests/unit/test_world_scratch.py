@@ -10,12 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from stand_in import ended, standing
 
 from labctl.errors import UsageError
 from labctl.lab import ending, state
 from labctl.world import owned, paths, scratch, space
 from labctl.world.init import MARK
-from labctl.world.space import IDENTITY, Identity, start_ticks
+from labctl.world.space import IDENTITY
+
+pytest_plugins = ["stand_in"]
 
 MAKER = """
 import sys
@@ -81,8 +84,7 @@ def test_what_labctl_did_not_make_stays(runtime: Path) -> None:
     for name in (".git", ".venv", f"{scratch.PREFIX}x", ".kvm-1", "labctl", "dead"):
         (runtime / name / "w").mkdir(parents=True)
         (runtime / name / "file").touch()
-    gone = Identity(os.getpid(), 1, user=False)
-    (runtime / "dead" / IDENTITY).write_text(json.dumps(asdict(gone)))
+    (runtime / "dead" / IDENTITY).write_text(json.dumps(asdict(ended(os.getpid()))))
     (runtime / "README.md").write_text("precious")
     (runtime / ".lock").write_text("precious")
     before = sorted(runtime.rglob("*"))
@@ -108,14 +110,13 @@ def test_a_lab_is_not_made_in_the_place_of_something_else(runtime: Path) -> None
     assert (runtime / "docs" / "file").exists()
 
 
+@pytest.mark.usefixtures("any_process_is_an_init")
 def test_a_folder_whose_world_still_runs_stays(runtime: Path) -> None:
     folder = left_by_a_killed_maker(runtime)
-    alive = Identity(os.getpid(), start_ticks(os.getpid()), user=False)
-    (folder / scratch.WORLD / IDENTITY).write_text(json.dumps(asdict(alive)))
+    (folder / scratch.WORLD / IDENTITY).write_text(json.dumps(asdict(standing(os.getpid()))))
     scratch.sweep()
     assert folder.is_dir()
-    ended = json.dumps(asdict(Identity(os.getpid(), 1, user=False)))
-    (folder / scratch.WORLD / IDENTITY).write_text(ended)
+    (folder / scratch.WORLD / IDENTITY).write_text(json.dumps(asdict(ended(os.getpid()))))
     scratch.sweep()
     assert contents(runtime) == []
 

@@ -119,7 +119,8 @@ def test_a_dom0_whose_python_answers_with_a_pickle_makes_nothing(tmp_path: Path)
     python.chmod(0o700)
 
     class Here(World):
-        enter = keep = end = runs = lambda *_: []  # type: ignore[assignment]
+        lives = True
+        enter = keep = end = process = lambda *_: []  # type: ignore[assignment]
 
     class Fake(dom0.Dom0):
         def _ssh(self) -> list[str]:

@@ -1,0 +1,102 @@
+"""How a guest of a lab is: by its QEMU in proc(5), its console and libvirt's file of it.
+
+libvirt itself is not asked: one process at a time has it, which may be busy for a minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.errors import GuestError
+from labctl.guests import shutdown
+from labctl.lab import real, shared, state
+from labctl.world.base import World
+
+SYSTEM = Path("/run/libvirt/qemu")
+"""Where a system's libvirtd keeps what ours keeps in the lab's folder."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The state of a machine, in a word or two, and why it is in it."""
+
+    state: str
+    """`running`, `paused`, `stopped` (its QEMU, by a signal), `halted`, or how it ended:
+    `powered off`, `restarted`, `panicked`, else `ended`."""
+    why: str = ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether the guest goes on."""
+        return self.state == "running"
+
+
+RUNNING = Condition("running")
+_TOLD = {
+    "powered off": "has ended: it powered itself off",
+    "restarted": "has ended: it restarted itself, which ends a guest of a lab",
+    "paused": "is paused in libvirt",
+    "stopped": "is stopped: a signal stopped its QEMU",
+}
+_HINTS = {
+    "paused": "let it go on in libvirt: virsh resume",
+    "stopped": "let its QEMU go on: kill -CONT",
+}
+
+
+def of_machine(world: World, known: state.State, node: str) -> Condition:
+    """Return how the QEMU of a node is; on a real Xen host that cannot be told without asking."""
+    if real.is_meant(known.uri):
+        return RUNNING
+    folder = files(world, known)
+    domain = shared.domain(known, node)
+    log = world.directory / "console" / f"{node}.log"
+    pid = 0
+    with contextlib.suppress(OSError, ValueError):
+        pid = int((folder / f"{domain}.pid").read_text())
+    if not pid or not world.runs(pid, f"guest={domain}"):
+        ended, words = shutdown.last_event(log)
+        return Condition(ended or "ended", words)
+    if world.is_stopped(pid):
+        return Condition("stopped")
+    if "<domstatus state='paused'" in told_by_libvirt(world, known, node):
+        return Condition("paused")
+    ended, words = shutdown.last_event(log, lines=shutdown.LAST_LINES)
+    if ended in ("halted", "panicked"):  # its QEMU may go on all the same
+        return Condition(ended, words)
+    return RUNNING
+
+
+def error(what: str, node: str, found: Condition) -> GuestError:
+    """Return the error that names a machine which does not run."""
+    told = _TOLD.get(found.state, "has ended")
+    if found.state in ("halted", "panicked"):
+        told = f"has {found.state}: {found.why}"
+    hint = _HINTS.get(found.state, f"read what it said last: labctl logs {node}")
+    return GuestError(f"{what} {told}", hint)
+
+
+def files(world: World, known: state.State) -> Path:
+    """Return the folder of the files that libvirt keeps of a lab's running guests."""
+    return SYSTEM if known.uri else world.directory / "embed/run/qemu"
+
+
+def told_by_libvirt(world: World, known: state.State, node: str) -> str:
+    """Return the XML that libvirt keeps of a running guest; empty where it cannot be read."""
+    with contextlib.suppress(OSError):
+        file = files(world, known) / f"{shared.domain(known, node)}.xml"
+        return file.read_text(errors="replace")
+    return ""
+
+
+def taken_down(xml: str) -> set[str]:
+    """Return the TAPs whose guests have no carrier, as libvirt was told to take it from them."""
+    found = set()
+    for interface in re.findall(r"<interface .*?</interface>", xml, re.DOTALL):
+        tap = re.search(r"<target dev='([^']+)'", interface)
+        if tap and "<link state='down'/>" in interface:
+            found.add(tap[1])
+    return found

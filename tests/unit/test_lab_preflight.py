@@ -1,0 +1,111 @@
+"""What a lab lacks of its host is told before anything is made."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from labctl.errors import HostError
+from labctl.lab import beforehand, memory
+from labctl.lab.lab import Lab
+from labctl.topology import find, load
+from labctl.world import process
+
+MEMINFO = "MemTotal: 9999999 kB\nMemAvailable: 4096000 kB\nSwapFree: 0 kB\n"
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with all the programs of a lab, and no other."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in beforehand.TOOLS:
+        (folder / name).symlink_to("/bin/true")
+    monkeypatch.setitem(process.ENVIRONMENT, "PATH", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("program", beforehand.TOOLS)
+def test_a_missing_program_is_told_with_its_package(program: str, tools: Path) -> None:
+    (tools / program).unlink()
+    with pytest.raises(HostError, match=f"^{program} is not installed$") as error:
+        beforehand.check_host()
+    assert beforehand.TOOLS[program] in error.value.hint
+
+
+def test_a_host_is_looked_at_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        monkeypatch.setenv("LABCTL_RUNTIME_DIR", short)
+        monkeypatch.setitem(process.ENVIRONMENT, "PATH", "/nowhere")
+        with pytest.raises(HostError, match="is not installed"):
+            Lab.up(load(find("bridged")), name="one")
+        assert not (Path(short) / "labctl" / "one").exists()
+
+
+@pytest.mark.parametrize("what", ["null", "file", "missing"])
+@pytest.mark.usefixtures("tools")
+def test_what_is_no_tun_device_is_told_before_anything_is_made(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tun"
+    if what == "null":
+        file.symlink_to(os.devnull)
+    elif what == "file":
+        file.touch()
+    monkeypatch.setattr(beforehand, "TUN", file)
+    with pytest.raises(HostError, match=r"cannot be used|something else than the TUN") as error:
+        beforehand.check_host()
+    assert error.value.hint
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def v1(folder: Path, limit: int = 250) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.limit_in_bytes").write_text(f"{limit << 20}\n")
+    (folder / "memory.usage_in_bytes").write_text(f"{60 << 20}\n")
+    (folder / "memory.stat").write_text(f"cache 1\ntotal_inactive_file {10 << 20}\n")
+
+
+def v2(folder: Path, limit: int = 250) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.max").write_text(f"{limit << 20}\n" if limit else "max\n")
+    (folder / "memory.current").write_text(f"{60 << 20}\n")
+    (folder / "memory.stat").write_text(f"anon 1\ninactive_file {10 << 20}\n")
+
+
+def v2_above(root: Path) -> None:
+    v2(root / "a/b", limit=0)
+    v2(root / "a")
+
+
+GROUPS: dict[str, tuple[str, Callable[[Path], None], int]] = {
+    "version 1": ("4:memory:/a/b\n0::/\n", lambda root: v1(root / "memory/a/b"), 200),
+    "version 1, above": ("4:cpu,memory:/a/b\n", lambda root: v1(root / "memory/a"), 200),
+    "version 1, in a container": ("4:memory:/docker/x\n", lambda root: v1(root / "memory"), 200),
+    "version 2": ("0::/a/b\n", lambda root: v2(root / "a/b"), 200),
+    "version 2, above": ("0::/a/b\n", v2_above, 200),
+    "more is used than there may be": ("0::/a\n", lambda root: v2(root / "a", limit=20), 0),
+    "no limit": ("0::/a\n", lambda root: v2(root / "a", limit=0), 4000),
+    "no group": ("", lambda _root: None, 4000),
+}
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_the_least_that_any_control_group_leaves_is_what_is_free(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, make, free = GROUPS[case]
+    root = tmp_path / "groups"
+    root.mkdir()
+    make(root)
+    for name, text in (("MEMINFO", MEMINFO), ("OURS", ours)):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(memory, name, tmp_path / name)
+    monkeypatch.setattr(memory, "CGROUPS", root)
+    assert memory.free() == free
