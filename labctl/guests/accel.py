@@ -167,14 +167,14 @@ def probe(kernel: Path, initramfs: Path, memory: int, cmdline: str, capabilities
     `memory` (MiB) must be enough for it: else a no would be told of KVM, and kept.
     """
     with scratch.world() as world:
-        directory = world.directory
+        root = world.directory / "embed"
         guest = Guest(
             name="probe", domain="probe", memory=memory, vcpus=1,
             kernel=kernel, initramfs=initramfs,
             cmdline=f"{cmdline} {TALKATIVE}", nics=(),
-            console=directory / "c", log=directory / "log",
+            console=root / "c", log=root / "c.log",
         )  # fmt: skip
-        hypervisor = driver.Hypervisor(directory / "embed", "", capabilities)
+        hypervisor = driver.Hypervisor(root, "", capabilities)
         return Answer(
             world.call(
                 attempt.why_no_user_space, hypervisor, guest, "kvm", SILENCE_SECONDS, PROBE_SECONDS

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labctl.guests import console, driver
-from labctl.guests.domain import domain_xml
 from labctl.guests.spec import Accel, Guest
 from labctl.world.deadline import Deadline
 from labctl.world.late import Late
@@ -38,10 +37,8 @@ def why_no_user_space(
     A slow machine is no reason: it may take `seconds`, unless for `silence` seconds it says nothing
     and, where KVM runs it, nothing of it is run, or `RUN_SECONDS` of it were run in vain.
     """
-    connection = driver.connect(hypervisor)
-    guest.log.touch()
     try:
-        domain = connection.createXML(domain_xml(guest, accel, "probe"), 0)
+        domain = driver.launched(hypervisor, guest, accel, "probe")
     except libvirt.libvirtError as reason:
         return f"QEMU cannot use it: {_first_words(reason.get_error_message())}"
     try:

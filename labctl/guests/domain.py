@@ -11,6 +11,7 @@ from labctl.guests.spec import Accel, Guest, Nic, drive_serial
 
 NAMESPACE = "urn:labctl:node:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+EMULATOR = "/usr/bin/qemu-system-x86_64"
 TB_CACHE_MIB = 128
 """Bounds what TCG keeps of translated code; its default grows with the host's memory."""
 
@@ -94,8 +95,11 @@ def _cpu(domain: Element, model: str, accel: Accel) -> None:
         _add(cpu, "feature", policy="disable", name="arch-capabilities")
 
 
-def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
-    """Write the domain of a guest that boots a kernel directly, without disks, USB or video."""
+def domain_xml(guest: Guest, accel: Accel, lab: str, ids: tuple[int, int] | None = None) -> str:
+    """Write the domain of a guest that boots a kernel directly, without disks, USB or video.
+
+    With `ids` its QEMU is of that user and group, by their numbers, instead of libvirt's.
+    """
     domain = Element("domain", type="kvm" if accel == "kvm" else "qemu")
     _add(domain, "name", guest.domain)
     metadata = _add(domain, "metadata")
@@ -123,7 +127,7 @@ def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
     _add(domain, "on_reboot", "destroy")
     _add(domain, "on_crash", "destroy")
     devices = _add(domain, "devices")
-    _add(devices, "emulator", "/usr/bin/qemu-system-x86_64")
+    _add(devices, "emulator", EMULATOR)
     for index, file in enumerate(guest.drives):
         _drive(devices, disk_name(index), file)
     for nic in guest.nics:
@@ -136,6 +140,10 @@ def domain_xml(guest: Guest, accel: Accel, lab: str) -> str:
     _add(devices, "memballoon", model="none")
     rng = _add(devices, "rng", model="virtio")
     _add(rng, "backend", "/dev/urandom", model="random")
+    if ids:
+        # relabel: whose the files are is not changed, for they may be anybody's.
+        label = _add(domain, "seclabel", type="static", model="dac", relabel="no")
+        _add(label, "label", f"+{ids[0]}:+{ids[1]}")
     # With this capability libvirt asks QEMU for each feature of the CPU, eight hundred questions
     # one after another (qemuProcessFetchGuestCPU), before the guest may run; without it, for one
     # word of all. It only serves migration.

@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 
 from labctl.errors import DeadlineError, GuestError, HostError
 from labctl.events import Emit, Event
-from labctl.guests import console, ssh
+from labctl.guests import console, launch, ssh
 from labctl.guests.domain import domain_xml
 from labctl.guests.spec import Accel, Guest
 from labctl.world.deadline import Deadline
@@ -115,15 +115,14 @@ def _one_cpu() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _in_user_namespace() -> bool:
-    """Whether this process's root is another user to the host (user_namespaces(7))."""
-    return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
-
-
 def _prepare(hypervisor: Hypervisor) -> None:
     root = hypervisor.root
-    (root / "etc").mkdir(parents=True, exist_ok=True)
-    user = SAME_USER if _in_user_namespace() else "root"
+    # libvirt makes the others with the user's umask. A QEMU that is another user passes these to
+    # read its own folder; the lab's directory above keeps everybody else out.
+    for folder in (root, root / "etc", root / "lib", root / "lib" / "qemu"):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o711)
+    user = SAME_USER if launch.in_user_namespace() else "root"
     (root / "etc" / "qemu.conf").write_text(QEMU_CONF.format(user=user))
     cache = root / "cache"
     if hypervisor.capabilities and not cache.exists():
@@ -167,6 +166,8 @@ def connect(hypervisor: Hypervisor) -> Any:
         try:
             with _one_cpu():
                 connection = libvirt.open(uri)
+                if not hypervisor.uri:
+                    _learn_of_qemu(connection)
         except libvirt.libvirtError as reason:
             if lock >= 0:
                 os.close(lock)  # or the next try would wait for this one
@@ -175,6 +176,15 @@ def connect(hypervisor: Hypervisor) -> Any:
             ) from None
         _connections[uri] = connection
         return connection
+
+
+def _learn_of_qemu(connection: Any) -> None:
+    """Let libvirt read, or find out, what QEMU can do; what starts a guest does not see the cache.
+
+    Whoever needs an answer that is missing hears why.
+    """
+    with contextlib.suppress(libvirt.libvirtError):
+        connection.getVersion()
 
 
 @remote
@@ -225,10 +235,10 @@ def start(
     Ready means that a command ran in the guest. Returns the seconds each took. Raises `GuestError`
     or `DeadlineError` with the tail of the console when one dies or never gets ready.
     """
-    connection = connect(hypervisor)
+    connect(hypervisor)
 
     def make(guest: Guest) -> Callable[[], bool]:
-        domain = create(connection, guest, accel, lab)
+        domain = create(hypervisor, guest, accel, lab)
         return lambda: _active(domain)
 
     return boot(guests, make, directory, emit)
@@ -269,16 +279,27 @@ def boot(
             raise
 
 
-def create(connection: Any, guest: Guest, accel: Accel, lab: str) -> Any:
-    """Create and start a transient domain; raises `GuestError` with libvirt's words."""
-    guest.log.touch(mode=0o600)
+def create(hypervisor: Hypervisor, guest: Guest, accel: Accel, lab: str) -> Any:
+    """Create and start a transient domain, confined where the driver is ours.
+
+    Raises `GuestError` with libvirt's words, `HostError`.
+    """
     try:
-        return connection.createXML(domain_xml(guest, accel, lab), 0)
+        return launched(hypervisor, guest, accel, lab)
     except libvirt.libvirtError as reason:
         raise GuestError(
             f"{guest.name} cannot be started: {last_words(reason.get_error_message())}",
             "run: labctl doctor",
         ) from None
+
+
+def launched(hypervisor: Hypervisor, guest: Guest, accel: Accel, lab: str) -> Any:
+    """Do as `create`, but raise `libvirt.libvirtError` as it is."""
+    connection = connect(hypervisor)
+    guest.log.touch(mode=0o600)
+    if hypervisor.uri:
+        return connection.createXML(domain_xml(guest, accel, lab), 0)
+    return launch.launch(connection, hypervisor.root, guest, accel, lab)
 
 
 def _active(domain: Any) -> bool:

@@ -83,6 +83,12 @@ class Guest:
     config: Path | None = None
     """A file that the guest reads as `opt/labctl.conf` by QEMU's fw_cfg."""
 
+    def files(self) -> list[Path]:
+        """Return all files that QEMU reads for this guest."""
+        more = [self.dom0.kernel] if self.dom0 else []
+        more += [self.config] if self.config else []
+        return [self.kernel, self.initramfs, *more, *self.drives]
+
 
 def link_local(mac: str) -> str:
     """Return the IPv6 link-local address that a MAC gives (RFC 4291, appendix A)."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from labctl import images
 from labctl.errors import LabctlError, refusal
-from labctl.guests import accel, driver
+from labctl.guests import accel, confinement, driver
 from labctl.lab import beforehand, memory
 from labctl.network import links
 from labctl.topology import from_mapping
@@ -132,6 +132,21 @@ def _world() -> Iterator[Finding]:
 
         yield _tried("bridge and TAP", network)
         yield _tried("libvirt", libvirt)
+        try:
+            yield _confinement(world.call(confinement.tried, world.directory / "tried"))
+        except (LabctlError, OSError) as error:
+            yield _failed("confinement", error)
+
+
+def _confinement(found: confinement.Confinement) -> Finding:
+    """Tell how far a guest that breaks out of QEMU gets."""
+    observed = f"QEMU has {', '.join(found.in_effect())}"
+    if lacking := found.lacking():
+        remedy = "do not run guests that you do not trust on this host"
+        return Finding(
+            "confinement", "skip", f"QEMU {', '.join(lacking)}; {observed}", remedy
+        )  # fmt: skip
+    return Finding("confinement", "pass", observed)
 
 
 def _memory() -> Iterator[Finding]:

@@ -9,8 +9,9 @@ is. Without `--vnet` a frame's bytes are all that goes on: the note that its che
 be finished is lost, as in every program that copies frames between packet sockets. With it the
 virtio header (PACKET_VNET_HDR) goes on too, and that is the only difference.
 
-Once its sockets are bound it writes one line of JSON with `ready`; on SIGUSR1 and at its end
-(SIGTERM, or the end of its input with `--until-eof`) one line with its `counters`.
+Once its sockets are bound it gives up its rights and its view of the files, and writes one line of
+JSON with `ready`; on SIGUSR1 and at its end (SIGTERM, or the end of its input with `--until-eof`)
+one line with its `counters`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pyroute2 import netns as namespaces
 
 from labctl.routers import headers
 from labctl.routers.tables import Key, Tables
+from labctl.world import confine
 
 ETH_P_ALL = 3
 PACKET_HOST = 0
@@ -275,6 +277,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if asked.netns:
             namespaces.setns(asked.netns, flags=0)
         router = Router(asked.interfaces, asked.vnet)
+        # What comes now anybody may have sent. To ask for neighbours takes CAP_NET_ADMIN.
+        confine.forgo(confine.CAP_NET_ADMIN)
     except OSError as wrong:
         sys.stderr.write(f"cannot route between {', '.join(asked.interfaces)}: {wrong}\n")
         return 1

@@ -56,13 +56,20 @@ def mount(*words: str) -> None:
 
 
 def furnish(directory: str, inside: int) -> None:
-    """Make `/run` private but for the world's own directory, and bring loopback up."""
+    """Make `/run` private but for the world's own directory, and bring loopback up.
+
+    `/sys` becomes one that shows the links of the world instead of the host's (sysfs shows the
+    network namespace of who mounts it), and is read-only. A container that masks parts of its own
+    /sys forbids it to ordinary users; there it stays.
+    """
     mount("-t", "tmpfs", "-o", "mode=755", "labctl", "/run")
     os.makedirs("/run/netns", exist_ok=True)
     if not os.path.isdir(directory):  # it lay below /run: put it back at the same path
         os.makedirs(directory, mode=0o700)
         # By descriptor and uncanonicalized: the path itself is hidden by now.
         mount("--bind", "--no-canonicalize", f"/proc/{os.getpid()}/fd/{inside}", directory)
+    with contextlib.suppress(RefusedError):
+        mount("-t", "sysfs", "-o", "ro,nosuid,nodev,noexec", "labctl", "/sys")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as anything:
         try:
             fcntl.ioctl(anything, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))

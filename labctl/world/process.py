@@ -137,6 +137,18 @@ def run(
     return result
 
 
+def start_as(argv: Sequence[str], user: int | None) -> subprocess.Popen[bytes]:
+    """Start a program with pipes, as a user by its number and of no group but that of the number.
+
+    None is this process's own. Raises `OSError`.
+    """
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        argv, stdin=pipe, stdout=pipe, stderr=pipe, env=environment(),
+        user=user, group=user, extra_groups=None if user is None else [],
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
 def _watching(child: subprocess.Popen[bytes], watch: Callable[[], None] | None) -> Iterator[None]:
     """Call `watch` again and again in the `with` block; what it raises kills the child."""

@@ -32,6 +32,7 @@ END_SECONDS = 30.0
 ASK_SECONDS = 5.0
 IDENTITY = "world.json"
 SO_PASSCRED = 16
+OWN_SYS = 'mount -t sysfs -o ro,nosuid,nodev,noexec labctl /sys 2>/dev/null; exec "$@"'
 _FAULT = "run: labctl doctor"
 
 
@@ -176,12 +177,14 @@ class Space(World):
         """Return the nsenter(1) words that run a command in the world, or in a named namespace."""
         words = ["nsenter", "--target", str(self.identity.pid), "--mount", "--pid"]
         words.append(f"--net={self._netns(netns)}" if netns else "--net")
+        # As ip-netns(8) does it: the links in /sys are those of the named namespace.
+        own_sys = ["unshare", "--mount", "--", "sh", "-c", OWN_SYS, "sh"] if netns else []
         if not self.identity.user:
-            return [*words, "--"]
+            return [*words, "--", *own_sys]
         # nsenter(1) would leave the user's groups, by one of which QEMU may open /dev/kvm. They are
         # root in there already; but the group they act in may be another than the maker's was.
         keep = ["--user", "--preserve-credentials", "--", "setpriv", "--regid=0", "--keep-groups"]
-        return [*words, *keep, "--"]
+        return [*words, *keep, "--", *own_sys]
 
     def _netns(self, name: str) -> str:
         # Named namespaces live on the world's private /run, reached through its PID 1's root.

@@ -24,12 +24,13 @@ def why_not(
 ) -> str:
     image = images.get("micro")
     with scratch.world() as world:
+        root = world.directory / "embed"
         guest = Guest(
             name="probe", domain="probe", memory=memory or image.memory, vcpus=1,
             kernel=image.kernel, initramfs=initramfs or image.initramfs, cmdline=cmdline, nics=(),
-            console=world.directory / "c", log=world.directory / "log",
+            console=root / "c", log=root / "c.log",
         )  # fmt: skip
-        hypervisor = driver.Hypervisor(world.directory / "embed", "", paths.cache() / "libvirt")
+        hypervisor = driver.Hypervisor(root, "", paths.cache() / "libvirt")
         told = world.call(attempt.why_no_user_space, hypervisor, guest, "tcg", silence, seconds)
         assert world.call(driver.running, hypervisor) == []
         return told

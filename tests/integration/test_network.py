@@ -50,9 +50,7 @@ def found(world: Space) -> dict[str, links.Link]:
 
 
 def read(world: Space, path: str) -> str:
-    """Read a file with a /sys that shows the world's own links."""
-    script = 'mount -t sysfs x /sys; cat "$0"'
-    words = ["unshare", "--mount", "sh", "-ec", script, path]
+    words = ["cat", path]
     return world.agent().run(words, Deadline(10, "reading")).stdout.strip()
 
 

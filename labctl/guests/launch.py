@@ -1,0 +1,105 @@
+"""QEMU, started so that a guest that breaks out of it has got nowhere.
+
+libvirt starts a program from the thread that asks for it, so that thread is confined first:
+
+1. It sees programs, libraries, the guest's boot files and libvirt's folder of this lab, and no more
+   of the host (`confine.view`). What it starts has no capability and can gain none.
+2. QEMU is started but runs nothing of its guest yet. It has loaded and opened all it needs, so its
+   whole view is taken away (`confine.empty_view`), and only then its guest runs.
+
+As root each QEMU is a user of its own as well, without a name and with nothing to its name. In an
+ordinary user's lab it stays that user: it may be by one of their groups that it opens /dev/kvm. In
+both libvirt adds QEMU's own seccomp filter, which forbids new processes and programs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labctl.errors import HostError
+from labctl.guests.domain import domain_xml
+from labctl.guests.spec import Accel, Guest
+from labctl.world import confine
+from labctl.world.late import Late
+
+if TYPE_CHECKING:
+    import libvirt
+else:
+    libvirt = Late("libvirt")
+
+FIRST_USER, USERS = 0x70000000, 0x0FFE0000
+"""Ids above those of containers, below those that some programs take for negative: nobody's
+(systemd's doc/UIDS-GIDS.md lists what is whose)."""
+KVM = Path("/dev/kvm")
+DEVICES = (KVM, Path("/dev/vhost-net"), Path("/dev/net/tun"))
+
+
+def own_user() -> int | None:
+    """Return the id of a user for one QEMU; None in a user namespace, which has few."""
+    return None if in_user_namespace() else FIRST_USER + secrets.randbelow(USERS)
+
+
+def group(user: int, accel: Accel) -> int:
+    """Return the group of such a user: KVM's, where no device can be made for the user alone."""
+    if accel == "kvm":
+        with contextlib.suppress(OSError):
+            return KVM.stat().st_gid or user
+    return user
+
+
+def in_user_namespace() -> bool:
+    """Whether this process's root is another user to the host (user_namespaces(7))."""
+    return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
+
+
+def launch(connection: Any, root: Path, guest: Guest, accel: Accel, lab: str) -> Any:
+    """Create and start the confined domain of a guest, by the driver embedded with this `root`.
+
+    The guest's console is in `root`, or in a folder that does not contain it: QEMU passes through
+    `root` as a user of its own.
+    Raises `libvirt.libvirtError`, or `HostError` where the host does not let QEMU be confined.
+    """
+    user = own_user()
+    xml = domain_xml(guest, accel, lab, None if user is None else (user, group(user, accel)))
+    with tempfile.TemporaryDirectory(prefix="view-", dir=root) as base:
+        return confine.in_thread(_confined, connection, root, guest, xml, user, Path(base))
+
+
+def confine_thread(
+    base: Path, user: int | None, read: Iterable[Path], write: Iterable[Path]
+) -> None:
+    """Confine this thread as far as libvirt lets, which is to start QEMU from it.
+
+    `base` is an empty folder. libvirt opens /dev/net/tun and /dev/vhost-net, QEMU itself /dev/kvm.
+    Raises `OSError`.
+    """
+    confine.own_mounts()
+    confine.view(base, read=read, write=write, devices=DEVICES, owner=user)
+    confine.no_more_rights()
+
+
+def _confined(
+    connection: Any, root: Path, guest: Guest, xml: str, user: int | None, base: Path
+) -> Any:
+    domain = None
+    try:
+        folders = (root, guest.console.parent, guest.log.parent)
+        confine_thread(base, user, guest.files(), folders)
+        domain = connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
+        confine.empty_view()
+    except OSError as error:
+        if domain:
+            with contextlib.suppress(libvirt.libvirtError):
+                domain.destroy()
+        where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
+        raise HostError(
+            f"QEMU cannot be confined: {error.strerror}{where}", "run: labctl doctor"
+        ) from None
+    domain.resume()
+    return domain
