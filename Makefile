@@ -30,6 +30,9 @@ RUNNER_SYSTEM := .stamps/runner-system-$(call digest,$(RUNNER_PACKAGES))
 ENVIRONMENT := $(VENV)/.made-$(call digest,$(PACKAGES) $(LOCKS),\
   sed '/^\[tool.ruff/Q' pyproject.toml; $(PYTHON) --version;)
 
+# Beside it, because 60 MB serve nothing else.
+FUZZ := $(VENV)/.fuzz-$(call digest,requirements/fuzz.lock,$(PYTHON) --version;)
+
 # A test that hangs ends with every thread's stack: the last net, far beyond what any test takes.
 PYTEST = $(BIN)/python -m pytest -rs --timeout=900 -o faulthandler_timeout=600
 
@@ -72,6 +75,10 @@ kvm: install $(RUNNER_SYSTEM) ## Try labctl under KVM in it, as root and as an o
 soak: install ## Let a Xen host work for 30 minutes, comparing all it moves and keeps
 	@$(BIN)/python -m tests.soak $(ARGS)
 
+.PHONY: fuzz
+fuzz: install $(FUZZ) ## Try many inputs on what reads others' bytes (ARGS="topologies --resume")
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
 .PHONY: install
 install: $(ENVIRONMENT) ## Install what is missing: system packages, .venv
 
@@ -83,6 +90,7 @@ lock: ## Pin the Python packages anew, with hashes
 	  --generate-hashes --no-header --no-emit-index-url "$$@"; }
 	compile requirements/build.in -o requirements/build.lock
 	compile --extra dev pyproject.toml -o requirements/dev.lock
+	compile requirements/fuzz.in -o requirements/fuzz.lock
 
 .PHONY: clean
 clean: ## Remove what make made here (results and images stay)
@@ -134,4 +142,10 @@ $(ENVIRONMENT): | $(SYSTEM)
 	# No isolation: what builds libvirt-python and labctl is pinned as well.
 	pip install --no-build-isolation --require-hashes -r requirements/dev.lock
 	pip install --no-build-isolation --no-deps --editable .
+	touch $@
+
+$(FUZZ): | $(ENVIRONMENT)
+	@echo "make: installing atheris, where there is one for this Python"
+	$(BIN)/python -m pip --disable-pip-version-check --quiet install --require-hashes \
+	  --only-binary :all: -r requirements/fuzz.lock || echo "make: going on without"
 	touch $@

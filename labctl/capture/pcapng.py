@@ -11,6 +11,7 @@ evidence: its MTU, and the gaps. Source: the pcapng specification, sections 4.2 
 from __future__ import annotations
 
 import heapq
+import os
 import re
 import struct
 from collections.abc import Iterable, Sequence
@@ -89,10 +90,30 @@ def read(path: Path) -> Evidence:
             raise PcapngError(f"{path.name} is no whole pcapng file: {wrong}") from wrong
 
 
+class _Rest:
+    """A file of which no more is asked for than there is.
+
+    Python makes room for as many bytes as `read` is to return, and a block of 60 bytes may claim
+    to have 4 GiB.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = os.fstat(file.fileno()).st_size
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(max(0, min(size, self._left)))
+        self._left -= len(data)
+        return data
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
 def _evidence(file: BinaryIO) -> Evidence:
     hops: list[tuple[str, str]] = []
     seen: list[list[Any]] = []
-    for block in FileScanner(file):
+    for block in FileScanner(_Rest(file)):
         if isinstance(block, InterfaceDescription):
             options = block.options
             hops.append((options.get("if_name", ""), options.get("if_description", "")))
@@ -136,7 +157,7 @@ def _block(section: Any, interface: Any, seen: Sighting) -> Any:
 
 
 def _hop(name: str, description: str, blocks: Sequence[Any]) -> HopEvidence:
-    found = re.search(r"MTU (\d+)", description)
+    found = re.search(r"\bMTU ([0-9]{1,9})\b", description)
     mtu = int(found[1]) if found else None
     sightings = []
     for block in blocks:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from labctl import topology
 from labctl.events import Emit, silent
 from labctl.images import cache, places
 from labctl.images.cache import Image
 from labctl.world import kept
 
 KIND = "recipes"
+_READERS = [Path(topology.__file__).with_name(name) for name in ("text.py", "tree.py")]
+"""Code that reads recipes, besides what is in this folder."""
 
 
 def get(name: str, *, emit: Emit = silent) -> Image:
@@ -41,7 +44,7 @@ def _key(name: str, files: list[Path]) -> str:
     """Return what a name's digest is kept under; empty where a file cannot be read."""
     parts: list[bytes | str] = [name]
     try:
-        for file in files:
+        for file in (*files, *_READERS):
             parts += [str(file), file.read_bytes()]
         return kept.key(Path(__file__).parent, parts)
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -10,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from labctl.errors import UsageError
 from labctl.images import places
+from labctl.topology import text
+from labctl.topology.tree import MAX_BYTES
 
 BUILDER = 2
 """Version of the builder, part of every digest: raise it when the same recipe gives other bytes."""
@@ -178,17 +180,20 @@ def load(name: str) -> LoadedRecipe:
         sources.add(source)
         try:
             added[place] = (int(item.mode, 8), source.read_bytes())
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a zero octet, half of a character
+            why = error.strerror if isinstance(error, OSError) else "it is no path"
             raise UsageError(
-                f"{file}: cannot read {source}, which is to be {place}: {error.strerror}"
+                f"{file}: cannot read {str(source)!r}, which is to be {place!r}: {why}",
+                "a file's path is relative to the folder of its recipe",
             ) from None
     return LoadedRecipe(name, folder, recipe, added, frozenset(sources))
 
 
 def _find(name: str) -> Path:
     for top in places.folders():
-        if name and "/" not in name and (top / name / "recipe.yaml").is_file():
-            return top / name
+        with contextlib.suppress(OSError):  # such as a name that is too long for any file
+            if name and "/" not in name and (top / name / "recipe.yaml").is_file():
+                return top / name
     known = places.names()
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
@@ -224,15 +229,27 @@ def _merged(
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
+    """Read a file by the rules and bounds of topologies: plain values, keys that are text.
+
+    All that YAML can do besides costs errors of many kinds: dates that are none, tags that make
+    objects, nesting without end.
+    """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {file}: {error}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
+        with file.open("rb") as stream:
+            content = text.decode(stream.read(MAX_BYTES + 1))
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+    except text.NotTextError as error:
+        raise UsageError(f"{file}:{error.line}:{error.column}: {error}") from None
+    root, problems = text.read(content, str(file))
+    if problems or root is None:
+        problem = problems[0]
+        place = f"{problem.file}:{problem.line}:{problem.column}"
+        raise UsageError(f"{place}: {problem.message}", problem.hint)
+    plain = root.plain()
+    if not isinstance(plain, dict):
         raise UsageError(f"{file} is not a mapping of fields to values")
-    return content
+    return plain
 
 
 def _first(error: ValidationError) -> str:

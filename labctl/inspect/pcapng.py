@@ -26,7 +26,8 @@ _MOST_OPTIONS = 1 << 17
 _COMMENT, _APPLICATION, _NAME, _DESCRIPTION, _RESOLUTION, _OFFSET = 1, 4, 2, 3, 9, 14
 _METADATA = {"needs_csum": VNET_NEEDS_CSUM, "data_valid": VNET_DATA_VALID}
 """The words of labctl's comments, see labctl.capture.judge."""
-_MTU = re.compile(r"\bMTU (\d+)")
+_MTU = re.compile(r"\bMTU ([0-9]{1,9})\b")
+"""As labctl writes it. Of a file that claims more Python would refuse to read the number."""
 
 
 @dataclass

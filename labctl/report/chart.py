@@ -49,6 +49,38 @@ class Map:
     """Keys of the elements in the main row."""
     frames: tuple[Element, ...] = ()
     """Xen hosts that enclose elements."""
+    left_out: int = 0
+    """Elements that are not drawn, because they are many."""
+
+
+MOST = 64
+"""Elements of a drawing. More cannot be told apart; and each is put where its lines cross fewest,
+which took 4 s for 200 and did not end for 6,000."""
+
+
+def bounded(drawn: Map) -> Map:
+    """Return a map with what is nearest to its row, `MOST` elements in all, if it has more."""
+    if len(drawn.elements) <= MOST:
+        return drawn
+    beside: dict[str, list[str]] = {}
+    for edge in drawn.edges:
+        beside.setdefault(edge.owner, []).append(edge.network)
+        beside.setdefault(edge.network, []).append(edge.owner)
+    near = dict.fromkeys(drawn.row)
+    for key in (waiting := list(near)):  # grows while it is gone through
+        for other in beside.get(key, ()):
+            if len(near) < MOST and other not in near:
+                near[other] = None
+                waiting.append(other)
+    for one in drawn.elements:  # what is joined to nothing near
+        if len(near) < MOST:
+            near.setdefault(one.key)
+    elements = tuple(one for one in drawn.elements if one.key in near)
+    edges = tuple(edge for edge in drawn.edges if edge.owner in near and edge.network in near)
+    hosts = {one.host for one in elements}
+    frames = tuple(frame for frame in drawn.frames if frame.key in hosts)
+    left_out = len(drawn.elements) - len(elements)
+    return Map(elements, edges, drawn.row, frames, left_out)
 
 
 def _labels(labels: Mapping[str, str]) -> str:

@@ -42,6 +42,8 @@ class Figure:
     """Key of the element that harmed the packet; empty where none alone did."""
     wide: Drawing
     tall: Drawing
+    left_out: int = 0
+    """Elements of the lab that are not drawn, because they are many."""
 
     @property
     def journey(self) -> Journey:
@@ -71,7 +73,9 @@ def draw(subjects: Sequence[Subject], topology: Topology | None) -> list[Figure]
     if not subjects:
         return []
     longest = max((subject.path for subject in subjects), key=len)
-    whole = chart.of_topology(topology, longest) if topology else chart.of_path(longest)
+    whole = chart.of_path(longest)
+    if topology:
+        whole = chart.bounded(chart.of_topology(topology, longest))
     return [
         _figure(
             subject,
@@ -96,6 +100,7 @@ def _figure(subject: Subject, drawn: chart.Map) -> Figure:
         harmed=harm.owner if harm and inside else "",
         wide=drawing.place(drawn, path, "wide"),
         tall=drawing.place(drawn, path, "tall"),
+        left_out=drawn.left_out,
     )
 
 
@@ -109,9 +114,11 @@ def hint(figures: Sequence[Figure]) -> str:
     path = figures[shown_first(figures)].subject.path if figures else ()
     if len(path) < 2:
         return ""
+    more = max(figure.left_out for figure in figures)
+    few = f" {more} nodes, routers and networks farther from it are not drawn." if more else ""
     inside, outside = path[:2]
     end = "its vif in dom0" if outside.host else "the host's end of the same interface"
-    told = f"{inside.name} is inside {inside.owner}, {outside.name} {end}."
+    told = f"{inside.name} is inside {inside.owner}, {outside.name} {end}.{few}"
     other = max((figure.subject.path for figure in figures), key=len)
     places = whereabouts(other)
     uplink = [hop for hop in other if "uplink" in places[hop.name]][:2]

@@ -165,15 +165,15 @@ def _arm(
     shared: bool,
 ) -> Arm:
     file = directory / "captures" / capture_name(result.name)
-    if shared and file.exists():  # a record from before names that were used again were numbered
-        trouble = "another arm wrote to the same capture: whose it is cannot be told"
-        return Arm(number, result, trouble=trouble)
     try:
         evidence = pcapng.read(file)
     except FileNotFoundError:
         return Arm(number, result)
-    except (LabctlError, OSError) as wrong:
+    except (LabctlError, OSError, ValueError) as wrong:  # ValueError: a name with a zero octet
         return Arm(number, result, trouble=f"its capture cannot be read: {wrong}")
+    if shared:  # a record from before names that were used again were numbered
+        trouble = "another arm wrote to the same capture: whose it is cannot be told"
+        return Arm(number, result, trouble=trouble)
     path = recorded.path_of(evidence, nodes, topology)
     if not path:
         return Arm(number, result, trouble="its capture holds no hops")

@@ -6,12 +6,14 @@ nothing be loaded or run, whatever it contains.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from labctl import __version__
 from labctl.capture.journey import Journey, summary
@@ -23,6 +25,7 @@ from labctl.report.signs import SIGNS, sign, words
 from labctl.results.model import Verdict
 from labctl.topology.model import Topology
 
+_UNFIT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _TEMPLATES = Path(__file__).with_name("templates")
 MARKS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.ERROR: "!", Verdict.SKIP: "-"}
 
@@ -126,7 +129,20 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_holdable,
     )
+
+
+def _holdable(value: object) -> object:
+    r"""Write what no HTML file can hold as Python does, such as `\x1b`, wherever it came from.
+
+    That is control characters (HTML, section 13.1) and halves of surrogate pairs, which a record's
+    JSON can hold and UTF-8 cannot. jinja2 escapes what comes of it, unless it was markup before.
+    """
+    if not isinstance(value, str) or not _UNFIT.search(value):
+        return value
+    plain = _UNFIT.sub(lambda odd: odd.group().encode("unicode_escape").decode(), value)
+    return Markup(plain) if isinstance(value, Markup) else plain
 
 
 def _template(name: str) -> Template:

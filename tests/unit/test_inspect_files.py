@@ -309,3 +309,11 @@ def test_windows_read_short_reads_to_the_end() -> None:
     while windows.more(windows.end):
         got += windows.end
     assert got == 1000
+
+
+@pytest.mark.parametrize("digits", [30, 5000])
+def test_an_mtu_that_is_none_is_not_believed(tmp_path: Path, digits: int) -> None:
+    about = option(2, b"vm1-eth0") + option(3, b"vm1-eth0, MTU " + b"9" * digits)
+    data = section(options=option(4, b"labctl")) + interface(options=about) + packet(bytes(2000))
+    report = inspect(write(tmp_path, data, "file.pcapng"))
+    assert (report.frames, report.note, report.interfaces[0][0].mtu) == (1, "", None)

@@ -393,3 +393,54 @@ def test_a_capture_that_several_arms_of_an_older_record_wrote_to_speaks_for_none
     found = gather.from_record(directory, load(directory.name, directory.parent)).arms
     assert [bool(one.journeys) for one in found] == [False, False, True]
     assert "another arm wrote to the same capture" in text_of(page_of(directory))
+
+
+def rewritten(folder: Path, **fields: Any) -> Path:
+    """The record of a folder, with fields of its result replaced."""
+    file = folder / "result.json"
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), **fields}))
+    return folder
+
+
+def rendered(folder: Path) -> str:
+    return page.render(gather.from_record(folder, load(folder.name, folder.parent)))
+
+
+def test_what_html_cannot_hold_is_spelled_out(tmp_path: Path) -> None:
+    folder = record(tmp_path, versions=(4,))
+    topology = json.loads((folder / TOPOLOGY).read_bytes())
+    topology["nodes"]["vm1"]["labels"] = {"role": "a\0b"}
+    (folder / TOPOLOGY).write_text(json.dumps(topology))
+    environment = {"images": {"micro": "\ud800"}, "offloads": {"\x9b": {"guest": {"<b>": True}}}}
+    text = rendered(rewritten(folder, story="x", hypothesis="\x1b[31mred", environment=environment))
+    text.encode()
+    assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", text)
+    for told in (r"\x1b[31mred", r"a\x00b", r"\ud800", r"\x9b", "&lt;b&gt;"):
+        assert told in text
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300])
+def test_an_arm_whose_name_no_file_can_have_costs_its_journeys_only(
+    tmp_path: Path, name: str
+) -> None:
+    folder = record(tmp_path, versions=(4,))
+    arms = json.loads((folder / "result.json").read_bytes())["arms"]
+    for count in (1, 2):  # the second of one name would share the first one's capture
+        for one in arms[:count]:
+            one["name"] = name
+        assert "its capture cannot be read" in rendered(rewritten(folder, arms=arms))
+
+
+def test_of_a_large_lab_what_is_near_the_path_is_drawn(tmp_path: Path) -> None:
+    folder = record(tmp_path, versions=(4,))
+    topology = json.loads((folder / TOPOLOGY).read_bytes())
+    for number in range(500):
+        name = f"other{number}"
+        network = {**topology["networks"]["left"], "name": f"n{number}", "bridge": f"n{number}"}
+        topology["networks"][f"n{number}"] = network
+        topology["nodes"][name] = {**topology["nodes"]["vm1"], "name": name}
+    (folder / TOPOLOGY).write_text(json.dumps(topology))
+    text = rendered(folder)
+    assert "nodes, routers and networks farther from it are not drawn" in text
+    figure = text[text.index("<svg") :]
+    assert all(f">{name}<" in figure for name in ("vm1", "vm2", "r1", "left", "right"))

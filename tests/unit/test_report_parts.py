@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,20 @@ def test_an_older_record_tells_of_no_receive_errors(
     trailer = pcapng.read(file).hops[0].trailer
     assert trailer is not None
     assert (trailer.drops, trailer.errors) == (3, 0)
+
+
+def test_a_block_that_claims_gigabytes_costs_none(tmp_path: Path) -> None:
+    path = tmp_path / "hops.pcapng"
+    pcapng.write(path, seen([FLAG] * len(HOPS), 4))
+    with path.open("ab") as file:
+        file.write((5).to_bytes(4, "little") + (0xF0000000).to_bytes(4, "little") + bytes(60))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(PcapngError):
+            pcapng.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_is_no_capture_is_refused(tmp_path: Path) -> None:
