@@ -63,7 +63,8 @@ def print_error(error: LabctlError) -> None:
 def print_json(value: object) -> None:
     """Print one JSON document."""
     # Where the output is not UTF-8 nothing may be lost all the same.
-    plain = getattr(sys.stdout, "encoding", "utf-8").lower() not in ("utf-8", "utf8")
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    plain = encoding.lower() not in ("utf-8", "utf8")
     text = json.dumps(value, indent=2, ensure_ascii=plain, default=str)
     click.echo(printable_json(text))
 

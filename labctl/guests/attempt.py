@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl.guests import console, driver
+from labctl.guests import console, driver, ready
 from labctl.guests.spec import Accel, Guest
 from labctl.world.deadline import Deadline
 from labctl.world.late import Late
@@ -54,7 +54,7 @@ def _silent_or_ended(
     done = (0, 0)
     log = console.Watcher(guest.log, b"labctl:")
     while b"labctl:" not in log.look():
-        if last := driver.panic(guest):
+        if last := ready.panic(guest):
             return f"the guest died: {last}"
         if not _runs(domain):
             said = hypervisor.root / "log" / "qemu" / f"{guest.domain}.log"
@@ -68,7 +68,7 @@ def _silent_or_ended(
             return f"a kernel did not reach user space in {seconds:g} s"
         if quiet.passed:
             return f"a kernel {'went silent' if log.size else 'said nothing'} for {silence:g} s"
-        time.sleep(driver.LOOK_SECONDS)
+        time.sleep(ready.LOOK_SECONDS)
     return ""
 
 

@@ -165,11 +165,5 @@ def error_of(told: Failure) -> LabctlError:
     """Return the error that was sent, its line a line; raises `CodecError` for an unknown one."""
     if told.kind not in ERRORS:
         raise codec.CodecError("is no error of labctl's").at("kind")
-    message, hint = (_line(one[:LONGEST]) for one in (told.message, told.hint))
-    detail = "\n".join(map(_line, told.detail[-LONGEST_DETAIL:].split("\n")))
-    return ERRORS[told.kind](message, hint, detail)
-
-
-def _line(text: str) -> str:
-    """Return a text without what is no letter: it could move about on the user's terminal."""
-    return "".join(one if one.isprintable() or one == "\t" else " " for one in text)
+    message, hint = (" ".join(one[:LONGEST].splitlines()) for one in (told.message, told.hint))
+    return ERRORS[told.kind](message, hint, told.detail[-LONGEST_DETAIL:])

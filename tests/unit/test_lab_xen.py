@@ -15,7 +15,7 @@ import pytest
 from elf_files import DOM0_BUS, GUEST_NOTES, elf
 
 from labctl.errors import DeadlineError, GuestError, HostError, UsageError
-from labctl.guests import driver
+from labctl.guests import ready
 from labctl.guests.begun import Begun
 from labctl.guests.keys import Key
 from labctl.guests.spec import Dom0 as Dom0Kernel
@@ -446,7 +446,7 @@ def test_a_host_that_fails_to_boot_is_given_up_at_once_with_its_reason(
     said: str, alive: bool, why: str, tmp_path: Path
 ) -> None:
     with pytest.raises(GuestError, match=why) as told:
-        driver.wait_ready(lambda: alive, host(tmp_path, said), tmp_path, threading.Event())
+        ready.wait_ready(lambda: alive, host(tmp_path, said), tmp_path, threading.Event())
     assert said.splitlines()[-1].strip() in told.value.detail
     assert told.value.hint
 
@@ -454,4 +454,4 @@ def test_a_host_that_fails_to_boot_is_given_up_at_once_with_its_reason(
 def test_half_a_line_of_trouble_is_waited_for(tmp_path: Path) -> None:
     guest = host(tmp_path, "labctl: error: xensto")
     with pytest.raises(GuestError, match="died while booting"):  # of that it is sure
-        driver.wait_ready(lambda: False, guest, tmp_path, threading.Event())
+        ready.wait_ready(lambda: False, guest, tmp_path, threading.Event())
