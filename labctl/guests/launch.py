@@ -68,7 +68,10 @@ def launch(connection: Any, root: Path, guest: Guest, accel: Accel, lab: str) ->
     user = own_user()
     xml = domain_xml(guest, accel, lab, None if user is None else (user, group(user, accel)))
     with tempfile.TemporaryDirectory(prefix="view-", dir=root) as base:
-        return confine.in_thread(_confined, connection, root, guest, xml, user, Path(base))
+        domain = confine.in_thread(_confined, connection, root, guest, xml, user, Path(base))
+    # Not by that thread: libvirt notes in a file that the guest runs, and it sees none any more.
+    domain.resume()
+    return domain
 
 
 def confine_thread(
@@ -101,5 +104,4 @@ def _confined(
         raise HostError(
             f"QEMU cannot be confined: {error.strerror}{where}", "run: labctl doctor"
         ) from None
-    domain.resume()
     return domain
