@@ -12,6 +12,8 @@ from typing import Literal
 from labctl.guests.keys import Key
 from labctl.topology.model import Node, Topology
 
+BOOT = "boot"
+"""The folder of a lab that holds what its guests boot, private."""
 Accel = Literal["kvm", "tcg", "xen"]
 """How guests run: by QEMU, or on a real Xen host."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labctl.errors import UsageError
 from labctl.guests.keys import Key
-from labctl.guests.spec import MGMT_INTERFACE, Dom0, Guest, Nic, link_local
+from labctl.guests.spec import BOOT, MGMT_INTERFACE, Dom0, Guest, Nic, link_local
 from labctl.topology.model import DOM0_MEMORY, MGMT_BRIDGE, XEN_MEMORY
 from labctl.world import atomic
 
@@ -109,8 +109,10 @@ def guest(
         )
     console = directory / "console"
     console.mkdir(mode=0o700, exist_ok=True)
-    config = console / f"{name}.conf"
-    # It holds the host's key, so it is private.
+    # It holds the host's key, so it is private; and QEMU, another user, gets into no log folder.
+    boot = directory / BOOT
+    boot.mkdir(mode=0o700, exist_ok=True)
+    config = boot / f"{name}.conf"
     atomic.write(config, boot_lines(name, mgmt, bridges, settings, client, hostkey))
     return Guest(
         name=name,

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from labctl.errors import UsageError
+from labctl.guests.spec import BOOT
 from labctl.images.tree import private_file
 from labctl.world import atomic
 
-FOLDER = "boot"
 CONFIG = "labctl.conf"
 _BLOCK = 1 << 20
 
@@ -63,7 +63,7 @@ class Files:
         return place
 
     def _folder(self) -> Path:
-        folder = self.directory / FOLDER
+        folder = self.directory / BOOT
         folder.mkdir(mode=0o700, exist_ok=True)
         if self.reader is not None:
             folder.chmod(0o711)

@@ -10,6 +10,7 @@ import pytest
 from libarchive import file_reader
 
 from labctl.errors import UsageError
+from labctl.guests.spec import BOOT
 from labctl.images.tree import Entry, Tree
 from labctl.lab import boot
 
@@ -84,4 +85,4 @@ def test_a_system_qemus_user_owns_what_it_reads(
 def test_a_file_that_cannot_be_read_is_the_users_to_mend(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read .*missing: No such file"):
         boot.Files(tmp_path).initramfs("vm1", tmp_path / "missing", "")
-    assert list((tmp_path / boot.FOLDER).iterdir()) == []
+    assert list((tmp_path / BOOT).iterdir()) == []
