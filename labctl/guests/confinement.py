@@ -15,6 +15,7 @@ from labctl.guests.domain import EMULATOR
 from labctl.world import confine
 from labctl.world.deadline import Deadline
 from labctl.world.process import last_words, start_as
+from labctl.world.remote import remote
 
 if TYPE_CHECKING:
     import subprocess
@@ -80,6 +81,7 @@ def of(pid: int) -> Confinement:
     )
 
 
+@remote
 def tried(root: Path) -> Confinement:
     """Start a QEMU without a guest, confined as one with a guest is, and tell how far it is.
 

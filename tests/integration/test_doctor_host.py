@@ -14,8 +14,9 @@ GROUP = "4242"
 DOCTOR = f"{LABCTL} doctor --json || test $? = 3"
 # In a user namespace of its own the limit is the user's; whoever is not root there meets it.
 NO_NAMESPACES = f"""\
-mkdir -m 777 run
 unshare --user --map-root-user --map-auto sh -c '
+    mkdir run
+    chown 65534:65534 run
     echo 0 >/proc/sys/user/max_user_namespaces
     LABCTL_RUNTIME_DIR=$PWD/run
     export LABCTL_RUNTIME_DIR

@@ -15,6 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from labctl.world import remote
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "labctl"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -143,3 +145,32 @@ def test_every_system_package_says_what_it_is_for() -> None:
     assert entries
     for line in entries:
         assert re.fullmatch(r"[a-z0-9][a-z0-9+.-]+ +# \S.*", line), line
+
+
+def calls_in_agents(path: Path) -> list[str]:
+    """Name the functions of labctl's modules that a file calls in an agent."""
+    tree = ast.parse(path.read_text())
+    modules = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    return [
+        f"{modules[call.args[0].value.id]}:{call.args[0].attr}"
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in ("call", "begin", "call_with_events")
+        and call.args
+        and isinstance(call.args[0], ast.Attribute)
+        and isinstance(call.args[0].value, ast.Name)
+        and modules.get(call.args[0].value.id, "").startswith("labctl.")
+    ]
+
+
+def test_what_is_called_in_an_agent_may_be_called_there() -> None:
+    called = {name for path in SOURCES for name in calls_in_agents(path)}
+    assert len(called) > 20
+    for name in called:
+        assert remote.signature(name).result is not ...
