@@ -80,7 +80,7 @@ def test_a_lab_that_has_lost_its_folder_is_shown_and_ended(
 
 def test_an_unmounted_runtime_folder_hides_no_lab(runtime: Path) -> None:
     """What systemd does to /run/user/UID at the end of a session."""
-    subprocess.run(["mount", "-t", "tmpfs", "labctl-test", str(runtime)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=700", "labctl-test", runtime], check=True)
     mounted = True
     try:
         with state.creating(runtime / "one"):
