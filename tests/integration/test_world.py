@@ -20,7 +20,7 @@ import labctl
 from labctl.errors import LabctlError
 from labctl.network import links
 from labctl.topology import find, load
-from labctl.world import space
+from labctl.world import owned, space
 from labctl.world.base import Process
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
@@ -305,14 +305,16 @@ def test_ending_twice_or_from_two_sides_is_no_error(folder: Path) -> None:
 
 
 def test_another_process_of_the_same_number_is_left_alone(folder: Path) -> None:
-    folder.mkdir()
+    owned.make(folder)
     with subprocess.Popen(["sleep", "1000"]) as innocent:
-        identity = {"pid": innocent.pid, "mark": "1000", "user": False}
-        (folder / space.IDENTITY).write_text(json.dumps(identity))
-        space.end(folder)
-        assert not folder.exists()
-        assert innocent.poll() is None
-        innocent.kill()
+        try:
+            identity = {"pid": innocent.pid, "mark": "1000", "user": False}
+            (folder / space.IDENTITY).write_text(json.dumps(identity))
+            space.end(folder)
+            assert not folder.exists()
+            assert innocent.poll() is None
+        finally:
+            innocent.kill()
 
 
 def test_keeping_a_world_that_has_ended_is_an_error(folder: Path) -> None:
