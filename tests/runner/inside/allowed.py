@@ -53,8 +53,9 @@ FILES = {
     "the network's and the clock's own state": "/run/systemd/netif/** /run/systemd/resolve/**"
     " /run/systemd/timesync/** /var/lib/systemd/timesync/* /var/lib/dhcp/* /run/dhclient*"
     " /var/lib/systemd/network/** /var/lib/chrony/* /var/lib/NetworkManager/*",
-    "labctl's folder for running labs, and its lock; a lab in it would be told": "/run/labctl"
-    " /run/labctl/.lock /run/user/*/labctl /run/user/*/labctl/.lock",
+    "labctl's folder for running labs, its mark and lock; a lab in it would be told": "/run/labctl"
+    " /run/labctl/.lock /run/labctl/.labctl-made /run/user/*/labctl /run/user/*/labctl/.lock"
+    " /run/user/*/labctl/.labctl-made",
     TIMER: "/var/lib/systemd/timers/* /var/lib/apt/lists /var/lib/apt/lists/**"
     " /var/lib/apt/periodic/* /var/lib/apt/daily_lock /var/cache/apt/*.bin /var/cache/apt/*.bin.*"
     " /var/lib/dpkg/lock* /var/cache/apt/archives/lock /var/lib/logrotate/* /var/lib/logrotate.*"
