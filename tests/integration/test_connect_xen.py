@@ -218,6 +218,7 @@ def test_a_lab_comes_up_works_and_leaves_nothing(real: Real) -> None:
     until("all is gone", lambda: real.look() == before and real.here() == [], 60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["test -e /sys/class/net/left", "xl domid crossing-vm1"])
 def test_up_killed_is_taken_down_by_down(real: Real, moment: str) -> None:
     before = real.look()

@@ -76,6 +76,7 @@ def test_xen_router_hop_names_the_copying_router(here: Place, watch: Watch) -> N
     assert _observed(record, "raw/ipv4")["metadata lost, SYN"] == "router r1 (eth0 to eth1)"
 
 
+@pytest.mark.slow
 def test_xen_offload_tells_which_switches_do_anything(here: Place, watch: Watch) -> None:
     settings = ("defaults", "guest tx off", "guest tc csum")
     arms = {f"{name}/{ip}" for name in settings for ip in ("ipv4", "ipv6")}
@@ -93,6 +94,7 @@ def test_xen_offload_tells_which_switches_do_anything(here: Place, watch: Watch)
     assert readings == "vm1:eth0: 0, vm1-eth0: 0, vm2:eth0: 0, vm2-eth0: 0"
 
 
+@pytest.mark.slow
 def test_xen_to_virtio_names_the_copying_router_in_both_directions(
     here: Place, watch: Watch
 ) -> None:

@@ -15,7 +15,7 @@ from labctl.errors import GuestError
 from labctl.guests import ssh, xen
 from labctl.world.deadline import Deadline
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 CSUMNOTREADY = 8
 """TP_STATUS_CSUMNOTREADY of linux/if_packet.h."""
