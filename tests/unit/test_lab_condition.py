@@ -36,7 +36,7 @@ def lab(tmp_path: Path) -> tuple[Host, state.State]:
 def qemu(lab: tuple[Host, state.State]) -> Iterator[subprocess.Popen[bytes]]:
     words = ["sh", "-c", "read end", "qemu", "-name", "guest=vm1,debug-threads=on"]
     with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
-        # Its descriptors are closed before its command line can be read (begin_new_exec in fs/exec.c).
+        # Its descriptors close before its command line can be read (begin_new_exec, fs/exec.c).
         while b"guest=vm1" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
             pass
         (lab[0].directory / "embed/run/qemu/vm1.pid").write_text(f"{process.pid}\n")
