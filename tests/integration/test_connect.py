@@ -65,7 +65,7 @@ from pathlib import Path
 words = {one.parent: one.read_bytes() for one in Path("/proc").glob("[0-9]*/cmdline")}
 users = {
     process.stat().st_uid for process, line in words.items()
-    if line.partition(b"\0")[0].endswith(b"qemu-system-x86_64") and b"guest=hop" in line
+    if line.partition(bytes(1))[0].endswith(b"qemu-system-x86_64") and b"guest=hop" in line
 }
 (user,) = users
 found = sorted(Path("/run/labctl/hop/boot").iterdir())
