@@ -79,6 +79,10 @@ soak: install ## Let a Xen host work for 30 minutes, comparing all it moves and 
 fuzz: install $(FUZZ) ## Try many inputs on what reads others' bytes (ARGS="topologies --resume")
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
+.PHONY: faults
+faults: install $(TEST_SYSTEM) ## Kill labctl and its programs at random moments (ARGS=--resume)
+	@$(BIN)/python -m tests.faults $(ARGS)
+
 .PHONY: install
 install: $(ENVIRONMENT) ## Install what is missing: system packages, .venv
 

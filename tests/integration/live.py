@@ -49,6 +49,33 @@ routers:
 """
 """The least that has every kind of thing: a guest, bridges, a namespace, a program in it."""
 
+STORY = """
+from labctl.experiments import Trial, experiment, probes
+from labctl.lab.path import node_hops
+from labctl.lab.watch import capture, watch_drops
+
+
+@experiment("story", topology="solo.yaml", hypothesis="every kind of step can be cut short")
+def story(trial: Trial) -> None:
+    vm1 = trial.lab.node("vm1")
+    with trial.arm("one", "all kinds of steps") as arm:
+        def reached(step: str) -> None:
+            arm.check(step, "reached", "reached", True)
+        with vm1.offload({"tx-checksumming": False}):
+            reached("offload")
+            with watch_drops(vm1):
+                reached("drops")
+                path = node_hops(vm1.model, vm1.interface())
+                with capture(trial.lab, path, trial.scratch("one")):
+                    reached("capture")
+                    job = vm1.start("sleep 300")
+                    reached("job")
+                    job.stop()
+        trial.lab.router("r1").set_kind("raw-vnet")
+        reached("router")
+"""
+"""An experiment with every kind of step, over `SOLO`."""
+
 
 def until(what: str, seen: Callable[[], object], seconds: float = SECONDS) -> None:
     """Wait until `seen` says so; fail after `seconds`."""
@@ -301,29 +328,38 @@ def process_of(lab: Path, *wanted: str) -> int:
     return found[0]
 
 
+def set_subreaper(on: bool) -> None:
+    """Let orphans below this process become its children, or no longer (prctl(2))."""
+    ctypes.CDLL(None, use_errno=True).prctl(SUBREAPER, int(on))
+
+
 class Watch:
     """Sees every process that stems from this one, also those whose parents have died.
 
     Orphans become children of the nearest subreaper (prctl(2)), which for the length of the `with`
-    block is this process: so none of a killed command's processes can hide.
+    block is this process: so none of a killed command's processes can hide. `reaper` is the pid of
+    another process that is it already, above this one, and collects them as soon as they end.
     """
 
-    def __init__(self, where: Place) -> None:
+    def __init__(self, where: Place, reaper: int = 0) -> None:
         self._place = where
-        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._reaper = reaper
+        self._root = reaper or os.getpid()
         self._namespaces: set[str] = set()
         self._noted = 0.0
 
     def __enter__(self) -> Self:
-        self._libc.prctl(SUBREAPER, 1)
-        self._before = descendants(os.getpid())
+        if not self._reaper:
+            set_subreaper(True)
+        self._before = descendants(self._root)
         self._ours = set().union(*(namespaces_of(pid) for pid in {*self._before, os.getpid(), 1}))
         self._links = host_links()
         self._files = self._place.lab_files()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._libc.prctl(SUBREAPER, 0)
+        if not self._reaper:
+            set_subreaper(False)
         for pid in self.processes():  # the test has failed: let it not harm the others
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -331,6 +367,8 @@ class Watch:
 
     def _reap(self) -> None:
         """Collect the orphans that have ended; children of others' `Popen`s are not touched."""
+        if self._reaper:
+            return
         for pid in pids():
             found = _stat(pid)
             if found and found[0] == os.getpid() and found[1] == "Z" and pid not in self._before:
@@ -339,7 +377,7 @@ class Watch:
 
     def processes(self) -> set[int]:
         """Return what runs now because of what was started since."""
-        return descendants(os.getpid()) - self._before
+        return descendants(self._root) - self._before
 
     def note(self) -> None:
         """Remember the namespaces that are there now, to look for them afterwards."""

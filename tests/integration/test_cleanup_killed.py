@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from live import SOLO, Place, Running, Watch, place, process_of, until, words_of
+from live import SOLO, STORY, Place, Running, Watch, place, process_of, until, words_of
 
 from labctl import topology
 from labctl.errors import LabctlError
@@ -28,7 +28,7 @@ def here(pytestconfig: pytest.Config) -> Iterator[Place]:
     """One place for all tests, and one name: each `up` is the next one after a killed one."""
     with place(pytestconfig.getoption("--accel")) as where:
         where.write("solo.yaml", SOLO)
-        where.write("story.py", EXPERIMENT)
+        where.write("story.py", STORY)
         yield where
 
 
@@ -125,32 +125,6 @@ def test_up_interrupted_takes_everything_down_and_says_so(
 
 
 # --- an experiment ------------------------------------------------------------------------------
-
-EXPERIMENT = """
-from labctl.experiments import Trial, experiment, probes
-from labctl.lab.path import node_hops
-from labctl.lab.watch import capture, watch_drops
-
-
-@experiment("story", topology="solo.yaml", hypothesis="every kind of step can be cut short")
-def story(trial: Trial) -> None:
-    vm1 = trial.lab.node("vm1")
-    with trial.arm("one", "all kinds of steps") as arm:
-        def reached(step: str) -> None:
-            arm.check(step, "reached", "reached", True)
-        with vm1.offload({"tx-checksumming": False}):
-            reached("offload")
-            with watch_drops(vm1):
-                reached("drops")
-                path = node_hops(vm1.model, vm1.interface())
-                with capture(trial.lab, path, trial.scratch("one")):
-                    reached("capture")
-                    job = vm1.start("sleep 300")
-                    reached("job")
-                    job.stop()
-        trial.lab.router("r1").set_kind("raw-vnet")
-        reached("router")
-"""
 
 STEPS: dict[str, str] = {
     "it begins": "experiment story …",

@@ -141,8 +141,9 @@ def build(made: Image, part: Path) -> None:
     host, archive = part / "host.pub", part / "root.tar"
     words = ["mmdebstrap", "--variant=minbase", f"--include={','.join(INCLUDE)}"]
     words += ["--dpkgopt=force-unsafe-io"]
-    # make's stamps in it hold the id of the machine that it will be.
-    words += ["--skip=cleanup/reproducible"]
+    # make's stamps in it hold the id of the machine that it will be; and a machine in use knows
+    # its archives, by which images are built.
+    words += ["--skip=cleanup/reproducible,cleanup/apt/lists"]
     brought = [HERE / "make.sh", HERE / "provision.sh", bundle, interfaces]
     brought += [made.key.with_suffix(".pub"), *authorities()]
     words += [f"--customize-hook=upload {file} /root/{file.name}" for file in brought]

@@ -1,0 +1,59 @@
+"""What is done to whom, and when: each round follows from the campaign's seed and its number."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+HAND = (
+    *("up",) * 7,
+    *("down",) * 4,
+    *("experiment",) * 4,
+    *("trace",) * 3,
+    "diagnose",
+    "image",
+)
+"""The verbs of twenty rounds. Those that leave their lab up stand together and share one."""
+OTHERS: dict[str, tuple[str, ...]] = {
+    "up": ("agent", "init", "unshare", "qemu", "router", "other"),
+    "down": ("agent", "init", "unshare", "qemu", "router", "other"),
+    "experiment": ("agent", "init", "unshare", "qemu", "router", "observer", "other"),
+    "trace": ("agent", "init", "qemu", "router", "observer", "other"),
+    "diagnose": ("agent", "init", "qemu", "router", "observer", "other"),
+    "image": ("other",),
+}
+"""Whose processes a verb has beside labctl's own; see `victims`."""
+SIGNALS = ("KILL", "TERM", "INT", "HUP", "STOP")
+"""To labctl. STOP is followed by CONT."""
+SIGNALS_TO_OTHERS = ("KILL", "KILL", "TERM", "STOP")
+LONGEST_STOP = 3.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """One kill."""
+
+    number: int
+    verb: str
+    victim: str
+    """labctl, or one of `OTHERS`."""
+    signal: str
+    moment: float
+    """When: the share of the time that the verb takes if nothing disturbs it."""
+    pause: float
+    """Seconds between STOP and CONT."""
+
+    def __str__(self) -> str:
+        return f"{self.number}: {self.verb} {self.signal} to {self.victim} at {self.moment:.2f}"
+
+
+def plan(seed: int, number: int) -> Round:
+    """Return a round of a campaign."""
+    chance = random.Random(f"{seed}/{number}")
+    verb = HAND[number % len(HAND)]
+    ours = chance.random() < 0.5
+    victim = "labctl" if ours else chance.choice(OTHERS[verb])
+    name = chance.choice(SIGNALS if ours else SIGNALS_TO_OTHERS)
+    # A little beyond the end, because the usual time is no bound.
+    moment = chance.uniform(0.0, 1.02)
+    return Round(number, verb, victim, name, moment, chance.uniform(0.05, LONGEST_STOP))
