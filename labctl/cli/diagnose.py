@@ -23,6 +23,7 @@ from labctl.experiments.diagnose_verdict import Finding
 from labctl.experiments.knobs import Knob, Proof
 from labctl.experiments.trace_plan import plan
 from labctl.lab.lab import Lab
+from labctl.world.deadline import Deadline
 
 
 @click.command("diagnose")
@@ -35,6 +36,10 @@ from labctl.lab.lab import Lab
 @click.option("-4", "four", is_flag=True, help="IPv4.")
 @click.option("-6", "six", is_flag=True, help="IPv6.")
 @click.option("--prove", is_flag=True, help="Try what should mend it, one by one, and put it back.")
+@click.option(
+    "--timeout", type=click.FloatRange(1, 3600), metavar="SECONDS", default=600.0,
+    show_default=True, help="When all of it is to be over.",
+)  # fmt: skip
 @click.option("--pcapng", "file", type=click.Path(path_type=Path), help="Write the packets there.")
 @json_option
 def diagnose_flow(
@@ -47,6 +52,7 @@ def diagnose_flow(
     four: bool,
     six: bool,
     prove: bool,
+    timeout: float,
     file: Path | None,
     as_json: bool,
 ) -> None:
@@ -57,10 +63,11 @@ def diagnose_flow(
     protocol, port = chosen_protocol(tcp, udp, icmp)
     version = chosen_version(four, six)
     writable(file)
+    within = Deadline(timeout, "the diagnosis")
     running = Lab.attach(lab)
     flow, path = plan(running, source, destination, protocol, port, version=version)
     with display() as show:
-        found = diagnosing.diagnose(running, flow, path, proving=prove, emit=show)
+        found = diagnosing.diagnose(running, flow, path, proving=prove, emit=show, within=within)
     if as_json:
         print_json(found.to_json())
     else:

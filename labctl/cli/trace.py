@@ -19,6 +19,7 @@ from labctl.cli.page import Page
 from labctl.cli.words import json_option, lab_option, print_json
 from labctl.errors import ExitCode, LabctlError, UsageError
 from labctl.experiments import trace as tracing
+from labctl.experiments.knobs_state import MENDED, mend
 from labctl.experiments.trace_flow import Protocol
 from labctl.experiments.trace_plan import plan
 from labctl.lab.lab import Lab
@@ -146,6 +147,8 @@ def trace_flow(
     within = Deadline(timeout, "the trace") if timeout else None
     running = Lab.attach(lab)
     flow, path = plan(running, source, destination, protocol, port, version=version, to=to, at=at)
+    if mend(running):
+        click.echo(f"note: {MENDED}", err=True)
     with display() as show:
         found = tracing.trace(
             running,

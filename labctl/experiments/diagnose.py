@@ -14,11 +14,13 @@ from labctl.errors import LabctlError
 from labctl.events import Emit, silent
 from labctl.experiments.diagnose_facts import Facts, gather
 from labctl.experiments.diagnose_verdict import Finding, Verdict, conclude
-from labctl.experiments.knobs import Knob, Proof, candidates, mend, prove
+from labctl.experiments.knobs import Knob, Proof, candidates, prove
+from labctl.experiments.knobs_state import MENDED, mend
 from labctl.experiments.trace import Trace, trace, with_size
 from labctl.experiments.trace_flow import Flow
 from labctl.lab.lab import Lab
 from labctl.lab.path import Hop
+from labctl.world.deadline import Deadline
 
 _HEADERS = {4: 28, 6: 48}
 """Bytes of IP and ICMP header, by version."""
@@ -70,16 +72,18 @@ def diagnose(
     *,
     proving: bool = False,
     emit: Emit = silent,
+    within: Deadline | None = None,
 ) -> Diagnosis:
     """Trace a flow, conclude, and try the knobs that may mend it if `proving` is set.
 
-    Whatever is tried is put back to exactly what it was, also when it is interrupted. Raises
-    `LabctlError` when the observers cannot be started, or a knob could not be put back.
+    Where all is to be over `within` a deadline, each part gets what is left of it. Whatever is
+    tried is put back to exactly what it was, also when it is interrupted. Raises `LabctlError` when
+    the observers cannot be started, or a knob could not be put back.
     """
     notes = []
     if mend(lab):
-        notes.append("an earlier proof was cut off; what it had changed is put back")
-    found = trace(lab, flow, path, receive=False, emit=emit)
+        notes.append(MENDED)
+    found = trace(lab, flow, path, receive=False, within=within, emit=emit)
     if found.partial:
         # The lab may be gone; what was seen is told, and nothing more is asked of it.
         try:
@@ -91,14 +95,14 @@ def diagnose(
     verdict = conclude(found, facts)
     full = None
     if verdict.finding is Finding.HEALTHY:
-        full = trace(lab, with_size(flow, _full(found)), path, emit=emit)
+        full = trace(lab, with_size(flow, _full(found)), path, within=within, emit=emit)
         verdict = conclude(found, facts, full)
     turnable: tuple[Knob, ...] = ()
     proof = None
     if verdict.finding is Finding.LOST:
         turnable = candidates(path, verdict, facts)
         if proving:
-            proof = prove(lab, flow, path, turnable, emit)
+            proof = prove(lab, flow, path, turnable, emit, within)
     return Diagnosis(verdict, found, facts, full, turnable, proof, tuple(notes))
 
 

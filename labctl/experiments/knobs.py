@@ -17,7 +17,7 @@ from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
 from labctl.experiments.diagnose_facts import Facts
 from labctl.experiments.diagnose_verdict import Verdict
-from labctl.experiments.knobs_state import mend, put_back, read, restoring, unbroken
+from labctl.experiments.knobs_state import put_back, read, restoring, unbroken
 from labctl.experiments.trace import CONNECT_SECONDS, trace
 from labctl.experiments.trace_flow import Flow, send_command
 from labctl.lab.lab import Lab
@@ -27,9 +27,11 @@ from labctl.network import features
 from labctl.topology.model import RouterKind
 from labctl.world.deadline import Deadline
 
-__all__ = ["Knob", "Proof", "Trial", "candidates", "mend", "prove"]
+__all__ = ["Knob", "Proof", "Trial", "candidates", "prove"]
 
 LOOK_SECONDS = 0.1
+ATTEMPT_SECONDS = 60.0
+OVER = "not tried: the time was over"
 SIGNS = 2
 """Checksum errors that make a failure: a packet and its repetition died of the same cause."""
 OFF = {"tx-checksumming": False}
@@ -187,24 +189,29 @@ def prove(
     path: Sequence[Hop],
     knobs: Sequence[Knob],
     emit: Emit = silent,
+    within: Deadline | None = None,
 ) -> Proof:
     """Turn each knob, send the flow, put everything back; return what worked.
 
-    Raises `LabctlError` when something could not be put back, or the lab fails.
+    What there is no time for `within` the deadline is not tried, and told so. Raises `LabctlError`
+    when something could not be put back, or the lab fails.
     """
     before = read(lab, path)
     trials: list[Trial] = []
     with restoring(lab, before, path):
-        works, untouched = attempt(lab, flow, path)
+        works, untouched = attempt(lab, flow, path, within)
         if works:
             untouched += " (so the trials below prove nothing)"
         for number, knob in enumerate(knobs):
+            if within is not None and within.passed:
+                trials.append(Trial(knob, None, OVER))
+                continue
             emit(Event("knob", knob.name, "start", fraction=number / len(knobs)))
             try:
                 try:
                     with unbroken():
                         _turn(lab, knob)
-                    works, text = attempt(lab, flow, path)
+                    works, text = attempt(lab, flow, path, within)
                 except LabctlError as wrong:
                     works, text = None, f"cannot be tried: {wrong.message}"
             finally:
@@ -229,10 +236,15 @@ def _turn(lab: Lab, knob: Knob) -> None:
             lab.place(hop.host).call(features.change, hop.link, OFF, netns)
 
 
-def attempt(lab: Lab, flow: Flow, path: Sequence[Hop]) -> tuple[bool | None, str]:
+def attempt(
+    lab: Lab, flow: Flow, path: Sequence[Hop], within: Deadline | None = None
+) -> tuple[bool | None, str]:
     """Send the flow once; return whether it works (None: not to be told) and words for it."""
+    seconds = ATTEMPT_SECONDS if within is None else min(ATTEMPT_SECONDS, within.left)
+    if not seconds:
+        return None, OVER
     if flow.protocol != "tcp":
-        found = trace(lab, flow, path, receive=False)
+        found = trace(lab, flow, path, receive=False, within=within)
         return found.well, "all arrived unharmed" if found.well else "not all arrived unharmed"
     nodes = {hop.owner: lab.node(hop.owner) for hop in (path[0], path[-1])}
     before = {name: counters(node) for name, node in nodes.items()}
@@ -242,11 +254,12 @@ def attempt(lab: Lab, flow: Flow, path: Sequence[Hop]) -> tuple[bool | None, str
         return {name: sum(counts.values()) for name, counts in now.items() if counts}
 
     job = nodes[path[0].owner].start(send_command(flow, 1, CONNECT_SECONDS))
-    deadline = Deadline(60, f"connecting to {flow.back}")
+    deadline = Deadline(seconds, f"connecting to {flow.back}")
     errors: dict[str, int] = {}
     try:
         while job.poll() is None and not any(count >= SIGNS for count in errors.values()):
-            deadline.check()
+            if deadline.passed:
+                return None, f"not told within {seconds:.0f} s"
             time.sleep(LOOK_SECONDS)
             errors = grown()
         output = job.output

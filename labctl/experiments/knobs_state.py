@@ -1,14 +1,13 @@
 """Everything a proof may change, read before and after, and put back whatever happens between.
 
 The reading before the first change also lies in the lab's folder, so that even a proof that was
-killed can be undone by the next `labctl diagnose`.
+killed can be undone by the next `labctl diagnose` or `trace`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,17 +16,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from labctl.errors import LabctlError, UsageError
+from labctl.errors import DeadlineError, LabctlError, UsageError
 from labctl.guests import ethtool
 from labctl.lab.lab import Lab
 from labctl.lab.path import Hop
 from labctl.network import features
 from labctl.topology.model import RouterKind
-from labctl.world import atomic
-from labctl.world.space import start_ticks
+from labctl.world import atomic, lock
+from labctl.world.deadline import Deadline
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _JOURNAL = "knobs.json"
+_LOCK = "knobs.lock"
+MENDED = "an earlier proof was cut off; what it had changed is put back"
+"""What is told where `mend` has."""
 
 
 @dataclass(frozen=True)
@@ -121,23 +123,27 @@ def restoring(lab: Lab, before: State, path: Sequence[Hop]) -> Iterator[None]:
     Raises `UsageError` while another process does the same, `LabctlError` when something could not
     be put back.
     """
-    file = lab.directory / _JOURNAL
-    if _owned(_journal(file)):
-        raise UsageError(f"another proof is under way in lab {lab.name}", "wait for its end")
-    me = os.getpid()
-    told = {
-        "pid": me,
-        "started": start_ticks(me),
-        "state": asdict(before),
-        "path": [asdict(hop) for hop in path],
-    }
-    atomic.write(file, json.dumps(told))
-    try:
-        yield
-    finally:
-        with unbroken():
-            put_back(lab, before, path)
-            file.unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_alone(lab))
+        except DeadlineError:
+            raise UsageError(
+                f"another proof is under way in lab {lab.name}", "wait for its end"
+            ) from None
+        file = lab.directory / _JOURNAL
+        told = {"state": asdict(before), "path": [asdict(hop) for hop in path]}
+        atomic.write(file, json.dumps(told))
+        try:
+            yield
+        finally:
+            with unbroken():
+                put_back(lab, before, path)
+                file.unlink(missing_ok=True)
+
+
+def _alone(lab: Lab) -> contextlib.AbstractContextManager[None]:
+    """Keep others from proving; the kernel lets go when this process ends, however it does."""
+    return lock.held(lab.directory / _LOCK, Deadline(0, "waiting for another proof"))
 
 
 def _journal(file: Path) -> dict[str, Any]:
@@ -148,19 +154,24 @@ def _journal(file: Path) -> dict[str, Any]:
     return told
 
 
-def _owned(told: dict[str, Any]) -> bool:
-    """Tell whether the process that wrote a journal still runs."""
-    return bool(told) and start_ticks(told["pid"]) == told["started"]
-
-
 def mend(lab: Lab) -> bool:
     """Put back what a killed proof had changed; tell whether there was one.
 
     Raises `LabctlError` when it cannot be put back.
     """
     file = lab.directory / _JOURNAL
+    if not file.exists():
+        return False
+    try:
+        with _alone(lab):
+            return _undo(lab, file)
+    except DeadlineError:
+        return False  # the proof is under way
+
+
+def _undo(lab: Lab, file: Path) -> bool:
     told = _journal(file)
-    if not told or _owned(told):
+    if not told:
         return False
     state = told["state"]
     before = State(

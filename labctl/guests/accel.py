@@ -22,7 +22,7 @@ from labctl.errors import HostError
 from labctl.events import Emit, Event, silent
 from labctl.guests import attempt, driver
 from labctl.guests.spec import Accel, Guest
-from labctl.world import atomic, paths, scratch
+from labctl.world import atomic, owned, paths, scratch
 
 Policy = Literal["auto", "require", "off"]
 
@@ -157,7 +157,7 @@ def _remember(answer: Answer) -> None:
     target = answer_file()
     known = {"boot": _boot(), "user": os.geteuid(), "obstacle": answer.obstacle}
     with contextlib.suppress(OSError):
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owned.make_folders(target.parent)
         atomic.write(target, json.dumps(known))
 
 

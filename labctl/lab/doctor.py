@@ -15,7 +15,7 @@ from labctl.guests import accel, confinement, driver
 from labctl.lab import beforehand, memory
 from labctl.network import links
 from labctl.topology import from_mapping
-from labctl.world import forbidden, paths, scratch
+from labctl.world import forbidden, owned, paths, scratch
 
 MEMORY_MIB = 1024
 """What two guests and their translation caches need."""
@@ -102,7 +102,7 @@ def _cache() -> Iterator[Finding]:
     """Cache."""
     folder = paths.cache()
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owned.make_folders(folder)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))
     except OSError as error:

@@ -22,7 +22,7 @@ from typing import IO, Self
 from labctl.errors import LabctlError
 from labctl.results import junit
 from labctl.results.model import Run
-from labctl.world import atomic
+from labctl.world import atomic, owned
 from labctl.world.trust import check_private
 
 SCHEMA_VERSION = 1
@@ -99,7 +99,7 @@ class Recorder:
         stamp = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z"
         folder = results_root(root)
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            owned.make_folders(folder)
             path = _new_directory(folder, f"{stamp}-{_slug(experiment)}")
             marker = (path / MARKER).open("w", encoding="utf-8")
             fcntl.flock(marker, fcntl.LOCK_EX)

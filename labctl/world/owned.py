@@ -55,13 +55,24 @@ def mark(folder: Path, directory: Path) -> None:
         os.close(inside)
 
 
+def make_folders(folder: Path) -> None:
+    """Make a folder and what is missing above it, each for its owner alone, whatever the umask.
+
+    Raises `OSError` where one cannot be made.
+    """
+    for part in (*reversed(folder.parents), folder):
+        with contextlib.suppress(FileExistsError):
+            if not part.is_dir():
+                part.mkdir(mode=0o700)
+
+
 def claim(folder: Path, mode: int = 0o700) -> bool:
     """Make a folder, or take an empty one of the user's; say whether it bears the mark.
 
     The folders above it are made as well, without a mark. Raises `OSError` where it cannot be made.
     """
     if not os.path.lexists(folder):
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(folder.parent)
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=mode)
     try:

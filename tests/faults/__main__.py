@@ -60,6 +60,9 @@ def _in_a_child(work: Callable[[], None]) -> None:
     child = os.fork()
     if child == 0:
         code = 3
+        # A shell lets what it starts in the background ignore them, and labctl would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         try:
             work()
             code = 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -304,14 +304,27 @@ def test_a_killed_proof_is_undone_by_the_next_diagnosis(lab: Lab) -> None:
     assert not mend(lab), "its process runs: nobody else undoes it"
     with pytest.raises(UsageError, match="under way"):
         restoring(lab, before, path_of(lab)).__enter__()
-    journal = lab.directory / "knobs.json"
-    journal.write_text(journal.read_text().replace(f'"pid": {os.getpid()}', '"pid": 0'))
+    journal = (lab.directory / "knobs.json").read_bytes()
+    with contextlib.suppress(Stop):
+        killed.__exit__(Stop, Stop(), None)
+    (lab.directory / "knobs.json").write_bytes(journal)
     lab.node("vm1").set_features(OFF)
     lab.router("r1").set_kind("namespace")
     assert before.differing(state(lab))
     found = ask(lab, "namespace", None, protocol="icmp")
     assert "put back" in found.notes[0]
     assert state(lab).differing(before) == []
+
+
+def test_a_proof_tries_nothing_that_there_is_no_time_for(lab: Lab) -> None:
+    lab.router("r1").set_kind("raw")
+    found = ask(lab, "raw")
+    flow, path = plan(lab, "vm1", "vm2", "tcp", 22)
+    proof = knobs.prove(lab, flow, path, found.knobs, within=Deadline(0, "the diagnosis"))
+    assert [(trial.works, trial.text) for trial in proof.trials] == [
+        (None, knobs.OVER) for _ in found.knobs
+    ]
+    assert proof.before == knobs.OVER
 
 
 def test_ctrl_c_waits_for_a_change_to_be_whole() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live import Place, place
+from live import SOLO, STORY, Place, place
 
 from labctl.guests.spec import link_local
 from labctl.lab import state
@@ -87,6 +88,25 @@ def test_modes_are_as_they_should_be(pair: Place) -> None:
         if not (file.is_symlink() or file.is_socket()) and file.stat().st_mode & 0o022
     ]
     assert writable == []
+
+
+def test_what_is_kept_can_be_written_by_its_owner_alone(pair: Place) -> None:
+    """Whatever the umask: images and records are trusted by who could have written them."""
+    pair.env["XDG_CACHE_HOME"] = str(pair.root / "cache")
+    pair.write("solo.yaml", SOLO)
+    pair.write("story.py", STORY)
+    before = os.umask(0)
+    try:
+        pair.ok("experiment", "story.py")
+    finally:
+        os.umask(before)
+        del pair.env["XDG_CACHE_HOME"]
+    made = [*(pair.root / "cache").rglob("*"), *(pair.root / "state").rglob("*")]
+    names = {file.name for file in made}
+    assert {"kernel", "image.json", "result.json", "junit.xml"} <= names
+    assert [file for file in made if not file.is_symlink() and file.stat().st_mode & 0o022] == []
+    for folder in ("cache/labctl", "state/labctl"):
+        assert stat.S_IMODE((pair.root / folder).stat().st_mode) == 0o700
 
 
 def test_a_guest_knows_its_own_key_only(pair: Place, known: state.State) -> None:
