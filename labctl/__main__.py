@@ -44,9 +44,13 @@ def _commands() -> Callable[[], NoReturn]:
 
 
 def prepare() -> None:
-    """Open what is closed of standard input, output and error, and let text be UTF-8."""
+    """Open what is closed of standard input, output and error, and let text be UTF-8.
+
+    And let nobody else write to what is made: who could have written a file says if it is believed.
+    """
     _open_closed()
     _speak_utf8()
+    os.umask(os.umask(0o077) | 0o022)
 
 
 def _open_closed() -> None:

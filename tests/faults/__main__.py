@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -83,8 +84,9 @@ def _in_a_child(work: Callable[[], None]) -> None:
 
 
 def _campaign(journal: object, asked: argparse.Namespace) -> None:
-    from live import place
+    from live import Place
 
+    from .disk import Disk
     from .journal import Journal
     from .plan import plan
     from .stage import Stage
@@ -96,10 +98,12 @@ def _campaign(journal: object, asked: argparse.Namespace) -> None:
         seed, number = before[-1].seed, before[-1].number + 1
     elif seed is None:
         seed = random.randrange(2**31)
-    kills = sum(one.struck for one in before)
+    kills = sum(one.is_kill for one in before)
     end = time.monotonic() + asked.minutes * 60
-    with place(asked.accel) as where:
-        stage = Stage(where, journal.usual())
+    with tempfile.TemporaryDirectory(prefix="lt", dir="/tmp") as folder:
+        disk = Disk(Path(folder) / "d")
+        where = Place(disk.folder, asked.accel, logs=Path(folder))
+        stage = Stage(where, disk, journal.usual())
         try:
             while kills < asked.kills and time.monotonic() < end:
                 one = plan(seed, number)
@@ -109,11 +113,12 @@ def _campaign(journal: object, asked: argparse.Namespace) -> None:
                 outcome = stage.play(seed, one)
                 journal.add(outcome)
                 journal.set_usual(stage.usual)
-                kills += outcome.struck
+                kills += outcome.is_kill
                 told = "; ".join(outcome.findings) or ("ok" if outcome.struck else "too late")
                 print(f"{kills}/{asked.kills} seed {seed} round {one}: {told}", flush=True)
         finally:
             stage.close()
+            disk.remove()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from .plan import SHORTAGES
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -26,6 +28,11 @@ class Outcome:
     findings: list[str] = field(default_factory=list)
     said: str = ""
     """The end of its standard error, where something was found."""
+
+    @property
+    def is_kill(self) -> bool:
+        """Whether a signal was sent, and reached somebody."""
+        return self.struck and self.signal not in SHORTAGES
 
 
 class Journal:
@@ -77,15 +84,16 @@ class Journal:
 def table(outcomes: list[Outcome]) -> str:
     """Return what a campaign came to, a line for each verb, by whom the signals went to."""
     rows: list[tuple[str, ...]] = [
-        ("verb", "rounds", "kills", "to labctl", "to others", "stops", "found")
+        ("verb", "rounds", "kills", "to labctl", "to others", "stops", "short", "found")
     ]
     verbs = list(dict.fromkeys(one.verb for one in outcomes))
     for verb in [*verbs, "all"]:
         some = [one for one in outcomes if verb in (one.verb, "all")]
-        struck = [one for one in some if one.struck]
+        struck = [one for one in some if one.is_kill]
+        short = sum(one.struck for one in some) - len(struck)
         ours = sum(one.victim == "labctl" for one in struck)
         stops = sum(one.signal == "STOP" for one in struck)
         found = sum(bool(one.findings) for one in some)
-        numbers = (len(some), len(struck), ours, len(struck) - ours, stops, found)
+        numbers = (len(some), len(struck), ours, len(struck) - ours, stops, short, found)
         rows.append((verb, *map(str, numbers)))
     return "\n".join(f"{row[0]:12}" + "".join(f"{cell:>11}" for cell in row[1:]) for row in rows)

@@ -18,6 +18,7 @@ from labctl.world.init import MARK
 from runner.inside.machine import Snapshot, Things
 
 from . import settings, strike, victims
+from .disk import Disk
 from .journal import Outcome
 from .plan import Round
 from .strike import Done
@@ -105,10 +106,11 @@ def _until(same: Callable[[], bool]) -> None:
 class Stage:
     """Plays rounds one after the other. The parent of this process is to be a subreaper."""
 
-    def __init__(self, where: Place, usual: dict[str, float]) -> None:
+    def __init__(self, where: Place, disk: Disk, usual: dict[str, float]) -> None:
         self.usual = usual
         """Seconds that each verb takes; learned from those that come to their end."""
         self._where = where
+        self._disk = disk
         self._stack = ExitStack()
         self._pair: Pair | None = None
         self._statuses: dict[str, int | None] = {}
@@ -146,7 +148,7 @@ class Stage:
         self._prepare(one.verb)
         runs = self._runs()
         done = strike.strike(
-            self._at(one.verb), self._watch, VERBS[one.verb], one, self.usual[one.verb]
+            self._at(one.verb), self._watch, self._disk, VERBS[one.verb], one, self.usual[one.verb]
         )
         if not done.struck:
             self.usual[one.verb] = done.seconds
@@ -169,7 +171,7 @@ class Stage:
         """Return the place of a verb: images are built in a cache of their own."""
         if verb != "image":
             return self._where
-        there = Place(self._where.root, self._where.accel)
+        there = Place(self._where.root, self._where.accel, logs=self._where.logs)
         there.env = {**self._where.env, "XDG_CACHE_HOME": str(self._cache)}
         return there
 
@@ -305,9 +307,11 @@ def said(one: Round, done: Done, usual: int | None) -> list[str]:
     if "Traceback" in done.stderr or "fault of labctl" in done.stderr:
         found.append("a traceback, or a fault of labctl's own")
     status = done.status
-    number = signal.Signals[f"SIG{one.signal}"]
+    number = signal.Signals[f"SIG{one.signal}"] if one.is_kill else signal.SIGKILL
     allowed = {usual}
-    if done.struck and one.victim == "labctl" and one.signal == "KILL":
+    if done.struck and not one.is_kill:
+        allowed.add(3)
+    elif done.struck and one.victim == "labctl" and one.signal == "KILL":
         allowed.add(-number)
     elif done.struck and one.victim == "labctl" and one.signal != "STOP":
         allowed |= {INTERRUPTED}

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from live import Place, Watch
 
 from . import victims
+from .disk import MEBIBYTE, Disk
 from .plan import Round
 
 END_SECONDS = 240.0
 """In which a verb ends after a signal. The longest deadline of labctl's own that it may have to
 wait for, on a busy machine."""
+PAGE = os.sysconf("SC_PAGE_SIZE")
 NEW = ("agent", "observer", "other")
 """Roles of which only processes are meant that the verb itself has started."""
 
@@ -35,8 +40,10 @@ class Done:
     struck: bool = False
 
 
-def strike(where: Place, watch: Watch, words: tuple[str, ...], one: Round, usual: float) -> Done:
-    """Run a verb and send the signal of a round while it runs."""
+def strike(
+    where: Place, watch: Watch, disk: Disk, words: tuple[str, ...], one: Round, usual: float
+) -> Done:
+    """Run a verb and send the signal of a round while it runs, or let something run short."""
     before = watch.processes()
     with where.start(*words, group=True) as running:
         begun = time.monotonic()
@@ -45,11 +52,15 @@ def strike(where: Place, watch: Watch, words: tuple[str, ...], one: Round, usual
         while not struck and running.child.poll() is None:
             time.sleep(0.002)
             if time.monotonic() >= due:
-                struck = _send(one, running.child.pid, watch, before)
+                if one.is_kill:
+                    struck = _send(one, running.child.pid, watch, before)
+                else:
+                    struck = _starve(one, running.child.pid, disk)
         after = time.monotonic() - begun
         status: int | None = None
         with suppress(subprocess.TimeoutExpired):
             status = running.wait(END_SECONDS)
+        disk.mend()
         seconds = time.monotonic() - begun
         stderr = running.log.read_text(errors="replace")
         running.log.unlink()
@@ -83,5 +94,28 @@ def _send(one: Round, labctl: int, watch: Watch, before: set[int]) -> bool:
             time.sleep(one.pause)
             os.kill(victim, signal.SIGCONT)
     except ProcessLookupError:
+        return False
+    return True
+
+
+def _starve(one: Round, labctl: int, disk: Disk) -> bool:
+    """Take something away from labctl; what it is, and how much, follows from the round."""
+    try:
+        if one.signal == "FULL":
+            disk.fill()
+        elif one.signal == "READONLY":
+            disk.protect()
+        elif one.signal == "FILES":
+            most = 4 + int(one.pause * 10)
+            resource.prlimit(labctl, resource.RLIMIT_NOFILE, (most, most))
+        else:
+            now = int(Path(f"/proc/{labctl}/statm").read_text().split()[0]) * PAGE
+            most = now + int(one.pause * 4 * MEBIBYTE)
+            resource.prlimit(labctl, resource.RLIMIT_AS, (most, most))
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    except OSError as busy:  # a file is open for writing, perhaps a moment only
+        if busy.errno != errno.EBUSY:
+            raise
         return False
     return True

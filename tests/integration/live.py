@@ -104,6 +104,8 @@ class Place:
 
     root: Path
     accel: Policy = "auto"
+    logs: Path | None = None
+    """Where the standard error of what is started goes; in `root` unless said."""
     env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -162,7 +164,7 @@ class Place:
 
     @contextmanager
     def _start(self, argv: list[str], group: bool) -> Iterator[Running]:
-        log = self.root / f"stderr-{time.monotonic_ns()}"
+        log = (self.logs or self.root) / f"stderr-{time.monotonic_ns()}"
         with log.open("wb") as err:
             child = subprocess.Popen(
                 argv,
@@ -355,6 +357,7 @@ class Watch:
         self._ours = set().union(*(namespaces_of(pid) for pid in {*self._before, os.getpid(), 1}))
         self._links = host_links()
         self._files = self._place.lab_files()
+        self._mounts = set(Path("/proc/self/mountinfo").read_text().splitlines())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -400,7 +403,7 @@ class Watch:
                 found.append(f"namespace {held} of process {pid}: {words_of(pid)}")
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         root = str(self._place.root)
-        found += [f"mount: {line}" for line in mounts if root in line]
+        found += [f"mount: {line}" for line in mounts if root in line and line not in self._mounts]
         found += [
             f"mount: {line}" for line in mounts if any(name in line for name in self._namespaces)
         ]

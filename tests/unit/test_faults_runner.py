@@ -11,7 +11,7 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "integration")]
 
 from faults.journal import Journal, Outcome, table  # noqa: E402
-from faults.plan import HAND, OTHERS, Round, plan  # noqa: E402
+from faults.plan import HAND, OTHERS, SHORTAGES, SIGNALS, Round, plan  # noqa: E402
 from faults.stage import said  # noqa: E402
 from faults.strike import Done  # noqa: E402
 
@@ -24,7 +24,8 @@ def test_a_round_follows_from_seed_and_number() -> None:
     for verb, others in OTHERS.items():
         victims = {one.victim for one in rounds if one.verb == verb}
         assert victims <= {"labctl", *others}
-    assert {one.signal for one in rounds} == {"KILL", "TERM", "INT", "HUP", "STOP"}
+    assert {one.signal for one in rounds} == {*SIGNALS, *SHORTAGES}
+    assert {one.victim for one in rounds if not one.is_kill} == {"labctl"}
 
 
 def round_of(victim: str = "labctl", signal: str = "KILL", verb: str = "up") -> Round:
@@ -46,6 +47,8 @@ def done(status: int | None, stderr: str = "labctl: words\n", *, struck: bool = 
         (round_of("qemu"), done(3)),
         (round_of("qemu", "STOP"), done(3)),
         (round_of("agent", "STOP"), done(0)),
+        (round_of(signal="FULL"), done(3)),
+        (round_of(signal="MEMORY"), done(0)),
     ],
 )
 def test_what_ends_as_it_should_is_no_finding(one: Round, ended: Done) -> None:
@@ -62,6 +65,8 @@ def test_what_ends_as_it_should_is_no_finding(one: Round, ended: Done) -> None:
         (round_of(signal="TERM"), done(-15), "exit -15"),
         (round_of(signal="STOP"), done(3), "exit 3"),
         (round_of("qemu"), done(130), "exit 130"),
+        (round_of(signal="FILES"), done(1), "exit 1"),
+        (round_of(signal="FULL"), done(3, ""), "without a word"),
         (round_of("qemu"), done(-6, ""), "exit -6"),
         (round_of("qemu"), done(3, ""), "without a word"),
         (round_of("observer", "STOP", "trace"), done(0), "exit 0"),
@@ -80,6 +85,7 @@ def test_a_campaign_goes_on_from_what_is_kept(tmp_path: Path) -> None:
         Outcome(7, 0, "up", "labctl", "KILL", 0.5, True, 1.0, -9),
         Outcome(7, 1, "down", "qemu", "STOP", 0.5, True, 1.0, 0, ["a file stays"]),
         Outcome(7, 2, "down", "qemu", "KILL", 0.5, False, 1.0, 0),
+        Outcome(7, 3, "up", "labctl", "FULL", 0.5, True, 1.0, 3),
     ]
     for one in kept:
         journal.add(one)
@@ -87,4 +93,4 @@ def test_a_campaign_goes_on_from_what_is_kept(tmp_path: Path) -> None:
         file.write('{"seed": 7, "numb')  # where a kill came
     assert Journal(tmp_path / "kept").outcomes() == kept
     last = table(kept).splitlines()[-1].split()
-    assert last == ["all", "3", "2", "1", "1", "1", "1"]
+    assert last == ["all", "4", "2", "1", "1", "1", "1", "1"]
