@@ -23,7 +23,7 @@ from labctl.errors import LabctlError
 from labctl.results import junit
 from labctl.results.model import Run
 from labctl.world import atomic, owned
-from labctl.world.trust import check_private
+from labctl.world.trusted import check_private
 
 SCHEMA_VERSION = 1
 RESULT = "result.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from labctl.errors import HostError
 from labctl.world import owned
-from labctl.world.trust import check_private
+from labctl.world.trusted import check_private
 
 
 def _xdg(variable: str, default: str) -> Path:

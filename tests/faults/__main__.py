@@ -69,6 +69,7 @@ def _in_a_child(work: Callable[[], None]) -> None:
             code = 0
         except KeyboardInterrupt:
             print("faults: stopped; --resume goes on", file=sys.stderr)
+            code = 0
         except BaseException:
             traceback.print_exc()
         finally:

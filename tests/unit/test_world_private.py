@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import DeadlineError, HostError
-from labctl.world import atomic, lock, paths, trust
+from labctl.world import atomic, lock, paths, trusted
 from labctl.world.deadline import Deadline
 
 # --- locks --------------------------------------------------------------------------------------
@@ -95,13 +95,13 @@ def test_modes_are_those_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_the_users_own_may_be_used(tmp_path: Path) -> None:
-    assert trust.check_private(tmp_path / "not" / "yet", "X") == tmp_path / "not" / "yet"
+    assert trusted.check_private(tmp_path / "not" / "yet", "X") == tmp_path / "not" / "yet"
     (tmp_path / "sticky").mkdir()
     (tmp_path / "sticky").chmod(0o1777)
     (tmp_path / "sticky" / "own").mkdir(mode=0o700)
-    trust.check_private(tmp_path / "sticky" / "own", "X")
+    trusted.check_private(tmp_path / "sticky" / "own", "X")
     (tmp_path / "link").symlink_to(tmp_path / "sticky" / "own")
-    trust.check_private(tmp_path / "link", "X")
+    trusted.check_private(tmp_path / "link", "X")
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o772])
@@ -113,10 +113,10 @@ def test_where_others_can_write_nothing_is_kept(tmp_path: Path, mode: int, by: s
     (outer if by == "its parent" else inner).chmod(mode)
     place = tmp_path / "link" if by == "a link's target" else inner
     if by == "its parent" and mode & stat.S_ISVTX:
-        trust.check_private(place, "X_HOME")
+        trusted.check_private(place, "X_HOME")
         return
     with pytest.raises(HostError, match="others can write to") as told:
-        trust.check_private(place, "X_HOME")
+        trusted.check_private(place, "X_HOME")
     assert "X_HOME" in told.value.hint
 
 
@@ -137,7 +137,7 @@ def test_what_belongs_to_somebody_else_is_refused(
 
     monkeypatch.setattr(Path, "lstat", lstat)
     with pytest.raises(HostError, match="belongs to user 12345"):
-        trust.check_private(theirs / "labctl", "X")
+        trusted.check_private(theirs / "labctl", "X")
 
 
 @pytest.mark.parametrize(
