@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from labctl.errors import HostError
 from labctl.network import features
 from labctl.routers import namespace
 from labctl.topology import model
-from labctl.world import agent
+from labctl.world import agent, codec, jsontext
 from labctl.world.base import Place, Process
 from labctl.world.deadline import Deadline
 from labctl.world.process import Result, last_words
@@ -104,7 +103,8 @@ class Router:
         """Return the counters of what forwards: the program's, or the namespace's kernel's.
 
         A program's are named as in `labctl.routers.raw.COUNTERS`, the kernel's such as
-        `IpOutNoRoutes`. Empty while nothing forwards.
+        `IpOutNoRoutes`. Empty while nothing forwards. Raises `HostError` for what is none: in a
+        dom0 anything may have written it.
         """
         kind = self.kind
         if kind is None:
@@ -116,8 +116,7 @@ class Router:
         deadline = Deadline(START_SECONDS, f"asking the router program of {self.name}")
         while not (news := self._said()[len(told) :]).endswith("\n"):
             deadline.pause(LOOK_SECONDS)
-        counted: dict[str, int] = json.loads(news.splitlines()[-1])["counters"]
-        return counted
+        return _counters(news.splitlines()[-1], self.name)
 
     @contextlib.contextmanager
     def as_kind(self, kind: model.RouterKind) -> Iterator[None]:
@@ -154,3 +153,14 @@ class Router:
             if one.name == interface:
                 return (one.peer, "") if bridge_side else (one.name, self.name)
         raise HostError(f"{self.name} has no interface {interface}")
+
+
+def _counters(line: str, name: str) -> dict[str, int]:
+    """Read the line that a router's program prints when it is asked."""
+    try:
+        told = jsontext.parse(line.encode())
+        counted: dict[str, int] = codec.read(dict(told)["counters"], dict[str, int])
+    except (jsontext.CodecError, KeyError, TypeError, ValueError) as wrong:
+        said = last_words(line)[:100]
+        raise HostError(f"the router program of {name} told no counters: {said}") from wrong
+    return counted
