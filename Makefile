@@ -83,6 +83,10 @@ fuzz: install $(FUZZ) ## Try many inputs on what reads others' bytes (ARGS="topo
 faults: install $(TEST_SYSTEM) ## Kill labctl and its programs at random moments (ARGS=--resume)
 	@$(BIN)/python -m tests.faults $(ARGS)
 
+.PHONY: repeat
+repeat: install ## Run an experiment 100 times, half of them on a busy machine (ARGS=bridged)
+	@$(BIN)/python -m tests.repeat $(ARGS)
+
 .PHONY: install
 install: $(ENVIRONMENT) ## Install what is missing: system packages, .venv
 
