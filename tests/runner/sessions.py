@@ -7,17 +7,17 @@ import dataclasses
 import re
 import shlex
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from xml.etree import ElementTree
 
-from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
+from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from labctl import images
-from labctl.errors import UsageError
+from labctl.errors import LabctlError, UsageError
 from labctl.guests import accel
 from labctl.images import cache
 from labctl.world import owned, paths
@@ -45,6 +45,10 @@ INSIDE = "/root/runner"
 """Where the programs that look at the machine lie in it."""
 OWN = tuple(f"{home}/*" for home in HOMES.values())
 """Files of the two who work in the machine: not the machine's own."""
+
+
+class NotInstalledError(LabctlError):
+    """The tree under test cannot be installed in a machine."""
 
 
 @dataclass
@@ -76,6 +80,7 @@ def run(sessions: Sequence[plan.Session], options: Options) -> int:
     """Run sessions one after another; return the exit code: 0 pass, 1 fail, 3 could not tell."""
     report = options.results / "tests.xml"
     report.unlink(missing_ok=True)  # of an earlier run: nobody shall take it for this one's
+    begun = time.monotonic()
     try:
         for session in sessions:
             options.outcomes += _tried(session, options)
@@ -84,7 +89,8 @@ def run(sessions: Sequence[plan.Session], options: Options) -> int:
         _write_junit(options.outcomes, report)
     verdicts = [outcome.verdict for outcome in options.outcomes]
     counts = ", ".join(f"{verdicts.count(one)} {one}" for one in ("pass", "fail", "error"))
-    say(f"{counts}; results in {options.results}")
+    minutes = (time.monotonic() - begun) / 60
+    say(f"{counts} in {minutes:.0f} minutes; results in {options.results}")
     if "error" in verdicts or not verdicts:
         return 3
     return 1 if "fail" in verdicts else 0
@@ -112,6 +118,8 @@ def _tried(session: plan.Session, options: Options) -> list[Outcome]:
             say(f"{session.suite} {session.name}: the runner broke: {error}")
             seen = "".join(f"{one.verdict} {one.name}: {one.message}\n" for one in outcomes)
             broken += f"try {attempt}: the runner broke: {error}\n{seen}"
+        except NotInstalledError as error:
+            return [_told(Outcome(_label(session), "install", "error", message=str(error)))]
         except BaseException as error:
             why = f"not done to its end: {error or type(error).__name__}"
             ended = Outcome(_label(session), "runner", "error", message=why, output=broken)
@@ -221,12 +229,24 @@ git fetch --quiet ../labctl.bundle main
 git reset --quiet --hard FETCH_HEAD
 git clean --quiet -fdx -e .venv -e .stamps
 rm ../labctl.bundle
-make install
 """, PREPARE_SECONDS)  # fmt: skip
+        _install(machine, user)
     # Started at boot, Debian's libvirtd ends by itself some minutes later; its sockets stay.
     machine.ok("root", "systemctl stop libvirtd.service", 300)
     machine.ok("root", "umount /mnt/share && rmdir /mnt/share", 300)
     machine.ok("root", "systemctl is-system-running --wait || systemctl --failed --no-pager", 600)
+
+
+def _install(machine: Machine, user: str) -> None:
+    """Install the tree under test: where that fails, another machine would not mend it."""
+    try:
+        done = machine.run(user, "cd ~/labctl && make install", PREPARE_SECONDS)
+    except TimeoutEndedError as late:
+        raise NotInstalledError(f"make install as {user}: {late}") from None
+    if done.status == 255:
+        raise RunnerError(f"the connection to it was lost in make install as {user}")
+    if done.status != 0:
+        raise NotInstalledError(f"make install as {user}: {done.output.strip()[-1000:]}")
 
 
 def take(machine: Machine, name: str, ignored: Sequence[str]) -> None:
@@ -269,10 +289,14 @@ def _step(machine: Machine, session: plan.Session, step: plan.Step, folder: Path
 def _skips(file: Path) -> str:
     """Say how many tests of a JUnit file were skipped, and why; empty where none was."""
     try:
-        cases = list(ElementTree.parse(file).iter("testcase"))
-    except (OSError, ElementTree.ParseError):
+        report = JUnitXml.fromfile(str(file))
+    except (OSError, SyntaxError):  # there is none, or it was cut off
         return ""
-    why = Counter(one.get("message", "no reason") for case in cases for one in case.iter("skipped"))
+    cases = [case for suite in report for case in suite]
+    why = Counter(
+        one.message or "no reason" for case in cases for one in case.result
+        if isinstance(one, Skipped)
+    )  # fmt: skip
     reasons = ", ".join(f"{reason} ({count})" for reason, count in why.most_common())
     return f"{why.total()} of {len(cases)} tests skipped: {reasons}" if why else ""
 

@@ -30,9 +30,10 @@ class Pretended:
 
     uptime = 1.0
 
-    def __init__(self, answers: Answers, differs: str) -> None:
+    def __init__(self, answers: Answers, differs: str, installed: int = 0) -> None:
         self._answers = answers
         self._differs = differs
+        self._installed = installed
 
     def ok(self, _user: str, _script: str, _seconds: float) -> str:
         return ""
@@ -42,6 +43,8 @@ class Pretended:
     def run(self, _user: str, script: str, _seconds: float, log: Path | None = None) -> Ended:
         if log:
             log.write_text("said\n")
+        if script.endswith("make install"):
+            return Ended(self._installed, "no such package\n", 1.0)
         if "snapshot.py" in script:
             if self._differs == "late":
                 raise TimeoutEndedError("did not end within 900 s")
@@ -56,9 +59,9 @@ class Pretended:
 class Machines:
     """Gives out pretended machines, one a boot; the first ones may break."""
 
-    def __init__(self, answers: Answers, differs: str, break_at: int) -> None:
+    def __init__(self, answers: Answers, differs: str, break_at: int, installed: int = 0) -> None:
         self.boots = 0
-        self._given = answers, differs
+        self._given = answers, differs, installed
         self._break_at = break_at
 
     @contextlib.contextmanager
@@ -76,9 +79,10 @@ def run(
     *,
     differs: str = "",
     break_at: int = 0,
+    installed: int = 0,
 ) -> tuple[int, list[tuple[str, str]], int]:
     """Run one session of steps; return the exit code, each outcome and how many were booted."""
-    machines = Machines(answers, differs, break_at)
+    machines = Machines(answers, differs, break_at, installed)
     monkeypatch.setattr(sessions, "booted", machines.booted)
     monkeypatch.setattr(store, "get", lambda suite, **_: image.Image(suite, results))
     steps = tuple(plan.Step(f"step {name}", "root", name, 1) for name in answers)
@@ -95,6 +99,15 @@ def test_steps_that_pass_in_a_machine_that_stays_as_it_was_pass(
 ) -> None:
     told = run(monkeypatch, tmp_path, {"true": 0})
     assert told == (0, [("root: step true", "pass"), SAME], 1)
+
+
+def test_a_tree_that_cannot_be_installed_is_an_error_and_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = run(monkeypatch, tmp_path, {"true": 0}, installed=2)
+    assert told == (3, [("install", "error")], 1)
+    told = run(monkeypatch, tmp_path, {"true": 0}, installed=255)  # ssh's own
+    assert told == (3, [("runner", "error")], 2)
 
 
 @pytest.mark.parametrize(
