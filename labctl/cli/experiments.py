@@ -99,7 +99,7 @@ def list_experiments(as_json: bool) -> None:
             [
                 {
                     "name": one.name,
-                    "topology": one.topology,
+                    "topology": one.topology_name,
                     "summary": one.summary,
                     "hypothesis": one.hypothesis,
                 }

@@ -16,7 +16,8 @@ from labctl.experiments.model import Experiment
 def find(words: list[str]) -> list[Experiment]:
     """Return the experiments that `words` name: built-in names, or Python files that hold some.
 
-    Raises `UsageError` for a word that is neither, before anything is started.
+    Raises `UsageError` for a word that is neither, and for two experiments of one name, whose
+    records nobody could tell apart, before anything is started.
     """
     found: list[Experiment] = []
     for word in words:
@@ -28,6 +29,12 @@ def find(words: list[str]) -> list[Experiment]:
             near = difflib.get_close_matches(word, BUILTIN, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(BUILTIN)}"
             raise UsageError(f"there is no experiment {word}", f"{hint} (or name a .py file)")
+    for one in found:
+        others = [other for other in (*BUILTIN.values(), *found) if other.name == one.name]
+        if any(other is not one for other in others):
+            raise UsageError(
+                f"two experiments are called {one.name}", "give yours another name, or name one"
+            )
     return found
 
 

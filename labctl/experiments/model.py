@@ -11,12 +11,17 @@ def mine(trial: Trial) -> None:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labctl import topology as topologies
+from labctl.errors import UsageError
 
 if TYPE_CHECKING:
     from labctl.experiments.trial import Trial
+    from labctl.topology import Topology
 
 Body = Callable[["Trial"], None]
 
@@ -26,8 +31,8 @@ class Experiment:
     """An experiment that can be run."""
 
     name: str
-    topology: str
-    """A topology file, found as `labctl up` finds it."""
+    topology: str | Mapping[str, Any]
+    """A topology file, found as `labctl up` finds it, or a mapping of the same shape as a file."""
     hypothesis: str
     """What is to be shown, one sentence."""
     body: Body
@@ -38,8 +43,31 @@ class Experiment:
         text = (self.body.__doc__ or "").strip()
         return text.splitlines()[0] if text else self.hypothesis
 
+    @property
+    def topology_name(self) -> str:
+        """What to call the topology: its file, or the name that a mapping has."""
+        if isinstance(self.topology, str):
+            return self.topology
+        return str(self.topology.get("name", self.name))
 
-def experiment(name: str, *, topology: str, hypothesis: str) -> Callable[[Body], Experiment]:
+    def load(self) -> Topology:
+        """Return the topology.
+
+        Raises `UsageError` where there is no such file, `TopologyError` with every problem in it.
+        """
+        if isinstance(self.topology, str):
+            return topologies.load(topologies.find(self.topology))
+        if not isinstance(self.topology, Mapping):
+            raise UsageError(
+                f"the topology of experiment {self.name} is {type(self.topology).__name__}",
+                "give a file, the name of a shipped topology, or a mapping",
+            )
+        return topologies.from_mapping(self.topology, base=Path.cwd())
+
+
+def experiment(
+    name: str, *, topology: str | Mapping[str, Any], hypothesis: str
+) -> Callable[[Body], Experiment]:
     """Make an experiment of the function below."""
 
     def make(body: Body) -> Experiment:

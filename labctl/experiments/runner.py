@@ -15,7 +15,7 @@ from labctl import topology
 from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
 from labctl.experiments.model import Experiment
-from labctl.experiments.trial import Skip, Trial, state_of
+from labctl.experiments.trial import UNCHECKED, Skip, Trial, state_of
 from labctl.guests import console
 from labctl.guests.accel import Policy
 from labctl.lab.lab import Lab
@@ -38,7 +38,7 @@ def run(
     mistake in the topology raises `UsageError` before anything is started. When the user interrupts
     it, what was found so far is recorded as partial and the interrupt goes on.
     """
-    model = topology.load(topology.find(experiment.topology))
+    model = experiment.load()
     recorder = Recorder.create(experiment.name, results)
     _keep_topology(recorder.path / TOPOLOGY, model)
     emit(Event("experiment", experiment.name, "start", experiment.hypothesis))
@@ -59,6 +59,8 @@ def run(
         trial = Trial(lab, recorder.captures, lab.directory / "captures", emit)
         experiment.body(trial)
         partial = False
+        if not trial.arms:
+            arms.append(_trouble("body", LabctlError(UNCHECKED, "check something in an arm")))
     except Skip as why:
         arms.append(_skipped(str(why)))
         partial, given_up = False, True

@@ -15,6 +15,8 @@ from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Verdict
 from labctl.results.recorder import capture_name, file_stem, numbered
 
+UNCHECKED = "nothing was checked, so nothing was shown"
+
 
 class Skip(Exception):  # noqa: N818 - it is not an error, and reads better so
     """Raise it in an experiment to say why an arm, or all of it, cannot be tried here.
@@ -89,7 +91,9 @@ class Arm:
         return path
 
     def result(self) -> ArmResult:
-        """Return what this arm came to."""
+        """Return what this arm came to; one in which nothing was checked is an error."""
+        if not self.checks:
+            self.error("arm", UNCHECKED)
         seconds = time.monotonic() - self._begun
         return ArmResult.judge(
             self.name,

@@ -42,6 +42,7 @@ def test_an_arm_that_checks_nothing_is_an_error(tmp_path: Path) -> None:
     with one.arm("a", "an arm"):
         pass
     assert one.arms[0].verdict is Verdict.ERROR
+    assert [check.observed for check in one.arms[0].checks] == [trials.UNCHECKED]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,9 @@ def test_a_run_that_passes_is_recorded_with_its_consoles(fake: FakeLab, tmp_path
 
 @pytest.mark.usefixtures("fake")
 def test_a_run_without_arms_is_an_error(tmp_path: Path) -> None:
-    assert run(lambda _trial: None, tmp_path).verdict is Verdict.ERROR
+    found = run(lambda _trial: None, tmp_path)
+    assert found.verdict is Verdict.ERROR
+    assert [check.observed for arm in found.arms for check in arm.checks] == [trials.UNCHECKED]
 
 
 def test_a_lab_that_does_not_come_up_is_a_recorded_error(
@@ -402,7 +405,7 @@ def test_a_built_in_experiment_survives_a_lab_that_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     lab = DeadLab(tmp_path / "lab")
-    lab.topology = topology.load(topology.find(BUILTIN[name].topology))
+    lab.topology = BUILTIN[name].load()
     monkeypatch.setattr(Lab, "up", lambda *_, **__: lab)
     monkeypatch.setattr(runner, "_environment", lambda _lab, host: host)
     found, _ = runner.run(BUILTIN[name], results=tmp_path / "results")
@@ -461,6 +464,26 @@ def test_a_users_file_that_is_wrong_is_told_with_its_line(
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(UsageError, match=message):
         load.find(["mine.py" if relative else str(tmp_path / "mine.py")])
+
+
+def test_two_experiments_of_one_name_are_refused(tmp_path: Path) -> None:
+    text = """
+from labctl.experiments import experiment
+@experiment("{}", topology="bridged.yaml", hypothesis="it works")
+def mine(trial): ...
+"""
+    ours, theirs = tmp_path / "ours.py", tmp_path / "theirs.py"
+    ours.write_text(text.format("bridged"))
+    theirs.write_text(text.format("mine"))
+    with pytest.raises(UsageError, match="two experiments are called bridged"):
+        load.find([str(ours)])
+    with pytest.raises(UsageError, match="two experiments are called mine"):
+        load.find([str(theirs), str(theirs)])
+    assert [one.name for one in load.find([str(theirs), "bridged", "bridged"])] == [
+        "mine",
+        "bridged",
+        "bridged",
+    ]
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:

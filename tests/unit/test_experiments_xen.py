@@ -328,9 +328,7 @@ class Dead:
 def test_a_lab_that_fails_in_every_arm_is_an_error_and_no_story(
     one: Experiment, tmp_path: Path
 ) -> None:
-    lab: Any = SimpleNamespace(
-        topology=load(find(one.topology)), node=lambda _: Dead(), router=lambda _: Dead()
-    )
+    lab: Any = SimpleNamespace(topology=one.load(), node=lambda _: Dead(), router=lambda _: Dead())
     trial = Trial(lab, tmp_path, tmp_path)
     one.body(trial)
     assert len(trial.arms) == 12

@@ -126,7 +126,7 @@ class Told:
 def resolve(explanation: Explanation) -> Told:
     """Join an explanation with the experiment of its name, if there is one, and its topology."""
     experiment = BUILTIN.get(explanation.name)
-    own = experiment.topology if experiment else explanation.topology
+    own = experiment.topology_name if experiment else explanation.topology
     drawn = []
     for way in explanation.ways:
         file = way.topology or own
