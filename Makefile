@@ -90,6 +90,9 @@ repeat: install ## Run an experiment 100 times, half of them on a busy machine (
 .PHONY: install
 install: $(ENVIRONMENT) ## Install what is missing: system packages, .venv
 
+.PHONY: packages
+packages: install $(TEST_SYSTEM) $(RUNNER_SYSTEM) ## Install what the tests and the runner need too
+
 .PHONY: lock
 lock: ## Pin the Python packages anew, with hashes
 	@$(PYTHON) -m venv .stamps/uv
