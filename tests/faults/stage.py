@@ -145,27 +145,33 @@ class Stage:
         """Play a round."""
         if one.verb not in self._statuses and (wrong := self.rehearse(one.verb)):
             raise AssertionError("\n".join(wrong))
-        self._prepare(one.verb)
-        runs = self._runs()
-        done = strike.strike(
-            self._at(one.verb), self._watch, self._disk, VERBS[one.verb], one, self.usual[one.verb]
-        )
-        if not done.struck:
-            self.usual[one.verb] = done.seconds
-        found = said(one, done, self._statuses[one.verb])
-        harmed = done.struck and one.victim in DEADLY and one.signal != "STOP"
+        found: list[str] = []
+        done = Done(None, "", 0.0)
         try:
+            self._prepare(one.verb)
+            runs = self._runs()
+            done = self._strike(one)
+            found += said(one, done, self._statuses[one.verb])
+            harmed = done.struck and one.victim in DEADLY and one.signal != "STOP"
             found += self._afterwards(one.verb, harmed)
             if one.verb == "experiment":
                 found += self._records(runs, done)
             found += self._settings()
         except (AssertionError, OSError, ValueError) as wrong:
-            found.append(f"afterwards: {wrong}")
+            found.append(f"around it: {wrong}")
             self._anew()
         return Outcome(
             seed, one.number, one.verb, one.victim, one.signal, round(one.moment, 3), done.struck,
             round(done.after, 2), done.status, found, done.stderr[-2000:] if found else "",
         )  # fmt: skip
+
+    def _strike(self, one: Round) -> Done:
+        done = strike.strike(
+            self._at(one.verb), self._watch, self._disk, VERBS[one.verb], one, self.usual[one.verb]
+        )
+        if not done.struck:
+            self.usual[one.verb] = done.seconds
+        return done
 
     def _at(self, verb: str) -> Place:
         """Return the place of a verb: images are built in a cache of their own."""
@@ -197,6 +203,7 @@ class Stage:
             self._pair = None
             self._where.ok("down", "pair")
             self._watch.nothing_left(files=False)
+            self._watch.forget()
 
     def _afterwards(self, verb: str, harmed: bool) -> list[str]:
         """Say what is not as it must be after a verb."""
@@ -218,10 +225,12 @@ class Stage:
         self._where.ok("exec", "-l", NAME, "vm1", "hostname")
         self._where.ok("down", NAME)
         self._watch.nothing_left()
+        self._watch.forget()
         return [f"file: {name}" for name in sorted(self._listed() - self._files)]
 
     def _image_whole(self) -> list[str]:
         self._watch.nothing_left()
+        self._watch.forget()
         listed = self._at("image").ok("image", "list", "--json").json()
         (micro,) = [one for one in listed if one["name"] == "micro"]
         found = []

@@ -102,7 +102,8 @@ def main(words: argparse.Namespace) -> None:
     for file in ranges:
         own = home / file.name
         own.write_text("" if words.no_ranges else f"{USER}:200000:65536\n")
-        file.touch()
+        if not file.exists():
+            file.touch()
         mount("--bind", str(own), str(file))
     if words.no_tun:
         (home / "net").mkdir()
@@ -125,11 +126,12 @@ def main(words: argparse.Namespace) -> None:
     images = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labctl/images"
     cache = home / "cache/labctl"
     (cache / "images").mkdir(parents=True)
-    if images.is_dir():
-        mount("--bind", "-o", "ro", str(images), str(cache / "images"))
+    for image in images.glob("[!.]*-*"):  # the folder above them is root's alone
+        (cache / "images" / image.name).mkdir()
+        mount("--bind", "-o", "ro", str(image), str(cache / "images" / image.name))
     (home / "scratch").mkdir()
     expose(words.paths, home / "scratch")
-    for folder in (cache.parent, cache, home):
+    for folder in (cache.parent, cache, cache / "images", home):
         os.chown(folder, user.pw_uid, user.pw_gid)
     os.chdir(home)
     os.setgroups([words.kvm_group] if words.in_session else [])

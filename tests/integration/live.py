@@ -389,6 +389,10 @@ class Watch:
         # The kernel gives a freed namespace's number to the next: younger processes do not count.
         self._noted = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
 
+    def forget(self) -> None:
+        """Look for these namespaces no more: the kernel may have given their numbers to others."""
+        self._namespaces.clear()
+
     @property
     def seen(self) -> set[str]:
         """The namespaces that were noted."""

@@ -132,7 +132,8 @@ def pytest(user: str, files: Sequence[str]) -> Step:
     script = f"""\
 status=0
 report=~/results/tests.xml
-python -m pytest -v -rs --timeout=900 --junitxml=$report {shlex.join(files)} || status=$?
+python -m pytest -v -rs --timeout=900 --basetemp="$HOME/pytest" --junitxml=$report \
+  {shlex.join(files)} || status=$?
 python .ci/skips.py $report || status=1
 exit $status
 """
