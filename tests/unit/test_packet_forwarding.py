@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.packet.forwarding import MALFORMED, NOT_FORWARDABLE, OTHER, IpHeader, Refused, age, read
+from labctl.packet.frame import parse
 
 MACS = b"\2" * 12
 
@@ -105,6 +106,22 @@ def test_broken_headers_are_malformed() -> None:
 
 def test_what_is_not_ip_is_none_of_its_business() -> None:
     assert read(MACS + b"\x08\x06" + bytes(28)) == OTHER
+
+
+@pytest.mark.parametrize("tag", [b"", b"\x81\0\0\7", b"\x88\xa8\0\1\x81\0\0\2"])
+@pytest.mark.parametrize("packet", [ipv4(), ipv6()])
+@given(place=st.integers(0, 60), value=st.integers(0, 255))
+def test_what_it_takes_the_reader_of_captures_reads_alike(
+    packet: bytes, tag: bytes, place: int, value: int
+) -> None:
+    data = frame(packet, tag)
+    data[place % len(data)] = value
+    found, known = read(data), parse(bytes(data))
+    if isinstance(found, IpHeader):
+        assert known.family == f"ipv{found.version}"
+        assert (known.l3_offset, known.ttl) == (found.at, found.ttl)
+        assert known.dst == str(ipaddress.ip_address(found.dst))
+        assert known.header_valid is not False
 
 
 @given(data=st.binary(max_size=80))
