@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labctl.capture import pcapng
-from labctl.capture.judge import VnetHeader
 from labctl.capture.session import HopEvidence, judged
 from labctl.capture.stream import Header, Record, Stream, Trailer
 from labctl.lab.path import hops
+from labctl.packet.virtio import VnetHeader
 from labctl.results import ArmResult, Check, Environment, Recorder, Run, Verdict
 from labctl.results.model import Offloads
 from labctl.results.recorder import TOPOLOGY, capture_name

@@ -12,17 +12,9 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from labctl.capture.correlate_keys import (
-    KEYS,
-    LONGEST,
-    Key,
-    Traits,
-    after,
-    inner_traits,
-    traits,
-)
-from labctl.capture.frame import TCP, UDP
+from labctl.capture.correlate_keys import KEYS, Key, Traits, after, inner_traits, traits
 from labctl.capture.session import Sighting
+from labctl.packet.frame import LONGEST_FRAME, TCP, UDP
 
 MOST_PIECES = 1024
 """Of a segment that is split or merged: more than the longest super-frame has at the usual MTU."""
@@ -175,7 +167,7 @@ class _Match:
             later = self.later[b]
             begin = after(base, later.traits.start)
             end = begin + len(later.traits.payload)
-            low = bisect.bisect_left(starts, (begin - LONGEST, -1))
+            low = bisect.bisect_left(starts, (begin - LONGEST_FRAME, -1))
             high = bisect.bisect_left(starts, (end, -1))
             # Whoever repeats the same bytes ten thousand times gets no ten thousand comparisons.
             near = starts[max(low, high - MOST_PIECES) : high]

@@ -11,13 +11,11 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from labctl.capture.frame import ICMP, ICMPV6, SCTP, TCP, UDP, Packet, parse
-from labctl.capture.vxlan import decapsulate
+from labctl.packet.frame import ICMP, ICMPV6, SCTP, TCP, TCP_SYN, UDP, Packet, parse
+from labctl.packet.tunnels import decapsulate
 
 _CONGESTION = 0xC0  # CWR and ECE: a split leaves CWR on its first segment only (RFC 3168)
 
-LONGEST = 1 << 19
-"""Bytes of the longest super-frame there is (BIG TCP)."""
 _HALF, _SPACE = 1 << 31, 1 << 32
 
 Key = Callable[["Traits"], Hashable | None]
@@ -60,7 +58,7 @@ def traits(frame: bytes, packet: Packet, gso: str = "", gso_size: int = 0) -> Tr
         flags = (packet.tcp_flags or 0) & ~_CONGESTION
         header = (flags, packet.seq, packet.ack)
         payload = part[(part[12] >> 4) * 4 :]
-        start = (packet.seq + (1 if flags & 0x02 else 0)) & 0xFFFFFFFF
+        start = (packet.seq + (1 if flags & TCP_SYN else 0)) & 0xFFFFFFFF
         body = part[4:16] + part[18:]
     elif number == UDP and first:
         payload, body = part[8:], part[4:6] + part[8:]

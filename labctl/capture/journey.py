@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from labctl.capture.judge import Checksum, Metadata, knowledge
 from labctl.capture.session import Sighting
+from labctl.packet.checksum import Checksum, Metadata, knowledge
 
 
 class Place(Protocol):

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from labctl.capture.correlate import MOST_PIECES, Link, Seen, match, prepare
 from labctl.capture.correlate_clocks import GUESS_SLACK_NS, HOST, Clock, guest_clock
 from labctl.capture.correlate_keys import differences
-from labctl.capture.frame import Packet
 from labctl.capture.journey import Fate, Happening, Journey, Place, Step, unusable
 from labctl.capture.journey_drops import GuestDrop, with_drops
-from labctl.capture.judge import VNET_NEEDS_CSUM, Checksum, Judgement, judge
 from labctl.capture.session import Evidence, HopEvidence
-from labctl.capture.vxlan import HEADER, PORTS, decapsulate
+from labctl.packet.checksum import Checksum, Judgement, judge
+from labctl.packet.frame import Packet
+from labctl.packet.tunnels import VXLAN_HEADER, VXLAN_PORTS, decapsulate
+from labctl.packet.virtio import VNET_NEEDS_CSUM
 
 Wanted = Callable[[Packet], bool]
 """Tells the packets of a flow by their headers."""
@@ -190,9 +191,9 @@ def _judged(seen: Seen, packet: Packet) -> tuple[Judgement, str]:
     """
     outer, record = seen.sighting.judgement, seen.sighting.record
     inner = decapsulate(record.frame, outer.packet)
-    if inner is None or packet.dport in PORTS:
+    if inner is None or packet.dport in VXLAN_PORTS:
         return outer, ""
-    begins = (outer.packet.l4_offset or 0) + HEADER
+    begins = (outer.packet.l4_offset or 0) + VXLAN_HEADER
     flags, start = record.vnet.flags, record.vnet.csum_start
     if flags & VNET_NEEDS_CSUM and start < begins:
         flags &= ~VNET_NEEDS_CSUM

@@ -17,10 +17,20 @@ import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from labctl.capture.correlate_keys import LONGEST, Traits, after, traits
-from labctl.capture.frame import TCP, Packet
+from labctl.capture.correlate_keys import Traits, after, traits
 from labctl.capture.journey import Fate, Happening, Journey, Place, Step, unusable
 from labctl.capture.session import Sighting
+from labctl.packet.af_packet import PACKET_OTHERHOST
+from labctl.packet.frame import (
+    ETH_HLEN,
+    LONGEST_FRAME,
+    TCP,
+    TCP_ACK,
+    TCP_FIN,
+    TCP_RST,
+    TCP_SYN,
+    Packet,
+)
 
 CHECKSUM_REASONS = frozenset({"TCP_CSUM", "UDP_CSUM", "ICMP_CSUM", "SKB_CSUM", "SKB_BAD_GSO"})
 SILENT_REASONS = frozenset(
@@ -66,14 +76,10 @@ _NEAREST = 200
 """Packets that are compared with a drop, the nearest in time."""
 _JITTER_NS = 20_000_000
 """How far apart two readings of a guest's two clocks may lie, in an emulated guest."""
-_ETHERNET = 14
 _ANY = -1
 """Whatever the length."""
-_FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
-_FLAGS = {"TCP_RESET": _RST, "TCP_INVALID_SYN": _SYN}
+_FLAGS = {"TCP_RESET": TCP_RST, "TCP_INVALID_SYN": TCP_SYN}
 """Reasons that only packets with a flag can get."""
-_OTHERHOST = 3
-"""sll_pkttype of a frame for another host's MAC address (packet(7))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +203,7 @@ class _Ended:
         for came in drop.arrivals or ():
             if came.device != self.place.link:
                 continue
-            length = came.length + _ETHERNET
+            length = came.length + ETH_HLEN
             for key in self._near(length, came.time_ns, DROP_WINDOW_NS, DROP_WINDOW_NS):
                 if self._may_be(drop, key):
                     return key
@@ -224,7 +230,7 @@ class _Ended:
         protocols = {self.protocols[key], packet.protocol or ""}
         if drop.arrivals is None and drop.protocol != packet.ethertype:
             return False
-        if (drop.reason == "OTHERHOST") != (seen.record.pkttype == _OTHERHOST):
+        if (drop.reason == "OTHERHOST") != (seen.record.pkttype == PACKET_OTHERHOST):
             return False
         if drop.reason == "NO_SOCKET" and any(p.startswith("icmp") for p in protocols):
             # An answer has no socket once the raw ones have had their copies (kernel: ping_rcv).
@@ -258,13 +264,13 @@ def _forgiven(drop: GuestDrop, seen: Sighting, talk: _Talk, lost: Iterable[int])
     flags = packet.tcp_flags
     if flags is None or packet.seq is None:
         return ""
-    if drop.reason == "TCP_RESET" and flags & _RST:
+    if drop.reason == "TCP_RESET" and flags & TCP_RST:
         return "a reset is dropped once it is obeyed"  # kernel: tcp_reset, then discard
     if drop.reason in REPEATED_REASONS | ODD_REASONS:
         why = _copy(drop.reason in REPEATED_REASONS, seen, heard, set(lost))
         if why:
             return why
-    if drop.reason in ENDED_REASONS and not flags & _SYN and _over(seen, heard):
+    if drop.reason in ENDED_REASONS and not flags & TCP_SYN and _over(seen, heard):
         return "its connection had ended there"
     return ""
 
@@ -290,7 +296,7 @@ def _copy(certain: bool, seen: Sighting, heard: Sequence[Sighting], lost: set[in
         if facts.tcp_flags is None or facts.seq is None or facts.ack is None:
             continue
         if _ends(facts) == _ends(packet)[::-1]:
-            acknowledged = after(packet.seq, facts.ack) if facts.tcp_flags & _ACK else -1
+            acknowledged = after(packet.seq, facts.ack) if facts.tcp_flags & TCP_ACK else -1
             if end and acknowledged >= end and (before or certain):
                 return "its receiver had acknowledged what it holds"
             continue
@@ -299,7 +305,7 @@ def _copy(certain: bool, seen: Sighting, heard: Sequence[Sighting], lost: set[in
         if not end and before and after(packet.ack or 0, facts.ack) >= 0:
             return "what it acknowledges was acknowledged before"
         start = after(packet.seq, facts.seq)
-        if not (before or certain) or not -LONGEST < start < end:
+        if not (before or certain) or not -LONGEST_FRAME < start < end:
             continue
         theirs = _traits(other)
         if theirs is None or _differs(mine, theirs):
@@ -322,11 +328,11 @@ def _over(seen: Sighting, heard: Sequence[Sighting]) -> bool:
         flags = packet.tcp_flags or 0
         if packet.tcp_flags is None or _ends(packet) not in (ends, ends[::-1]):
             continue
-        if flags & _SYN:
+        if flags & TCP_SYN:
             over = False
-        elif flags & _RST:
+        elif flags & TCP_RST:
             over = over or _ends(packet) == ends[::-1] or _accepted(other)
-        elif flags & _FIN:
+        elif flags & TCP_FIN:
             over = over or _ends(packet) == ends[::-1]
     return False
 
@@ -343,7 +349,7 @@ def _traits(seen: Sighting) -> Traits | None:
 def _span(packet: Packet, parts: Traits) -> int:
     """Return how many sequence numbers a segment takes."""
     flags = packet.tcp_flags or 0
-    return len(parts.payload) + bool(flags & _SYN) + bool(flags & _FIN)
+    return len(parts.payload) + bool(flags & TCP_SYN) + bool(flags & TCP_FIN)
 
 
 def _differs(mine: Traits, theirs: Traits) -> bool:

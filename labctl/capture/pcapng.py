@@ -22,19 +22,19 @@ from pcapng import FileScanner, FileWriter
 from pcapng.blocks import EnhancedPacket, InterfaceDescription, SectionHeader
 from pcapng.exceptions import PcapngException
 
-from labctl.capture.judge import (
-    GSO_TYPES,
+from labctl.capture.session import Evidence, HopEvidence, Sighting
+from labctl.capture.stream import Direction, Record, Trailer
+from labctl.errors import LabctlError
+from labctl.packet import link_types
+from labctl.packet.af_packet import (
+    PACKET_OUTGOING,
     TP_STATUS_CSUM_VALID,
     TP_STATUS_CSUMNOTREADY,
-    Metadata,
-    VnetHeader,
 )
-from labctl.capture.session import Evidence, HopEvidence, Sighting
-from labctl.capture.stream import PACKET_OUTGOING, Direction, Record, Trailer
-from labctl.errors import LabctlError
+from labctl.packet.checksum import Metadata
+from labctl.packet.virtio import GSO_TYPES, VnetHeader
 from labctl.world import atomic
 
-ETHERNET = 1
 _NANOSECONDS = b"\x09"
 _FLAGS: dict[Direction, int] = {"in": 1, "out": 2}
 _STATUS = {
@@ -61,7 +61,7 @@ def write(path: Path, hops: Iterable[HopEvidence]) -> int:
     for hop in hops:
         interfaces[hop.hop] = section.new_member(
             InterfaceDescription,
-            link_type=ETHERNET,
+            link_type=link_types.ETHERNET,
             snaplen=0,
             options={
                 "if_name": hop.hop,

@@ -22,7 +22,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from labctl.capture.judge import Judgement
 from labctl.capture.limits import Limits
 from labctl.capture.spawn import CaptureError, Handle, Spawn, start_process, why_ended
 from labctl.capture.stream import (
@@ -35,6 +34,7 @@ from labctl.capture.stream import (
     Trailer,
 )
 from labctl.errors import LabctlError
+from labctl.packet.checksum import Judgement
 from labctl.world.deadline import Deadline
 from labctl.world.process import last_words
 

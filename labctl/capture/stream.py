@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from labctl.capture.judge import VNET_NEEDS_CSUM, Judgement, VnetHeader, judge
 from labctl.capture.observe import MAGIC, RECORD, RECORD_HEAD, TRAILER
 from labctl.errors import LabctlError
+from labctl.packet.af_packet import PACKET_OUTGOING, TP_STATUS_VLAN_VALID, VLAN_AT, vlan_tag
+from labctl.packet.checksum import Judgement, judge
+from labctl.packet.frame import VLAN_HLEN
+from labctl.packet.virtio import VnetHeader, shift
 
-PACKET_OUTGOING = 4
-_VLAN_VALID, _VLAN_TPID_VALID = 1 << 4, 1 << 6
 _LONGEST = 1 << 20  # no block is longer: a larger length is damage, not a reason to allocate
 _HEADER_LONGEST = 4096
 _TEXT_LONGEST = 256
@@ -299,14 +300,11 @@ def _record(body: bytes) -> Record | None:
     frame = body[RECORD_HEAD.size :]
     if len(frame) != captured or time_ns >= _INT64:
         return None
-    vnet = VnetHeader.unpack(vnet_bytes)
-    if status & _VLAN_VALID and captured >= 12:
+    header = bytearray(vnet_bytes)
+    if status & TP_STATUS_VLAN_VALID and captured >= VLAN_AT:
         # The kernel keeps the tag beside the frame and counts the header's offsets without it.
-        kind = tpid if status & _VLAN_TPID_VALID else 0x8100
-        frame = frame[:12] + struct.pack(">HH", kind, tci) + frame[12:]
-        original += 4
-        if vnet.flags & VNET_NEEDS_CSUM:
-            vnet = replace(vnet, csum_start=vnet.csum_start + 4)
-        if vnet.hdr_len:
-            vnet = replace(vnet, hdr_len=vnet.hdr_len + 4)
+        frame = frame[:VLAN_AT] + vlan_tag(status, tci, tpid) + frame[VLAN_AT:]
+        original += VLAN_HLEN
+        shift(header, VLAN_HLEN)
+    vnet = VnetHeader.unpack(header)
     return Record(time_ns, pkttype, ifindex, status, original, vnet, frame)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from labctl.capture.drops import Drop
-from labctl.capture.judge import Checksum, Metadata
 from labctl.capture.session import Capture, Evidence
 from labctl.experiments import probes
 from labctl.experiments.evidence import Step, Wanted, check_states, everywhere, walk
@@ -20,6 +19,7 @@ from labctl.experiments.probes import Answer
 from labctl.experiments.trial import Arm, Trial
 from labctl.lab.path import Hop, hops
 from labctl.lab.watch import capture, watch_drops
+from labctl.packet.checksum import Checksum, Metadata
 from labctl.world.deadline import Deadline
 
 STOP_SECONDS = 60.0

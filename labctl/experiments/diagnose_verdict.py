@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from labctl.capture.journey import Fate, Happening, Journey, Step
-from labctl.capture.judge import Checksum
 from labctl.experiments.diagnose_facts import Facts
 from labctl.experiments.trace import Trace
+from labctl.packet.checksum import Checksum
+from labctl.packet.frame import ETH_HLEN, VLAN_HLEN
 
-ETHERNET = 14 + 4
+ETHERNET = ETH_HLEN + VLAN_HLEN
 """Bytes of a frame that an MTU does not count, with one VLAN tag."""
 
 

@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from labctl.capture.judge import Checksum, Metadata, knowledge
 from labctl.capture.session import Evidence, Sighting
 from labctl.experiments.trial import Arm
 from labctl.lab.path import Hop
+from labctl.packet.checksum import Checksum, Metadata, knowledge
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labctl.capture.judge import Checksum
 from labctl.capture.session import Evidence, Sighting
 from labctl.capture.xenflags import FlagsEvidence, FlagsSeen, beside
 from labctl.experiments.evidence import Step, Wanted
 from labctl.experiments.story import aligned
 from labctl.experiments.trial import Arm
+from labctl.packet.checksum import Checksum
 
 BOTH = ("csum_blank", "data_validated")
 """What netfront and netback say of a packet whose checksum covers the pseudo-header only."""

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from labctl.capture.frame import ones_sum
-from labctl.capture.judge import VnetHeader
 from labctl.capture.session import Evidence
 from labctl.errors import GuestError
 from labctl.experiments.evidence import Step
@@ -23,6 +21,9 @@ from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.lab.path import Hop
 from labctl.lab.watch import counters
+from labctl.packet.frame import ETH_P_IP, TCP
+from labctl.packet.internet_checksum import ones_sum
+from labctl.packet.virtio import GSO_TCPV4, VnetHeader
 from labctl.world.deadline import Deadline
 
 FIXUP = "rx_gso_checksum_fixup"
@@ -36,7 +37,6 @@ HAND_PORT = 5004
 HAND_PAYLOAD = 3000
 HAND_SEGMENT = 1000
 WRONG_SUM = 0x0BAD
-_GSO_TCPV4 = 1
 
 # A pipe's status is that of its last part, so the receiver's own is told before the count.
 _RECEIVE = f"exec 3>&1; {{ timeout {BULK_SECONDS:g} nc -l -p {BULK_PORT}; echo $? >&3; }} | wc -c"
@@ -168,12 +168,12 @@ def super_frame(source: Node, destination: Node) -> bytes:
     tcp = struct.pack(
         ">HHIIBBHHH", HAND_PORT - 1, HAND_PORT, 1000, 1, 5 << 4, 0x18, 1000, WRONG_SUM, 0
     )
-    ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + length, 1, 0x4000, 64, 6, 0) + ends
+    ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + length, 1, 0x4000, 64, TCP, 0) + ends
     ip = ip[:10] + (0xFFFF - ones_sum(ip)).to_bytes(2, "big") + ip[12:]
     macs = "".join(one.interface().mac for one in (destination, source)).replace(":", "")
-    ethernet = bytes.fromhex(macs) + b"\x08\0"
+    ethernet = bytes.fromhex(macs) + ETH_P_IP.to_bytes(2, "big")
     headers = ethernet + ip + tcp
-    vnet = VnetHeader(0, _GSO_TCPV4, len(headers), HAND_SEGMENT, 0, 0)
+    vnet = VnetHeader(0, GSO_TCPV4, len(headers), HAND_SEGMENT, 0, 0)
     return vnet.pack() + headers + bytes(HAND_PAYLOAD)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from labctl.capture.frame import ICMP, ICMPV6, Packet, parse
 from labctl.capture.session import Evidence, Sighting
+from labctl.packet.frame import ICMP
+from labctl.packet.icmp import read_error
 
 What = Literal["mtu", "no route", "closed port", "prohibited", "ttl", "other"]
 
@@ -30,7 +31,6 @@ _IPV6: dict[tuple[int, int], tuple[What, str]] = {
     (2, 0): ("mtu", "packet too big"),
     (3, 0): ("ttl", "hop limit exceeded"),
 }
-_ERRORS = {ICMP: (3, 11, 12), ICMPV6: (1, 2, 3, 4)}
 
 
 @dataclass(frozen=True)
@@ -69,37 +69,20 @@ def complaints(evidence: Evidence, addresses: Iterable[str]) -> tuple[Complaint,
     ends = frozenset(addresses)
     found: dict[tuple[str, str], Complaint] = {}
     for seen in evidence.sightings():
-        packet = seen.judgement.packet
-        if packet.protocol_number not in _ERRORS or packet.l4_offset is None:
-            continue
-        told = _complaint(seen, packet, ends)
+        told = _complaint(seen, ends)
         if told:
             found.setdefault((told.sender, told.text), told)
     return tuple(found.values())
 
 
-def _complaint(seen: Sighting, packet: Packet, ends: frozenset[str]) -> Complaint | None:
-    at, frame = packet.l4_offset or 0, seen.record.frame
-    if len(frame) < at + 8:
-        return None
-    kind, code = frame[at], frame[at + 1]
-    number = packet.protocol_number or 0
-    if kind not in _ERRORS[number]:
-        return None
-    quoted = _quoted(frame[at + 8 :])
-    if quoted is None or not {quoted.src, quoted.dst} <= ends:
+def _complaint(seen: Sighting, ends: frozenset[str]) -> Complaint | None:
+    packet = seen.judgement.packet
+    error = read_error(seen.record.frame, packet)
+    if error is None or not {error.quoted.src, error.quoted.dst} <= ends:
         return None  # of another flow, such as one that was tried before
-    table = _IPV4 if number == ICMP else _IPV6
-    what, text = table.get((kind, code), ("other", f"ICMP type {kind} code {code}"))
-    mtu = None
-    if what == "mtu":
-        mtu = int.from_bytes(frame[at + 6 : at + 8] if number == ICMP else frame[at + 4 : at + 8])
+    table = _IPV4 if packet.protocol_number == ICMP else _IPV6
+    what, text = table.get(
+        (error.kind, error.code), ("other", f"ICMP type {error.kind} code {error.code}")
+    )
+    mtu = error.mtu if what == "mtu" else None
     return Complaint(what, text, packet.src or "", seen.hop, mtu or None)
-
-
-def _quoted(header: bytes) -> Packet | None:
-    """Parse the beginning of the packet that an error is about (RFC 792, RFC 4443)."""
-    if len(header) < 20:
-        return None
-    kind = b"\x08\x00" if header[0] >> 4 == 4 else b"\x86\xdd"
-    return parse(bytes(12) + kind + header, 1 << 16)

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from labctl.capture.frame import Packet
 from labctl.capture.journey import Journey
 from labctl.errors import UsageError
+from labctl.packet.frame import Packet
 
 Protocol = Literal["tcp", "udp", "icmp"]
 

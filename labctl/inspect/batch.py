@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from labctl.capture.judge import VnetHeader
+from labctl.packet.virtio import VnetHeader
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]

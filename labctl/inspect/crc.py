@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from labctl.capture.crc import TABLE, crc32c
 from labctl.inspect.batch import Bytes, Ints
+from labctl.packet.crc32c import TABLE, sctp_crc32c
 
 LONGEST = 2048
 """Bytes; longer packets are summed one by one, so that the tables stay small (2 MiB)."""
@@ -43,7 +43,7 @@ def sctp_crcs(window: Bytes, start: Ints, length: Ints) -> Crcs:
     crcs = np.zeros(len(start), np.uint32)
     for row in np.flatnonzero(length > LONGEST).tolist():
         packet = window[start[row] : start[row] + length[row]].tobytes()
-        crcs[row] = crc32c(packet[:8] + bytes(4) + packet[12:])
+        crcs[row] = sctp_crc32c(packet)
     short = np.flatnonzero(length <= LONGEST)
     if len(short):
         crcs[short] = _short(window, start[short], length[short])

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from labctl.capture.frame import PROTOCOLS
 from labctl.inspect.batch import Ints, Kinds, Words
 from labctl.inspect.kinds import KINDS
+from labctl.packet.frame import PROTOCOLS
 
 MOST_FLOWS = 1 << 16
 """Flows counted one by one; packets of later ones are counted together."""

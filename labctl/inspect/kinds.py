@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from labctl.capture.frame import CHECKSUM_OFFSETS
-from labctl.capture.judge import Checksum, Judgement, Metadata
+from labctl.packet.checksum import Checksum, Judgement, Metadata
+from labctl.packet.frame import CHECKSUM_OFFSETS
 
 
 class Kind(IntEnum):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labctl.capture.judge import Checksum
 from labctl.inspect.batch import Ints
 from labctl.inspect.flows import Flow
 from labctl.inspect.kinds import STATES, Kind
+from labctl.packet.checksum import Checksum
 
 
 @dataclass(frozen=True)

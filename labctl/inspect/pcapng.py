@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from labctl.capture.judge import GSO_TYPES, VNET_DATA_VALID, VNET_NEEDS_CSUM, VnetHeader
 from labctl.inspect.batch import Batch, Interface, Ints, Windows
 from labctl.inspect.fields import Fields
 from labctl.inspect.source import HINT, LONGEST, Ending, FormatError
+from labctl.packet.virtio import GSO_TYPES, VNET_DATA_VALID, VNET_NEEDS_CSUM, VnetHeader
 
 MAGIC = b"\x0a\x0d\x0d\x0a"
 _BYTE_ORDER = 0x1A2B3C4D
@@ -25,7 +25,7 @@ _MOST_OPTIONS = 1 << 17
 """Bytes of options behind a frame that are believed."""
 _COMMENT, _APPLICATION, _NAME, _DESCRIPTION, _RESOLUTION, _OFFSET = 1, 4, 2, 3, 9, 14
 _METADATA = {"needs_csum": VNET_NEEDS_CSUM, "data_valid": VNET_DATA_VALID}
-"""The words of labctl's comments, see labctl.capture.judge."""
+"""The words of labctl's comments, see labctl.packet.checksum."""
 _MTU = re.compile(r"\bMTU ([0-9]{1,9})\b")
 """As labctl writes it. Of a file that claims more Python would refuse to read the number."""
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from labctl.capture.judge import Checksum
-from labctl.inspect import links
 from labctl.inspect.batch import Interface, Ints
 from labctl.inspect.flows import Flow, read_key
 from labctl.inspect.kinds import REASONS, STATES, Kind
 from labctl.inspect.meaning import Host, explain
 from labctl.inspect.tally import Offender, Tally
+from labctl.packet import link_types
+from labctl.packet.checksum import Checksum
 
 
 def by_state(counts: Ints) -> dict[str, int]:
@@ -90,7 +90,7 @@ class Report:
     @property
     def links(self) -> list[str]:
         """The link types that occur, named."""
-        return list(dict.fromkeys(links.name(one.link) for one, _ in self.interfaces))
+        return list(dict.fromkeys(link_types.name(one.link) for one, _ in self.interfaces))
 
     @property
     def offences(self) -> dict[Checksum, int]:
@@ -133,7 +133,7 @@ class Report:
             "interfaces": [
                 {
                     "name": interface.name,
-                    "link": links.name(interface.link),
+                    "link": link_types.name(interface.link),
                     "mtu": interface.mtu,
                     "states": by_state(counts),
                 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-from labctl.capture.judge import Judgement, VnetHeader, judge
-from labctl.capture.vxlan import Inner, decapsulate
-from labctl.inspect import links
 from labctl.inspect.kinds import Kind, kind_of
+from labctl.packet import link_types
+from labctl.packet.checksum import Judgement, judge
+from labctl.packet.tunnels import VXLAN_HEADER, Inner, decapsulate
+from labctl.packet.virtio import VnetHeader
 
 DEPTH = 4
 """Frames within frames are followed so far."""
@@ -36,7 +37,7 @@ def examine(
     vni: int | None = None,
 ) -> Seen:
     """Judge a frame of any link type; `vni` where it was found inside a VXLAN packet."""
-    carried = links.as_ethernet(link, frame, original_length)
+    carried = link_types.as_ethernet(link, frame, original_length)
     if carried is None:
         return Seen(None, Kind.LINK, None, None, 0)
     ethernet, wire = carried
@@ -44,7 +45,7 @@ def examine(
     inner = decapsulate(ethernet, seen.packet)
     inner_at = 0
     if inner is not None and seen.packet.l4_offset is not None:
-        inner_at = seen.packet.l4_offset + 16 + len(frame) - len(ethernet)
+        inner_at = seen.packet.l4_offset + VXLAN_HEADER + len(frame) - len(ethernet)
     kind = kind_of(seen, cut=original_length > len(frame))
     return Seen(seen, kind, flow_key(seen, vni), inner, inner_at)
 
@@ -56,7 +57,7 @@ def examine_all(
     found = [examine(link, frame, original_length, mtu, vnet)]
     while (inner := found[-1].inner) and len(found) < DEPTH:
         found.append(
-            examine(links.ETHERNET, inner.frame, inner.original_length, mtu, vni=inner.vni)
+            examine(link_types.ETHERNET, inner.frame, inner.original_length, mtu, vni=inner.vni)
         )
     return found
 

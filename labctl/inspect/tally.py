@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labctl.capture.judge import Checksum
 from labctl.inspect.batch import Batch, Ints
 from labctl.inspect.flows import Table, read_key
 from labctl.inspect.kinds import KINDS, STATE_OF, Kind
 from labctl.inspect.scalar import Seen, examine_all
 from labctl.inspect.vector import Judged
+from labctl.packet.checksum import Checksum
 
 OFFENCES: dict[Checksum, frozenset[Kind]] = {
     Checksum.BAD: frozenset({Kind.BAD}),

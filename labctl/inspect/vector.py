@@ -1,6 +1,6 @@
 """The judge on a whole batch: the common shapes with array arithmetic, the others one by one.
 
-Every rule here is one of labctl.capture.judge; a frame whose shape is not covered is left to the
+Every rule here is one of labctl.packet.checksum; a frame whose shape is not covered is left to the
 judge itself, so that the answers are the same (a property test compares the two).
 """
 
@@ -13,19 +13,37 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from labctl.capture.frame import ETH_P_IP, ETH_P_IPV6, ICMP, ICMPV6, SCTP, TCP, UDP
-from labctl.capture.judge import Checksum
-from labctl.capture.vxlan import HEADER, PORTS, TUNNEL_PORTS, VNI_VALID
-from labctl.inspect import links
 from labctl.inspect.batch import Batch, Ints, Kinds, Words
 from labctl.inspect.crc import sctp_crcs
 from labctl.inspect.fields import Fields, Sums, folded
 from labctl.inspect.flows import Group, group, group_keys
 from labctl.inspect.kinds import KINDS, NOT_YET, Kind
 from labctl.inspect.scalar import DEPTH, examine
+from labctl.packet import link_types
+from labctl.packet.checksum import Checksum
+from labctl.packet.frame import (
+    CHECKSUM_OFFSETS,
+    ETH_HLEN,
+    ETH_P_IP,
+    ETH_P_IPV6,
+    EXTENSION_HEADERS,
+    ICMP,
+    ICMPV6,
+    IPV4_FRAGMENT,
+    OUTSIDE_MTU,
+    SCTP,
+    TCP,
+    TCP_FIN,
+    TCP_RST,
+    TCP_SYN,
+    UDP,
+    VLAN_HLEN,
+    VLAN_TYPES,
+)
+from labctl.packet.tunnels import TUNNEL_PORTS, VNI_VALID, VXLAN_HEADER, VXLAN_PORTS
 
 _OFFSETS = np.zeros(256, np.int64)
-_OFFSETS[[TCP, UDP, ICMP, ICMPV6, SCTP]] = 16, 6, 2, 2, 8
+_OFFSETS[list(CHECKSUM_OFFSETS)] = list(CHECKSUM_OFFSETS.values())
 
 
 def _table(*ones: int) -> NDArray[np.bool_]:
@@ -35,7 +53,7 @@ def _table(*ones: int) -> NDArray[np.bool_]:
 
 
 # Protocols that are left to the judge: in the wrong family, or with a transport behind them.
-_RARE = {4: _table(ICMPV6), 6: _table(ICMP, 0, 43, 44, 51, 60, 135)}
+_RARE = {4: _table(ICMPV6), 6: _table(ICMP, *EXTENSION_HEADERS)}
 _MODULUS, _HALF = np.uint64(0xFFFF), np.uint64(32)
 Truths = NDArray[np.bool_]
 
@@ -148,7 +166,7 @@ class _Pass:
         """Judge frames of one link type, count their flows, and go on with what they carry."""
         carried: list[_Carried] = []
         outermost = depth == 1
-        if frames.link in links.HEADER and not (outermost and self._batch.metadata):
+        if frames.link in link_types.HEADER and not (outermost and self._batch.metadata):
             for packets in self._packets(frames, mtu):
                 carried.append(self._transport(frames, packets))
         rest = np.flatnonzero(frames.kinds == NOT_YET)
@@ -160,7 +178,9 @@ class _Pass:
                 np.concatenate(column) for column in zip(*parts, strict=True)
             )
             fresh = np.full(len(row), NOT_YET, np.uint8)
-            inner = _Frames(links.ETHERNET, frames.place[row], start, stop, original, vni, fresh)
+            inner = _Frames(
+                link_types.ETHERNET, frames.place[row], start, stop, original, vni, fresh
+            )
             kinds = self._judge(inner, mtu, depth + 1)
             self._result.inner.append((inner.place, kinds))
             np.add.at(self._result.pairs, (frames.kinds[row], kinds), 1)
@@ -169,25 +189,27 @@ class _Pass:
     def _packets(self, frames: _Frames, mtu: int) -> Iterator[_Packets]:
         """Find the IP packets of plain shape; marks those frames that have no such packet."""
         fields, link, start, stop = self._fields, frames.link, frames.start, frames.stop
-        size = links.HEADER[link]
+        size = link_types.HEADER[link]
         network = start + size
         known = stop - start >= max(size, 1)
-        merged = np.maximum(stop - start, frames.original) - size + 14 > mtu + 22
-        if link in links.PROTOCOL_AT:
-            ethertype = fields.u16(start + links.PROTOCOL_AT[link])
-        elif link in (links.NULL, links.LOOP):
+        merged = np.maximum(stop - start, frames.original) - size + ETH_HLEN > mtu + OUTSIDE_MTU
+        if link in link_types.PROTOCOL_AT:
+            ethertype = fields.u16(start + link_types.PROTOCOL_AT[link])
+        elif link in (link_types.NULL, link_types.LOOP):
             family = np.minimum(fields.u32(start), fields.u32(start, "<"))
-            ethertype = _choose(family, links.FAMILIES)
+            ethertype = _choose(family, link_types.FAMILIES)
         else:
-            ethertype = _choose(fields.u8(start) >> 4, links.VERSIONS)
+            ethertype = _choose(fields.u8(start) >> 4, link_types.VERSIONS)
         for _ in range(2):  # a third tag is for the judge
-            tagged = np.flatnonzero(_is_vlan(ethertype) & known)
+            tagged = np.flatnonzero(_is_one_of(ethertype, VLAN_TYPES) & known)
             if not len(tagged):
                 break
-            known[tagged] = stop[tagged] - network[tagged] >= 4
+            known[tagged] = stop[tagged] - network[tagged] >= VLAN_HLEN
             ethertype[tagged] = fields.u16(network[tagged] + 2)
-            network[tagged] += 4
-        other = (ethertype != ETH_P_IP) & (ethertype != ETH_P_IPV6) & ~_is_vlan(ethertype)
+            network[tagged] += VLAN_HLEN
+        other = (
+            (ethertype != ETH_P_IP) & (ethertype != ETH_P_IPV6) & ~_is_one_of(ethertype, VLAN_TYPES)
+        )
         frames.kinds[other & known] = Kind.NO_CHECKSUM
         for found, read in ((ETH_P_IP, self._four), (ETH_P_IPV6, self._six)):
             row = np.flatnonzero((ethertype == found) & known)
@@ -214,7 +236,7 @@ class _Pass:
             stop,
             protocol,
             [fields.raw64(at + 12)],
-            fields.u16(at + 6) & 0x3FFF != 0,
+            fields.u16(at + 6) & IPV4_FRAGMENT != 0,
             merged,
         )
 
@@ -266,7 +288,7 @@ class _Pass:
         kinds[hidden] = np.where(room < length, Kind.CUT, Kind.MALFORMED)[hidden]
         kinds[place == 0] = Kind.NO_CHECKSUM
         kinds[fragment] = Kind.FRAGMENT
-        tunnel = udp & _is_one_of(port, PORTS)
+        tunnel = udp & _is_one_of(port, VXLAN_PORTS)
         doubted = tunnel & (kinds == Kind.BAD) & ~unsummed
         if doubted.any():
             counting = self._counting(frames, packets, np.flatnonzero(doubted))
@@ -295,7 +317,7 @@ class _Pass:
         fields, at, length = self._fields, packets.transport[which], packets.length[which]
         payload = length - (fields.u8(at + 12) >> 4) * 4
         data = (packets.protocol[which] == TCP) & (length >= 20) & (payload > 0)
-        data &= fields.u8(at + 13) & 0x07 == 0
+        data &= fields.u8(at + 13) & (TCP_FIN | TCP_SYN | TCP_RST) == 0
         kinds = np.where(data, np.uint8(Kind.PARTIAL_DATA), np.uint8(Kind.PARTIAL))
         kinds[packets.merged[which]] = Kind.PARTIAL_MERGED
         return kinds
@@ -315,14 +337,16 @@ class _Pass:
         """Return the frames inside those packets that are whole enough to hold one."""
         fields = self._fields
         at, stop, size = packets.transport[which], packets.stop[which], covered[which]
-        holds = (stop - at >= HEADER) & (size > HEADER) & (size <= packets.length[which])
+        holds = (
+            (stop - at >= VXLAN_HEADER) & (size > VXLAN_HEADER) & (size <= packets.length[which])
+        )
         holds &= fields.u8(at + 8) & VNI_VALID != 0
         which, at, stop, size = which[holds], at[holds], stop[holds], size[holds]
         return _Carried(
             packets.row[which],
-            at + HEADER,
+            at + VXLAN_HEADER,
             np.minimum(stop, at + size),
-            size - HEADER,
+            size - VXLAN_HEADER,
             fields.u32(at + 12) >> 8,
         )
 
@@ -362,13 +386,8 @@ def _choose(value: Ints, table: Mapping[int, int]) -> Ints:
     return result
 
 
-def _is_vlan(ethertype: Ints) -> Truths:
-    result: Truths = (ethertype == 0x8100) | (ethertype == 0x88A8) | (ethertype == 0x9100)
-    return result
-
-
-def _is_one_of(port: Ints, ports: Iterable[int]) -> Truths:
-    result = np.zeros(len(port), np.bool_)
-    for one in ports:
-        result |= port == one
+def _is_one_of(value: Ints, ones: Iterable[int]) -> Truths:
+    result = np.zeros(len(value), np.bool_)
+    for one in ones:
+        result |= value == one
     return result

@@ -26,7 +26,9 @@ from labctl.world.client import Agent, Other
 from labctl.world.deadline import Deadline
 from labctl.world.process import WATCH_SECONDS, Result, last_words
 
-ROOMS = ("__init__.py", "errors.py", "events.py", "world", "topology", "network", "routers")
+ROOMS = (
+    "__init__.py", "errors.py", "events.py", "packet", "world", "topology", "network", "routers",
+)  # fmt: skip
 """What runs in dom0, and what that imports."""
 DIRECTORY = Path("/run/labctl")
 CODE = "code"

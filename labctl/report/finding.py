@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from labctl.capture.journey import Fate, Happening, Journey
-from labctl.capture.judge import Checksum
+from labctl.packet.checksum import Checksum
 from labctl.report.gather import Arm, Report
 from labctl.results.model import Check, Run, Verdict
 

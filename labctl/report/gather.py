@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl.capture import pcapng
-from labctl.capture.frame import Packet
 from labctl.capture.journey import Journey
 from labctl.capture.journey_build import follow
 from labctl.errors import LabctlError
 from labctl.lab.path import Hop
+from labctl.packet.frame import Packet
 from labctl.report import recorded
 from labctl.results.model import ArmResult, Check, Run, Verdict
 from labctl.results.recorder import TOPOLOGY, capture_name

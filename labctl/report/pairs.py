@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labctl.capture.journey import HARM, Happening, Journey, Step
-from labctl.capture.judge import Checksum
 from labctl.lab.path import Hop
 from labctl.lab.whereabouts import whereabouts
+from labctl.packet.checksum import Checksum
 from labctl.report.gather import Arm, Report
 from labctl.report.signs import sign, words
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from labctl.capture.journey import Happening, Step
-from labctl.capture.judge import Checksum, Metadata
+from labctl.packet.checksum import Checksum, Metadata
 
 
 @dataclass(frozen=True)

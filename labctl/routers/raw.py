@@ -23,7 +23,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 from collections import Counter, deque
@@ -31,19 +30,27 @@ from collections.abc import Sequence
 
 from pyroute2 import netns as namespaces
 
-from labctl.routers import headers
+from labctl.packet import forwarding
+from labctl.packet.af_packet import (
+    AUXDATA,
+    ETH_P_ALL,
+    PACKET_AUXDATA,
+    PACKET_HOST,
+    PACKET_IGNORE_OUTGOING,
+    PACKET_STATISTICS,
+    PACKET_VNET_HDR,
+    SOL_PACKET,
+    STATISTICS,
+    TP_STATUS_VLAN_VALID,
+    VLAN_AT,
+    vlan_tag,
+)
+from labctl.packet.frame import LONGEST_FRAME, VLAN_HLEN
+from labctl.packet.virtio import VNET_SIZE, shift
 from labctl.routers.tables import Key, Tables
 from labctl.world import confine
 
-ETH_P_ALL = 3
-PACKET_HOST = 0
-SOL_PACKET = 263
-PACKET_STATISTICS, PACKET_AUXDATA, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 6, 8, 15, 23
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
-VLAN_VALID, VLAN_TPID_VALID = 1 << 4, 1 << 6
-VNET_SIZE = 10
-LONGEST_FRAME = 1 << 19
-"""Bytes; a BIG TCP super-frame is the longest there is."""
 BATCH = 64
 BUFFER = 16 << 20
 QUEUE = 64
@@ -96,8 +103,8 @@ class Port:
 
     def drops(self) -> int:
         """Return how many frames the kernel dropped since the last call, for want of room."""
-        counted = self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
-        return int(struct.unpack("II", counted)[1])
+        counted = self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, STATISTICS.size)
+        return int(STATISTICS.unpack(counted)[1])
 
 
 class Router:
@@ -133,8 +140,8 @@ class Router:
     def forward(self, message: bytearray, offset: int) -> None:
         """Forward one frame, which begins at `offset`, after its virtio header."""
         frame = memoryview(message)[offset:]
-        packet = headers.read(frame)
-        if isinstance(packet, headers.Refused):
+        packet = forwarding.read(frame)
+        if isinstance(packet, forwarding.Refused):
             self.counters[packet.why] += 1
             return
         if packet.dst in self.tables.local:
@@ -147,7 +154,7 @@ class Router:
         if way is None:
             self.counters["no_route"] += 1
             return
-        headers.age(frame, packet)
+        forwarding.age(frame, packet)
         frame.release()
         key = (way.ifindex, way.gateway or packet.dst)
         mac = self.tables.mac(key)
@@ -236,21 +243,13 @@ def _tagged(
     for level, kind, value in controls:
         if (level, kind) != (SOL_PACKET, PACKET_AUXDATA):
             continue
-        status, _, _, _, _, tci, tpid = struct.unpack("IIIHHHH", value)
-        if status & VLAN_VALID:
-            tag = struct.pack(">HH", tpid if status & VLAN_TPID_VALID else 0x8100, tci)
-            message[offset + 12 : offset + 12] = tag
+        status, _, _, _, _, tci, tpid = AUXDATA.unpack(value)
+        if status & TP_STATUS_VLAN_VALID:
+            at = offset + VLAN_AT
+            message[at:at] = vlan_tag(status, tci, tpid)
             if offset:
-                _shift(message, 4)
+                shift(message, VLAN_HLEN)
     return message
-
-
-def _shift(message: bytearray, by: int) -> None:
-    """Move the virtio header's offsets along with the bytes (struct virtio_net_hdr)."""
-    flags, gso_type, hdr_len, gso_size, start, place = struct.unpack_from("<BBHHHH", message)
-    hdr_len = hdr_len + by if hdr_len else 0
-    start = start + by if flags & 1 else 0
-    struct.pack_into("<BBHHHH", message, 0, flags, gso_type, hdr_len, gso_size, start, place)
 
 
 def say(about: dict[str, object]) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from labctl.capture.crc import crc32c
-from labctl.capture.frame import ones_sum
+from labctl.packet.crc32c import crc32c
+from labctl.packet.internet_checksum import ones_sum
 
 POOL = 20_000
 """Distinct frames; a file of more repeats them in a random order."""

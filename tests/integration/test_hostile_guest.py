@@ -16,7 +16,6 @@ from collections.abc import Iterator
 import pytest
 from live import LABCTL, until
 
-from labctl.capture.frame import parse
 from labctl.capture.limits import FRAMES_PER_SECOND
 from labctl.capture.observe import MAGIC, RECORD, RECORD_HEAD
 from labctl.capture.spawn import CaptureError
@@ -28,6 +27,7 @@ from labctl.experiments.trace_plan import plan
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.lab.watch import counters
+from labctl.packet.frame import parse
 from labctl.pytest_plugin import LabFactory
 from labctl.world import init
 from labctl.world.deadline import Deadline

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from xenlive import XenLab, xen_lab
 
-from labctl.capture.judge import Checksum
 from labctl.capture.session import Sighting, guest_point
 from labctl.capture.spawn import Handle
 from labctl.capture.xenflags import FlagsEvidence, FlagsSeen, FlagsWatch, beside
 from labctl.guests import ssh
+from labctl.packet.checksum import Checksum
 from labctl.world.base import Process
 from labctl.world.deadline import Deadline
 

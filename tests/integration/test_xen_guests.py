@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from xenlive import XenLab, xen_lab
 
-from labctl.capture.judge import Checksum, Metadata
 from labctl.capture.session import guest_point
 from labctl.errors import GuestError
 from labctl.guests import ssh, xen
+from labctl.packet.checksum import Checksum, Metadata
 from labctl.world.deadline import Deadline
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

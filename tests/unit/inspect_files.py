@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from test_capture_judge import MACS, ip, pseudo, tcp, udp, with_state, word_sum
-from test_capture_tunnels import local, sctp, vxlan
+from test_packet_checksum import MACS, ip, pseudo, tcp, udp, with_state, word_sum
+from test_packet_tunnels import local, sctp, vxlan
 
-from labctl.inspect import links
+from labctl.packet import link_types
 
 MICRO, NANO = 0xA1B2C3D4, 0xA1B23C4D
 
@@ -110,15 +110,15 @@ def on_link(link: int, packet_: bytes, tags: bytes = b"", kind: bytes = b"") -> 
     """An IP packet (or what `kind` says) as a link type carries it."""
     version = packet_[0] >> 4 if packet_ else 4
     ethertype = tags + (kind or (b"\x86\xdd" if version == 6 else b"\x08\0"))
-    if link == links.ETHERNET:
+    if link == link_types.ETHERNET:
         return MACS + ethertype + packet_
-    if link == links.COOKED:
+    if link == link_types.COOKED:
         return bytes(14) + ethertype + packet_
-    if link == links.COOKED_V2:
+    if link == link_types.COOKED_V2:
         return ethertype[:2] + bytes(18) + ethertype[2:] + packet_
-    if link in (links.NULL, links.LOOP):
+    if link in (link_types.NULL, link_types.LOOP):
         family = 30 if version == 6 else 2
-        return family.to_bytes(4, "little" if link == links.NULL else "big") + packet_
+        return family.to_bytes(4, "little" if link == link_types.NULL else "big") + packet_
     return packet_
 
 
@@ -135,7 +135,7 @@ def any_packet(rng: Random, depth: int = 0) -> bytes:
     flags = rng.choice([0x02, 0x12, 0x10, 0x18, 0x11, 0x04])
     body = segment(version, number, state, rng.randbytes(size), flags)
     if number == 17 and depth < 4 and rng.random() < 0.5:
-        inside = on_link(links.ETHERNET, any_packet(rng, depth + 1))
+        inside = on_link(link_types.ETHERNET, any_packet(rng, depth + 1))
         body = vxlan(inside if rng.random() < 0.9 else b"", rng.randrange(3), rng.choice([8, 8, 0]))
         if rng.random() < 0.5:
             body = with_state(version, 17, body, rng.choice(["valid", "partial"]))
@@ -164,7 +164,7 @@ def any_frame(rng: Random, link: int) -> tuple[bytes, int]:
     kind = b"" if rng.random() < 0.95 else rng.choice([b"\x08\x06", b"\x88\xcc", b"\x08\0"])
     frame = bytearray(on_link(link, any_packet(rng), tags, kind))
     frame += bytes(rng.choice([0, 0, 0, 6]))
-    at = links.HEADER[link] + len(tags)  # where the packet starts
+    at = link_types.HEADER[link] + len(tags)  # where the packet starts
     for _ in range(rng.choice([0, 0, 1, 2])):
         place = rng.choice(
             [rng.randrange(len(frame)), at + rng.randrange(min(100, len(frame) - at))]

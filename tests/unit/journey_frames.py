@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from labctl.capture.frame import ones_sum
-from labctl.capture.judge import Checksum, Metadata, VnetHeader
 from labctl.capture.session import HopEvidence, judged
 from labctl.capture.stream import Header, Record, Stream, Trailer
+from labctl.packet.checksum import Checksum, Metadata
+from labctl.packet.internet_checksum import ones_sum
+from labctl.packet.virtio import VnetHeader
 
 BEGIN = 1_700_000_000_000_000_000
 MS = 1_000_000

@@ -69,6 +69,17 @@ def test_an_import_in_the_wrong_direction_is_found(copy: Path, room: str, line: 
     assert "BROKEN" in done.stdout
 
 
+def test_what_reads_frames_needs_the_standard_library_alone() -> None:
+    for path in sorted((PACKAGE / "packet").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                ours = name.startswith("labctl.packet")
+                assert ours or name.partition(".")[0] in sys.stdlib_module_names, (path.name, name)
+
+
 def test_a_room_without_a_place_is_found(copy: Path) -> None:
     (copy / "labctl" / "attic").mkdir()
     (copy / "labctl" / "attic" / "__init__.py").touch()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pcapng import FileScanner
 from pcapng.blocks import EnhancedPacket
-from test_capture_judge import eth, ip, tcp, with_state
 from test_capture_stream import head, record, tail
+from test_packet_checksum import eth, ip, tcp, with_state
 
 from labctl.capture.pcapng import PcapngError, read, write
 from labctl.capture.session import HopEvidence, judged

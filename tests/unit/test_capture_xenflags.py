@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from labctl.capture.judge import VnetHeader
 from labctl.capture.session import Sighting
-from labctl.capture.stream import PACKET_OUTGOING, Record
+from labctl.capture.stream import Record
 from labctl.capture.xenflags import (
     FlagsEvidence,
     FlagsSeen,
@@ -23,6 +22,8 @@ from labctl.capture.xenflags import (
     parse_flags,
 )
 from labctl.capture.xenflags_program import RECORD, RX, TX
+from labctl.packet.af_packet import PACKET_OUTGOING
+from labctl.packet.virtio import VnetHeader
 from labctl.world.deadline import Deadline
 
 SECOND = 1_000_000_000

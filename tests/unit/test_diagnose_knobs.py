@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from journey_frames import PATH, Pkt
 
-from labctl.capture.frame import parse
 from labctl.errors import UsageError
 from labctl.experiments.diagnose_facts import Facts
 from labctl.experiments.diagnose_verdict import Finding, Verdict
@@ -16,6 +15,7 @@ from labctl.experiments.knobs_state import State
 from labctl.experiments.trace_flow import Flow, receive_command, send_command
 from labctl.guests.ethtool import Feature
 from labctl.lab.path import Hop
+from labctl.packet.frame import parse
 
 HOPS = tuple(Hop(p.name, p.place, p.owner, p.link) for p in PATH)  # type: ignore[arg-type]
 LOST = Verdict(Finding.LOST, "", "router r1 (eth0 to eth1)")

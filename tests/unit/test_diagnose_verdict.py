@@ -11,7 +11,6 @@ from journey_frames import LOST, PATH, VALID, Pkt, along, hop
 
 from labctl.capture.journey_build import clocks, follow
 from labctl.capture.journey_drops import GuestDrop
-from labctl.capture.judge import Checksum, Metadata
 from labctl.capture.session import Evidence
 from labctl.experiments.diagnose_facts import Facts, listens
 from labctl.experiments.diagnose_verdict import Finding, conclude
@@ -19,6 +18,7 @@ from labctl.experiments.trace import Trace
 from labctl.experiments.trace_errors import Complaint, complaints
 from labctl.experiments.trace_flow import Flow
 from labctl.lab.path import Hop
+from labctl.packet.checksum import Checksum, Metadata
 
 FLOW = Flow("tcp", 22, 4, "10.0.1.1", "10.0.2.2")
 HOPS = tuple(Hop(p.name, p.place, p.owner, p.link) for p in PATH)  # type: ignore[arg-type]

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from labctl.capture.judge import Checksum, Metadata
 from labctl.events import silent
 from labctl.experiments.evidence import (
     Step,
@@ -25,6 +24,7 @@ from labctl.experiments.probes import Answer
 from labctl.experiments.story import table
 from labctl.experiments.trial import Arm
 from labctl.lab.path import Hop, hops
+from labctl.packet.checksum import Checksum, Metadata
 from labctl.results.model import Verdict
 from labctl.topology import find, load
 

@@ -13,7 +13,6 @@ import pytest
 from journey_frames import LOST, VALID, Pkt, hop
 
 from labctl.capture.drops import Drop
-from labctl.capture.judge import Checksum, Metadata, VnetHeader, judge
 from labctl.capture.session import Evidence
 from labctl.errors import GuestError
 from labctl.events import silent
@@ -27,6 +26,8 @@ from labctl.experiments.probes import Answer
 from labctl.experiments.superframes import fixups, grown, super_frame, tally
 from labctl.experiments.trial import Arm
 from labctl.lab.path import Hop, hops
+from labctl.packet.checksum import Checksum, Metadata, judge
+from labctl.packet.virtio import VnetHeader
 from labctl.results.model import Verdict
 from labctl.topology import find, load
 

@@ -16,7 +16,6 @@ from test_capture_session import soon, stand_in
 from test_capture_stream import FRAME, WHOLE, head, record, tail
 
 from labctl.capture import drops, journey_drops
-from labctl.capture.frame import parse
 from labctl.capture.journey import Fate
 from labctl.capture.journey_build import follow
 from labctl.capture.journey_drops import GuestDrop
@@ -30,6 +29,7 @@ from labctl.capture.stream import StreamError, StreamParser, parse_stream
 from labctl.errors import clean
 from labctl.experiments.trace_evidence import limited
 from labctl.experiments.trace_flow import Flow, Returning
+from labctl.packet.frame import parse
 from labctl.world import agent
 from labctl.world.deadline import Deadline
 from labctl.world.process import LONGEST_WORDS, CommandError, last_words, run

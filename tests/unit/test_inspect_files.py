@@ -26,16 +26,16 @@ from inspect_files import (
     simple_packet,
     write,
 )
-from test_capture_judge import eth, ip, tcp, udp, with_state
-from test_capture_tunnels import vxlan
+from test_packet_checksum import eth, ip, tcp, udp, with_state
+from test_packet_tunnels import vxlan
 
-from labctl.capture.judge import Checksum
 from labctl.errors import LabctlError, UsageError
-from labctl.inspect import links
 from labctl.inspect.batch import Windows
 from labctl.inspect.report import Report, by_state
 from labctl.inspect.run import inspect
 from labctl.inspect.source import FormatError
+from labctl.packet import link_types
+from labctl.packet.checksum import Checksum
 
 VALID = eth(ip(4, 6, with_state(4, 6, tcp(), "valid")))
 PARTIAL = eth(ip(4, 6, with_state(4, 6, tcp(), "partial")))
@@ -65,16 +65,16 @@ def test_pcap_in_either_byte_order_and_unit(
     assert len({bad.field, bad.valid, bad.partial}) == 3
 
 
-@pytest.mark.parametrize("link", sorted(links.NAMES))
+@pytest.mark.parametrize("link", sorted(link_types.NAMES))
 def test_every_known_link_type(tmp_path: Path, link: int) -> None:
-    version = 6 if link == links.IPV6 else 4
+    version = 6 if link == link_types.IPV6 else 4
     frames = [
         on_link(link, ip(version, 6, with_state(version, 6, tcp(), state)))
         for state in ("valid", "partial", "bad")
     ]
     report = look(tmp_path, pcap(frames, link=link))
     assert states(report) == {"valid": 1, "partial": 1, "bad": 1}
-    assert report.links == [links.NAMES[link]]
+    assert report.links == [link_types.NAMES[link]]
 
 
 def test_an_unknown_link_type_is_said(tmp_path: Path) -> None:
@@ -105,16 +105,16 @@ def test_pcapng_with_all_packet_blocks_and_strangers_between(tmp_path: Path, ord
 
 
 def test_pcapng_sections_have_interfaces_and_byte_orders_of_their_own(tmp_path: Path) -> None:
-    raw = on_link(links.RAW, ip(4, 6, with_state(4, 6, tcp(), "valid")))
+    raw = on_link(link_types.RAW, ip(4, 6, with_state(4, 6, tcp(), "valid")))
     data = (
         section("<")
         + interface("<")
-        + interface("<", link=links.RAW)
+        + interface("<", link=link_types.RAW)
         + packet(raw, "<", number=1)
         + packet(VALID, "<")
         + section(">")
-        + interface(">", link=links.COOKED_V2)
-        + packet(on_link(links.COOKED_V2, BAD[14:]), ">")
+        + interface(">", link=link_types.COOKED_V2)
+        + packet(on_link(link_types.COOKED_V2, BAD[14:]), ">")
     )
     report = look(tmp_path, data)
     assert states(report) == {"valid": 2, "bad": 1}

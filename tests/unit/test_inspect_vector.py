@@ -12,13 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inspect_files import any_frame, echo, pcap
-from test_capture_judge import eth, ip, pseudo, tcp, udp, with_state, word_sum
-from test_capture_tunnels import inside, local, sctp, vxlan
+from test_packet_checksum import eth, ip, pseudo, tcp, udp, with_state, word_sum
+from test_packet_tunnels import inside, local, sctp, vxlan
 
-from labctl.capture.crc import crc32c
-from labctl.capture.frame import ones_sum
-from labctl.inspect import links, vector
 from labctl.inspect import pcap as reader
+from labctl.inspect import vector
 from labctl.inspect.batch import SLACK, Windows
 from labctl.inspect.crc import sctp_crcs
 from labctl.inspect.fields import Sums
@@ -27,6 +25,9 @@ from labctl.inspect.kinds import Kind
 from labctl.inspect.scalar import examine_all
 from labctl.inspect.source import Ending
 from labctl.inspect.vector import Judged, judge_batch
+from labctl.packet import link_types
+from labctl.packet.crc32c import crc32c
+from labctl.packet.internet_checksum import ones_sum
 
 MTU = 1500
 
@@ -79,10 +80,10 @@ def check(some: list[tuple[bytes, int]], link: int) -> None:
 @given(seed=st.integers(0, 2**32))
 def test_ethernet_frames_are_judged_as_by_the_judge(seed: int) -> None:
     rng = Random(seed)
-    check([any_frame(rng, links.ETHERNET) for _ in range(200)], links.ETHERNET)
+    check([any_frame(rng, link_types.ETHERNET) for _ in range(200)], link_types.ETHERNET)
 
 
-@pytest.mark.parametrize("link", sorted(set(links.NAMES) - {links.ETHERNET}))
+@pytest.mark.parametrize("link", sorted(set(link_types.NAMES) - {link_types.ETHERNET}))
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_frames_of_other_links_are_judged_as_by_the_judge(link: int, seed: int) -> None:
@@ -93,7 +94,7 @@ def test_frames_of_other_links_are_judged_as_by_the_judge(link: int, seed: int) 
 @settings(max_examples=50, deadline=None)
 @given(some=st.lists(st.tuples(st.binary(max_size=120), st.integers(0, 2**32 - 1)), min_size=1))
 def test_any_bytes_are_judged_as_by_the_judge(some: list[tuple[bytes, int]]) -> None:
-    for link in (links.ETHERNET, links.RAW, links.NULL):
+    for link in (link_types.ETHERNET, link_types.RAW, link_types.NULL):
         check(some, link)
 
 
@@ -164,7 +165,7 @@ def edges() -> list[tuple[bytes, int]]:
 
 
 def test_frames_at_the_edge_of_every_rule_are_judged_as_by_the_judge() -> None:
-    check(edges(), links.ETHERNET)
+    check(edges(), link_types.ETHERNET)
     assert {Kind.PARTIAL_MERGED, Kind.PARTIAL_DATA} <= set(judged(edges(), 1).kinds.tolist())
 
 
@@ -177,7 +178,7 @@ def test_the_common_shapes_do_not_go_to_the_slow_way(monkeypatch: pytest.MonkeyP
         for state in ("valid", "partial", "bad")
         for tags in (b"", b"\x81\0\0\1")
     ]
-    seen = judged([(frame, len(frame)) for frame in some], links.ETHERNET)
+    seen = judged([(frame, len(frame)) for frame in some], link_types.ETHERNET)
     assert np.bincount(seen.kinds, minlength=4).tolist() == [8, 8, 0, 8]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from inspect_files import pcap, write
-from test_capture_judge import MACS, eth, ip, tcp, udp, with_state
-from test_capture_tunnels import inside, local, vxlan
+from test_packet_checksum import MACS, eth, ip, tcp, udp, with_state
+from test_packet_tunnels import inside, local, vxlan
 
 from labctl.cli.inspect import inspect_file
 from labctl.inspect.run import inspect

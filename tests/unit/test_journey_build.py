@@ -11,12 +11,12 @@ import pytest
 from journey_frames import BEGIN, LOST, MS, PATH, VALID, At, Pkt, along, hop
 
 from labctl.capture.correlate_clocks import Clock
-from labctl.capture.frame import Packet
 from labctl.capture.journey import Fate, Happening, Journey, summary
 from labctl.capture.journey_build import follow
 from labctl.capture.journey_drops import GuestDrop
-from labctl.capture.judge import Checksum, Metadata
 from labctl.capture.session import Evidence
+from labctl.packet.checksum import Checksum, Metadata
+from labctl.packet.frame import Packet
 
 AHEAD = 7_000_000_000  # vm2's clock
 

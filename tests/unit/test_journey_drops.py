@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from journey_frames import LOST, MS, PATH, Pkt, along, hop
 
-from labctl.capture.frame import Packet
 from labctl.capture.journey import Fate, Happening, Journey, summary
 from labctl.capture.journey_build import clocks, follow
 from labctl.capture.journey_drops import (
@@ -19,6 +18,7 @@ from labctl.capture.journey_drops import (
     GuestDrop,
 )
 from labctl.capture.session import Evidence, Sighting
+from labctl.packet.frame import Packet
 
 SYN = Pkt(seq=100)
 SYN_ACK = Pkt(src="10.0.2.2", dst="10.0.1.1", sport=22, dport=40000, flags=0x12, seq=500, ack=101)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -300,6 +302,19 @@ def test_dom0_is_given_what_its_functions_import_and_no_more() -> None:
     assert "pyroute2/__init__.py" in names
     rooms = {name.split("/")[1] for name in names if name.startswith("labctl/")}
     assert not rooms & {"cli", "lab", "capture", "guests", "experiments"}
+
+
+def test_dom0s_programs_start_from_what_it_is_given_alone(tmp_path: Path) -> None:
+    subprocess.run(["tar", "-xzf", "-", "-C", str(tmp_path)], input=packed(), check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-S", "-m", "labctl.routers.raw", "--help"],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--vnet" in done.stdout
 
 
 # --- what ends meanwhile ------------------------------------------------------------------------

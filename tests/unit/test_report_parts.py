@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from labctl.capture import pcapng
-from labctl.capture.judge import Checksum, Metadata
 from labctl.capture.pcapng import PcapngError
 from labctl.errors import UsageError
 from labctl.lab.path import Hop, hops
 from labctl.lab.whereabouts import whereabouts
+from labctl.packet.checksum import Checksum, Metadata
 from labctl.report import chart, drawing, recorded
 from labctl.report.drawing import BOX, Shape
 from labctl.topology import Topology, find, load, loads, shipped

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from labctl.capture.judge import Checksum, Metadata
 from labctl.experiments.crossing import (
     Crossing,
     check_answer,
@@ -19,6 +18,7 @@ from labctl.experiments.model import experiment
 from labctl.experiments.trial import Arm, Trial
 from labctl.lab.lab import Lab
 from labctl.lab.path import Hop
+from labctl.packet.checksum import Checksum, Metadata
 
 NODES = ("vm1", "vm2")
 WAYS = {"bridge": "eth0", "raw": "eth1"}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from labctl.capture.judge import Checksum, Metadata
 from labctl.experiments.crossing import Crossing, check_answer, check_passes, cross
 from labctl.experiments.evidence import Step, check_states, culprit, until
 from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
 from labctl.experiments.story import table
 from labctl.experiments.trial import Arm, Trial
+from labctl.packet.checksum import Checksum, Metadata
 
 Found = dict[str, dict[int, Crossing]]
 """Crossings by what was between the guests, then by IP version."""

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from labctl.capture.judge import Checksum, Metadata
 from labctl.experiments.builtin.xen_offload_gso import super_frames
 from labctl.experiments.crossing import (
     Crossing,
@@ -23,6 +22,7 @@ from labctl.experiments.model import experiment
 from labctl.experiments.story import aligned
 from labctl.experiments.trial import Arm, Trial
 from labctl.lab.node import Node
+from labctl.packet.checksum import Checksum, Metadata
 
 FINISHED: tuple[Checksum, Metadata | None] = (Checksum.VALID, None)
 OFF = {"tx-checksumming": False}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from labctl.capture.judge import Checksum, Metadata
 from labctl.experiments.builtin.router_hop import check_broken
 from labctl.experiments.crossing import Crossing, check_answer, check_no_errors, check_passes, cross
 from labctl.experiments.evidence import check_states, culprit, everywhere
@@ -10,6 +9,7 @@ from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
 from labctl.experiments.story import table
 from labctl.experiments.trial import Arm, Trial
+from labctl.packet.checksum import Checksum, Metadata
 from labctl.topology.model import RouterKind
 
 KINDS: dict[RouterKind, str] = {

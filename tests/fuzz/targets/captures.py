@@ -119,7 +119,7 @@ TARGET = Target(
     "captures",
     "pcap and pcapng files",
     10**6,
-    ("labctl.capture", "labctl.inspect", "labctl.report.recorded"),
+    ("labctl.capture", "labctl.inspect", "labctl.packet", "labctl.report.recorded"),
     seeds,
     make,
     check,

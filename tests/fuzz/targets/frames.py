@@ -11,17 +11,18 @@ from test_inspect_vector import check as agree
 
 from labctl.capture.journey import summary
 from labctl.capture.journey_build import follow
-from labctl.capture.judge import VnetHeader
 from labctl.capture.session import Evidence, HopEvidence, Sighting
-from labctl.capture.stream import PACKET_OUTGOING, Record, Trailer
-from labctl.capture.vxlan import decapsulate
-from labctl.inspect import links
+from labctl.capture.stream import Record, Trailer
 from labctl.lab.path import Hop
+from labctl.packet import link_types
+from labctl.packet.af_packet import PACKET_OUTGOING
+from labctl.packet.tunnels import decapsulate
+from labctl.packet.virtio import VnetHeader
 
 from ..mutate import changed
 from ..target import Target, WrongError, chosen
 
-LINKS = sorted(links.NAMES)
+LINKS = sorted(link_types.NAMES)
 PATH = (
     Hop("vm1:eth0", "guest", "vm1", "eth0"),
     Hop("vm1-eth0", "host", "vm1", "vm1-eth0"),
@@ -101,7 +102,7 @@ def packed(link: int, some: Sequence[tuple[int, bytes, int]], rng: Random) -> by
 
 def whole(rng: Random) -> bytes:
     """Return frames of many shapes that some hops see, whole or not, in any order."""
-    link = links.ETHERNET if rng.random() < 0.8 else rng.choice(LINKS)
+    link = link_types.ETHERNET if rng.random() < 0.8 else rng.choice(LINKS)
     some = []
     for _ in range(rng.randrange(1, 4)):
         frame, original = any_frame(rng, link)
@@ -129,7 +130,7 @@ TARGET = Target(
     "frames",
     "frames with metadata",
     10**6,
-    ("labctl.capture", "labctl.inspect"),
+    ("labctl.capture", "labctl.inspect", "labctl.packet"),
     seeds,
     make,
     check,

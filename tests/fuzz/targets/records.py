@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from labctl.capture.judge import Checksum
 from labctl.cli import report, results
 from labctl.cli.words import print_error
 from labctl.errors import LabctlError
+from labctl.packet.checksum import Checksum
 from labctl.results.model import Run, Verdict
 from labctl.results.recorder import RESULT, TOPOLOGY
 from labctl.topology.model import Topology

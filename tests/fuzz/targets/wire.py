@@ -72,7 +72,7 @@ OBSERVER = Target(
     "observers",
     "streams of observers in guests",
     10**5,
-    ("labctl.capture",),
+    ("labctl.capture", "labctl.packet"),
     streams,
     make,
     observe,

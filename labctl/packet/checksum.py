@@ -7,25 +7,15 @@ the two are kept apart: `partial` with `needs_csum` is a packet on its way to be
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from enum import StrEnum
 
-from labctl.capture.crc import crc32c
-from labctl.capture.frame import CHECKSUM_OFFSETS, SCTP, TCP, UDP, Packet, ones_sum, parse
-from labctl.capture.vxlan import HEADER, TUNNEL_PORTS, decapsulate
-
-TP_STATUS_CSUMNOTREADY = 1 << 3
-TP_STATUS_CSUM_VALID = 1 << 7
-"""linux/if_packet.h; set by packet_recvmsg() from skb->ip_summed."""
-
-VNET_NEEDS_CSUM = 1
-VNET_DATA_VALID = 2
-"""linux/virtio_net.h: flags of struct virtio_net_hdr."""
-
-GSO_NAMES = {1: "tcpv4", 3: "udp", 4: "tcpv6", 5: "udp_l4"}
-"""linux/virtio_net.h: gso_type of struct virtio_net_hdr, and the words for it here."""
-GSO_TYPES = {name: number for number, name in GSO_NAMES.items()}
+from labctl.packet.af_packet import TP_STATUS_CSUM_VALID, TP_STATUS_CSUMNOTREADY
+from labctl.packet.crc32c import sctp_crc32c
+from labctl.packet.frame import CHECKSUM_OFFSETS, OUTSIDE_MTU, SCTP, TCP, UDP, Packet, parse
+from labctl.packet.internet_checksum import ones_sum, pseudo_header_sum
+from labctl.packet.tunnels import TUNNEL_PORTS, VXLAN_HEADER, decapsulate
+from labctl.packet.virtio import VNET_DATA_VALID, VNET_NEEDS_CSUM, VnetHeader
 
 
 class Checksum(StrEnum):
@@ -52,43 +42,6 @@ class Metadata(StrEnum):
     DATA_VALID = "data_valid"
     """Verified already (CHECKSUM_UNNECESSARY)."""
     NONE = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class VnetHeader:
-    """struct virtio_net_hdr, as a packet socket with PACKET_VNET_HDR gives it (10 bytes)."""
-
-    flags: int
-    gso_type: int
-    hdr_len: int
-    gso_size: int
-    csum_start: int
-    """Bytes from the start of the frame to where the sum starts."""
-    csum_offset: int
-    """Bytes from `csum_start` to the checksum field."""
-
-    @classmethod
-    def unpack(cls, data: bytes) -> VnetHeader:
-        """Read the header from its 10 bytes (little-endian, as on every x86 host)."""
-        return cls(*struct.unpack("<BBHHHH", data))
-
-    def pack(self) -> bytes:
-        """Return the header's 10 bytes."""
-        return struct.pack(
-            "<BBHHHH",
-            self.flags,
-            self.gso_type,
-            self.hdr_len,
-            self.gso_size,
-            self.csum_start,
-            self.csum_offset,
-        )
-
-    @property
-    def gso(self) -> str:
-        """What segmentation is left to do: empty for none, else such as `tcpv4` or `udp_l4`."""
-        kind = self.gso_type & 0x7F  # the top bit is ECN
-        return GSO_NAMES.get(kind, f"type {kind}") if kind else ""
 
 
 def metadata_of(status: int = 0, vnet: VnetHeader | None = None) -> Metadata:
@@ -185,8 +138,8 @@ def judge(
     tp_status, `mtu` that of the interface it was seen on.
     """
     gso = vnet.gso if vnet else ""
-    if not gso and mtu is not None and max(len(frame), original_length or 0) > mtu + 14 + 8:
-        gso = "merged"  # 14 bytes of Ethernet and at most two VLAN tags lie outside the MTU
+    if not gso and mtu is not None and max(len(frame), original_length or 0) > mtu + OUTSIDE_MTU:
+        gso = "merged"
     packet = parse(frame, original_length, gso=bool(gso))
     metadata = metadata_of(status, vnet)
     size = vnet.gso_size if vnet else 0
@@ -227,9 +180,8 @@ def judge(
         told = metadata is Metadata.NEEDS_CSUM and value == pseudo_sum
         return verdict(Checksum.PARTIAL if told else Checksum.UNKNOWN, value, None, pseudo_sum)
     if number == SCTP:
-        bare = frame[at:place] + bytes(4) + frame[end : at + length]
         # The one checksum that goes over the wire lowest byte first (RFC 9260 appendix A).
-        crc = int.from_bytes(crc32c(bare).to_bytes(4, "little"), "big")
+        crc = int.from_bytes(sctp_crc32c(frame[at : at + length]).to_bytes(4, "little"), "big")
         left_open = Checksum.BAD if value else Checksum.PARTIAL
         return verdict(Checksum.VALID if value == crc else left_open, value, crc, pseudo_sum)
     total = ((pseudo or 0) + ones_sum(frame[at : at + length])) % 0xFFFF
@@ -271,7 +223,7 @@ def _unfinished(frame: bytes, packet: Packet) -> tuple[int, int] | None:
     """Return where the sum left open inside a tunnel begins, and where its field is."""
     base = 0
     while inner := decapsulate(frame, packet):
-        base += (packet.l4_offset or 0) + HEADER
+        base += (packet.l4_offset or 0) + VXLAN_HEADER
         frame, packet = inner.frame, parse(inner.frame, inner.original_length)
         at, length, number = packet.l4_offset, packet.l4_length, packet.protocol_number
         if packet.fragment or at is None or length is None or number not in (TCP, UDP):
@@ -287,4 +239,4 @@ def _pseudo_residue(packet: Packet, number: int, length: int) -> int | None:
     """Return the pseudo-header's sum modulo 0xffff; None for ICMP, which has no pseudo-header."""
     if packet.protocol == "icmp" or packet.pseudo is None:
         return None
-    return (ones_sum(packet.pseudo) + number + (length >> 16) + (length & 0xFFFF)) % 0xFFFF
+    return pseudo_header_sum(packet.pseudo, number, length)

@@ -11,18 +11,40 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+from labctl.packet.internet_checksum import ones_sum
+
 ETH_P_IP = 0x0800
 ETH_P_ARP = 0x0806
 ETH_P_IPV6 = 0x86DD
-VLAN_TYPES = frozenset({0x8100, 0x88A8, 0x9100})
+ETH_P_8021Q, ETH_P_8021AD, ETH_P_QINQ1 = 0x8100, 0x88A8, 0x9100
+"""Ethertypes, include/uapi/linux/if_ether.h."""
+KERNEL_VLAN_TYPES = frozenset({ETH_P_8021Q, ETH_P_8021AD})
+"""The VLAN tags that Linux takes for such (eth_type_vlan() of include/linux/if_vlan.h)."""
+VLAN_TYPES = KERNEL_VLAN_TYPES | {ETH_P_QINQ1}
+"""Those that are looked behind in a capture."""
+
+ETH_HLEN = 14
+VLAN_HLEN = 4
+"""Bytes of Ethernet's header, and of a VLAN tag."""
+OUTSIDE_MTU = ETH_HLEN + 2 * VLAN_HLEN
+"""Bytes of a frame that no MTU counts: Ethernet's header and at most two VLAN tags."""
+LONGEST_FRAME = 1 << 19
+"""Bytes; a BIG TCP super-frame is the longest there is."""
 
 TCP, UDP, ICMP, ICMPV6, SCTP = 6, 17, 1, 58, 132
 PROTOCOLS = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmpv6", SCTP: "sctp", 47: "gre"}
 CHECKSUM_OFFSETS = {TCP: 16, UDP: 6, ICMP: 2, ICMPV6: 2, SCTP: 8}
 """Where a protocol's checksum field lies, in bytes from the start of its header."""
 
-_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTH, _NO_NEXT, _DESTINATION = 0, 43, 44, 51, 59, 60
+_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTH, _DESTINATION = 0, 43, 44, 51, 60
 _MOBILITY = 135
+EXTENSION_HEADERS = frozenset({_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTH, _DESTINATION, _MOBILITY})
+"""IPv6's headers between its own and the transport's (RFC 8200 section 4)."""
+IPV4_FRAGMENT, IPV4_FRAGMENT_OFFSET = 0x3FFF, 0x1FFF
+"""In the 16 bits of IPv4's flags and fragment offset: more-fragments or an offset, the offset."""
+
+TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 0x01, 0x02, 0x04, 0x10
+"""Bits of `Packet.tcp_flags` (RFC 9293 section 3.1)."""
 
 _ICMP_KINDS = {
     (ICMP, 0): "ICMP echo reply",
@@ -96,17 +118,6 @@ class Packet:
     """The source and destination address bytes that the pseudo-header sums."""
 
 
-def ones_sum(data: bytes | memoryview) -> int:
-    """Return the ones' complement sum of big-endian 16-bit words, as a residue 0 to 0xfffe.
-
-    2^16 is 1 modulo 0xffff, so the whole buffer read as one number has the same residue as the
-    sum of its words (RFC 1071 section 2): one C-speed operation instead of a loop.
-    """
-    if len(data) % 2:
-        data = bytes(data) + b"\0"
-    return int.from_bytes(data, "big") % 0xFFFF
-
-
 def parse(frame: bytes, original_length: int | None = None, *, gso: bool = False) -> Packet:
     """Parse an Ethernet frame of which `original_length` bytes were on the wire.
 
@@ -114,14 +125,14 @@ def parse(frame: bytes, original_length: int | None = None, *, gso: bool = False
     kernel: net/ipv4/af_inet.c inet_gro_complete): the frame's own length then counts.
     """
     wire = max(len(frame), original_length or 0)
-    if len(frame) < 14:
+    if len(frame) < ETH_HLEN:
         return Packet("other", "runt", 0, truncated=True)
     ethertype = int.from_bytes(frame[12:14], "big")
-    offset, vlan = 14, []
-    while ethertype in VLAN_TYPES and len(frame) >= offset + 4:
+    offset, vlan = ETH_HLEN, []
+    while ethertype in VLAN_TYPES and len(frame) >= offset + VLAN_HLEN:
         vlan.append(int.from_bytes(frame[offset : offset + 2], "big") & 0x0FFF)
         ethertype = int.from_bytes(frame[offset + 2 : offset + 4], "big")
-        offset += 4
+        offset += VLAN_HLEN
     tags = tuple(vlan)
     if ethertype == ETH_P_IP:
         return _ipv4(frame, offset, wire, tags, gso)
@@ -156,13 +167,13 @@ def _ipv4(frame: bytes, at: int, wire: int, vlan: tuple[int, ...], gso: bool) ->
     if total == 0 and gso:
         total = wire - at
     header = frame[at : at + ihl]
-    fragment = bool(flags & 0x3FFF)  # more-fragments or an offset
+    fragment = bool(flags & IPV4_FRAGMENT)
     return _l4(
         frame,
         at + ihl,
         total - ihl,
         number=header[9],
-        first=not flags & 0x1FFF,
+        first=not flags & IPV4_FRAGMENT_OFFSET,
         packet=Packet(
             "ipv4",
             "",
@@ -192,7 +203,7 @@ def _ipv6(frame: bytes, at: int, wire: int, vlan: tuple[int, ...], gso: bool) ->
     source, target = frame[at + 8 : at + 24], frame[at + 24 : at + 40]
     final, fragment, first, ident = target, False, True, None
     offset = at + 40
-    while number in (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTH, _DESTINATION, _MOBILITY) and first:
+    while number in EXTENSION_HEADERS and first:
         if len(frame) < offset + 8:
             break
         following = frame[offset]
@@ -271,10 +282,10 @@ def _l4(frame: bytes, at: int, length: int, *, number: int, first: bool, packet:
 
 
 def _tcp_kind(flags: int, payload: int) -> str:
-    if flags & 0x04:
+    if flags & TCP_RST:
         return "RST"
-    if flags & 0x02:
-        return "SYN-ACK" if flags & 0x10 else "SYN"
-    if flags & 0x01:
+    if flags & TCP_SYN:
+        return "SYN-ACK" if flags & TCP_ACK else "SYN"
+    if flags & TCP_FIN:
         return "FIN"
     return "TCP data" if payload > 0 else "ACK"

@@ -2,18 +2,24 @@
 
 Pure functions over a frame's bytes. Nothing from the transport header on is ever touched: that it
 arrives as it was sent is what the experiments rest on.
+
+A router runs this for every packet, and wants four things of it where `frame.parse` tells twenty;
+so they are read here on their own, by the same definitions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-VLAN_TYPES = frozenset({b"\x81\x00", b"\x88\xa8"})
-_IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
+from labctl.packet.frame import ETH_HLEN, ETH_P_IP, ETH_P_IPV6, KERNEL_VLAN_TYPES, VLAN_HLEN
+
+# As they stand in a frame: bytes are compared sooner than numbers are made of them.
+_VLAN_TYPES = frozenset(kind.to_bytes(2, "big") for kind in KERNEL_VLAN_TYPES)
+_IPV4, _IPV6 = ETH_P_IP.to_bytes(2, "big"), ETH_P_IPV6.to_bytes(2, "big")
 
 
 @dataclass(frozen=True, slots=True)
-class Packet:
+class IpHeader:
     """Where a frame's IP header lies and where it wants to go."""
 
     version: int
@@ -36,17 +42,17 @@ MALFORMED = Refused("malformed")
 NOT_FORWARDABLE = Refused("not_forwardable")
 
 
-def read(frame: bytes | bytearray | memoryview) -> Packet | Refused:
+def read(frame: bytes | bytearray | memoryview) -> IpHeader | Refused:
     """Read what forwarding needs.
 
     Refused are frames that are not IP (`other`), whose IP header is broken (`malformed`, RFC 1812
     section 5.2.2), and those whose addresses no router may forward (`not_forwardable`).
     """
-    at = 14
+    at = ETH_HLEN
     kind = bytes(frame[12:14])
-    while kind in VLAN_TYPES:
+    while kind in _VLAN_TYPES:
         kind = bytes(frame[at + 2 : at + 4])
-        at += 4
+        at += VLAN_HLEN
     if kind == _IPV4:
         return _read_ipv4(frame, at)
     if kind == _IPV6:
@@ -54,7 +60,7 @@ def read(frame: bytes | bytearray | memoryview) -> Packet | Refused:
     return OTHER
 
 
-def _read_ipv4(frame: bytes | bytearray | memoryview, at: int) -> Packet | Refused:
+def _read_ipv4(frame: bytes | bytearray | memoryview, at: int) -> IpHeader | Refused:
     if len(frame) < at + 20 or frame[at] >> 4 != 4:
         return MALFORMED
     size = (frame[at] & 0x0F) * 4
@@ -64,7 +70,7 @@ def _read_ipv4(frame: bytes | bytearray | memoryview, at: int) -> Packet | Refus
     src, dst = header[12:16], header[16:20]
     if _private4(src) or _private4(dst):
         return NOT_FORWARDABLE
-    return Packet(4, at, dst, header[8])
+    return IpHeader(4, at, dst, header[8])
 
 
 def _private4(address: bytes) -> bool:
@@ -72,13 +78,13 @@ def _private4(address: bytes) -> bool:
     return address[0] in (0, 127) or address[0] >= 224 or address[:2] == b"\xa9\xfe"
 
 
-def _read_ipv6(frame: bytes | bytearray | memoryview, at: int) -> Packet | Refused:
+def _read_ipv6(frame: bytes | bytearray | memoryview, at: int) -> IpHeader | Refused:
     if len(frame) < at + 40 or frame[at] >> 4 != 6:
         return MALFORMED
     src, dst = bytes(frame[at + 8 : at + 24]), bytes(frame[at + 24 : at + 40])
     if _private6(src) or _private6(dst):
         return NOT_FORWARDABLE
-    return Packet(6, at, dst, frame[at + 7])
+    return IpHeader(6, at, dst, frame[at + 7])
 
 
 def _private6(address: bytes) -> bool:
@@ -88,13 +94,13 @@ def _private6(address: bytes) -> bool:
     return not any(address[:15]) and address[15] < 2
 
 
-def age(frame: bytearray | memoryview, packet: Packet) -> None:
+def age(frame: bytearray | memoryview, header: IpHeader) -> None:
     """Take one from the TTL or hop limit, and carry it into the IPv4 header's sum.
 
     The sum is updated, not made anew (RFC 1624 equation 3), so that a wrong one stays wrong.
     """
-    at = packet.at
-    if packet.version == 6:
+    at = header.at
+    if header.version == 6:
         frame[at + 7] -= 1
         return
     old = frame[at + 8] << 8 | frame[at + 9]

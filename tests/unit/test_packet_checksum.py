@@ -9,14 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.capture.judge import (
-    TP_STATUS_CSUM_VALID,
-    TP_STATUS_CSUMNOTREADY,
-    Checksum,
-    Metadata,
-    VnetHeader,
-    judge,
-)
+from labctl.packet.af_packet import TP_STATUS_CSUM_VALID, TP_STATUS_CSUMNOTREADY
+from labctl.packet.checksum import Checksum, Metadata, judge
+from labctl.packet.virtio import VnetHeader
 
 MACS = bytes.fromhex("020000000002020000000001")
 PAIRS = {4: ("10.0.0.1", "10.0.0.2"), 6: ("fd00::1", "fd00::2")}

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.routers.headers import MALFORMED, NOT_FORWARDABLE, OTHER, Packet, Refused, age, read
+from labctl.packet.forwarding import MALFORMED, NOT_FORWARDABLE, OTHER, IpHeader, Refused, age, read
+from labctl.packet.frame import parse
 
 MACS = b"\2" * 12
 
@@ -44,7 +45,7 @@ def test_ageing_keeps_the_ipv4_sum_right_and_the_rest_as_it_was(
     before = frame(ipv4(ttl=ttl, ident=ident)) + tail
     after = bytearray(before)
     found = read(after)
-    assert isinstance(found, Packet)
+    assert isinstance(found, IpHeader)
     age(after, found)
     assert after[22] == ttl - 1
     assert word_sum(bytes(after[14:34])) == 0xFFFF
@@ -57,7 +58,7 @@ def test_ageing_ipv6_changes_the_hop_limit_alone() -> None:
     before = frame(ipv6(ttl=9))
     after = bytearray(before)
     found = read(after)
-    assert isinstance(found, Packet)
+    assert isinstance(found, IpHeader)
     assert (found.version, found.ttl) == (6, 9)
     age(after, found)
     assert [n for n in range(len(after)) if after[n] != before[n]] == [21]
@@ -67,7 +68,7 @@ def test_ageing_ipv6_changes_the_hop_limit_alone() -> None:
 @pytest.mark.parametrize("packet", [ipv4(), ipv6()])
 def test_headers_are_found_behind_vlan_tags(packet: bytes, tag: bytes) -> None:
     found = read(frame(packet, tag))
-    assert isinstance(found, Packet)
+    assert isinstance(found, IpHeader)
     assert found.at == 14 + len(tag)
     assert found.dst in (b"\x0a\0\2\2", ipaddress.IPv6Address("fd00:2::2").packed)
 
@@ -88,9 +89,9 @@ def test_ipv6_addresses_of_one_link_or_host_are_not_forwarded(dst: str) -> None:
 
 def test_neighbours_of_those_addresses_are_forwarded() -> None:
     for dst in ("169.253.0.1", "223.1.1.1"):
-        assert isinstance(read(frame(ipv4(dst=dst))), Packet)
+        assert isinstance(read(frame(ipv4(dst=dst))), IpHeader)
     for dst in ("fec0::1", "::2"):
-        assert isinstance(read(frame(ipv6(dst=dst))), Packet)
+        assert isinstance(read(frame(ipv6(dst=dst))), IpHeader)
 
 
 def test_broken_headers_are_malformed() -> None:
@@ -107,7 +108,23 @@ def test_what_is_not_ip_is_none_of_its_business() -> None:
     assert read(MACS + b"\x08\x06" + bytes(28)) == OTHER
 
 
+@pytest.mark.parametrize("tag", [b"", b"\x81\0\0\7", b"\x88\xa8\0\1\x81\0\0\2"])
+@pytest.mark.parametrize("packet", [ipv4(), ipv6()])
+@given(place=st.integers(0, 60), value=st.integers(0, 255))
+def test_what_it_takes_the_reader_of_captures_reads_alike(
+    packet: bytes, tag: bytes, place: int, value: int
+) -> None:
+    data = frame(packet, tag)
+    data[place % len(data)] = value
+    found, known = read(data), parse(bytes(data))
+    if isinstance(found, IpHeader):
+        assert known.family == f"ipv{found.version}"
+        assert (known.l3_offset, known.ttl) == (found.at, found.ttl)
+        assert known.dst == str(ipaddress.ip_address(found.dst))
+        assert known.header_valid is not False
+
+
 @given(data=st.binary(max_size=80))
 def test_no_bytes_make_it_raise(data: bytes) -> None:
     for start in (b"", MACS + b"\x08\0\x46", MACS + b"\x86\xdd\x60", MACS + b"\x81\0"):
-        assert isinstance(read(start + data), Packet | Refused)
+        assert isinstance(read(start + data), IpHeader | Refused)

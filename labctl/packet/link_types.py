@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from labctl.packet.frame import ETH_HLEN, ETH_P_IP, ETH_P_IPV6
+
 ETHERNET, NULL, RAW_BSD, RAW, LOOP, COOKED, IPV4, IPV6, COOKED_V2 = (
     1, 0, 12, 101, 108, 113, 228, 229, 276,
 )  # fmt: skip
@@ -21,7 +23,7 @@ NAMES = {
 """The link types known here; 14 is raw IP where captured on OpenBSD."""
 
 HEADER = {
-    ETHERNET: 14, NULL: 4, LOOP: 4, COOKED: 16, COOKED_V2: 20,
+    ETHERNET: ETH_HLEN, NULL: 4, LOOP: 4, COOKED: 16, COOKED_V2: 20,
     RAW_BSD: 0, RAW: 0, 14: 0, IPV4: 0, IPV6: 0,
 }  # fmt: skip
 """Bytes before the network header (before any VLAN tag)."""
@@ -29,10 +31,10 @@ HEADER = {
 PROTOCOL_AT = {ETHERNET: 12, COOKED: 14, COOKED_V2: 0}
 """Where the ethertype stands, for link types that have one."""
 
-FAMILIES = {2: 0x0800, 10: 0x86DD, 24: 0x86DD, 28: 0x86DD, 30: 0x86DD}
+FAMILIES = {2: ETH_P_IP, 10: ETH_P_IPV6, 24: ETH_P_IPV6, 28: ETH_P_IPV6, 30: ETH_P_IPV6}
 """BSD loopback: AF_INET, and AF_INET6 of Linux, NetBSD and OpenBSD, FreeBSD, macOS."""
 
-VERSIONS = {4: 0x0800, 6: 0x86DD}
+VERSIONS = {4: ETH_P_IP, 6: ETH_P_IPV6}
 """Raw IP: the ethertype by the IP version."""
 
 
@@ -51,7 +53,7 @@ def as_ethernet(link: int, frame: bytes, original_length: int) -> tuple[bytes, i
     if link not in HEADER:
         return None
     size = HEADER[link]
-    wire = max(original_length, len(frame)) - size + 14
+    wire = max(original_length, len(frame)) - size + ETH_HLEN
     if len(frame) < max(size, 1):
         return b"", max(original_length, 1)
     if link in PROTOCOL_AT:

@@ -21,3 +21,8 @@ def crc32c(data: bytes) -> int:
     for byte in data:
         crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
     return crc ^ 0xFFFFFFFF
+
+
+def sctp_crc32c(packet: bytes) -> int:
+    """Return the CRC32c of an SCTP packet of at least 12 bytes, its own field taken as 0."""
+    return crc32c(packet[:8] + bytes(4) + packet[12:])

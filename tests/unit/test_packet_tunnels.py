@@ -5,12 +5,13 @@ from __future__ import annotations
 import struct
 
 import pytest
-from test_capture_judge import eth, ip, pseudo, tcp, udp, with_state, word_sum
+from test_packet_checksum import eth, ip, pseudo, tcp, udp, with_state, word_sum
 
-from labctl.capture.crc import crc32c
-from labctl.capture.frame import parse
-from labctl.capture.judge import VNET_NEEDS_CSUM, Checksum, VnetHeader, judge
-from labctl.capture.vxlan import decapsulate
+from labctl.packet.checksum import Checksum, judge
+from labctl.packet.crc32c import crc32c
+from labctl.packet.frame import parse
+from labctl.packet.tunnels import decapsulate
+from labctl.packet.virtio import VNET_NEEDS_CSUM, VnetHeader
 
 
 def sctp(payload: bytes, check: bytes | None = None, chunk: int = 1) -> bytes:
