@@ -16,17 +16,17 @@ from labctl.capture.session import Evidence, HopEvidence, Sighting
 from labctl.capture.stream import PACKET_OUTGOING, Record, Trailer
 from labctl.capture.vxlan import decapsulate
 from labctl.inspect import links
-from labctl.lab.path import Hop
+from labctl.topology.points import inside_guest, inside_router, outer_end
 
 from ..mutate import changed
 from ..target import Target, WrongError, chosen
 
 LINKS = sorted(links.NAMES)
 PATH = (
-    Hop("vm1:eth0", "guest", "vm1", "eth0"),
-    Hop("vm1-eth0", "host", "vm1", "vm1-eth0"),
-    Hop("r1:eth0", "router", "r1", "eth0"),
-    Hop("vm2:eth0", "guest", "vm2", "eth0"),
+    inside_guest("vm1", "eth0"),
+    outer_end("guest", "vm1", "vm1-eth0"),
+    inside_router("r1", "eth0"),
+    inside_guest("vm2", "eth0"),
 )
 HEAD = struct.Struct("<BBBHHHH")
 """Of each frame: where it was seen, flags, GSO type, sum's start and offset, length, how much was
