@@ -63,6 +63,7 @@ class Step:
     """One hop of a journey."""
 
     point: ObservationPoint
+    """Where it is."""
     happened: Happening
     time_ns: int | None = None
     """Nanoseconds since the epoch on the host's clock; None where it was not seen."""

@@ -29,22 +29,31 @@ def path_of(
     """Return the path that the hops of `evidence` are, with what each belongs to.
 
     The topology tells; without one (an older record) the names do, `nodes` being the guests, of
-    which one that the path only passes is a Xen host. Which dom0 a hop is in is not known then.
+    which a path passes Xen hosts only. Which dom0 a hop is in is not known then.
     """
     known = points_of(topology) if topology else {}
     names = [hop.hop for hop in evidence.hops]
     owners = [_owner(names, number) for number in range(len(names))]
     found = []
-    for name, owner in zip(names, owners, strict=True):
+    for number, (name, owner) in enumerate(zip(names, owners, strict=True)):
         if name in known:
             found.append(known[name])
             continue
-        kind: ElementKind = "router"
-        if owner in nodes:
-            kind = "guest" if owner in (owners[0], owners[-1]) else "uplink"
+        kind: ElementKind = "guest" if owner in nodes else "router"
+        if kind == "guest" and not topology and _is_passed(names, owners, number):
+            kind = "uplink"
         _, inside, link = name.partition(":")
         found.append(_INSIDE[kind](owner, link) if inside else outer_end(kind, owner, name))
     return tuple(found)
+
+
+def _is_passed(names: Sequence[str], owners: Sequence[str], number: int) -> bool:
+    """Tell whether a hop is an end of an interface whose other end is passed too, in mid-path."""
+    if owners[number] in (owners[0], owners[-1]):
+        return False
+    beside = range(max(0, number - 1), min(len(names), number + 2))
+    inside = {":" in names[one] for one in beside if owners[one] == owners[number]}
+    return len(inside) == 2
 
 
 def _owner(names: Sequence[str], number: int) -> str:

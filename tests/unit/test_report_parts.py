@@ -14,6 +14,7 @@ import pytest
 from labctl.capture import pcapng
 from labctl.capture.judge import Checksum, Metadata
 from labctl.capture.pcapng import PcapngError
+from labctl.capture.session import Evidence, HopEvidence
 from labctl.errors import UsageError
 from labctl.lab.whereabouts import whereabouts
 from labctl.report import chart, drawing, recorded
@@ -109,6 +110,21 @@ def test_a_path_is_told_by_the_topology_or_by_its_names(tmp_path: Path, told: bo
     topology = load(find("router-hop.yaml"))
     path = recorded.path_of(pcapng.read(file), ["vm1", "vm2"], topology if told else None)
     assert path == find_path(topology, "vm1", "vm2").points
+
+
+def test_of_an_older_record_an_uplink_is_known_by_where_it_is() -> None:
+    names = ["vm1:eth0", "vm1-eth0", "xen1:eth0", "xen1-eth0", "vm3-eth0", "vm3:eth0"]
+    evidence = Evidence(tuple(HopEvidence(name, (), None, None) for name in names))
+    path = recorded.path_of(evidence, ["xen1", "vm1", "vm3"], None)
+    assert whereabouts(path) == {
+        "vm1:eth0": "inside vm1",
+        "vm1-eth0": "host's end of vm1",
+        "xen1:eth0": "uplink in dom0",
+        "xen1-eth0": "TAP of the uplink",
+        "vm3-eth0": "host's end of vm3",
+        "vm3:eth0": "inside vm3",
+    }
+    assert [one.name for one in chart.of_path(path).elements] == ["vm1", "bridge", "bridge", "vm3"]
 
 
 def _longest_path(topology: Topology) -> tuple[ObservationPoint, ...]:
