@@ -368,6 +368,8 @@ def test_a_journey_is_plain_data() -> None:
     assert told["steps"][4]["happened"] == "metadata lost"
     assert told["steps"][4]["field"] == told["steps"][4]["pseudo_sum"]
     assert [step["hop"] for step in told["steps"]] == [place.name for place in PATH]
+    ends = [("guest", "vm1"), ("host", "vm1"), ("host", "r1"), ("router", "r1")]
+    assert [(step["place"], step["owner"]) for step in told["steps"][:4]] == ends
 
 
 UPLINK = find_path(load(find("xen-uplink")), "vm1", "vm3").points
