@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from labctl.capture.session import Evidence
     from labctl.guests.accel import Policy
     from labctl.lab.lab import Lab
-    from labctl.lab.path import Hop
     from labctl.topology import Topology
+    from labctl.topology.points import ObservationPoint
 
 Source = str | Path | Mapping[str, Any]
 """A topology: a file, the name of a shipped one, or a mapping of the same shape as a file."""
@@ -144,7 +144,7 @@ def lab(request: pytest.FixtureRequest, lab_factory: LabFactory) -> Iterator[Lab
 class Observation:
     """What passes the hops between two nodes; the fixture `observe` makes one."""
 
-    def __init__(self, title: str, path: tuple[Hop, ...], file: Path) -> None:
+    def __init__(self, title: str, path: tuple[ObservationPoint, ...], file: Path) -> None:
         """Start with nothing seen."""
         self.title = title
         self.path = path
@@ -195,12 +195,12 @@ def observe(request: pytest.FixtureRequest, tmp_path: Path) -> Observe:
     def observing(
         lab: Lab, source: str, destination: str, *, interface: str | None = None
     ) -> Iterator[Observation]:
-        from labctl.lab.path import hops
         from labctl.lab.watch import capture
+        from labctl.topology.graph import find_path
         from labctl.world.deadline import Deadline
 
         number = len(run.observations)
-        path = hops(lab.topology, source, destination, interface)
+        path = find_path(lab.topology, source, destination, interface).points
         title = f"{lab.name}: {source} to {destination}"
         seen = Observation(title, path, tmp_path / f"{source}-{destination}-{number}.pcapng")
         with capture(lab, path, tmp_path / f"streams-{number}") as seeing:

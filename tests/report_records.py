@@ -11,12 +11,12 @@ from pathlib import Path
 from labctl.capture import pcapng
 from labctl.capture.session import HopEvidence, judged
 from labctl.capture.stream import Header, Record, Stream, Trailer
-from labctl.lab.path import hops
 from labctl.packet.virtio import VnetHeader
 from labctl.results import ArmResult, Check, Environment, Recorder, Run, Verdict
 from labctl.results.model import Offloads
 from labctl.results.recorder import TOPOLOGY, capture_name
 from labctl.topology import find, load, stored
+from labctl.topology.graph import find_path
 
 BEGIN = 1_700_000_000_000_000_000
 HOPS = (
@@ -126,7 +126,7 @@ def xen_record(root: Path, name: str) -> Path:
     """Record a run on a topology with a Xen host, with the arms of `XEN`; return its directory."""
     topology = load(find(name))
     guests = [node.name for node in topology.nodes.values() if not node.hypervisor]
-    path = hops(topology, guests[0], guests[-1])
+    path = find_path(topology, guests[0], guests[-1]).points
     layers = {"guest": {"tx-checksumming": True}, "tap": {"tx-checksumming": True}, "device": {}}
     offloads = {"vm1/eth0": layers, "xen1/eth0": layers}
     with Recorder.create(topology.name, root) as recorder:

@@ -10,39 +10,11 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from labctl.capture.session import Sighting
 from labctl.packet.checksum import Checksum, Metadata, knowledge
-
-
-class Place(Protocol):
-    """A hop: where something was observed."""
-
-    @property
-    def name(self) -> str:
-        """The hop's name, such as `vm1:eth0`."""
-        ...
-
-    @property
-    def place(self) -> str:
-        """`guest`, `host` or `router`."""
-        ...
-
-    @property
-    def owner(self) -> str:
-        """The node or router it belongs to."""
-        ...
-
-    @property
-    def link(self) -> str:
-        """The link's name where it is observed."""
-        ...
-
-    @property
-    def host(self) -> str:
-        """The Xen host in whose dom0 it is, unless inside a guest; empty for the lab's own."""
-        ...
+from labctl.topology.points import ObservationPoint
 
 
 class Happening(StrEnum):
@@ -90,10 +62,8 @@ HARM = frozenset({Happening.LOST, Happening.CORRUPTED})
 class Step:
     """One hop of a journey."""
 
-    hop: str
-    place: str
-    """`guest`, `host` or `router`."""
-    owner: str
+    point: ObservationPoint
+    """Where it is."""
     happened: Happening
     time_ns: int | None = None
     """Nanoseconds since the epoch on the host's clock; None where it was not seen."""
@@ -121,6 +91,16 @@ class Step:
     """What was seen; not part of the JSON."""
 
     @property
+    def hop(self) -> str:
+        """The hop's name, such as `vm1:eth0`."""
+        return self.point.name
+
+    @property
+    def owner(self) -> str:
+        """The guest, router or Xen host that the hop belongs to."""
+        return self.point.element
+
+    @property
     def seen(self) -> bool:
         """Whether the packet was seen here."""
         return self.pieces > 0
@@ -136,7 +116,7 @@ class Step:
         """Return the step as plain data; numbers of the field as hexadecimal text."""
         return {
             "hop": self.hop,
-            "place": self.place,
+            "place": _place(self.point),
             "owner": self.owner,
             "happened": str(self.happened),
             "time_ns": self.time_ns,
@@ -276,22 +256,25 @@ def unusable(step: Step) -> bool:
 def passage(before: Step | None, after: Step) -> str:
     """Name what lies between two neighbouring hops."""
     if before is None or before is after:
-        return {"guest": f"{after.owner} itself", "router": f"router {after.owner}"}.get(
-            after.place, after.hop
-        )
+        if after.point.in_guest:
+            return f"{after.owner} itself"
+        return f"router {after.owner}" if after.point.in_router else after.hop
     if before.owner == after.owner:
-        if before.place == after.place == "router":
-            return f"router {after.owner} ({_link(before)} to {_link(after)})"
-        if "guest" in (before.place, after.place):
+        if before.point.in_router and after.point.in_router:
+            return f"router {after.owner} ({before.point.link} to {after.point.link})"
+        if before.point.in_guest or after.point.in_guest:
             return f"{after.owner}'s network device ({before.hop} to {after.hop})"
         return f"the veth of {after.owner} ({before.hop} to {after.hop})"
-    if before.place == after.place == "host":
+    if before.point.at_bridge and after.point.at_bridge:
         return f"the bridge between {before.hop} and {after.hop}"
     return f"between {before.hop} and {after.hop}"
 
 
-def _link(step: Step) -> str:
-    return step.hop.rpartition(":")[2]
+def _place(point: ObservationPoint) -> str:
+    """Return the word that the JSON of a step has for where its hop is."""
+    if point.at_bridge:
+        return "host"
+    return "guest" if point.in_guest else "router"
 
 
 def _hex(value: int | None) -> str | None:

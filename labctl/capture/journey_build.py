@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from labctl.capture.correlate import MOST_PIECES, Link, Seen, match, prepare
 from labctl.capture.correlate_clocks import GUESS_SLACK_NS, HOST, Clock, guest_clock
 from labctl.capture.correlate_keys import differences
-from labctl.capture.journey import Fate, Happening, Journey, Place, Step, unusable
+from labctl.capture.journey import Fate, Happening, Journey, Step, unusable
 from labctl.capture.journey_drops import GuestDrop, with_drops
 from labctl.capture.session import Evidence, HopEvidence
 from labctl.packet.checksum import Checksum, Judgement, judge
 from labctl.packet.frame import Packet
 from labctl.packet.tunnels import VXLAN_HEADER, VXLAN_PORTS, decapsulate
 from labctl.packet.virtio import VNET_NEEDS_CSUM
+from labctl.topology.points import ObservationPoint
 
 Wanted = Callable[[Packet], bool]
 """Tells the packets of a flow by their headers."""
@@ -43,7 +44,7 @@ class _Trail:
 class _Watch:
     """How far a hop's capture can be trusted."""
 
-    place: Place
+    point: ObservationPoint
     evidence: HopEvidence
     clock: Clock
 
@@ -54,30 +55,30 @@ class _Watch:
         earliest moment at which it may have ended, by its own clock or because it still ran when it
         was asked to end, whichever tells more. A clock that is only guessed tells little.
         """
-        place, trailer = self.place, self.evidence.trailer
+        trailer = self.evidence.trailer
         proves = self.evidence.complete
         if trailer is not None and trailer.clock_ns:  # a record of a capture may not know its end
             ended = trailer.clock_ns - self.clock.offset_ns - self.clock.slack_ns
             ended = max(ended, self.evidence.asked_ns or 0)
             proves = proves and seen_ns + ARRIVING_NS <= ended
         what = Happening.NOT_SEEN if proves else Happening.UNKNOWN
-        return Step(place.name, place.place, place.owner, what)
+        return Step(self.point, what)
 
 
-def clocks(evidence: Evidence, path: Sequence[Place]) -> dict[str, Clock]:
+def clocks(evidence: Evidence, path: Sequence[ObservationPoint]) -> dict[str, Clock]:
     """Return the clock of every hop of a path.
 
     Where the whole path is on a Xen host, its dom0's clock is the measure, put beside ours by what
     its observers' headers said.
     """
-    owners = [_whose(place) for place in path]
+    owners = [point.context for point in path]
     found: dict[str, Clock] = {}
     if "" in owners:
         found[""] = HOST
     else:
-        first = next((place.host for place in path if place.place != "guest"), owners[0])
-        its = [place for place, owner in zip(path, owners, strict=True) if owner == first]
-        guesses = [evidence[place.name].clock_offset_ns for place in its]
+        first = next((point.context for point in path if not point.in_guest), owners[0])
+        its = [point for point in path if point.context == first]
+        guesses = [evidence[point.name].clock_offset_ns for point in its]
         found[first] = Clock(max((guess for guess in guesses if guess is not None), default=0))
     # From the clocks known to those of the hops beside; a path has no more of them than hops.
     for _ in path:
@@ -86,17 +87,12 @@ def clocks(evidence: Evidence, path: Sequence[Place]) -> dict[str, Clock]:
                 continue
             inside, beside = evidence[path[one].name], evidence[path[other].name]
             found[owners[one]] = guest_clock(inside, beside).beyond(found[owners[other]])
-    return {place.name: found[owner] for place, owner in zip(path, owners, strict=True)}
-
-
-def _whose(place: Place) -> str:
-    """Return whose clock a hop's is: a guest's, a Xen host's, or (empty) the host's."""
-    return place.owner if place.place == "guest" else place.host
+    return {point.name: found[point.context] for point in path}
 
 
 def follow(
     evidence: Evidence,
-    path: Sequence[Place],
+    path: Sequence[ObservationPoint],
     wanted: Wanted,
     *,
     known: Mapping[str, Clock] | None = None,
@@ -113,18 +109,18 @@ def follow(
     known = known or clocks(evidence, path)
     trails: list[_Trail] = []
     before = HOST
-    for number, place in enumerate(path):
-        clock = known[place.name]
-        here = prepare(evidence[place.name].sightings, clock.offset_ns)
+    for number, point in enumerate(path):
+        clock = known[point.name]
+        here = prepare(evidence[point.name].sightings, clock.offset_ns)
         front, owners = _front(trails)
         links = match(front, here, before.slack_ns + clock.slack_ns)
-        _advance(trails, owners, links, here, _Watch(place, evidence[place.name], clock))
+        _advance(trails, owners, links, here, _Watch(point, evidence[point.name], clock))
         taken = {link.later for link in links}
         for index, seen in enumerate(here):
             packet = seen.sighting.judgement.packet
             if index not in taken and wanted(packet):
                 watches = [_Watch(p, evidence[p.name], known[p.name]) for p in path[:number]]
-                trails.append(_begin(watches, place, seen))
+                trails.append(_begin(watches, point, seen))
         before = clock
     journeys = [_finish(trail) for trail in trails]
     journeys.sort(key=lambda journey: journey.started_ns)
@@ -132,7 +128,7 @@ def follow(
     journeys = with_drops(journeys, drops, last, evidence[last.name].sightings)
     if until_ns is None:
         return journeys
-    if all(_whose(place) for place in path):
+    if all(point.context for point in path):
         until_ns += GUESS_SLACK_NS  # all of them are beside our clock by a guess only
     return [one for one in journeys if one.started_ns <= until_ns]
 
@@ -168,14 +164,14 @@ def _advance(
         seen = [here[index] for index in dict.fromkeys(link.later for link in mine)]
         company = max(len(sharing[link.later]) for link in mine) - 1
         damaged = any(link.damaged for link in mine)
-        trail.steps.append(_step(watch.place, trail.packet, seen, trail.last, damaged, company))
+        trail.steps.append(_step(watch.point, trail.packet, seen, trail.last, damaged, company))
         trail.last = seen[:MOST_PIECES]
 
 
-def _begin(passed: Sequence[_Watch], place: Place, seen: Seen) -> _Trail:
+def _begin(passed: Sequence[_Watch], point: ObservationPoint, seen: Seen) -> _Trail:
     trail = _Trail(seen.sighting.judgement.packet)
     trail.steps = [watch.missing(seen.time_ns) for watch in passed]
-    step = _step(place, trail.packet, [seen], [], False, 0)
+    step = _step(point, trail.packet, [seen], [], False, 0)
     if passed:
         step = replace(step, notes=(*step.notes, "not seen before"))
     trail.steps.append(step)
@@ -209,7 +205,7 @@ def _rank(judgement: Judgement) -> int:
 
 
 def _step(
-    place: Place,
+    point: ObservationPoint,
     packet: Packet,
     seen: Sequence[Seen],
     before: Sequence[Seen],
@@ -238,9 +234,7 @@ def _step(
     elif now.state is Checksum.BAD:
         happened = Happening.CORRUPTED
     return Step(
-        hop=place.name,
-        place=place.place,
-        owner=place.owner,
+        point=point,
         happened=happened,
         time_ns=seen[0].time_ns,
         state=now.state,

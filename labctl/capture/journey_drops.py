@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from labctl.capture.correlate_keys import Traits, after, traits
-from labctl.capture.journey import Fate, Happening, Journey, Place, Step, unusable
+from labctl.capture.journey import Fate, Happening, Journey, Step, unusable
 from labctl.capture.session import Sighting
 from labctl.packet.af_packet import PACKET_OTHERHOST
 from labctl.packet.frame import (
@@ -31,6 +31,7 @@ from labctl.packet.frame import (
     TCP_SYN,
     Packet,
 )
+from labctl.topology.points import ObservationPoint
 
 CHECKSUM_REASONS = frozenset({"TCP_CSUM", "UDP_CSUM", "ICMP_CSUM", "SKB_CSUM", "SKB_BAD_GSO"})
 SILENT_REASONS = frozenset(
@@ -112,19 +113,19 @@ class GuestDrop:
 def with_drops(
     journeys: Sequence[Journey],
     drops: Iterable[GuestDrop],
-    place: Place,
+    point: ObservationPoint,
     heard: Sequence[Sighting],
 ) -> list[Journey]:
     """Give the drops that a guest told of to the journeys that ended there.
 
-    `place` is the last hop of the path, and `heard` all that was seen there, both ways.
+    `point` is the last hop of the path, and `heard` all that was seen there, both ways.
     """
     result = list(journeys)
-    if place.place != "guest":
+    if not point.in_guest:
         return result
-    ended = _Ended(journeys, place)
+    ended = _Ended(journeys, point)
     talk = _Talk(heard)
-    told = [d for d in drops if d.owner == place.owner and d.reason not in SILENT_REASONS]
+    told = [d for d in drops if d.owner == point.element and d.reason not in SILENT_REASONS]
     told.sort(key=lambda drop: (drop.arrivals is None, drop.time_ns))
     found: dict[int, GuestDrop] = {}
     for drop in told[:MOST_DROPS]:
@@ -162,15 +163,15 @@ class _Talk:
 class _Ended:
     """The sightings at the last hop at which journeys ended; merged ones share theirs."""
 
-    def __init__(self, journeys: Sequence[Journey], place: Place) -> None:
-        self.place = place
+    def __init__(self, journeys: Sequence[Journey], point: ObservationPoint) -> None:
+        self.point = point
         self.sightings: dict[int, Sighting] = {}
         self.journeys: dict[int, list[int]] = {}
         self.steps: dict[int, Step] = {}
         self.protocols: dict[int, str] = {}
         for number, journey in enumerate(journeys):
             last = journey.last
-            if last is None or last.hop != place.name:
+            if last is None or last.hop != point.name:
                 continue
             for seen in last.sightings:
                 self.sightings[id(seen)] = seen
@@ -201,7 +202,7 @@ class _Ended:
     def named(self, drop: GuestDrop) -> int | None:
         """Return the sighting of the packet whose arrival the kernel told of."""
         for came in drop.arrivals or ():
-            if came.device != self.place.link:
+            if came.device != self.point.link:
                 continue
             length = came.length + ETH_HLEN
             for key in self._near(length, came.time_ns, DROP_WINDOW_NS, DROP_WINDOW_NS):

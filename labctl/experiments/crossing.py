@@ -17,9 +17,10 @@ from labctl.experiments import probes
 from labctl.experiments.evidence import Step, Wanted, check_states, everywhere, walk
 from labctl.experiments.probes import Answer
 from labctl.experiments.trial import Arm, Trial
-from labctl.lab.path import Hop, hops
 from labctl.lab.watch import capture, watch_drops
 from labctl.packet.checksum import Checksum, Metadata
+from labctl.topology.graph import find_path
+from labctl.topology.points import ObservationPoint
 from labctl.world.deadline import Deadline
 
 STOP_SECONDS = 60.0
@@ -30,7 +31,7 @@ REASONS = ("TCP_CSUM", "UDP_CSUM")
 class Crossing:
     """What was found while traffic crossed the network."""
 
-    path: tuple[Hop, ...]
+    path: tuple[ObservationPoint, ...]
     there: str
     """The source's address."""
     back: str
@@ -110,7 +111,7 @@ def cross(
     """
     lab = trial.lab
     crossing = Crossing(
-        path=hops(lab.topology, source, destination, interface),
+        path=find_path(lab.topology, source, destination, interface).points,
         there=lab.node(source).address(version, interface),
         back=lab.node(destination).address(version, interface),
         source=source,

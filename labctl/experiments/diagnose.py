@@ -19,7 +19,7 @@ from labctl.experiments.knobs_state import MENDED, mend
 from labctl.experiments.trace import Trace, trace, with_size
 from labctl.experiments.trace_flow import Flow
 from labctl.lab.lab import Lab
-from labctl.lab.path import Hop
+from labctl.topology.points import ObservationPoint
 from labctl.world.deadline import Deadline
 
 _HEADERS = {4: 28, 6: 48}
@@ -68,7 +68,7 @@ class Diagnosis:
 def diagnose(
     lab: Lab,
     flow: Flow,
-    path: Sequence[Hop],
+    path: Sequence[ObservationPoint],
     *,
     proving: bool = False,
     emit: Emit = silent,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from labctl.experiments.trace_flow import Flow
 from labctl.lab.lab import Lab
-from labctl.lab.path import Hop
 from labctl.network import links
 from labctl.routers import namespace
+from labctl.topology.points import ObservationPoint
 
 _LISTEN, _UNCONNECTED = "0A", "07"
 """States in /proc/net/tcp and udp (kernel: include/net/tcp_states.h)."""
@@ -37,10 +37,10 @@ class Facts:
     """The ends whose guests finish their checksums themselves (tx-checksumming is off)."""
 
 
-def gather(lab: Lab, flow: Flow, path: Sequence[Hop]) -> Facts:
+def gather(lab: Lab, flow: Flow, path: Sequence[ObservationPoint]) -> Facts:
     """Read the facts; raises `LabctlError` when the lab cannot be asked."""
     source, destination = path[0], path[-1]
-    routers = list(dict.fromkeys(hop.owner for hop in path if hop.place == "router"))
+    routers = list(dict.fromkeys(hop.element for hop in path if hop.in_router))
     forwards: dict[str, bool] = {}
     kinds: dict[str, str] = {}
     for name in routers:
@@ -50,42 +50,41 @@ def gather(lab: Lab, flow: Flow, path: Sequence[Hop]) -> Facts:
         if router.kind == "namespace":
             works = lab.place(router.model.host).call(namespace.forwarding, router.model)
         forwards[name] = works
-    result = lab.node(source.owner).run(["ip", "route", "get", flow.back], check=False)
+    result = lab.node(source.element).run(["ip", "route", "get", flow.back], check=False)
     answer = ["ip", "route", "get", flow.there or flow.back]
-    places = {hop.host for hop in path if hop.place == "host"}
+    bridges = {hop.context for hop in path if hop.at_bridge}
     ends = [hop for hop in (source, destination) if _known(lab, hop)]
     return Facts(
-        listening=_listening(lab, flow, destination.owner),
+        listening=_listening(lab, flow, destination.element),
         route=" ".join(result.stdout[:1000].split()) if result.ok else "",
-        route_back=lab.node(destination.owner).run(answer, check=False).ok,
+        route_back=lab.node(destination.element).run(answer, check=False).ok,
         down=tuple(hop.name for hop in path if not _is_up(lab, hop)),
         forwards=forwards,
         kinds=kinds,
         bridge_netfilter=any(
-            lab.place(host).call(links.bridges_filter, flow.version) for host in places
+            lab.place(host).call(links.bridges_filter, flow.version) for host in bridges
         ),
         finishing=tuple(
-            hop.owner
+            hop.element
             for hop in ends
-            if not lab.node(hop.owner).features(hop.link)["tx-checksumming"].active
+            if not lab.node(hop.element).features(hop.link)["tx-checksumming"].active
         ),
     )
 
 
-def _known(lab: Lab, hop: Hop) -> bool:
+def _known(lab: Lab, hop: ObservationPoint) -> bool:
     """Tell whether the topology has the device: others have features nobody here would change."""
-    return any(one.name == hop.link for one in lab.node(hop.owner).model.interfaces)
+    return any(one.name == hop.link for one in lab.node(hop.element).model.interfaces)
 
 
-def _is_up(lab: Lab, hop: Hop) -> bool:
-    if hop.place == "guest":
-        return lab.node(hop.owner).ask(
+def _is_up(lab: Lab, hop: ObservationPoint) -> bool:
+    if hop.in_guest:
+        return lab.node(hop.context).ask(
             f"cat /sys/class/net/{hop.link}/flags",
             lambda text: not text.strip() or bool(int(text, 16) & links.IFF_UP),
             check=False,
         )
-    netns = hop.owner if hop.place == "router" else ""
-    return lab.place(hop.host).call(links.is_up, hop.link, netns)
+    return lab.place(hop.context).call(links.is_up, hop.link, hop.netns)
 
 
 def _listening(lab: Lab, flow: Flow, destination: str) -> bool | None:

@@ -223,7 +223,7 @@ def _reason(journey: Journey, trace: Trace, facts: Facts) -> str:
             return f"it is longer than the MTU{fits}"
         if one.what != "closed port":
             return f"{one.sender} says: {one.text}"
-    if after is not None and last.place == after.place == "router":
+    if after is not None and last.point.in_router and after.point.in_router:
         if not facts.forwards.get(last.owner, True):
             return f"nothing forwards in {last.owner}"
         grown = trace.forwarded.get(last.owner, {})
@@ -233,7 +233,8 @@ def _reason(journey: Journey, trace: Trace, facts: Facts) -> str:
     mtu = _mtu(trace, after) if after is not None else None
     if after is not None and mtu is not None and not last.gso and last.length > mtu + ETHERNET:
         return f"it is longer than the MTU of {mtu} bytes at {after.hop}"
-    if after is not None and last.place == after.place == "host" and facts.bridge_netfilter:
+    bridged = after is not None and last.point.at_bridge and after.point.at_bridge
+    if bridged and facts.bridge_netfilter:
         return "bridge-netfilter hands bridged packets to the packet filter"
     return ""
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from labctl.capture.session import Evidence, Sighting
 from labctl.experiments.trial import Arm
-from labctl.lab.path import Hop
 from labctl.packet.checksum import Checksum, Metadata, knowledge
+from labctl.topology.points import ObservationPoint
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Wanted:
 class Step:
     """One hop of a packet's way."""
 
-    hop: Hop
+    hop: ObservationPoint
     seen: Sighting | None
     """None: not seen there."""
     complete: bool
@@ -62,12 +62,12 @@ class Step:
         return f"{text} ({', '.join(sums)})"
 
 
-def walk(evidence: Evidence, path: Sequence[Hop], wanted: Wanted) -> list[Step]:
+def walk(evidence: Evidence, path: Sequence[ObservationPoint], wanted: Wanted) -> list[Step]:
     """Find a packet at every hop of its path, in the order it passes them."""
     return [Step(hop, _first(evidence, hop, wanted), evidence[hop.name].complete) for hop in path]
 
 
-def _first(evidence: Evidence, hop: Hop, wanted: Wanted) -> Sighting | None:
+def _first(evidence: Evidence, hop: ObservationPoint, wanted: Wanted) -> Sighting | None:
     for seen in evidence[hop.name].sightings:
         packet = seen.judgement.packet
         if (
@@ -80,7 +80,7 @@ def _first(evidence: Evidence, hop: Hop, wanted: Wanted) -> Sighting | None:
     return None
 
 
-def lost_between(steps: Sequence[Step]) -> tuple[Hop, Hop] | None:
+def lost_between(steps: Sequence[Step]) -> tuple[ObservationPoint, ObservationPoint] | None:
     """Return the two hops between which a partial packet lost its `needs_csum`, or None."""
     for earlier, later in itertools.pairwise(steps):
         if earlier.seen is None or later.seen is None:
@@ -96,12 +96,12 @@ def culprit(steps: Sequence[Step]) -> str:
     if found is None:
         return ""
     earlier, later = found
-    if earlier.place == later.place == "router" and earlier.owner == later.owner:
-        return f"router {earlier.owner} ({earlier.link} to {later.link})"
+    if earlier.in_router and later.in_router and earlier.element == later.element:
+        return f"router {earlier.element} ({earlier.link} to {later.link})"
     return f"between {earlier.name} and {later.name}"
 
 
-Expectation = Callable[[Hop], tuple[Checksum, Metadata | None]]
+Expectation = Callable[[ObservationPoint], tuple[Checksum, Metadata | None]]
 """What a hop should show; metadata None: anything but `needs_csum`."""
 
 
@@ -110,7 +110,9 @@ def everywhere(state: Checksum, metadata: Metadata | None) -> Expectation:
     return lambda _hop: (state, metadata)
 
 
-def until(last: str, path: Sequence[Hop], then: tuple[Checksum, Metadata | None]) -> Expectation:
+def until(
+    last: str, path: Sequence[ObservationPoint], then: tuple[Checksum, Metadata | None]
+) -> Expectation:
     """Expect `partial` with `needs_csum` up to and including the hop `last`, then `then`."""
     names = [hop.name for hop in path]
     before = set(names[: names.index(last) + 1])

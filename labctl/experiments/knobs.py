@@ -21,10 +21,10 @@ from labctl.experiments.knobs_state import put_back, read, restoring, unbroken
 from labctl.experiments.trace import CONNECT_SECONDS, trace
 from labctl.experiments.trace_flow import Flow, send_command
 from labctl.lab.lab import Lab
-from labctl.lab.path import Hop
 from labctl.lab.watch import counters
 from labctl.network import features
 from labctl.topology.model import RouterKind
+from labctl.topology.points import ObservationPoint
 from labctl.world.deadline import Deadline
 
 __all__ = ["Knob", "Proof", "Trial", "candidates", "prove"]
@@ -60,7 +60,7 @@ class Knob:
     cost: str
     should: bool
     """Whether it is expected to mend the flow."""
-    places: tuple[Hop, ...] = ()
+    places: tuple[ObservationPoint, ...] = ()
     """Where a feature is turned off."""
     router: str = ""
     kind: RouterKind | None = None
@@ -110,7 +110,9 @@ class Proof:
         }
 
 
-def candidates(path: Sequence[Hop], verdict: Verdict, facts: Facts) -> tuple[Knob, ...]:
+def candidates(
+    path: Sequence[ObservationPoint], verdict: Verdict, facts: Facts
+) -> tuple[Knob, ...]:
     """Return the knobs that could mend lost metadata, those expected to first."""
     found: list[Knob] = []
     source, destination = path[0], path[-1]
@@ -118,26 +120,26 @@ def candidates(path: Sequence[Hop], verdict: Verdict, facts: Facts) -> tuple[Kno
     lost_in = verdict.where.split()[1] if verdict.where.startswith("router ") else ""
     done = set(facts.finishing)
     for chosen in ((source, destination), (source,), (destination,)):
-        rest = {hop.owner for hop in ends} - {hop.owner for hop in chosen} - done
-        turned = [hop for hop in chosen if hop.owner not in done]
+        rest = _elements(ends) - _elements(chosen) - done
+        turned = [hop for hop in chosen if hop.element not in done]
         if len(turned) < len(chosen):
             continue  # it is off there already: nothing would be tried
         found.append(
             Knob(
-                name=f"tx off in {' and '.join(hop.owner for hop in turned)}",
+                name=f"tx off in {' and '.join(hop.element for hop in turned)}",
                 layer="guest",
-                how="; ".join(f"{hop.owner}: ethtool -K {hop.link} tx off" for hop in turned),
+                how="; ".join(f"{hop.element}: ethtool -K {hop.link} tx off" for hop in turned),
                 cost=_COSTS["guest"],
                 should=not rest,
                 places=tuple(turned),
             )
         )
-    taps = [hop for hop in path if hop.place == "host" and hop.owner in _owners(ends)]
+    taps = [hop for hop in path if hop.at_bridge and hop.element in _elements(ends)]
     found.append(_links("TAP", "tap", taps, should=False))
-    for name in dict.fromkeys(hop.owner for hop in path if hop.place == "router"):
+    for name in dict.fromkeys(hop.element for hop in path if hop.in_router):
         here = name == lost_in
-        outer = [hop for hop in path if hop.owner == name and hop.place == "host"]
-        inner = [hop for hop in path if hop.owner == name and hop.place == "router"]
+        outer = [hop for hop in path if hop.element == name and hop.at_bridge]
+        inner = [hop for hop in path if hop.element == name and hop.in_router]
         found.append(_links(f"{name}'s bridge-side", "bridge-side veth", outer, should=here))
         found.append(_links(f"{name}'s own", "router-side veth", inner, should=False))
         kind = facts.kinds.get(name, "")
@@ -162,13 +164,13 @@ _OTHERS: Mapping[str, tuple[RouterKind, ...]] = {
 }
 
 
-def _owners(hops: Sequence[Hop]) -> set[str]:
-    return {hop.owner for hop in hops}
+def _elements(hops: Sequence[ObservationPoint]) -> set[str]:
+    return {hop.element for hop in hops}
 
 
-def _links(what: str, layer: Layer, places: Sequence[Hop], *, should: bool) -> Knob:
+def _links(what: str, layer: Layer, places: Sequence[ObservationPoint], *, should: bool) -> Knob:
     names = " and ".join(hop.name for hop in places)
-    where = [f"ip netns exec {hop.owner} " if hop.place == "router" else "" for hop in places]
+    where = [f"ip netns exec {hop.netns} " if hop.netns else "" for hop in places]
     how = "; ".join(
         f"{prefix}ethtool -K {hop.link} tx off" for prefix, hop in zip(where, places, strict=True)
     )
@@ -186,7 +188,7 @@ def _links(what: str, layer: Layer, places: Sequence[Hop], *, should: bool) -> K
 def prove(
     lab: Lab,
     flow: Flow,
-    path: Sequence[Hop],
+    path: Sequence[ObservationPoint],
     knobs: Sequence[Knob],
     emit: Emit = silent,
     within: Deadline | None = None,
@@ -226,18 +228,17 @@ def _turn(lab: Lab, knob: Knob) -> None:
     if knob.kind is not None:
         lab.router(knob.router).set_kind(knob.kind)
     for hop in knob.places:
-        if hop.place == "guest":
-            node = lab.node(hop.owner)
+        if hop.in_guest:
+            node = lab.node(hop.context)
             node.set_features(OFF, hop.link)
             if node.features(hop.link)["tx-checksumming"].active:
-                raise LabctlError(f"{hop.owner}'s {hop.link} did not turn off tx-checksumming")
+                raise LabctlError(f"{hop.element}'s {hop.link} did not turn off tx-checksumming")
         else:
-            netns = hop.owner if hop.place == "router" else ""
-            lab.place(hop.host).call(features.change, hop.link, OFF, netns)
+            lab.place(hop.context).call(features.change, hop.link, OFF, hop.netns)
 
 
 def attempt(
-    lab: Lab, flow: Flow, path: Sequence[Hop], within: Deadline | None = None
+    lab: Lab, flow: Flow, path: Sequence[ObservationPoint], within: Deadline | None = None
 ) -> tuple[bool | None, str]:
     """Send the flow once; return whether it works (None: not to be told) and words for it."""
     seconds = ATTEMPT_SECONDS if within is None else min(ATTEMPT_SECONDS, within.left)
@@ -246,14 +247,14 @@ def attempt(
     if flow.protocol != "tcp":
         found = trace(lab, flow, path, receive=False, within=within)
         return found.well, "all arrived unharmed" if found.well else "not all arrived unharmed"
-    nodes = {hop.owner: lab.node(hop.owner) for hop in (path[0], path[-1])}
+    nodes = {hop.element: lab.node(hop.element) for hop in (path[0], path[-1])}
     before = {name: counters(node) for name, node in nodes.items()}
 
     def grown() -> dict[str, int]:
         now = {n: drops.grown(before[n], counters(node)) for n, node in nodes.items()}
         return {name: sum(counts.values()) for name, counts in now.items() if counts}
 
-    job = nodes[path[0].owner].start(send_command(flow, 1, CONNECT_SECONDS))
+    job = nodes[path[0].element].start(send_command(flow, 1, CONNECT_SECONDS))
     deadline = Deadline(seconds, f"connecting to {flow.back}")
     errors: dict[str, int] = {}
     try:

@@ -7,26 +7,25 @@ killed can be undone by the next `labctl diagnose` or `trace`.
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from labctl.errors import DeadlineError, LabctlError, UsageError
 from labctl.guests import ethtool
 from labctl.lab.lab import Lab
-from labctl.lab.path import Hop
 from labctl.network import features
 from labctl.topology.model import RouterKind
-from labctl.world import atomic, lock
+from labctl.topology.points import ObservationPoint
+from labctl.world import atomic, codec, documents, lock
 from labctl.world.deadline import Deadline
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _JOURNAL = "knobs.json"
+_VERSION = 1
 _LOCK = "knobs.lock"
 MENDED = "an earlier proof was cut off; what it had changed is put back"
 """What is told where `mend` has."""
@@ -61,24 +60,31 @@ class State:
         return flat
 
 
-def read(lab: Lab, path: Sequence[Hop]) -> State:
+@dataclass(frozen=True)
+class _Journal:
+    """What lies in the lab's folder during a proof."""
+
+    state: State
+    path: tuple[ObservationPoint, ...]
+
+
+def read(lab: Lab, path: Sequence[ObservationPoint]) -> State:
     """Read every feature and kind along a path; raises `LabctlError` when one cannot be."""
     guests, links, routers = {}, {}, {}
     for hop in path:
-        if hop.place == "guest":
-            node = lab.node(hop.owner)
+        if hop.in_guest:
+            node = lab.node(hop.context)
             if any(one.name == hop.link for one in node.model.interfaces):
-                guests[f"{hop.owner}/{hop.link}"] = node.features(hop.link)
+                guests[f"{hop.context}/{hop.link}"] = node.features(hop.link)
             continue
-        netns = hop.owner if hop.place == "router" else ""
-        place = lab.place(hop.host)
-        links[f"{hop.host}/{netns}/{hop.link}"] = place.call(features.read, hop.link, netns)
-        if hop.place == "router":
-            routers[hop.owner] = lab.router(hop.owner).kind
+        values = lab.place(hop.context).call(features.read, hop.link, hop.netns)
+        links[f"{hop.context}/{hop.netns}/{hop.link}"] = values
+        if hop.in_router:
+            routers[hop.element] = lab.router(hop.element).kind
     return State(guests, links, routers)
 
 
-def put_back(lab: Lab, before: State, path: Sequence[Hop]) -> None:
+def put_back(lab: Lab, before: State, path: Sequence[ObservationPoint]) -> None:
     """Make everything as it was in `before`, and check that it is.
 
     Every value is tried, whatever fails. Raises `LabctlError` naming what could not be put back.
@@ -117,7 +123,7 @@ def _collected(troubles: list[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def restoring(lab: Lab, before: State, path: Sequence[Hop]) -> Iterator[None]:
+def restoring(lab: Lab, before: State, path: Sequence[ObservationPoint]) -> Iterator[None]:
     """Put everything back to `before` at the end of a `with` block, however that ends.
 
     Raises `UsageError` while another process does the same, `LabctlError` when something could not
@@ -131,8 +137,8 @@ def restoring(lab: Lab, before: State, path: Sequence[Hop]) -> Iterator[None]:
                 f"another proof is under way in lab {lab.name}", "wait for its end"
             ) from None
         file = lab.directory / _JOURNAL
-        told = {"state": asdict(before), "path": [asdict(hop) for hop in path]}
-        atomic.write(file, json.dumps(told))
+        told = _Journal(before, tuple(path))
+        atomic.write(file, documents.dumps(told, _Journal, _JOURNAL, _VERSION))
         try:
             yield
         finally:
@@ -144,14 +150,6 @@ def restoring(lab: Lab, before: State, path: Sequence[Hop]) -> Iterator[None]:
 def _alone(lab: Lab) -> contextlib.AbstractContextManager[None]:
     """Keep others from proving; the kernel lets go when this process ends, however it does."""
     return lock.held(lab.directory / _LOCK, Deadline(0, "waiting for another proof"))
-
-
-def _journal(file: Path) -> dict[str, Any]:
-    try:
-        told: dict[str, Any] = json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return told
 
 
 def mend(lab: Lab) -> bool:
@@ -170,17 +168,17 @@ def mend(lab: Lab) -> bool:
 
 
 def _undo(lab: Lab, file: Path) -> bool:
-    told = _journal(file)
-    if not told:
+    try:
+        told: _Journal = documents.loads(file.read_bytes(), _Journal, _JOURNAL, _VERSION)
+    except FileNotFoundError:
         return False
-    state = told["state"]
-    before = State(
-        {p: {n: ethtool.Feature(**f) for n, f in v.items()} for p, v in state["guests"].items()},
-        {p: {n: features.Feature(**f) for n, f in v.items()} for p, v in state["links"].items()},
-        state["routers"],
-    )
+    except codec.CodecError as reason:
+        raise LabctlError(
+            f"what a proof that was cut off changed in lab {lab.name} cannot be read: {reason}",
+            f"it was noted by another labctl; run: labctl down {lab.name}",
+        ) from None
     with unbroken():
-        put_back(lab, before, [Hop(**hop) for hop in told["path"]])
+        put_back(lab, told.state, told.path)
         file.unlink(missing_ok=True)
     return True
 

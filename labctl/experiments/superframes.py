@@ -19,11 +19,11 @@ from labctl.experiments.evidence import Step
 from labctl.experiments.probes import Answer
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
-from labctl.lab.path import Hop
 from labctl.lab.watch import counters
 from labctl.packet.frame import ETH_P_IP, TCP
 from labctl.packet.internet_checksum import ones_sum
 from labctl.packet.virtio import GSO_TCPV4, VnetHeader
+from labctl.topology.points import ObservationPoint
 from labctl.world.deadline import Deadline
 
 FIXUP = "rx_gso_checksum_fixup"
@@ -57,7 +57,7 @@ packet.send(sys.stdin.buffer.read())
 class Tally:
     """What of a transfer one hop saw."""
 
-    hop: Hop
+    hop: ObservationPoint
     complete: bool
     frames: int
     """Frames with payload."""
@@ -84,7 +84,7 @@ class Tally:
         )
 
 
-def tally(evidence: Evidence, hop: Hop, destination: str, port: int) -> Tally:
+def tally(evidence: Evidence, hop: ObservationPoint, destination: str, port: int) -> Tally:
     """Count the frames with payload to a TCP port of `destination` (an address) at a hop."""
     seen = [
         one

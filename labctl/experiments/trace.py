@@ -30,9 +30,9 @@ from labctl.experiments.trace_evidence import cut, early, limited, on_clock
 from labctl.experiments.trace_flow import Flow, receive_command, send_command
 from labctl.lab.lab import Lab
 from labctl.lab.node import COMMAND_SECONDS, Job, Node
-from labctl.lab.path import Hop
 from labctl.lab.state import alive
 from labctl.lab.watch import START_SECONDS, DropWatch, capture, counters, watch_drops
+from labctl.topology.points import ObservationPoint
 from labctl.world.deadline import Deadline
 
 CONNECT_SECONDS = 6.0
@@ -75,7 +75,7 @@ class Trace:
     source: str
     destination: str
     flow: Flow
-    path: tuple[Hop, ...]
+    path: tuple[ObservationPoint, ...]
     evidence: Evidence = field(repr=False)
     there: tuple[Journey, ...] = ()
     """Journeys from the source, in the order they began."""
@@ -154,7 +154,7 @@ def _folder(lab: Lab) -> Iterator[Path]:
 def trace(
     lab: Lab,
     flow: Flow,
-    path: Sequence[Hop],
+    path: Sequence[ObservationPoint],
     *,
     count: int = 1,
     wait: float | None = None,
@@ -182,7 +182,7 @@ class _Run:
         self,
         lab: Lab,
         flow: Flow,
-        path: tuple[Hop, ...],
+        path: tuple[ObservationPoint, ...],
         count: int,
         receive: bool,
         emit: Emit,
@@ -204,7 +204,7 @@ class _Run:
         self.errors: dict[str, dict[str, int]] = {}
         self.forwarded: dict[str, dict[str, int]] = {}
         self.drops: list[GuestDrop] = []
-        names = dict.fromkeys(hop.owner for hop in path if hop.place == "router")
+        names = dict.fromkeys(hop.element for hop in path if hop.in_router)
         self.routers = {name: lab.router(name) for name in names}
 
     def go(self, folder: Path, wait: float | None) -> Trace:
@@ -360,7 +360,7 @@ class _Run:
     ) -> tuple[list[Journey], list[Journey]]:
         """Follow both ways of the flow through what was seen."""
 
-        def along(path: tuple[Hop, ...], wanted: Wanted) -> list[Journey]:
+        def along(path: tuple[ObservationPoint, ...], wanted: Wanted) -> list[Journey]:
             return follow(
                 evidence, path, wanted, known=known, drops=self.drops, until_ns=self.until_ns
             )
@@ -375,7 +375,7 @@ class _Run:
         if watch.why_not:
             self.notes.append(watch.why_not)
             return []
-        link = next(hop.link for hop in (self.path[0], self.path[-1]) if hop.owner == node.name)
+        link = next(hop.link for hop in (self.path[0], self.path[-1]) if hop.element == node.name)
         found = [
             one
             for one in watch.read()
@@ -435,8 +435,8 @@ def _nanoseconds(owner: str, text: str) -> int:
     return int(text)
 
 
-def _ends(path: Sequence[Hop]) -> tuple[str, str]:
-    return path[0].owner, path[-1].owner
+def _ends(path: Sequence[ObservationPoint]) -> tuple[str, str]:
+    return path[0].element, path[-1].element
 
 
 def with_size(flow: Flow, size: int) -> Flow:

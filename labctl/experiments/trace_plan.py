@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from labctl.errors import UsageError
 from labctl.experiments.trace_flow import Flow, Protocol
 from labctl.lab.lab import Lab
-from labctl.lab.path import Hop, hops
+from labctl.topology.graph import find_path
+from labctl.topology.points import ObservationPoint, inside_guest, inside_router
 
 
 def plan(
@@ -20,7 +21,7 @@ def plan(
     version: int | None = None,
     to: str = "",
     at: Sequence[str] = (),
-) -> tuple[Flow, tuple[Hop, ...]]:
+) -> tuple[Flow, tuple[ObservationPoint, ...]]:
     """Return the flow and the hops to observe it at.
 
     `to` is an address of the destination that the topology does not know, `at` names further
@@ -32,7 +33,7 @@ def plan(
         lab.node(name)
     if source == destination:
         raise UsageError(f"{source} is both ends", "name two different nodes")
-    path = hops(lab.topology, source, destination)
+    path = find_path(lab.topology, source, destination).points
     if to:
         flow = Flow(protocol, port, 6 if ":" in to else 4, "", to)
     else:
@@ -43,14 +44,18 @@ def plan(
 
 
 def _addressed(
-    lab: Lab, path: Sequence[Hop], protocol: Protocol, port: int | None, version: int | None
+    lab: Lab,
+    path: Sequence[ObservationPoint],
+    protocol: Protocol,
+    port: int | None,
+    version: int | None,
 ) -> Flow:
     first, last = path[0], path[-1]
     wanted = [version] if version else [4, 6]
     for number, one in enumerate(wanted):
         try:
-            there = lab.node(first.owner).address(one, first.link)
-            back = lab.node(last.owner).address(one, last.link)
+            there = lab.node(first.element).address(one, first.link)
+            back = lab.node(last.element).address(one, last.link)
         except UsageError:
             if number == len(wanted) - 1:
                 raise
@@ -59,18 +64,20 @@ def _addressed(
     raise AssertionError("unreachable")
 
 
-def _with_device(lab: Lab, path: tuple[Hop, ...], name: str) -> tuple[Hop, ...]:
+def _with_device(
+    lab: Lab, path: tuple[ObservationPoint, ...], name: str
+) -> tuple[ObservationPoint, ...]:
     """Put a device that the topology does not know beside the hops of its owner."""
     owner, _, link = name.partition(":")
     if not link or any(hop.name == name for hop in path):
         hint = "write OWNER:LINK, such as vm1:vxlan0"
         raise UsageError(f"{name!r} is not a further device", hint)
     if owner in lab.topology.routers:
-        place = [i for i, hop in enumerate(path) if hop.owner == owner and hop.place == "router"]
-        hop = Hop(name, "router", owner, link, lab.topology.routers[owner].host)
-        if place:
-            return (*path[: place[0] + 1], hop, *path[place[0] + 1 :])
-    elif owner in (path[0].owner, path[-1].owner):
-        hop = Hop(name, "guest", owner, link)
-        return (hop, *path) if owner == path[0].owner else (*path, hop)
+        its = [i for i, hop in enumerate(path) if hop.element == owner and hop.in_router]
+        hop = inside_router(owner, link, lab.topology.routers[owner].host)
+        if its:
+            return (*path[: its[0] + 1], hop, *path[its[0] + 1 :])
+    elif owner in (path[0].element, path[-1].element):
+        hop = inside_guest(owner, link)
+        return (hop, *path) if owner == path[0].element else (*path, hop)
     raise UsageError(f"{owner} is not on the way", f"the way: {', '.join(h.name for h in path)}")

@@ -19,7 +19,7 @@ from labctl.errors import GuestError, LabctlError
 from labctl.guests.begun import Begun
 from labctl.lab.lab import Lab
 from labctl.lab.node import COMMAND_SECONDS, Node
-from labctl.lab.path import Hop
+from labctl.topology.points import ObservationPoint
 from labctl.world.base import Process
 from labctl.world.deadline import Deadline
 from labctl.world.process import CommandError
@@ -33,7 +33,7 @@ MOST_LEFT = 100
 
 def capture(
     lab: Lab,
-    hops: Sequence[Hop],
+    hops: Sequence[ObservationPoint],
     directory: Path,
     seconds: float = START_SECONDS,
     limits: Limits | None = None,
@@ -84,17 +84,15 @@ def _spawning(lab: Lab, place: Callable[[Sequence[str]], Node | None]) -> Spawn:
     return spawn
 
 
-def _observed_in(lab: Lab, hop: Hop) -> Node | None:
+def _observed_in(lab: Lab, hop: ObservationPoint) -> Node | None:
     """Return the guest or the Xen host to observe a hop from, None for the lab's own world."""
-    where = hop.owner if hop.place == "guest" else hop.host
-    return lab.node(where) if where else None
+    return lab.node(hop.context) if hop.context else None
 
 
-def _point(lab: Lab, hop: Hop) -> Point:
-    netns = hop.owner if hop.place == "router" else ""
+def _point(lab: Lab, hop: ObservationPoint) -> Point:
     if there := _observed_in(lab, hop):
-        return guest_point(hop.name, hop.link, there.ssh_argv(), netns)
-    return host_point(hop.name, hop.link, netns)
+        return guest_point(hop.name, hop.link, there.ssh_argv(), hop.netns)
+    return host_point(hop.name, hop.link, hop.netns)
 
 
 def counters(node: Node, seconds: float = COMMAND_SECONDS) -> dict[str, int]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from labctl.lab.path import Hop
 from labctl.topology.model import Network, Topology
+from labctl.topology.points import ObservationPoint
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _labels(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{key}: {value}" for key, value in labels.items())
 
 
-def of_topology(topology: Topology, path: Sequence[Hop]) -> Map:
+def of_topology(topology: Topology, path: Sequence[ObservationPoint]) -> Map:
     """Return the map of a topology whose main row is what `path` passes."""
     xen = {node.name for node in topology.xen_hosts()}
     elements = {}
@@ -137,13 +137,12 @@ def _network(network: Network, host: str, what: str) -> Element:
     return Element(key, "network", network.name, what, _labels(network.labels), host)
 
 
-def of_path(path: Sequence[Hop]) -> Map:
+def of_path(path: Sequence[ObservationPoint]) -> Map:
     """Return the map of what a path alone tells: its nodes and routers, bridges between them.
 
-    A node in its middle with one interface is a Xen host, and that its uplink between two bridges.
+    An uplink of a Xen host is between two bridges.
     """
     ports = _ports(path)
-    owners = [inside.owner for inside, _, _ in ports]
     elements: dict[str, Element] = {}
     edges: list[Edge] = []
     at = ""  # the bridge where the packet is; empty while it is in something else
@@ -155,41 +154,43 @@ def of_path(path: Sequence[Hop]) -> Map:
 
     for number, (inside, outside, leaving) in enumerate(ports):
         between = at and number + 1 < len(ports)
-        if between and inside.place == "guest" and owners.count(inside.owner) == 1:
+        if between and inside.of_uplink:
             beyond = bridge()
             ends = (at, beyond) if leaving else (beyond, at)
             edges.append(Edge(*ends, inside.name, outside.name))
             at = beyond
             continue
-        kind: Literal["node", "router"] = "node" if inside.place == "guest" else "router"
+        kind: Literal["node", "router"] = "node" if inside.in_guest else "router"
         what = "guest" if kind == "node" else "router"
         if leaving:
-            elements.setdefault(inside.owner, Element(inside.owner, kind, inside.owner, what))
+            elements.setdefault(inside.element, Element(inside.element, kind, inside.element, what))
         at = at or bridge()
-        elements.setdefault(inside.owner, Element(inside.owner, kind, inside.owner, what))
-        edges.append(Edge(inside.owner, at, inside.name, outside.name))
+        elements.setdefault(inside.element, Element(inside.element, kind, inside.element, what))
+        edges.append(Edge(inside.element, at, inside.name, outside.name))
         if not leaving:
             at = ""
     return Map(tuple(elements.values()), tuple(edges), tuple(elements))
 
 
-def _ports(path: Sequence[Hop]) -> list[tuple[Hop, Hop, bool]]:
+def _ports(
+    path: Sequence[ObservationPoint],
+) -> list[tuple[ObservationPoint, ObservationPoint, bool]]:
     """Return the interfaces on a path: the hops inside and outside, whether it leaves its owner."""
     found = []
     for one, other in itertools.pairwise(path):
-        if one.owner == other.owner and (one.place == "host") is not (other.place == "host"):
-            leaving = other.place == "host"
+        if one.element == other.element and one.inside is not other.inside:
+            leaving = other.at_bridge
             found.append((one, other, True) if leaving else (other, one, False))
     return found
 
 
-def _row(path: Sequence[Hop], edges: Mapping[str, Edge]) -> tuple[str, ...]:
+def _row(path: Sequence[ObservationPoint], edges: Mapping[str, Edge]) -> tuple[str, ...]:
     row: list[str] = []
     for hop in path:
         edge = edges.get(hop.name)
         if edge is None:
             continue
-        key = edge.network if hop.place == "host" else edge.owner
+        key = edge.network if hop.at_bridge else edge.owner
         if key not in row:
             row.append(key)
     return tuple(row)

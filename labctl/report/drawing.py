@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from labctl.lab.path import Hop
 from labctl.report import grid
 from labctl.report.chart import Edge, Element, Map
 from labctl.report.grid import Cell, Rect
+from labctl.topology.points import ObservationPoint
 
 BOX = (104.0, 66.0)
 NEAR = 39.0
@@ -102,7 +102,7 @@ class Drawing:
     spots: tuple[Spot, ...]
 
 
-def place(drawn: Map, path: Sequence[Hop], shape: Shape) -> Drawing:
+def place(drawn: Map, path: Sequence[ObservationPoint], shape: Shape) -> Drawing:
     """Place everything of a map; hops of `path` are numbered in its order."""
     layout = _Layout(drawn, shape)
     cells = layout.cells

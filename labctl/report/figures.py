@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labctl.capture.journey import HARM, Journey
-from labctl.lab.path import Hop
 from labctl.lab.whereabouts import whereabouts
 from labctl.report import chart, drawing
 from labctl.report.drawing import Drawing
 from labctl.report.gather import Arm
 from labctl.report.signs import SIGNS, Sign, sign, words
 from labctl.topology.model import Topology
+from labctl.topology.points import ObservationPoint
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Subject:
 
     name: str
     journey: Journey
-    path: tuple[Hop, ...]
+    path: tuple[ObservationPoint, ...]
     good: bool | None
     """Whether it went well; None where that is not told."""
     description: str = ""
@@ -92,16 +92,21 @@ def _figure(subject: Subject, drawn: chart.Map) -> Figure:
     path = subject.path if forward else subject.path[::-1]
     harm = next((step for step in journey.steps if step.happened in HARM), None)
     before = journey.before(harm) if harm else None
-    inside = harm and before and harm.owner == before.owner and harm.place == before.place
+    alone = harm and before and _beside(harm.point, before.point)
     return Figure(
         subject=subject,
         signs={hop: sign(step) for hop, step in steps.items()},
         words={hop: words(step) for hop, step in steps.items()},
-        harmed=harm.owner if harm and inside else "",
+        harmed=harm.owner if harm and alone else "",
         wide=drawing.place(drawn, path, "wide"),
         tall=drawing.place(drawn, path, "tall"),
         left_out=drawn.left_out,
     )
+
+
+def _beside(one: ObservationPoint, other: ObservationPoint) -> bool:
+    """Tell whether nothing but their element is between two neighbouring points."""
+    return one.element == other.element and one.inside is other.inside
 
 
 def shown_first(figures: Sequence[Figure]) -> int:
@@ -117,14 +122,14 @@ def hint(figures: Sequence[Figure]) -> str:
     more = max(figure.left_out for figure in figures)
     few = f" {more} nodes, routers and networks farther from it are not drawn." if more else ""
     inside, outside = path[:2]
-    end = "its vif in dom0" if outside.host else "the host's end of the same interface"
-    told = f"{inside.name} is inside {inside.owner}, {outside.name} {end}.{few}"
+    end = "its vif in dom0" if outside.dom0 else "the host's end of the same interface"
+    told = f"{inside.name} is inside {inside.element}, {outside.name} {end}.{few}"
     other = max((figure.subject.path for figure in figures), key=len)
     places = whereabouts(other)
-    uplink = [hop for hop in other if "uplink" in places[hop.name]][:2]
+    uplink = [hop for hop in other if hop.of_uplink][:2]
     if len(uplink) < 2:
         return told
-    inner, outer = sorted(uplink, key=lambda hop: hop.place)  # `guest` before `host`
+    inner, outer = sorted(uplink, key=lambda hop: hop.at_bridge)
     return f"{told} {inner.name} is the {places[inner.name]}, {outer.name} its TAP outside."
 
 

@@ -16,13 +16,13 @@ from labctl.capture import pcapng
 from labctl.capture.journey import Journey
 from labctl.capture.journey_build import follow
 from labctl.errors import LabctlError
-from labctl.lab.path import Hop
 from labctl.packet.frame import Packet
 from labctl.report import recorded
 from labctl.results.model import ArmResult, Check, Run, Verdict
 from labctl.results.recorder import TOPOLOGY, capture_name
 from labctl.topology import stored
 from labctl.topology.model import Topology
+from labctl.topology.points import ObservationPoint
 
 KINDS = ("SYN", "SYN-ACK", "UDP", "SCTP INIT", "ICMP echo", "ICMPv6 echo")
 """Packets whose journey a report tells: those that fit the MTU and that nothing has merged."""
@@ -37,7 +37,7 @@ class Arm:
 
     number: int
     result: ArmResult
-    path: tuple[Hop, ...] = ()
+    path: tuple[ObservationPoint, ...] = ()
     journeys: tuple[Journey, ...] = ()
     trouble: str = ""
     """Why the capture tells nothing, or not everything."""

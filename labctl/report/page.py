@@ -17,13 +17,13 @@ from markupsafe import Markup
 
 from labctl import __version__
 from labctl.capture.journey import Journey, summary
-from labctl.lab.path import Hop
 from labctl.report import figures, finding, offloads, pairs
 from labctl.report.figures import Subject
 from labctl.report.gather import KINDS, Arm, Report
 from labctl.report.signs import SIGNS, sign, words
 from labctl.results.model import Verdict
 from labctl.topology.model import Topology
+from labctl.topology.points import ObservationPoint
 
 _UNFIT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -79,7 +79,7 @@ def render_journeys(
     title: str,
     headline: str,
     journeys: Sequence[Journey],
-    path: Sequence[Hop],
+    path: Sequence[ObservationPoint],
     *,
     topology: Topology | None = None,
     notes: Sequence[str] = (),

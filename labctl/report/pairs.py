@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labctl.capture.journey import HARM, Happening, Journey, Step
-from labctl.lab.path import Hop
 from labctl.lab.whereabouts import whereabouts
 from labctl.packet.checksum import Checksum
 from labctl.report.gather import Arm, Report
 from labctl.report.signs import sign, words
+from labctl.topology.points import ObservationPoint
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _alike(left: Arm, journey: Journey, arms: Sequence[Arm], kind: str) -> Arm |
     return max(fitting, key=likeness, default=None)
 
 
-def alone(name: str, journey: Journey, path: Sequence[Hop]) -> Pair:
+def alone(name: str, journey: Journey, path: Sequence[ObservationPoint]) -> Pair:
     """Return a journey along `path`, or back, with nothing to compare it with."""
     return _pair(Side(name), journey, None, None, path)
 
@@ -161,7 +161,7 @@ def _pair(
     journey: Journey,
     right: Side | None,
     other: Journey | None,
-    path: Sequence[Hop],
+    path: Sequence[ObservationPoint],
 ) -> Pair:
     places = whereabouts(path)
     across = {step.hop: step for step in other.steps} if other else {}

@@ -51,8 +51,8 @@ routers:
 
 STORY = """
 from labctl.experiments import Trial, experiment, probes
-from labctl.lab.path import node_hops
 from labctl.lab.watch import capture, watch_drops
+from labctl.topology.graph import points_of
 
 
 @experiment("story", topology="solo.yaml", hypothesis="every kind of step can be cut short")
@@ -65,7 +65,8 @@ def story(trial: Trial) -> None:
             reached("offload")
             with watch_drops(vm1):
                 reached("drops")
-                path = node_hops(vm1.model, vm1.interface())
+                known = points_of(trial.lab.topology)
+                path = [known["vm1:eth0"], known["vm1-eth0"]]
                 with capture(trial.lab, path, trial.scratch("one")):
                     reached("capture")
                     job = vm1.start("sleep 300")

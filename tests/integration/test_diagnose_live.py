@@ -19,9 +19,10 @@ from labctl.experiments.diagnose_verdict import Finding
 from labctl.experiments.knobs_state import State, mend, put_back, read, restoring, unbroken
 from labctl.experiments.trace_plan import plan
 from labctl.lab.lab import Lab
-from labctl.lab.path import Hop, hops
 from labctl.pytest_plugin import LabFactory
+from labctl.topology.graph import find_path
 from labctl.topology.model import RouterKind
+from labctl.topology.points import ObservationPoint
 from labctl.world.base import Process
 from labctl.world.deadline import Deadline
 
@@ -43,8 +44,8 @@ def lab(whole: Lab) -> Iterator[Lab]:
     put_back(whole, before, path_of(whole))
 
 
-def path_of(lab: Lab) -> tuple[Hop, ...]:
-    return hops(lab.topology, "vm1", "vm2")
+def path_of(lab: Lab) -> tuple[ObservationPoint, ...]:
+    return find_path(lab.topology, "vm1", "vm2").points
 
 
 def state(lab: Lab) -> State:

@@ -13,11 +13,11 @@ from labctl.capture.session import Evidence
 from labctl.experiments.trace_flow import Flow, send_command
 from labctl.inspect.run import inspect
 from labctl.lab.lab import Lab
-from labctl.lab.path import Hop
 from labctl.lab.watch import capture, counters
 from labctl.packet.checksum import Checksum, Judgement, judge
 from labctl.packet.tunnels import decapsulate
 from labctl.pytest_plugin import LabFactory
+from labctl.topology.points import inside_guest
 from labctl.world.deadline import Deadline
 
 pytestmark = pytest.mark.integration
@@ -62,7 +62,7 @@ def talked(lab: Lab, version: int, how: str, folder: Path) -> Evidence:
     near, far = ENDS[version]
     vm1.run(TUNNEL.format(near=near, far=far, how=how))
     before = counters(vm1)
-    with capture(lab, [Hop("vm1:near0", "guest", "vm1", "near0")], folder) as seeing:
+    with capture(lab, [inside_guest("vm1", "near0")], folder) as seeing:
         assert "1 heard" in vm1.run(HELLO).stdout
         evidence = seeing.stop(Deadline(60, "ending the capture"))
     assert not grown(before, counters(vm1), CHECKSUM_COUNTERS), "its receiver takes every sum"

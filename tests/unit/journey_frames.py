@@ -13,6 +13,8 @@ from labctl.capture.stream import Header, Record, Stream, Trailer
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.packet.internet_checksum import ones_sum
 from labctl.packet.virtio import VnetHeader
+from labctl.topology import find, load
+from labctl.topology.graph import find_path
 
 BEGIN = 1_700_000_000_000_000_000
 MS = 1_000_000
@@ -114,27 +116,7 @@ def hop(
     return judged(name, stream, stream.note, arrived_ns or BEGIN)
 
 
-@dataclass(frozen=True)
-class At:
-    """A hop."""
-
-    name: str
-    place: str
-    owner: str
-    link: str
-    host: str = ""
-
-
-PATH = (
-    At("vm1:eth0", "guest", "vm1", "eth0"),
-    At("vm1-eth0", "host", "vm1", "vm1-eth0"),
-    At("r1-eth0", "host", "r1", "r1-eth0"),
-    At("r1:eth0", "router", "r1", "eth0"),
-    At("r1:eth1", "router", "r1", "eth1"),
-    At("r1-eth1", "host", "r1", "r1-eth1"),
-    At("vm2-eth0", "host", "vm2", "vm2-eth0"),
-    At("vm2:eth0", "guest", "vm2", "eth0"),
-)
+PATH = find_path(load(find("router-hop")), "vm1", "vm2").points
 
 
 def along(packet: Pkt, **after_router: Any) -> list[Pkt]:

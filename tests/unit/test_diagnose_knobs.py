@@ -14,10 +14,8 @@ from labctl.experiments.knobs import Knob, candidates
 from labctl.experiments.knobs_state import State
 from labctl.experiments.trace_flow import Flow, receive_command, send_command
 from labctl.guests.ethtool import Feature
-from labctl.lab.path import Hop
 from labctl.packet.frame import parse
 
-HOPS = tuple(Hop(p.name, p.place, p.owner, p.link) for p in PATH)  # type: ignore[arg-type]
 LOST = Verdict(Finding.LOST, "", "router r1 (eth0 to eth1)")
 FACTS = Facts(kinds={"r1": "raw"})
 
@@ -27,7 +25,7 @@ def expected(knobs: tuple[Knob, ...]) -> dict[str, bool]:
 
 
 def test_one_end_alone_is_not_expected_to_mend_it() -> None:
-    told = expected(candidates(HOPS, LOST, FACTS))
+    told = expected(candidates(PATH, LOST, FACTS))
     assert told["tx off in vm1 and vm2"]
     assert not told["tx off in vm1"]
     assert not told["tx off in vm2"]
@@ -35,28 +33,28 @@ def test_one_end_alone_is_not_expected_to_mend_it() -> None:
 
 
 def test_the_other_end_is_enough_where_one_end_sums_already() -> None:
-    told = expected(candidates(HOPS, LOST, replace(FACTS, finishing=("vm1",))))
+    told = expected(candidates(PATH, LOST, replace(FACTS, finishing=("vm1",))))
     assert told["tx off in vm2"]
     assert "tx off in vm1" not in told
     assert "tx off in vm1 and vm2" not in told
 
 
 def test_after_the_loss_nothing_can_be_finished() -> None:
-    told = expected(candidates(HOPS, LOST, FACTS))
+    told = expected(candidates(PATH, LOST, FACTS))
     assert told["tx off at r1's bridge-side veths r1-eth0 and r1-eth1"]
     assert not told["tx off at r1's own veths r1:eth0 and r1:eth1"]
     assert not told["tx off at the TAPs vm1-eth0 and vm2-eth0"]
 
 
 def test_a_router_is_offered_other_kinds_only_where_they_differ() -> None:
-    kinds = [k.kind for k in candidates(HOPS, LOST, FACTS) if k.kind]
+    kinds = [k.kind for k in candidates(PATH, LOST, FACTS) if k.kind]
     assert kinds == ["raw-vnet", "namespace"]
     kernel = replace(FACTS, kinds={"r1": "namespace"})
-    assert not [k for k in candidates(HOPS, LOST, kernel) if k.kind]
+    assert not [k for k in candidates(PATH, LOST, kernel) if k.kind]
 
 
 def test_every_knob_says_how_and_what_it_costs() -> None:
-    for knob in candidates(HOPS, LOST, FACTS):
+    for knob in candidates(PATH, LOST, FACTS):
         assert knob.how
         assert knob.cost
         assert set(knob.to_json()) == {"name", "layer", "how", "cost", "should_mend"}

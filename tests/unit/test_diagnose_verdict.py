@@ -17,11 +17,9 @@ from labctl.experiments.diagnose_verdict import Finding, conclude
 from labctl.experiments.trace import Trace
 from labctl.experiments.trace_errors import Complaint, complaints
 from labctl.experiments.trace_flow import Flow
-from labctl.lab.path import Hop
 from labctl.packet.checksum import Checksum, Metadata
 
 FLOW = Flow("tcp", 22, 4, "10.0.1.1", "10.0.2.2")
-HOPS = tuple(Hop(p.name, p.place, p.owner, p.link) for p in PATH)  # type: ignore[arg-type]
 SYN = Pkt()
 SYN_ACK = Pkt(
     src="10.0.2.2", dst="10.0.1.1", sport=22, dport=40000, flags=0x12, seq=500, ack=101, ip_id=0
@@ -58,15 +56,15 @@ def trace(
                 seen.append((index * 1000 + late * 10, packet))
         hops.append(hop(place.name, seen, cut=place.name in cut, mtu=1500 if number < 4 else mtu))
     evidence = Evidence(tuple(hops))
-    known = clocks(evidence, HOPS)
-    there = follow(evidence, HOPS, flow.forth, known=known, drops=drops)
-    answers = follow(evidence, HOPS[::-1], flow.returning(there), known=known, drops=drops)
+    known = clocks(evidence, PATH)
+    there = follow(evidence, PATH, flow.forth, known=known, drops=drops)
+    answers = follow(evidence, PATH[::-1], flow.returning(there), known=known, drops=drops)
     return Trace(
         "lab",
         "vm1",
         "vm2",
         flow,
-        HOPS,
+        PATH,
         evidence,
         tuple(there),
         tuple(answers),
@@ -224,7 +222,7 @@ def test_what_is_left_of_an_earlier_attempt_is_not_part_of_the_flow() -> None:
     found = trace(back(stale), along(reset), along(SYN), back(SYN_ACK))
     began = FLOW.begun(found.there)
     assert [one.kind for one in began] == ["SYN"]
-    answers = follow(found.evidence, HOPS[::-1], FLOW.returning(began))
+    answers = follow(found.evidence, PATH[::-1], FLOW.returning(began))
     assert [one.dport for one in answers] == [40000]
     assert FLOW.begun(found.there[:1]) == list(found.there[:1]), "seen from its middle on"
 

@@ -13,10 +13,11 @@ from labctl.capture.xenflags import FlagsEvidence, FlagsSeen
 from labctl.experiments import rings
 from labctl.experiments.evidence import Step, Wanted
 from labctl.experiments.trial import Arm
-from labctl.lab.path import Hop
 from labctl.results.model import Verdict
+from labctl.topology.points import outer_end
 
 VIFS = ("vm1-eth0", "vm2-eth0")
+HERE = outer_end("guest", "vm1", "vm1-eth0", "xen1")
 WANTED = Wanted("a packet", "ACK", "10.0.1.1", "10.0.1.2", 22)
 
 
@@ -43,7 +44,7 @@ def told(out_of: int | None, into: int | None, note: str = "") -> FlagsEvidence:
 def verdict(flags: FlagsEvidence, expected: tuple[str, ...], tmp_path: Path) -> Verdict:
     evidence, sent = crossing()
     arm = Arm("arm", "", tmp_path, lambda _event: None)
-    steps = [Step(Hop("vm1-eth0", "host", "vm1", "vm1-eth0", "xen1"), sent, True)]
+    steps = [Step(HERE, sent, True)]
     crossed = rings.passages(evidence, flags, VIFS)
     rings.check_flags(arm, flags, crossed, steps, WANTED, expected)
     return arm.checks[0].verdict
@@ -75,7 +76,7 @@ def test_what_was_missed_is_an_error_and_no_fail(tmp_path: Path) -> None:
 def test_a_packet_that_a_capture_may_have_missed_is_an_error_and_no_fail(tmp_path: Path) -> None:
     for complete, expected in ((True, Verdict.FAIL), (False, Verdict.ERROR)):
         arm = Arm("arm", "", tmp_path, lambda _event: None)
-        steps = [Step(Hop("vm1-eth0", "host", "vm1", "vm1-eth0", "xen1"), None, complete)]
+        steps = [Step(HERE, None, complete)]
         rings.check_flags(arm, told(3, 3), [], steps, WANTED, rings.BOTH)
         assert arm.checks[0].verdict is expected
 

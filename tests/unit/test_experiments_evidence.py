@@ -23,12 +23,13 @@ from labctl.experiments.evidence import (
 from labctl.experiments.probes import Answer
 from labctl.experiments.story import table
 from labctl.experiments.trial import Arm
-from labctl.lab.path import Hop, hops
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.results.model import Verdict
 from labctl.topology import find, load
+from labctl.topology.graph import find_path
+from labctl.topology.points import ObservationPoint
 
-PATH = hops(load(find("router-hop")), "vm1", "vm2")
+PATH = find_path(load(find("router-hop")), "vm1", "vm2").points
 SYN = Wanted("SYN vm1 to vm2", "SYN", "10.0.1.1", "10.0.2.1", 22)
 
 
@@ -73,7 +74,7 @@ LOST = Judged(metadata=Metadata.NONE)
 FINISHED = Judged(state=Checksum.VALID, metadata=Metadata.DATA_VALID)
 
 
-def step(hop: Hop, judged: Judged | None, complete: bool = True) -> Step:
+def step(hop: ObservationPoint, judged: Judged | None, complete: bool = True) -> Step:
     seen: Any = Seen(judged) if judged else None
     return Step(hop, seen, complete)
 

@@ -25,13 +25,14 @@ from labctl.experiments.crossing import Crossing
 from labctl.experiments.probes import Answer
 from labctl.experiments.superframes import fixups, grown, super_frame, tally
 from labctl.experiments.trial import Arm
-from labctl.lab.path import Hop, hops
 from labctl.packet.checksum import Checksum, Metadata, judge
 from labctl.packet.virtio import VnetHeader
 from labctl.results.model import Verdict
 from labctl.topology import find, load
+from labctl.topology.graph import find_path
+from labctl.topology.points import ObservationPoint, outer_end
 
-HERE = Hop("vm2-eth0", "host", "vm2", "vm2-eth0", "xen1")
+HERE = outer_end("guest", "vm2", "vm2-eth0", "xen1")
 SMALL = Pkt(dport=5001, flags=0x18, payload=b"a" * 100)
 SUPER = replace(SMALL, payload=b"a" * 3000, gso=1, gso_size=1448)
 WORKS, HANGS = Answer(True, "works"), Answer(False, "hangs: vm3 counted 2 TCP checksum errors")
@@ -52,21 +53,21 @@ def counted(*packets: Pkt, cut: bool = False) -> Any:
 def test_the_two_uplinks_are_passed_by_the_interface_that_is_asked_for() -> None:
     topology = load(find("xen-offload"))
     for interface, model in (("eth0", "virtio"), ("eth1", "e1000")):
-        names = [one.name for one in hops(topology, "vm1", "vm3", interface)]
+        names = [one.name for one in find_path(topology, "vm1", "vm3", interface).points]
         inner = f"xen1:{interface}"
         assert names[2:4] == [inner, f"xen1-{interface}"]
         uplinks = {one.name: one.model for one in topology.nodes["xen1"].interfaces}
         assert uplinks[interface] == model
-    names = [one.name for one in hops(topology, "vm1", "vm2", "eth0")]
+    names = [one.name for one in find_path(topology, "vm1", "vm2", "eth0").points]
     assert names == ["vm1:eth0", "vm1-eth0", "vm2-eth0", "vm2:eth0"]
 
 
 def test_the_router_between_the_two_worlds_is_outside_of_the_xen_host() -> None:
     topology = load(find("xen-to-virtio"))
-    path = hops(topology, "vm1", "vm3", "eth0")
+    path = find_path(topology, "vm1", "vm3", "eth0").points
     assert [one.name for one in path[2:6]] == ["xen1:eth0", "xen1-eth0", "r1-eth0", "r1:eth0"]
-    assert {one.host for one in path if one.owner == "r1"} == {""}
-    direct = [one.name for one in hops(topology, "vm1", "vm2", "eth0")]
+    assert {one.context for one in path if one.element == "r1"} == {""}
+    direct = [one.name for one in find_path(topology, "vm1", "vm2", "eth0").points]
     assert not any(name.startswith("r1") for name in direct)
 
 
@@ -201,9 +202,11 @@ def test_the_receiver_tells_what_its_program_ended_with_before_the_count(tmp_pat
 # --- tables -------------------------------------------------------------------------------------
 
 
-def crossing(path: tuple[Hop, ...], until: int, after: dict[str, Any], ssh: Answer) -> Crossing:
+def crossing(
+    path: tuple[ObservationPoint, ...], until: int, after: dict[str, Any], ssh: Answer
+) -> Crossing:
     """Return a crossing of a SYN, and of its answer, that changed at hop number `until`."""
-    first, last = path[0].owner, path[-1].owner
+    first, last = path[0].element, path[-1].element
     syn = Pkt()
     answer = Pkt(src=syn.dst, dst=syn.src, sport=22, dport=40000, flags=0x12)
     seen = []
@@ -216,7 +219,7 @@ def crossing(path: tuple[Hop, ...], until: int, after: dict[str, Any], ssh: Answ
 
 
 def test_an_answer_stands_in_the_columns_of_the_way_there() -> None:
-    path = hops(load(find("xen-offload")), "vm1", "vm2", "eth0")
+    path = find_path(load(find("xen-offload")), "vm1", "vm2", "eth0").points
     found = crossing(path, 2, VALID, WORKS)
     assert found.evidence
     rows = Rows(("vm1", "its vif", "vm2's vif", "vm2"))
@@ -230,7 +233,7 @@ def test_an_answer_stands_in_the_columns_of_the_way_there() -> None:
 
 
 def test_a_lost_note_is_not_told_like_an_open_sum() -> None:
-    path = hops(load(find("xen-offload")), "vm1", "vm2", "eth0")
+    path = find_path(load(find("xen-offload")), "vm1", "vm2", "eth0").points
     rows = Rows(("vm1", "its vif", "vm2's vif", "vm2"))
     rows.add("there", crossing(path, 3, LOST, HANGS))
     assert rows.rows[0][3:5] == ["partial", "partial, LOST"]
@@ -240,7 +243,7 @@ def test_a_lost_note_is_not_told_like_an_open_sum() -> None:
 
 
 def judged(source: str, destination: str, until: int, grown: int) -> dict[str, Verdict]:
-    path = hops(load(find("xen-to-virtio")), source, destination, "eth0")
+    path = find_path(load(find("xen-to-virtio")), source, destination, "eth0").points
     errors = {destination: {"TcpInCsumErrors": grown}} if grown else {}
     found = crossing(path, until, LOST, replace(HANGS, errors=errors))
     found.no_drops = {destination: "its kernel does not trace drops"}
@@ -269,7 +272,7 @@ def test_a_loss_elsewhere_than_in_the_router_fails(until: int) -> None:
 
 
 def test_the_senders_kernel_does_not_speak_for_the_receivers() -> None:
-    path = hops(load(find("xen-to-virtio")), "vm1", "vm3", "eth0")
+    path = find_path(load(find("xen-to-virtio")), "vm1", "vm3", "eth0").points
     found = crossing(path, 6, LOST, HANGS)
     found.no_drops = {"vm1": "its kernel does not trace drops"}
     found.drops = {"vm1": (), "vm3": (Drop(1.0, 2048, "tcp_v4_rcv+0x1", "TCP_CSUM"),)}
@@ -280,7 +283,7 @@ def test_the_senders_kernel_does_not_speak_for_the_receivers() -> None:
 
 
 def test_a_hop_that_missed_the_packet_leaves_open_where_the_metadata_was_lost() -> None:
-    path = hops(load(find("xen-to-virtio")), "vm1", "vm3", "eth0")
+    path = find_path(load(find("xen-to-virtio")), "vm1", "vm3", "eth0").points
     found = crossing(path, 6, LOST, HANGS)
     found.no_drops = {"vm3": "its kernel does not trace drops"}
     assert found.evidence

@@ -16,8 +16,8 @@ from labctl.experiments.explained.model import Way
 from labctl.experiments.explained.page import WIDTH, lines
 from labctl.experiments.explained.route import points, route
 from labctl.experiments.explained.telling import Told, resolve, texts
-from labctl.lab.path import hops
 from labctl.topology import from_mapping, load, shipped
+from labctl.topology.graph import find_path
 from labctl.topology.model import Topology
 
 STATES = {"partial, needs_csum", "partial, no metadata", "valid"}
@@ -131,7 +131,7 @@ def test_points_of_a_way_are_the_hops_of_the_path(file: str) -> None:
     nodes = [node.name for node in topology.nodes.values() if not node.hypervisor]
     source, destination = nodes[0], nodes[-1]
     way = route(topology, Way(source=source, destination=destination))
-    path = hops(topology, source, destination)
+    path = find_path(topology, source, destination).points
     assert [point.name for point in points(way)] == [hop.name for hop in path]
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from journey_frames import BEGIN, LOST, MS, PATH, VALID, At, Pkt, along, hop
+from journey_frames import BEGIN, LOST, MS, PATH, VALID, Pkt, along, hop
 
 from labctl.capture.correlate_clocks import Clock
 from labctl.capture.journey import Fate, Happening, Journey, summary
@@ -17,6 +17,9 @@ from labctl.capture.journey_drops import GuestDrop
 from labctl.capture.session import Evidence
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.packet.frame import Packet
+from labctl.topology import find, load
+from labctl.topology.graph import find_path
+from labctl.topology.points import ObservationPoint, outer_end
 
 AHEAD = 7_000_000_000  # vm2's clock
 
@@ -365,26 +368,21 @@ def test_a_journey_is_plain_data() -> None:
     assert told["steps"][4]["happened"] == "metadata lost"
     assert told["steps"][4]["field"] == told["steps"][4]["pseudo_sum"]
     assert [step["hop"] for step in told["steps"]] == [place.name for place in PATH]
+    ends = [("guest", "vm1"), ("host", "vm1"), ("host", "r1"), ("router", "r1")]
+    assert [(step["place"], step["owner"]) for step in told["steps"][:4]] == ends
 
 
-UPLINK = (
-    At("vm1:eth0", "guest", "vm1", "eth0"),
-    At("vm1-eth0", "host", "vm1", "vm1-eth0", "xen1"),
-    At("xen1:eth0", "guest", "xen1", "eth0"),
-    At("xen1-eth0", "host", "xen1", "xen1-eth0"),
-    At("vm3-eth0", "host", "vm3", "vm3-eth0"),
-    At("vm3:eth0", "guest", "vm3", "eth0"),
-)
+UPLINK = find_path(load(find("xen-uplink")), "vm1", "vm3").points
 CLOCKS = {"vm1": 9 * AHEAD, "xen1": -4 * AHEAD, "": 0, "vm3": AHEAD}
 SENDS = ("vm1:eth0", "xen1:eth0", "vm3-eth0")
 
 
-def seen_at(path: Sequence[At], *, back: bool = True) -> Evidence:
+def seen_at(path: Sequence[ObservationPoint], *, back: bool = True) -> Evidence:
     """A packet and its answer over `path`, 100 microseconds a hop, on everybody's own clock."""
     there, answer = Pkt(sport=1000), Pkt(src="10.0.1.2", dst="10.0.1.1", sport=22, dport=1000)
     hops = []
     for number, place in enumerate(path):
-        ahead = CLOCKS[place.owner if place.place == "guest" else place.host]
+        ahead = CLOCKS[place.context]
         one = hop(place.name, [(100 * number, there)], out=place.name in SENDS, clock_ns=ahead)
         if back:
             late = 5000 - 100 * number
@@ -395,7 +393,7 @@ def seen_at(path: Sequence[At], *, back: bool = True) -> Evidence:
 
 
 @pytest.mark.parametrize("path", [UPLINK, UPLINK[::-1]], ids=["out", "in"])
-def test_times_through_an_uplink_are_told_on_one_clock(path: tuple[At, ...]) -> None:
+def test_times_through_an_uplink_are_told_on_one_clock(path: tuple[ObservationPoint, ...]) -> None:
     (journey,) = follow(seen_at(path), path, lambda packet: packet.dport == 22)
     assert [step.time_ns for step in journey.steps] == [
         pytest.approx(BEGIN + 100_000 * number, abs=100_000) for number in range(len(path))
@@ -404,7 +402,7 @@ def test_times_through_an_uplink_are_told_on_one_clock(path: tuple[At, ...]) -> 
 
 
 def test_a_way_inside_one_xen_host_is_told_on_our_clock_as_nearly_as_it_is_known() -> None:
-    path = (*UPLINK[:2], At("vm2-eth0", "host", "vm2", "vm2-eth0", "xen1"))
+    path = (*UPLINK[:2], outer_end("guest", "vm2", "vm2-eth0", "xen1"))
     soon = BEGIN + 1_000_000_000
     (journey,) = follow(seen_at(path), path, lambda packet: packet.dport == 22, until_ns=soon)
     assert abs(journey.started_ns - BEGIN) < 1_000_000

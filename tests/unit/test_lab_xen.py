@@ -25,8 +25,8 @@ from labctl.guests.spec import Guest
 from labctl.images import Image
 from labctl.lab import beforehand, hosted, memory, node, state
 from labctl.lab.dom0 import packed
-from labctl.lab.path import hops
 from labctl.topology import Topology, find, from_mapping, load
+from labctl.topology.graph import find_path
 from labctl.world import codec
 from labctl.world.deadline import Deadline
 from labctl.world.process import run
@@ -35,23 +35,30 @@ from labctl.world.process import run
 
 
 def named(topology: Topology, source: str, destination: str) -> list[str]:
-    return [hop.name for hop in hops(topology, source, destination)]
+    return [hop.name for hop in find_path(topology, source, destination).points]
 
 
 def test_inside_one_host_every_hop_is_a_guest_or_in_its_dom0() -> None:
     bridged = load(find("xen-bridged"))
     assert named(bridged, "vm1", "vm2") == ["vm1:eth0", "vm1-eth0", "vm2-eth0", "vm2:eth0"]
-    places = [(hop.place, hop.host) for hop in hops(bridged, "vm1", "vm2")]
-    assert places == [("guest", ""), ("host", "xen1"), ("host", "xen1"), ("guest", "")]
+    places = [
+        (hop.inside, hop.context, hop.netns) for hop in find_path(bridged, "vm1", "vm2").points
+    ]
+    assert places == [
+        (True, "vm1", ""), (False, "xen1", ""), (False, "xen1", ""), (True, "vm2", ""),
+    ]  # fmt: skip
 
 
 def test_a_router_in_dom0_is_observed_there() -> None:
     routed = load(find("xen-router-hop"))
-    found = hops(routed, "vm1", "vm2")
-    inside = [(hop.name, hop.host) for hop in found if hop.owner == "r1"]
+    found = find_path(routed, "vm1", "vm2").points
+    inside = [(hop.name, hop.context, hop.netns) for hop in found if hop.element == "r1"]
     assert inside == [
-        ("r1-eth0", "xen1"), ("r1:eth0", "xen1"), ("r1:eth1", "xen1"), ("r1-eth1", "xen1"),
-    ]  # fmt: skip
+        ("r1-eth0", "xen1", ""),
+        ("r1:eth0", "xen1", "r1"),
+        ("r1:eth1", "xen1", "r1"),
+        ("r1-eth1", "xen1", ""),
+    ]
 
 
 def test_an_uplink_is_crossed_from_dom0_to_its_tap_and_back() -> None:
@@ -59,9 +66,15 @@ def test_an_uplink_is_crossed_from_dom0_to_its_tap_and_back() -> None:
     way = ["vm1:eth0", "vm1-eth0", "xen1:eth0", "xen1-eth0", "vm3-eth0", "vm3:eth0"]
     assert named(up, "vm1", "vm3") == way
     assert named(up, "vm3", "vm1") == way[::-1]
-    uplink = {hop.name: (hop.place, hop.host) for hop in hops(up, "vm1", "vm3")}
-    assert uplink["xen1:eth0"] == ("guest", "")
-    assert uplink["xen1-eth0"] == ("host", "")
+    uplink = {
+        hop.name: (hop.in_guest, hop.at_bridge, hop.context, hop.dom0)
+        for hop in find_path(up, "vm1", "vm3").points
+        if hop.of_uplink
+    }
+    assert uplink == {
+        "xen1:eth0": (True, False, "xen1", "xen1"),
+        "xen1-eth0": (False, True, "", ""),
+    }
 
 
 def test_two_hosts_meet_outside() -> None:
@@ -94,13 +107,13 @@ def test_a_router_outside_joins_a_host_with_a_guest() -> None:
         }
     )
     assert named(far, "a", "b")[2:4] == ["x:eth0", "x-eth0"]
-    assert {hop.host for hop in hops(far, "a", "b") if hop.owner == "r"} == {""}
+    assert {hop.context for hop in find_path(far, "a", "b").points if hop.element == "r"} == {""}
 
 
 @pytest.mark.parametrize(("source", "destination"), [("xen1", "vm1"), ("vm1", "xen1")])
 def test_a_xen_host_is_no_end_of_a_way(source: str, destination: str) -> None:
     with pytest.raises(UsageError, match="xen1 is a Xen host"):
-        hops(load(find("xen-uplink")), source, destination)
+        find_path(load(find("xen-uplink")), source, destination)
 
 
 def image(folder: Path, name: str, content: bytes, **more: Any) -> Image:

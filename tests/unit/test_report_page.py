@@ -16,12 +16,13 @@ from labctl.capture import pcapng
 from labctl.capture.journey import Journey
 from labctl.capture.journey_build import follow
 from labctl.capture.session import Evidence
-from labctl.lab.path import Hop, hops
 from labctl.report import finding, gather, page
 from labctl.results import ArmResult, Check, Recorder, Verdict, load
 from labctl.results.recorder import TOPOLOGY, capture_name
 from labctl.topology import find
 from labctl.topology import load as load_topology
+from labctl.topology.graph import find_path
+from labctl.topology.points import ObservationPoint
 from report_records import FLAG, LOST, VALID, XEN, arm, record, xen_record
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\" ' & </title></style>"
@@ -264,8 +265,8 @@ def test_the_command_to_run_it_again_is_there(tmp_path: Path) -> None:
     assert f"labctl results diff {directory.name} last" in text
 
 
-def journeys(states: Sequence[str | None]) -> tuple[list[Journey], tuple[Hop, ...]]:
-    path = hops(load_topology(find("router-hop.yaml")), "vm1", "vm2")
+def journeys(states: Sequence[str | None]) -> tuple[list[Journey], tuple[ObservationPoint, ...]]:
+    path = find_path(load_topology(find("router-hop.yaml")), "vm1", "vm2").points
     return follow(Evidence(tuple(report_records.seen(states))), path, lambda _packet: True), path
 
 

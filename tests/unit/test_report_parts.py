@@ -13,13 +13,15 @@ import pytest
 
 from labctl.capture import pcapng
 from labctl.capture.pcapng import PcapngError
+from labctl.capture.session import Evidence, HopEvidence
 from labctl.errors import UsageError
-from labctl.lab.path import Hop, hops
 from labctl.lab.whereabouts import whereabouts
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.report import chart, drawing, recorded
 from labctl.report.drawing import BOX, Shape
 from labctl.topology import Topology, find, load, loads, shipped
+from labctl.topology.graph import find_path
+from labctl.topology.points import ObservationPoint, inside_guest
 from report_records import FLAG, HOPS, LOST, seen
 
 
@@ -107,14 +109,29 @@ def test_a_path_is_told_by_the_topology_or_by_its_names(tmp_path: Path, told: bo
     pcapng.write(file, seen([FLAG] * 8))
     topology = load(find("router-hop.yaml"))
     path = recorded.path_of(pcapng.read(file), ["vm1", "vm2"], topology if told else None)
-    assert path == hops(topology, "vm1", "vm2")
+    assert path == find_path(topology, "vm1", "vm2").points
 
 
-def _longest_path(topology: Topology) -> tuple[Hop, ...]:
-    found: list[tuple[Hop, ...]] = [()]
+def test_of_an_older_record_an_uplink_is_known_by_where_it_is() -> None:
+    names = ["vm1:eth0", "vm1-eth0", "xen1:eth0", "xen1-eth0", "vm3-eth0", "vm3:eth0"]
+    evidence = Evidence(tuple(HopEvidence(name, (), None, None) for name in names))
+    path = recorded.path_of(evidence, ["xen1", "vm1", "vm3"], None)
+    assert whereabouts(path) == {
+        "vm1:eth0": "inside vm1",
+        "vm1-eth0": "host's end of vm1",
+        "xen1:eth0": "uplink in dom0",
+        "xen1-eth0": "TAP of the uplink",
+        "vm3-eth0": "host's end of vm3",
+        "vm3:eth0": "inside vm3",
+    }
+    assert [one.name for one in chart.of_path(path).elements] == ["vm1", "bridge", "bridge", "vm3"]
+
+
+def _longest_path(topology: Topology) -> tuple[ObservationPoint, ...]:
+    found: list[tuple[ObservationPoint, ...]] = [()]
     for one, other in itertools.combinations(topology.nodes, 2):
         with contextlib.suppress(UsageError):
-            found.append(hops(topology, one, other))
+            found.append(find_path(topology, one, other).points)
     return max(found, key=len)
 
 
@@ -160,7 +177,7 @@ routers:
 @pytest.mark.parametrize("ends", list(itertools.permutations(("vm1", "vm2", "vm3", "vm5"), 2)))
 def test_a_path_may_leave_a_xen_host_and_come_back(ends: tuple[str, str], shape: Shape) -> None:
     topology = loads(XEN, "x")
-    path = hops(topology, *ends)
+    path = find_path(topology, *ends).points
     plan = drawing.place(chart.of_topology(topology, path), path, shape)
     assert [frame.element.name for frame in plan.frames] == ["xen1", "xen2"]
     for frame in plan.frames:
@@ -174,7 +191,7 @@ def test_a_path_may_leave_a_xen_host_and_come_back(ends: tuple[str, str], shape:
 
 def test_a_network_on_both_sides_of_a_border_is_two_bridges() -> None:
     topology = load(find("xen-uplink.yaml"))
-    path = hops(topology, "vm1", "vm3")
+    path = find_path(topology, "vm1", "vm3").points
     plan = drawing.place(chart.of_topology(topology, path), path, "wide")
     told = [(box.element.name, box.element.what, box.element.host) for box in plan.boxes]
     assert ("lan", "lab bridge", "") in told
@@ -191,7 +208,7 @@ def test_a_network_on_both_sides_of_a_border_is_two_bridges() -> None:
 
 @pytest.mark.parametrize("ends", [("vm1", "vm3"), ("vm3", "vm1")])
 def test_a_path_alone_tells_the_bridges_of_an_uplink(ends: tuple[str, str]) -> None:
-    path = hops(load(find("xen-uplink.yaml")), *ends)
+    path = find_path(load(find("xen-uplink.yaml")), *ends).points
     drawn = chart.of_path(path)
     assert [element.name for element in drawn.elements] == [ends[0], "bridge", "bridge", ends[1]]
     assert sorted(hop for edge in drawn.edges for hop in (edge.inside, edge.outside)) == sorted(
@@ -203,7 +220,7 @@ def test_a_path_alone_tells_the_bridges_of_an_uplink(ends: tuple[str, str]) -> N
 
 
 def test_places_are_told_in_the_words_of_where_they_are() -> None:
-    told = whereabouts(hops(load(find("xen-to-virtio.yaml")), "vm1", "vm3"))
+    told = whereabouts(find_path(load(find("xen-to-virtio.yaml")), "vm1", "vm3").points)
     assert told == {
         "vm1:eth0": "inside vm1",
         "vm1-eth0": "vif of vm1 in dom0",
@@ -216,12 +233,12 @@ def test_places_are_told_in_the_words_of_where_they_are() -> None:
         "vm3-eth0": "host's end of vm3",
         "vm3:eth0": "inside vm3",
     }
-    inner = whereabouts(hops(load(find("xen-router-hop.yaml")), "vm1", "vm2"))
+    inner = whereabouts(find_path(load(find("xen-router-hop.yaml")), "vm1", "vm2").points)
     assert inner["r1-eth0"] == "veth of r1 in dom0"
-    between = Hop("xen1:lan", "guest", "xen1", "lan")
-    one, *rest = hops(load(find("xen-uplink.yaml")), "vm1", "vm3")
+    between = inside_guest("xen1", "lan")
+    one, *rest = find_path(load(find("xen-uplink.yaml")), "vm1", "vm3").points
     assert whereabouts([one, between, *rest])["xen1:lan"] == "inside xen1"
-    two = whereabouts(hops(loads(XEN, "x"), "vm1", "vm3"))
+    two = whereabouts(find_path(loads(XEN, "x"), "vm1", "vm3").points)
     assert two["vm1-eth0"] == "vif of vm1 in dom0 of xen1"
     assert two["xen2:eth0"] == "uplink in dom0 of xen2"
 

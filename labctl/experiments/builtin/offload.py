@@ -17,8 +17,8 @@ from labctl.experiments.evidence import Expectation, Wanted, check_states
 from labctl.experiments.model import experiment
 from labctl.experiments.trial import Arm, Trial
 from labctl.lab.lab import Lab
-from labctl.lab.path import Hop
 from labctl.packet.checksum import Checksum, Metadata
+from labctl.topology.points import ObservationPoint
 
 NODES = ("vm1", "vm2")
 WAYS = {"bridge": "eth0", "raw": "eth1"}
@@ -160,15 +160,15 @@ def _expectation(setting: Setting, way: str, sender: str, receiver: str) -> tupl
     if way == "raw":
         orphaned = (Checksum.PARTIAL, Metadata.NONE)
 
-        def through_raw(hop: Hop) -> tuple[Checksum, Metadata | None]:
-            before = hop.owner == sender or (hop.owner == "r1" and hop.name.endswith(_side(sender)))
-            return unfinished if before else orphaned
+        def through_raw(hop: ObservationPoint) -> tuple[Checksum, Metadata | None]:
+            towards_sender = hop.element == "r1" and hop.name.endswith(_side(sender))
+            return unfinished if hop.element == sender or towards_sender else orphaned
 
         return "partial; needs_csum up to r1, none after it", through_raw
     if receiver in setting.finished_for:
         return (
             f"partial with needs_csum, finished at {receiver}'s TAP",
-            lambda hop: finished if hop.owner == receiver else unfinished,
+            lambda hop: finished if hop.element == receiver else unfinished,
         )
     return "partial with needs_csum at every hop", lambda _hop: unfinished
 

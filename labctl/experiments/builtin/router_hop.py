@@ -80,8 +80,8 @@ def check_broken(arm: Arm, crossing: Crossing) -> None:
     if crossing.udp:
         check_answer(arm, "udp", crossing.udp, works=False)
         lost.append(crossing.datagram)
-    into, out = (hop for hop in crossing.path if hop.place == "router")
-    blamed = f"router {into.owner} ({into.link} to {out.link})"
+    into, out = (hop for hop in crossing.path if hop.in_router)
+    blamed = f"router {into.element} ({into.link} to {out.link})"
     for wanted in lost:
         steps = crossing.steps(wanted)
         check_states(

@@ -19,8 +19,9 @@ from labctl.experiments.superframes import (
     tally,
 )
 from labctl.experiments.trial import Arm, Trial
-from labctl.lab.path import Hop, hops
 from labctl.lab.watch import capture
+from labctl.topology.graph import find_path
+from labctl.topology.points import ObservationPoint
 from labctl.world.deadline import Deadline
 
 STOP_SECONDS = 60.0
@@ -32,7 +33,7 @@ def super_frames(trial: Trial) -> list[str]:
     """Run the three arms about super-frames; return their part of the story, or nothing."""
     lab = trial.lab
     vm1, vm2 = lab.node("vm1"), lab.node("vm2")
-    path = hops(lab.topology, "vm1", "vm2", "eth0")
+    path = find_path(lab.topology, "vm1", "vm2", "eth0").points
     rows: dict[str, list[Tally]] = {}
 
     def send(arm: Arm) -> None:
@@ -62,7 +63,7 @@ def super_frames(trial: Trial) -> list[str]:
 
 
 def _watched(
-    trial: Trial, arm: Arm, path: Sequence[Hop], port: int, act: Callable[[], None]
+    trial: Trial, arm: Arm, path: Sequence[ObservationPoint], port: int, act: Callable[[], None]
 ) -> list[Tally]:
     """Act while hops are observed; check that no driver had a super-frame's note to put right."""
     address = trial.lab.node("vm2").address(4)

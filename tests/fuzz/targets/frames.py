@@ -13,21 +13,21 @@ from labctl.capture.journey import summary
 from labctl.capture.journey_build import follow
 from labctl.capture.session import Evidence, HopEvidence, Sighting
 from labctl.capture.stream import Record, Trailer
-from labctl.lab.path import Hop
 from labctl.packet import link_types
 from labctl.packet.af_packet import PACKET_OUTGOING
 from labctl.packet.tunnels import decapsulate
 from labctl.packet.virtio import VnetHeader
+from labctl.topology.points import inside_guest, inside_router, outer_end
 
 from ..mutate import changed
 from ..target import Target, WrongError, chosen
 
 LINKS = sorted(link_types.NAMES)
 PATH = (
-    Hop("vm1:eth0", "guest", "vm1", "eth0"),
-    Hop("vm1-eth0", "host", "vm1", "vm1-eth0"),
-    Hop("r1:eth0", "router", "r1", "eth0"),
-    Hop("vm2:eth0", "guest", "vm2", "eth0"),
+    inside_guest("vm1", "eth0"),
+    outer_end("guest", "vm1", "vm1-eth0"),
+    inside_router("r1", "eth0"),
+    inside_guest("vm2", "eth0"),
 )
 HEAD = struct.Struct("<BBBHHHH")
 """Of each frame: where it was seen, flags, GSO type, sum's start and offset, length, how much was

@@ -1,0 +1,225 @@
+"""A topology as a graph: what packets pass, the ports between, and the one search for a path.
+
+Its elements are guests, routers, the uplinks of Xen hosts, and segments, which join the ports of
+the others. What the points of a kind of element are is said by its `ports` (a segment's by its
+`points`) and nowhere else, so that a path's points follow from the elements on it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from labctl.errors import UsageError
+from labctl.topology.model import Interface, Node, Router, Topology
+from labctl.topology.points import (
+    ObservationPoint,
+    inside_guest,
+    inside_router,
+    inside_uplink,
+    outer_end,
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What joins ports: a network's bridge in the lab, or its bridge in the dom0 of a Xen host."""
+
+    network: str
+    host: str = ""
+    """The Xen host in whose dom0 it is; empty for the lab itself."""
+
+    @property
+    def points(self) -> tuple[ObservationPoint, ...]:
+        """What passes a bridge is seen at its ports, which belong to the elements around it."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Port:
+    """Where an element is plugged into a segment."""
+
+    interface: str
+    """The name of the interface in its element."""
+    segment: Segment
+    points: tuple[ObservationPoint, ...]
+    """In the order of a packet that leaves the element for the segment."""
+
+
+@dataclass(frozen=True)
+class GuestElement:
+    """A guest, where a path begins or ends."""
+
+    node: Node
+
+    @cached_property
+    def ports(self) -> tuple[Port, ...]:
+        """One port an interface: inside the guest, and its TAP or vif."""
+        node = self.node
+        return tuple(
+            Port(
+                one.name,
+                Segment(one.network, node.host),
+                (
+                    inside_guest(node.name, one.name),
+                    outer_end("guest", node.name, one.tap, node.host),
+                ),
+            )
+            for one in node.interfaces
+        )
+
+
+@dataclass(frozen=True)
+class Uplink:
+    """A Xen host's interface, which joins the two segments of one network."""
+
+    node: Node
+    interface: Interface
+    adds: ClassVar[int] = 0
+    """By how many routers a path is longer for it."""
+
+    @cached_property
+    def ports(self) -> tuple[Port, ...]:
+        """A port in dom0, where it is a NIC, and one in the lab, where it is a TAP."""
+        host, one = self.node.name, self.interface
+        return (
+            Port(one.name, Segment(one.network, host), (inside_uplink(host, one.name),)),
+            Port(one.name, Segment(one.network), (outer_end("uplink", host, one.tap),)),
+        )
+
+
+@dataclass(frozen=True)
+class RouterElement:
+    """A router, which joins networks."""
+
+    router: Router
+    adds: ClassVar[int] = 1
+    """By how many routers a path is longer for it."""
+
+    @cached_property
+    def ports(self) -> tuple[Port, ...]:
+        """One port an interface: inside the router, and its veth's end at the bridge."""
+        router = self.router
+        return tuple(
+            Port(
+                one.name,
+                Segment(one.network, router.host),
+                (
+                    inside_router(router.name, one.name, router.host),
+                    outer_end("router", router.name, one.peer, router.host),
+                ),
+            )
+            for one in router.interfaces
+        )
+
+
+Joining = Uplink | RouterElement
+"""What joins segments."""
+Element = GuestElement | Segment | Joining
+
+
+@dataclass(frozen=True)
+class Traversal:
+    """An element on a path, and the ports that a packet comes and goes by.
+
+    At a segment these are the ports of the elements before and after it.
+    """
+
+    element: Element
+    entry: Port | None
+    """None where the path begins."""
+    exit: Port | None
+    """None where it ends."""
+
+    @property
+    def points(self) -> tuple[ObservationPoint, ...]:
+        """The points passed, in order."""
+        if isinstance(self.element, Segment):
+            return self.element.points
+        into = self.entry.points[::-1] if self.entry else ()
+        return (*into, *(self.exit.points if self.exit else ()))
+
+
+@dataclass(frozen=True)
+class PacketPath:
+    """The way of a packet: guest, segment, router or uplink, segment, and so on to a guest."""
+
+    traversals: tuple[Traversal, ...]
+
+    @property
+    def points(self) -> tuple[ObservationPoint, ...]:
+        """All points passed, in order."""
+        return tuple(point for one in self.traversals for point in one.points)
+
+
+def points_of(topology: Topology) -> dict[str, ObservationPoint]:
+    """Return all observation points of a topology by their names."""
+    guests = [GuestElement(node) for node in topology.nodes.values() if not node.hypervisor]
+    return {
+        point.name: point
+        for element in (*guests, *_joining(topology))
+        for port in element.ports
+        for point in port.points
+    }
+
+
+def find_path(
+    topology: Topology, source: str, destination: str, interface: str | None = None
+) -> PacketPath:
+    """Return the path from one guest to another over the fewest routers.
+
+    `interface` names the one to use at both ends; None lets any be used. Raises `UsageError` when
+    no chain of networks, uplinks and routers joins them, or one end is a Xen host.
+    """
+    first, last = topology.nodes[source], topology.nodes[destination]
+    for node in (first, last):
+        if node.hypervisor:
+            raise UsageError(f"{node.name} is a Xen host", "name two guests: packets pass its dom0")
+    begin, end = GuestElement(first), GuestElement(last)
+    goals = {port.segment: port for port in _usable(end, interface)}
+    joined: dict[Segment, list[tuple[Joining, Port]]] = {}
+    for element in _joining(topology):
+        for port in element.ports:
+            joined.setdefault(port.segment, []).append((element, port))
+    # What was passed, and the port at the segment reached; those over the fewest routers first.
+    waiting: deque[tuple[tuple[Traversal, ...], Port]] = deque(
+        ((Traversal(begin, None, port),), port) for port in _usable(begin, interface)
+    )
+    seen: set[Segment] = set()
+    while waiting:
+        walked, here = waiting.popleft()
+        segment = here.segment
+        if segment in goals:
+            goal = goals[segment]
+            rest = (Traversal(segment, here, goal), Traversal(end, goal, None))
+            return PacketPath((*walked, *rest))
+        if segment in seen:
+            continue
+        seen.add(segment)
+        for element, entry in joined.get(segment, ()):
+            for beyond in element.ports:
+                if beyond.segment == segment:
+                    continue
+                passed = (Traversal(segment, here, entry), Traversal(element, entry, beyond))
+                put = waiting.append if element.adds else waiting.appendleft
+                put(((*walked, *passed), beyond))
+    raise UsageError(
+        f"no network or router joins {source} and {destination}",
+        "give them an interface on one network, or a router between theirs",
+    )
+
+
+def _joining(topology: Topology) -> Iterable[Joining]:
+    """Yield what joins segments, in the order in which the search tries them."""
+    for node in topology.xen_hosts():
+        for interface in node.interfaces:
+            yield Uplink(node, interface)
+    for router in topology.routers.values():
+        yield RouterElement(router)
+
+
+def _usable(guest: GuestElement, interface: str | None) -> list[Port]:
+    return [port for port in guest.ports if interface in (None, port.interface)]

@@ -1,0 +1,83 @@
+"""Observation points: where packets can be seen, and in whose kernel and namespace that is.
+
+Nothing else says what context and namespace a point is in: who observes or changes something at a
+point takes them from it. Which points an element of a topology has is said by `graph`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+ElementKind = Literal["guest", "router", "uplink"]
+
+
+@dataclass(frozen=True)
+class ObservationPoint:
+    """One link where packets can be seen; a `hop` of those that pass it."""
+
+    name: str
+    """Unique in a topology, and known from records: `vm1:eth0` is inside a node or router,
+    `vm1-eth0` the outer end of that interface (a TAP or vif, or a veth at the bridge)."""
+    element: str
+    """The guest or router it belongs to, or the Xen host whose uplink it is of."""
+    kind: ElementKind
+    """What it belongs to; the properties below say what follows from that."""
+    link: str
+    """The link's name where it is observed."""
+    context: str
+    """Whose kernel it is in: the guest's name, the Xen host's for its dom0, empty for the lab's."""
+    netns: str
+    """The name of the network namespace within that context, empty for the context's own."""
+    inside: bool
+    """Whether it is inside its element; else it is the outer end, at a bridge."""
+
+    @property
+    def in_guest(self) -> bool:
+        """Whether it is an interface of a node of the lab: of a guest, or a Xen host's uplink."""
+        return self.inside and self.kind != "router"
+
+    @property
+    def in_router(self) -> bool:
+        """Whether it is inside a router."""
+        return self.inside and self.kind == "router"
+
+    @property
+    def at_bridge(self) -> bool:
+        """Whether it is the outer end of an interface, a bridge's port."""
+        return not self.inside
+
+    @property
+    def of_guest(self) -> bool:
+        """Whether it belongs to a guest, at either end of its interface."""
+        return self.kind == "guest"
+
+    @property
+    def of_uplink(self) -> bool:
+        """Whether it is one of the two ends of a Xen host's uplink."""
+        return self.kind == "uplink"
+
+    @property
+    def dom0(self) -> str:
+        """The Xen host in whose dom0 it is; empty for the lab itself, and inside a guest."""
+        return "" if self.of_guest and self.inside else self.context
+
+
+def inside_guest(guest: str, link: str) -> ObservationPoint:
+    """Return the point at a device inside a guest."""
+    return ObservationPoint(f"{guest}:{link}", guest, "guest", link, guest, "", inside=True)
+
+
+def inside_router(router: str, link: str, host: str = "") -> ObservationPoint:
+    """Return the point at a device in a router's namespace, in the lab or in the dom0 of `host`."""
+    return ObservationPoint(f"{router}:{link}", router, "router", link, host, router, inside=True)
+
+
+def inside_uplink(host: str, link: str) -> ObservationPoint:
+    """Return the point at an uplink where it is a NIC of the Xen host `host`, in its dom0."""
+    return ObservationPoint(f"{host}:{link}", host, "uplink", link, host, "", inside=True)
+
+
+def outer_end(kind: ElementKind, element: str, link: str, host: str = "") -> ObservationPoint:
+    """Return the point at the bridge's end of an interface, in the lab or in the dom0 of `host`."""
+    return ObservationPoint(link, element, kind, link, host, "", inside=False)
