@@ -8,7 +8,7 @@ ROLES = (
     ("qemu", ("qemu-system",)),
     ("observer", ("capture/observe.py",)),
     ("router", ("labctl.routers.raw",)),
-    ("unshare", ("unshare --net",)),
+    ("unshare", ("unshare --",)),
     ("init", ("world/init.py",)),
     ("other", ("nsenter ",)),
     ("agent", ("labctl.world.agent",)),

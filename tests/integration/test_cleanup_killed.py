@@ -177,7 +177,7 @@ def test_experiment_interrupted_is_recorded_as_an_error(here: Place, watch: Watc
 
 VICTIMS: dict[str, tuple[str, ...]] = {
     "PID 1": ("-I -S", "init.py"),
-    "unshare": ("unshare --net",),
+    "unshare": ("unshare --",),
     "QEMU": ("qemu-system",),
 }
 
@@ -261,12 +261,14 @@ signal.pause()
 
 # --- the watch itself ---------------------------------------------------------------------------
 
+UNSHARE = "--net" if os.geteuid() == 0 else "--user --net"
+
 
 @pytest.mark.parametrize(
     ("leave", "sign"),
     [
         ("setsid sleep 60 &", "process"),
-        ("unshare --net setsid sleep 60 &", "process"),
+        (f"unshare {UNSHARE} setsid sleep 60 &", "process"),
         ("mkdir -p $ROOT/labctl/forgotten", "directory forgotten"),
     ],
 )
