@@ -66,6 +66,15 @@ def test_a_link_that_lies_in_wait_is_not_written_through(tmp_path: Path) -> None
     assert not (tmp_path / "link").is_symlink()
 
 
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    """As root `--html /dev/null` would take the device away from the whole host."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is there, and no file"):
+        atomic.write(tmp_path / "pipe", "a page")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert [one.name for one in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_a_file_that_could_not_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("before")
 
