@@ -38,7 +38,7 @@ def run(
     mistake in the topology raises `UsageError` before anything is started. When the user interrupts
     it, what was found so far is recorded as partial and the interrupt goes on.
     """
-    model = topology.load(topology.find(experiment.topology))
+    model = topology.load(_topology_file(experiment))
     recorder = Recorder.create(experiment.name, results)
     _keep_topology(recorder.path / TOPOLOGY, model)
     emit(Event("experiment", experiment.name, "start", experiment.hypothesis))
@@ -98,6 +98,20 @@ def run(
     return record, recorder.path
 
 
+def _is_builtin(experiment: Experiment) -> bool:
+    return experiment.body.__module__.startswith("labctl.")
+
+
+def _topology_file(experiment: Experiment) -> Path:
+    """Return the file of an experiment's topology.
+
+    That of a built-in one is shipped: its record speaks of that, whatever lies around here.
+    """
+    if _is_builtin(experiment):
+        return topology.find_shipped(experiment.topology)
+    return topology.find(experiment.topology)
+
+
 def _together(tried: list[ArmResult], ours: list[ArmResult]) -> list[ArmResult]:
     """Add arms of the runner's own to those of the experiment, which may have the same names."""
     found = list(tried)
@@ -118,7 +132,7 @@ def _keep_topology(path: Path, model: topology.Topology) -> None:
 def _command(experiment: Experiment, policy: Policy) -> str:
     """Return what to type to run it again: the name of a built-in, or the user's file."""
     word = experiment.name
-    if not experiment.body.__module__.startswith("labctl."):
+    if not _is_builtin(experiment):
         word = inspect.getsourcefile(experiment.body) or word
     words = ["labctl", "experiment", word]
     if policy != "auto":
