@@ -25,6 +25,10 @@ else:
 
 IFF_UP = 1
 _BRIDGE = Path("/proc/sys/net/bridge")
+_FORWARDING = (
+    Path("/proc/sys/net/ipv4/ip_forward"),
+    Path("/proc/sys/net/ipv6/conf/all/forwarding"),
+)
 
 
 @dataclass(frozen=True)
@@ -127,11 +131,17 @@ def isolate(ip: pyroute2.IPRoute, port: str) -> None:
 
 @remote
 def leave_bridges_alone() -> None:
-    """Keep netfilter out of the bridges of this network namespace.
+    """Keep netfilter out of the bridges of this network namespace, and route nothing between them.
 
     Where br_netfilter is loaded a new namespace starts with it on (br_netfilter_hooks.c), and
-    bridges then drop frames whose IP header looks wrong. Not for the host's own namespace.
+    bridges then drop frames whose IP header looks wrong. Where the host forwards IPv4, as one with
+    Docker does, a new namespace forwards too (devinet_init_net, devinet.c): through a bridge that
+    has an address, a guest would reach networks that it is not plugged into, and on other hosts
+    not. Not for the host's own namespace.
     """
+    for path in _FORWARDING:
+        if path.exists():
+            path.write_text("0")
     for knob in ("iptables", "ip6tables", "arptables"):
         path = _BRIDGE / f"bridge-nf-call-{knob}"
         if path.exists():

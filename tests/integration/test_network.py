@@ -100,6 +100,14 @@ def test_netfilter_keeps_out_of_the_bridges(world: Space) -> None:
     assert set(told.stdout.split()) <= {"0"}
 
 
+def test_a_lab_routes_nothing_although_its_host_does(world: Space) -> None:
+    """A new namespace takes over what the host's says, which is 1 where Docker runs."""
+    knob = "/proc/sys/net/ipv4/ip_forward"
+    world.agent().run(["sh", "-c", f"echo 1 >{knob}"], Deadline(10, "writing"))
+    world.call(links.leave_bridges_alone)
+    assert read(world, knob) == "0"
+
+
 def test_names_that_are_taken_are_an_error(built: Space) -> None:
     before = found(built)
     with pytest.raises(LabctlError, match="exists"):
