@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.errors import HostError
-from labctl.topology.model import MGMT_BRIDGE, Network, Topology
+from labctl.topology.model import MGMT_BRIDGE, Network, Node, Topology, link_local
 from labctl.world.late import Late
 from labctl.world.netns import inside
 from labctl.world.remote import remote
@@ -24,6 +24,8 @@ else:
 
 
 IFF_UP = 1
+_NOARP, _PERMANENT, _MASTER = 0x40, 0x80, 0x04
+"""linux/neighbour.h: NUD_NOARP (of a bridge's table: static), NUD_PERMANENT, NTF_MASTER."""
 _BRIDGE = Path("/proc/sys/net/bridge")
 _FORWARDING = (
     Path("/proc/sys/net/ipv4/ip_forward"),
@@ -119,14 +121,23 @@ def make_tap(ip: pyroute2.IPRoute, name: str, bridge: str, mtu: int) -> None:
     ip.link("set", index=index, mtu=mtu, master=master, state="up")
 
 
-def isolate(ip: pyroute2.IPRoute, port: str) -> None:
-    """Let a port of the management bridge reach the bridge, and no other port that is isolated.
+def guard(ip: pyroute2.IPRoute, port: str, bridge: str, macs: Iterable[str]) -> None:
+    """Let a port of the management bridge be for these MAC addresses alone, and they for it.
 
-    So no guest reaches another one's management interface: BR_ISOLATED in the kernel's br_private.h
-    (should_deliver, br_forward.c).
+    It reaches the bridge, and no other port that is isolated, so no guest reaches another one's
+    management interface: BR_ISOLATED in the kernel's br_private.h (should_deliver, br_forward.c).
+
+    Nor can a guest pass for another one. A bridge learns from what it sees whose port is where
+    (br_fdb_update, br_fdb.c), and a host learns who has an address; by one frame with another
+    guest's address labctl would have lost that one. So nothing is learnt here, all of it is said
+    beforehand, and what comes from other addresses is dropped (`locked`, from Linux 5.18 on).
     """
-    for index in ip.link_lookup(ifname=port):
-        ip.brport("set", index=index, isolated=1)
+    (index,) = ip.link_lookup(ifname=port)
+    (above,) = ip.link_lookup(ifname=bridge)
+    ip.brport("set", index=index, isolated=1, learning=0, locked=1)
+    for mac in macs:
+        ip.fdb("replace", ifindex=index, lladdr=mac, state=_NOARP, flags=_MASTER)
+        ip.neigh("replace", ifindex=above, dst=link_local(mac), lladdr=mac, state=_PERMANENT)
 
 
 @remote
@@ -161,7 +172,7 @@ def build(topology: Topology) -> None:
                 _build_network(ip, network)
             for node in topology.outer_nodes():
                 make_tap(ip, node.mgmt_tap, MGMT_BRIDGE, 1500)
-                isolate(ip, node.mgmt_tap)
+                guard(ip, node.mgmt_tap, MGMT_BRIDGE, _behind(topology, node))
                 for interface in node.interfaces:
                     bridge = topology.networks[interface.network].bridge
                     make_tap(ip, interface.tap, bridge, interface.mtu)
@@ -172,6 +183,12 @@ def build(topology: Topology) -> None:
                     "as root, run: modprobe bridge; modprobe tun",
                 ) from None
             raise
+
+
+def _behind(topology: Topology, node: Node) -> list[str]:
+    """Return the MACs by which a node is controlled, and the guests on it of a Xen host."""
+    guests = topology.inside(node.name).nodes if node.hypervisor else ()
+    return [one.mgmt_mac for one in (node, *guests)]
 
 
 def _build_network(ip: pyroute2.IPRoute, network: Network) -> None:
@@ -191,11 +208,11 @@ def build_bridges(mgmt: str, networks: Iterable[Network]) -> None:
 
 
 @remote
-def hush_ports(bridges: Mapping[str, str], mgmt: str) -> None:
+def hush_ports(bridges: Mapping[str, str], mgmt: str, macs: Mapping[str, str]) -> None:
     """Let ports that others made, such as vifs, not speak themselves; `bridges` has theirs by port.
 
-    Those on the bridge `mgmt` are isolated from each other. Raises `HostError` for one that is not
-    on its bridge.
+    Those on the bridge `mgmt` are guarded: each is for the one of `macs` that it has there. Raises
+    `HostError` for one that is not on its bridge.
     """
     found = {link.name: link.master for link in links()}
     for port, bridge in bridges.items():
@@ -207,9 +224,8 @@ def hush_ports(bridges: Mapping[str, str], mgmt: str) -> None:
             )
         _disable_ipv6(port)
     with pyroute2.IPRoute() as ip:
-        for port, bridge in bridges.items():
-            if bridge == mgmt:
-                isolate(ip, port)
+        for port, mac in macs.items():
+            guard(ip, port, mgmt, [mac])
 
 
 def names(topology: Topology) -> list[str]:
