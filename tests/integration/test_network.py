@@ -121,6 +121,35 @@ def test_no_guest_can_pass_for_another_one_on_the_management_network(world: Spac
         world.call(links.remove, pair)
 
 
+# A guest on vm1-eth0 sends by so many MAC addresses; printed is how many the bridge remembers.
+BY_MANY_ADDRESSES = """
+import fcntl, os, struct
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", b"vm1-eth0", 0x1002))
+with open("/sys/class/net/vm1-eth0/brport/state") as state:
+    while state.read().strip() != "3":
+        state.seek(0)
+for number in range(10000):
+    own = struct.pack(">HI", 0x5254, number)
+    os.write(tap, bytes.fromhex("ffffffffffff") + own + bytes.fromhex("88b5") + bytes(50))
+with open("/sys/class/net/lan/brforward", "rb") as table:
+    print(len(table.read()) // 16)
+"""
+
+
+def bounds_tables() -> bool:
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int(minor)) >= (6, 8)
+
+
+@pytest.mark.skipif(not bounds_tables(), reason="Linux bounds a bridge's table since 6.8")
+def test_a_bridge_remembers_no_more_than_its_bound(built: Space) -> None:
+    """Else a guest could fill the host's memory, which no limit of its own counts."""
+    words = [sys.executable, "-c", BY_MANY_ADDRESSES]
+    told = built.agent().run(words, Deadline(120, "sending by many addresses"))
+    assert links.MOST_LEARNT - 100 < int(told.stdout) < links.MOST_LEARNT + 100
+
+
 def test_the_observer_does_not_speak_ipv6_on_what_it_observes(built: Space) -> None:
     for name, value in (("bare", "1"), ("vm1-eth0", "1"), ("lan", "0"), ("mgmt", "0")):
         assert read(built, f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6") == value
