@@ -102,10 +102,10 @@ def _relay(line: socket.socket, keyboard: int, node: str) -> None:
     raw = person and os.isatty(sys.stdout.fileno())
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     line.setblocking(False)  # a guest need not take what is typed, and Ctrl-] is not for it
-    typed, open_ended, taken_at = b"", True, time.monotonic()
+    typed, more_comes, taken_at = b"", True, time.monotonic()
     while True:
-        sources = [line.fileno()] + [keyboard] * (open_ended and (person or not typed))
-        patience = STUCK_SECONDS if typed else None if open_ended else 2.0
+        sources = [line.fileno()] + [keyboard] * (more_comes and (person or not typed))
+        patience = STUCK_SECONDS if typed else None if more_comes else 2.0
         readable, writable, _ = select.select(sources, [line.fileno()] * bool(typed), [], patience)
         if not typed or writable:
             taken_at = time.monotonic()
@@ -128,7 +128,7 @@ def _relay(line: socket.socket, keyboard: int, node: str) -> None:
             sys.stdout.flush()
         if keyboard in readable:
             more = os.read(keyboard, 4096)
-            open_ended = bool(more)
+            more_comes = bool(more)
             if LEAVE in more:
                 return
             typed = (typed + more)[:MOST_TYPED]
