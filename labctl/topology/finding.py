@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 from labctl.errors import UsageError
@@ -31,8 +32,8 @@ def find(name: str) -> Path:
     """Return the file that `name` means.
 
     That is the path itself, or with `.yaml` added, or else the shipped topology of this name. Who
-    names a shipped one does not mean a file of somebody else's that lies in the working directory,
-    which may be /tmp: `./NAME` does.
+    names a shipped one does not mean a file of somebody else's that lies in the working directory
+    where that is everybody's, such as /tmp: `./NAME` does.
     What is there under the very name is returned although it is no file, or cannot be looked at:
     reading it tells what is wrong. Raises `UsageError` that tells the shipped names.
     """
@@ -55,7 +56,9 @@ def find(name: str) -> Path:
 
 
 def _is_a_trap(file: Path, name: str) -> bool:
-    """Whether a file of neither this user's nor root's, or a link, has a shipped one's name."""
+    """Whether a file with a shipped one's name is somebody else's, in a folder of everybody's."""
     if {file.lstat().st_uid, file.stat().st_uid} <= {0, os.geteuid()}:
         return False
+    if not file.absolute().parent.stat().st_mode & stat.S_IWOTH:
+        return False  # whoever works in another user's folder means what is there
     return any(name in (path.name, path.stem) for path in shipped())

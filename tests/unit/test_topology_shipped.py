@@ -139,6 +139,8 @@ def test_a_file_that_somebody_else_left_here_is_not_taken_for_a_shipped_one(
         return os.stat_result(seen)
 
     monkeypatch.setattr(Path, "lstat", lstat)
+    assert find(name) == Path("bridged.yaml")  # their folder, in which this user works
+    tmp_path.chmod(0o1777)
     assert find(name) == folder("topologies") / "bridged.yaml"
     assert find("./bridged.yaml") == Path("bridged.yaml")
     assert find("own") == Path("own.yaml")
