@@ -47,7 +47,9 @@ _WAYS: dict[int, Way] = {xenflags_program.TX: "tx", xenflags_program.RX: "rx"}
 _REQUEST = struct.Struct("<IHHHH4x")  # grant, offset, flags, id, size
 _RESPONSE = struct.Struct("<HHHh8x")  # id, offset, flags, status
 _VIF = re.compile(r"[^\s/]{1,15}\Z")
-_HEADER = re.compile(r"labctl xen flags 1 (?P<real>\d+) (?P<mono>\d+) (?P<kernel>\S+)\Z")
+_HEADER = re.compile(
+    r"labctl xen flags 1 (?P<real>[0-9]{1,19}) (?P<mono>[0-9]{1,19}) (?P<kernel>\S{1,100})\Z"
+)
 
 _SLACK_NS = 1_000_000
 """How far two clocks of one machine, converted, may seem to be apart."""

@@ -13,10 +13,9 @@ from labctl.cli.trace import (
     chosen_protocol,
     chosen_version,
     print_journey,
-    writable,
     write_pcapng,
 )
-from labctl.cli.words import json_option, lab_option, print_json, print_table
+from labctl.cli.words import json_option, lab_option, print_json, print_table, writable
 from labctl.errors import ExitCode
 from labctl.experiments import diagnose as diagnosing
 from labctl.experiments.diagnose_verdict import Finding

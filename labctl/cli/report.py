@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from labctl.cli.words import json_option, print_json
+from labctl.cli.words import json_option, print_json, writable
 from labctl.errors import LabctlError, UsageError
 from labctl.report import gather, page
 from labctl.results import Run, store
@@ -60,6 +60,7 @@ def report(run: str, output: Path | None, show: bool, root: Path | None, as_json
     """
     if output is not None and output.is_dir():
         raise UsageError(f"{output} is a folder", "name the file to write: --output FILE")
+    writable(output)
     folder = Path(run)
     if (folder / RESULT).is_file():
         folder = folder.resolve()

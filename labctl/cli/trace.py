@@ -16,7 +16,7 @@ from labctl.capture.journey import Fate, Happening, Journey, Step, summary
 from labctl.cli.display import display
 from labctl.cli.out import Styled, say
 from labctl.cli.page import Page
-from labctl.cli.words import json_option, lab_option, print_json
+from labctl.cli.words import json_option, lab_option, print_json, writable
 from labctl.errors import ExitCode, LabctlError, UsageError
 from labctl.experiments import trace as tracing
 from labctl.experiments.knobs_state import MENDED, mend
@@ -53,12 +53,6 @@ def chosen_version(four: bool, six: bool) -> int | None:
     if four and six:
         raise UsageError("-4 and -6 contradict each other", "give one of the two")
     return 4 if four else 6 if six else None
-
-
-def writable(path: Path | None) -> None:
-    """Refuse a file that cannot be written, before anything is started."""
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise UsageError(f"{path} cannot be written", "name a file in a folder that exists")
 
 
 def write_pcapng(path: Path, found: tracing.Trace) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import stat
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from labctl.errors import UNSAFE, LabctlError, clean
+from labctl.errors import UNSAFE, LabctlError, UsageError, clean
 from labctl.topology import TopologyError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,6 +49,24 @@ def connect_option(function: F) -> F:
         help="Run the guests by this host's libvirtd (qemu:///system) in the host's own network, "
         "or on a real Xen host (xen+ssh://root@HOST/system).",
     )(function)  # fmt: skip
+
+
+def writable(path: Path | None) -> None:
+    """Refuse a file that cannot be written, before anything is started.
+
+    What is written takes the place of what had its name: of a file, and of nothing else. A link
+    such as /dev/stdout, or a device, would be gone.
+    """
+    if path is None:
+        return
+    try:
+        kind = path.lstat().st_mode
+    except OSError:
+        kind = stat.S_IFREG
+    if stat.S_ISDIR(kind) or path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"{path} cannot be written", "name a file in a folder that exists")
+    if not stat.S_ISREG(kind):
+        raise UsageError(f"{path} is there, and no file", "name a file, or a name that is free")
 
 
 def print_error(error: LabctlError) -> None:

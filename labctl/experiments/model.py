@@ -50,13 +50,20 @@ class Experiment:
             return self.topology
         return str(self.topology.get("name", self.name))
 
+    @property
+    def is_builtin(self) -> bool:
+        """Whether it comes with labctl."""
+        return self.body.__module__.startswith("labctl.")
+
     def load(self) -> Topology:
         """Return the topology.
 
+        That of a built-in one is shipped: its record speaks of that, whatever lies around here.
         Raises `UsageError` where there is no such file, `TopologyError` with every problem in it.
         """
         if isinstance(self.topology, str):
-            return topologies.load(topologies.find(self.topology))
+            find = topologies.find_shipped if self.is_builtin else topologies.find
+            return topologies.load(find(self.topology))
         if not isinstance(self.topology, Mapping):
             raise UsageError(
                 f"the topology of experiment {self.name} is {type(self.topology).__name__}",

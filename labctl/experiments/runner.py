@@ -120,7 +120,7 @@ def _keep_topology(path: Path, model: topology.Topology) -> None:
 def _command(experiment: Experiment, policy: Policy) -> str:
     """Return what to type to run it again: the name of a built-in, or the user's file."""
     word = experiment.name
-    if not experiment.body.__module__.startswith("labctl."):
+    if not experiment.is_builtin:
         word = inspect.getsourcefile(experiment.body) or word
     words = ["labctl", "experiment", word]
     if policy != "auto":

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl.guests import console, driver, ready
+from labctl.guests import console, driver, launch, ready
 from labctl.guests.spec import Accel, Guest
 from labctl.world.deadline import Deadline
 from labctl.world.late import Late
@@ -90,8 +90,8 @@ def _guest_ticks(hypervisor: driver.Hypervisor, guest: Guest) -> int:
     whole a virtual CPU is busy all the time and yet runs nothing.
     """
     try:
-        number = (hypervisor.root / "run" / "qemu" / f"{guest.domain}.pid").read_text().strip()
-        stat = Path("/proc", number, "stat").read_text()
+        number = launch.pid_in(hypervisor.root / "run" / "qemu" / f"{guest.domain}.pid")
+        stat = Path("/proc", str(number), "stat").read_text()
         return int(stat.rpartition(")")[2].split()[40])
     except (OSError, ValueError, IndexError):
         return 0

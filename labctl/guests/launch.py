@@ -36,8 +36,19 @@ else:
 FIRST_USER, USERS = 0x70000000, 0x0FFE0000
 """Ids above those of containers, below those that some programs take for negative: nobody's
 (systemd's doc/UIDS-GIDS.md lists what is whose)."""
+LONGEST_PID = 16
 KVM = Path("/dev/kvm")
 DEVICES = (KVM, Path("/dev/vhost-net"), Path("/dev/net/tun"))
+
+
+def pid_in(file: Path) -> int:
+    """Return the pid in a file that libvirt wrote of a QEMU; 0 where there is none.
+
+    QEMU has it open, to write too, and may have made it as large as it liked.
+    """
+    with contextlib.suppress(OSError, ValueError), file.open("rb") as opened:
+        return int(opened.read(LONGEST_PID))
+    return 0
 
 
 def own_user() -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,14 +89,6 @@ class Guest:
         more = [self.dom0.kernel] if self.dom0 else []
         more += [self.config] if self.config else []
         return [self.kernel, self.initramfs, *more, *self.drives]
-
-
-def link_local(mac: str) -> str:
-    """Return the IPv6 link-local address that a MAC gives (RFC 4291, appendix A)."""
-    octets = [int(part, 16) for part in mac.split(":")]
-    octets[0] ^= 0x02
-    identifier = bytes([*octets[:3], 0xFF, 0xFE, *octets[3:]])
-    return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + identifier))
 
 
 def boot_lines(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from labctl.guests.keys import Key
-from labctl.guests.spec import link_local
+from labctl.topology.model import link_local
 from labctl.world import atomic
 
 CONFIG = "ssh_config"

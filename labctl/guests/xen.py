@@ -8,6 +8,7 @@ docs/xen.md.
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import threading
 import time
@@ -362,7 +363,9 @@ def _follow(host: XenHost, guest: Guest, line: str) -> None:
     """Copy what a shell's line in dom0 writes to the log of a guest's console."""
     # A connection of its own: on a shared one the end of another session may end its beginning.
     words = [*ssh.command(host.directory, host.name, shared=False), line]
-    agent.spawn(words, guest.log, guest.log.with_suffix(".err"), "", True)
+    # What else dom0 says goes nowhere: it may have no end, and of files of a lab's only logs are
+    # kept within bounds.
+    agent.spawn(words, guest.log, Path(os.devnull), "", True)
 
 
 def _listen(host: XenHost, guest: Guest) -> None:

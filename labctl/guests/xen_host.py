@@ -11,8 +11,8 @@ from pathlib import Path
 
 from labctl.errors import UsageError
 from labctl.guests.keys import Key
-from labctl.guests.spec import BOOT, MGMT_INTERFACE, Dom0, Guest, Nic, link_local
-from labctl.topology.model import DOM0_MEMORY, MGMT_BRIDGE, XEN_MEMORY
+from labctl.guests.spec import BOOT, MGMT_INTERFACE, Dom0, Guest, Nic
+from labctl.topology.model import DOM0_MEMORY, MGMT_BRIDGE, XEN_MEMORY, link_local
 from labctl.world import atomic
 
 CPU = "Nehalem,+rdrand"

@@ -136,6 +136,8 @@ def _download(
                     return
                 digest.update(block)
                 target.write(block)
+                if target.tell() > package.size:  # it may go on until the disk is full
+                    break
         if digest.hexdigest() != package.sha256:
             raise LabctlError(
                 f"{what} is not what the lock pins: its SHA-256 is {digest.hexdigest()[:12]}…, "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import GuestError
-from labctl.guests import shutdown
+from labctl.guests import launch, shutdown
 from labctl.lab import real, shared, state
 from labctl.world.base import World
 
@@ -54,9 +54,7 @@ def of_machine(world: World, known: state.State, node: str) -> Condition:
     folder = files(world, known)
     domain = shared.domain(known, node)
     log = world.directory / "console" / f"{node}.log"
-    pid = 0
-    with contextlib.suppress(OSError, ValueError):
-        pid = int((folder / f"{domain}.pid").read_text())
+    pid = launch.pid_in(folder / f"{domain}.pid")
     if not pid or not world.runs(pid, f"guest={domain}"):
         ended, words = shutdown.last_event(log)
         return Condition(ended or "ended", words)

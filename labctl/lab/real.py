@@ -291,7 +291,8 @@ def settle(known: State, dom0: Dom0) -> None:
     """Check where the vifs are, and let them be silent: the host's own script made them."""
     nodes = known.topology.inside(host(known.topology).name).nodes
     vifs = {vif: bridge for node in nodes for vif, bridge in _vifs(known, node).items()}
-    dom0.call(links.hush_ports, vifs, mgmt_bridge(known))
+    macs = {node.mgmt_tap: node.mgmt_mac for node in nodes}
+    dom0.call(links.hush_ports, vifs, mgmt_bridge(known), macs)
 
 
 def dismantle(world: World, known: State) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.errors import HostError
-from labctl.topology.model import MGMT_BRIDGE, Network, Topology
+from labctl.topology.model import MGMT_BRIDGE, Network, Node, Topology, link_local
 from labctl.world.late import Late
 from labctl.world.netns import inside
 from labctl.world.remote import remote
@@ -24,7 +25,18 @@ else:
 
 
 IFF_UP = 1
+_NOARP, _PERMANENT, _MASTER = 0x40, 0x80, 0x04
+"""linux/neighbour.h: NUD_NOARP (of a bridge's table: static), NUD_PERMANENT, NTF_MASTER."""
+MOST_LEARNT = 4096
+"""MAC addresses of a bridge's table: far more than a lab has."""
+_RTM_NEWLINK, _REQUEST_ACK, _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFLA_INFO_DATA = 16, 5, 18, 1, 2
+_IFLA_BR_FDB_MAX_LEARNED = 49
+"""linux/rtnetlink.h, linux/netlink.h, linux/if_link.h."""
 _BRIDGE = Path("/proc/sys/net/bridge")
+_FORWARDING = (
+    Path("/proc/sys/net/ipv4/ip_forward"),
+    Path("/proc/sys/net/ipv6/conf/all/forwarding"),
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,7 @@ def make_bridge(
     ip.link("add", ifname=name, kind="bridge", br_stp_state=int(stp), br_forward_delay=0,
             br_mcast_snooping=0)  # fmt: skip
     index = ip.link_lookup(ifname=name)[0]
+    _bound_table(index)
     addresses = tuple(addresses)
     if ipv6 or any(address.version == 6 for address in addresses):
         _no_address_delay(name)
@@ -83,6 +96,31 @@ def make_bridge(
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         ip.addr("add", index=index, family=family, address=str(address.ip),
                 prefixlen=address.network.prefixlen)  # fmt: skip
+
+
+def _bound_table(index: int) -> None:
+    """Let a bridge learn so many MAC addresses and no more; it forgets each after five minutes.
+
+    A guest that sends by one after another would fill the host's memory: a million a second, each
+    with 128 bytes of the kernel's (struct net_bridge_fdb_entry). What is not learnt is flooded.
+    The kernel can since Linux 6.8 (IFLA_BR_FDB_MAX_LEARNED), and passes over it before; pyroute2
+    does not know of it. Raises `OSError`.
+    """
+    data = _attribute(_IFLA_BR_FDB_MAX_LEARNED, struct.pack("=I", MOST_LEARNT))
+    info = _attribute(_IFLA_INFO_KIND, b"bridge\0") + _attribute(_IFLA_INFO_DATA, data)
+    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
+    body += _attribute(_IFLA_LINKINFO, info)
+    head = struct.pack("=IHHII", 16 + len(body), _RTM_NEWLINK, _REQUEST_ACK, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.send(head + body)
+        (error,) = struct.unpack_from("=i", netlink.recv(4096), 16)
+    if error:
+        raise OSError(-error, os.strerror(-error))
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    """Write an attribute of netlink (netlink(7)), padded to four bytes."""
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 _NO_TUN = "as root, run: modprobe tun; in a container: start it with --device /dev/net/tun"
@@ -115,23 +153,38 @@ def make_tap(ip: pyroute2.IPRoute, name: str, bridge: str, mtu: int) -> None:
     ip.link("set", index=index, mtu=mtu, master=master, state="up")
 
 
-def isolate(ip: pyroute2.IPRoute, port: str) -> None:
-    """Let a port of the management bridge reach the bridge, and no other port that is isolated.
+def guard(ip: pyroute2.IPRoute, port: str, bridge: str, macs: Iterable[str]) -> None:
+    """Let a port of the management bridge be for these MAC addresses alone, and they for it.
 
-    So no guest reaches another one's management interface: BR_ISOLATED in the kernel's br_private.h
-    (should_deliver, br_forward.c).
+    It reaches the bridge, and no other port that is isolated, so no guest reaches another one's
+    management interface: BR_ISOLATED in the kernel's br_private.h (should_deliver, br_forward.c).
+
+    Nor can a guest pass for another one. A bridge learns from what it sees whose port is where
+    (br_fdb_update, br_fdb.c), and a host learns who has an address; by one frame with another
+    guest's address labctl would have lost that one. So nothing is learnt here, all of it is said
+    beforehand, and what comes from other addresses is dropped (`locked`, from Linux 5.18 on).
     """
-    for index in ip.link_lookup(ifname=port):
-        ip.brport("set", index=index, isolated=1)
+    (index,) = ip.link_lookup(ifname=port)
+    (above,) = ip.link_lookup(ifname=bridge)
+    ip.brport("set", index=index, isolated=1, learning=0, locked=1)
+    for mac in macs:
+        ip.fdb("replace", ifindex=index, lladdr=mac, state=_NOARP, flags=_MASTER)
+        ip.neigh("replace", ifindex=above, dst=link_local(mac), lladdr=mac, state=_PERMANENT)
 
 
 @remote
 def leave_bridges_alone() -> None:
-    """Keep netfilter out of the bridges of this network namespace.
+    """Keep netfilter out of the bridges of this network namespace, and route nothing between them.
 
     Where br_netfilter is loaded a new namespace starts with it on (br_netfilter_hooks.c), and
-    bridges then drop frames whose IP header looks wrong. Not for the host's own namespace.
+    bridges then drop frames whose IP header looks wrong. Where the host forwards IPv4, as one with
+    Docker does, a new namespace forwards too (devinet_init_net, devinet.c): through a bridge that
+    has an address, a guest would reach networks that it is not plugged into, and on other hosts
+    not. Not for the host's own namespace.
     """
+    for path in _FORWARDING:
+        if path.exists():
+            path.write_text("0")
     for knob in ("iptables", "ip6tables", "arptables"):
         path = _BRIDGE / f"bridge-nf-call-{knob}"
         if path.exists():
@@ -151,7 +204,7 @@ def build(topology: Topology) -> None:
                 _build_network(ip, network)
             for node in topology.outer_nodes():
                 make_tap(ip, node.mgmt_tap, MGMT_BRIDGE, 1500)
-                isolate(ip, node.mgmt_tap)
+                guard(ip, node.mgmt_tap, MGMT_BRIDGE, _behind(topology, node))
                 for interface in node.interfaces:
                     bridge = topology.networks[interface.network].bridge
                     make_tap(ip, interface.tap, bridge, interface.mtu)
@@ -162,6 +215,12 @@ def build(topology: Topology) -> None:
                     "as root, run: modprobe bridge; modprobe tun",
                 ) from None
             raise
+
+
+def _behind(topology: Topology, node: Node) -> list[str]:
+    """Return the MACs by which a node is controlled, and the guests on it of a Xen host."""
+    guests = topology.inside(node.name).nodes if node.hypervisor else ()
+    return [one.mgmt_mac for one in (node, *guests)]
 
 
 def _build_network(ip: pyroute2.IPRoute, network: Network) -> None:
@@ -181,11 +240,11 @@ def build_bridges(mgmt: str, networks: Iterable[Network]) -> None:
 
 
 @remote
-def hush_ports(bridges: Mapping[str, str], mgmt: str) -> None:
+def hush_ports(bridges: Mapping[str, str], mgmt: str, macs: Mapping[str, str]) -> None:
     """Let ports that others made, such as vifs, not speak themselves; `bridges` has theirs by port.
 
-    Those on the bridge `mgmt` are isolated from each other. Raises `HostError` for one that is not
-    on its bridge.
+    Those on the bridge `mgmt` are guarded: each is for the one of `macs` that it has there. Raises
+    `HostError` for one that is not on its bridge.
     """
     found = {link.name: link.master for link in links()}
     for port, bridge in bridges.items():
@@ -197,9 +256,8 @@ def hush_ports(bridges: Mapping[str, str], mgmt: str) -> None:
             )
         _disable_ipv6(port)
     with pyroute2.IPRoute() as ip:
-        for port, bridge in bridges.items():
-            if bridge == mgmt:
-                isolate(ip, port)
+        for port, mac in macs.items():
+            guard(ip, port, mgmt, [mac])
 
 
 def names(topology: Topology) -> list[str]:

@@ -22,7 +22,7 @@ from typing import IO, Self
 from labctl.errors import LabctlError
 from labctl.results import junit
 from labctl.results.model import Run
-from labctl.world import atomic, owned
+from labctl.world import atomic, lock, owned
 from labctl.world.trusted import check_private
 
 SCHEMA_VERSION = 1
@@ -101,8 +101,7 @@ class Recorder:
         try:
             owned.make_folders(folder)
             path = _new_directory(folder, f"{stamp}-{_slug(experiment)}")
-            marker = (path / MARKER).open("w", encoding="utf-8")
-            fcntl.flock(marker, fcntl.LOCK_EX)
+            marker = _new_marker(path / MARKER)
             json.dump({"experiment": experiment, "started": started, "pid": os.getpid()}, marker)
             marker.flush()
             recorder = cls(path, experiment, started, marker)
@@ -177,6 +176,18 @@ def _new_directory(folder: Path, stem: str) -> Path:
         except FileExistsError:
             continue
         return path
+
+
+def _new_marker(path: Path) -> IO[str]:
+    """Make the marker and lock it.
+
+    For its owner alone: whoever may open it could hold its lock, and so let us wait for ever, or a
+    run that was killed look as if it went on.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    marker = os.fdopen(os.open(path, flags, lock.MODE), "w", encoding="utf-8")
+    fcntl.flock(marker, fcntl.LOCK_EX)
+    return marker
 
 
 def _write_whole(path: Path, data: bytes) -> None:

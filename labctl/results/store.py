@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import fcntl
@@ -25,6 +26,7 @@ from labctl.results.recorder import (
     SCHEMA_VERSION,
     results_root,
 )
+from labctl.world import lock
 
 _ID = re.compile(r"(\d{8}T\d{6}\.\d{3}Z)-(.+)-[0-9a-f]{4}")
 _LAST = re.compile(r"last(?:~(\d+))?")
@@ -187,6 +189,10 @@ def _is_locked(marker: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except PermissionError:  # another user's, which only the kernel tells of
+        with contextlib.suppress(OSError):
+            return bool(lock.holder(marker.stat()))
+        return False
     except OSError:
         return False
     return False

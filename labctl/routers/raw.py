@@ -55,6 +55,10 @@ BATCH = 64
 BUFFER = 16 << 20
 QUEUE = 64
 """Frames that wait for one neighbour's MAC address; further ones are dropped and counted."""
+MOST_WAITING = 16 << 20
+MOST_ASKED = 1024
+"""Bytes that wait in all, and neighbours that they wait for: whoever sends to every address of a
+subnet has each asked for. The kernel's table has no room for more neighbours (gc_thresh3)."""
 PATIENCE = 5.0
 """Seconds they wait at most; the kernel itself gives up after three."""
 
@@ -117,6 +121,8 @@ class Router:
         self.counters: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
         self._buffer = bytearray(LONGEST_FRAME)
         self._waiting: dict[Key, tuple[float, deque[bytearray]]] = {}
+        self._held = 0
+        """Bytes in all of these."""
 
     def receive(self, port: Port) -> None:
         """Take in and forward a batch of what has come to a port."""
@@ -165,6 +171,10 @@ class Router:
 
     def _wait(self, key: Key, message: bytearray) -> None:
         """Keep a frame until its neighbour's MAC address is known."""
+        many = key not in self._waiting and len(self._waiting) >= MOST_ASKED
+        if many or self._held + len(message) > MOST_WAITING:
+            self.counters["queue_full"] += 1
+            return
         if key not in self._waiting:
             self._waiting[key] = (time.monotonic() + PATIENCE, deque())
             self.tables.ask(key)
@@ -173,6 +183,7 @@ class Router:
             self.counters["queue_full"] += 1
         else:
             queue.append(message)
+            self._held += len(message)
 
     def _send(self, key: Key, mac: bytes, message: bytearray) -> None:
         port = self.ports[key[0]]
@@ -191,21 +202,25 @@ class Router:
     def learn(self) -> None:
         """Take in the kernel's news and send, or give up, what waited for it."""
         for key, usable in self.tables.changes():
-            waited = self._waiting.pop(key, None)
-            if waited is None:
-                continue
-            mac = self.tables.mac(key) if usable else None
+            waited = self._take(key)
+            mac = self.tables.mac(key) if usable and waited else None
             if mac is None:
-                self.counters["unresolved"] += len(waited[1])
+                self.counters["unresolved"] += len(waited)
                 continue
-            for message in waited[1]:
+            for message in waited:
                 self._send(key, mac, message)
 
     def give_up(self) -> None:
         """Drop what has waited too long."""
         now = time.monotonic()
         for key in [key for key, (end, _) in self._waiting.items() if end < now]:
-            self.counters["unresolved"] += len(self._waiting.pop(key)[1])
+            self.counters["unresolved"] += len(self._take(key))
+
+    def _take(self, key: Key) -> Sequence[bytearray]:
+        """Return what waits for a neighbour; it waits no more."""
+        _, waited = self._waiting.pop(key, (0.0, deque()))
+        self._held -= sum(map(len, waited))
+        return waited
 
     def run(self, ends: Sequence[int], wake: int) -> None:
         """Forward until a descriptor of `ends` ends or SIGTERM comes through `wake`."""

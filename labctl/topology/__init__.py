@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from labctl.topology.features import FEATURES, kernel_names
-    from labctl.topology.finding import find, shipped
+    from labctl.topology.finding import find, find_shipped, shipped
     from labctl.topology.model import (
         MGMT_BRIDGE,
         Interface,
@@ -42,6 +42,7 @@ __all__ = [
     "Topology",
     "TopologyError",
     "find",
+    "find_shipped",
     "from_mapping",
     "kernel_names",
     "load",
@@ -53,7 +54,7 @@ __all__ = [
 _ELSEWHERE = {
     **dict.fromkeys(("FEATURES", "kernel_names"), "features"),
     **dict.fromkeys(("Problem", "TopologyError"), "problems"),
-    **dict.fromkeys(("find", "shipped"), "finding"),
+    **dict.fromkeys(("find", "find_shipped", "shipped"), "finding"),
     **dict.fromkeys(("from_mapping", "load", "loads"), "reading"),
     "schema": "shape",
 }

@@ -90,6 +90,14 @@ class Interface:
     labels: dict[str, str] = field(default_factory=dict)
 
 
+def link_local(mac: str) -> str:
+    """Return the IPv6 link-local address that a MAC gives (RFC 4291, appendix A)."""
+    octets = [int(part, 16) for part in mac.split(":")]
+    octets[0] ^= 0x02
+    identifier = bytes([*octets[:3], 0xFF, 0xFE, *octets[3:]])
+    return str(IPv6Address(b"\xfe\x80" + bytes(6) + identifier))
+
+
 @dataclass(frozen=True)
 class Node:
     """A guest; `memory` in MiB, `kernel` and `initramfs` in place of the image's where given.

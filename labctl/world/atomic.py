@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +21,10 @@ def writing(path: Path, mode: int = PRIVATE, *, sync: bool = False) -> Iterator[
     Until then it lies beside `path` under a name that nobody can guess, made so that it is new and
     no link is followed (mkstemp(3)): in a folder that others write to, theirs is not written to.
     With `sync` it is on disk before it has its name, and its name before this returns. Raises
-    `OSError`.
+    `OSError`, also where something that is no file has the name: a device or a pipe would be lost.
     """
+    if not _may_give_way(path):
+        raise OSError(errno.EEXIST, "it is there, and no file", str(path))
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -40,6 +44,15 @@ def writing(path: Path, mode: int = PRIVATE, *, sync: bool = False) -> Iterator[
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _may_give_way(path: Path) -> bool:
+    """Whether nothing has a name, or what a file may replace: another one, or a link."""
+    try:
+        kind = path.lstat().st_mode
+    except OSError:
+        return True  # who makes the file tells of what else hinders
+    return stat.S_ISREG(kind) or stat.S_ISLNK(kind) or stat.S_ISDIR(kind)
 
 
 def write(path: Path, data: bytes | str, mode: int = PRIVATE, *, sync: bool = False) -> None:

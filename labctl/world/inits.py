@@ -57,12 +57,15 @@ def mark_of(pid: int) -> str:
 
 
 def members(pid: int) -> list[int]:
-    """Return the processes in the process namespace of this one, itself too, no zombies."""
+    """Return the processes in the process namespace of this one, itself too, of any user.
+
+    As root each QEMU of a lab is a user of its own.
+    """
     ours = _namespace(PROC / str(pid))
     return [
         int(entry.name)
         for entry in PROC.iterdir()
-        if entry.name.isdigit() and _words(entry) and _namespace(entry) == ours
+        if entry.name.isdigit() and _namespace(entry) == ours
     ]
 
 
@@ -70,7 +73,7 @@ def guests(pid: int) -> list[str]:
     """Return the names of the guests whose QEMU runs in the world of this PID 1."""
     found = set()
     for member in members(pid):
-        words = [os.fsdecode(word) for word in _words(PROC / str(member))]
+        words = [os.fsdecode(word) for word in _command(PROC / str(member))]
         for option, value in itertools.pairwise(words):
             if option == "-name" and value.startswith("guest="):
                 found.add(value.removeprefix("guest=").partition(",")[0])
@@ -92,8 +95,13 @@ def _init(folder: Path) -> Init | None:
 def _words(folder: Path) -> list[bytes]:
     """Return the command line of a process of this user's; nothing for others and for zombies."""
     try:
-        if folder.stat().st_uid != os.geteuid():
-            return []
+        return _command(folder) if folder.stat().st_uid == os.geteuid() else []
+    except OSError:
+        return []
+
+
+def _command(folder: Path) -> list[bytes]:
+    try:
         return (folder / "cmdline").read_bytes().split(b"\0")[:-1]
     except OSError:
         return []

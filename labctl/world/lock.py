@@ -36,7 +36,7 @@ def held(path: Path, deadline: Deadline) -> Iterator[None]:
             try:
                 deadline.pause(LOOK_SECONDS)
             except DeadlineError:
-                who = holder(handle)
+                who = holder(os.fstat(handle))
                 told = f"{who} holds {path}" if who else f"somebody holds {path}"
                 raise deadline.error(told, "wait for its end, or end it") from None
         yield
@@ -53,9 +53,8 @@ def _make_private(path: Path, handle: int) -> None:
         os.fchmod(handle, MODE)
 
 
-def holder(handle: int) -> str:
-    """Say which process holds the lock of an open file, by proc(5); empty where nobody can tell."""
-    seen = os.fstat(handle)
+def holder(seen: os.stat_result) -> str:
+    """Say which process holds the lock of a file, by proc(5); empty where nobody can tell."""
     place = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}:{seen.st_ino}"
     with contextlib.suppress(OSError, ValueError):
         for line in LOCKS.read_text().splitlines():

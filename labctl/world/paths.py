@@ -28,9 +28,10 @@ def _xdg(variable: str, default: str) -> Path:
 def config() -> Path:
     """Return the folder of what the user has written: recipes of images.
 
-    Like the two below it raises `HostError` where the user has no home and names no folder.
+    Like the two below it raises `HostError` where others can write to it, and where the user has no
+    home and names no folder.
     """
-    return _xdg("XDG_CONFIG_HOME", ".config")
+    return check_private(_xdg("XDG_CONFIG_HOME", ".config"), "XDG_CONFIG_HOME")
 
 
 def cache() -> Path:

@@ -24,6 +24,9 @@ from labctl.errors import HostError
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MOST = 64 << 20
 """Bytes of a file that is read whole."""
+MOST_LINKS = 40
+"""On the way to a folder: so many the kernel follows."""
+_ACL = "system.posix_acl_access"
 TRUSTED = (0,)
 """Users whose files may be believed beside the user's own: root could do anything anyway."""
 
@@ -95,7 +98,7 @@ def check_private(folder: Path, variable: str) -> Path:
     names what chooses another. Raises `HostError`.
     """
     ends = (Path(os.path.abspath(folder)), Path(os.path.realpath(folder)))  # noqa: PTH100
-    for place in _places(*ends):
+    for place in dict.fromkeys(_places(folder)):
         try:
             seen = place.lstat()
         except OSError:
@@ -111,7 +114,7 @@ def check_private(folder: Path, variable: str) -> Path:
         # In a sticky folder, such as /tmp, only the owner of a thing may rename it (inode(7)).
         sticky = place not in ends and seen.st_mode & stat.S_ISVTX
         writers = seen.st_mode & OTHERS
-        if writers == stat.S_IWGRP and _is_own(seen.st_gid):
+        if writers == stat.S_IWGRP and _is_own(seen.st_gid) and not _has_list(place):
             writers = 0
         if writers and not sticky:
             raise HostError(
@@ -122,9 +125,43 @@ def check_private(folder: Path, variable: str) -> Path:
     return folder
 
 
-def _places(named: Path, real: Path) -> Iterator[Path]:
-    """Yield a folder and all above it, by its name and, where links lead elsewhere, there too."""
-    yield from dict.fromkeys((named, *named.parents, real, *real.parents))
+def _places(folder: Path) -> Iterator[Path]:
+    """Yield all that is passed on the way to a folder, as path_resolution(7) goes it.
+
+    A link leads on, maybe to another link: whoever can replace any of them decides where it ends.
+    """
+    rest = list(reversed(folder.absolute().parts[1:]))
+    place, links = Path("/"), 0
+    yield place
+    while rest:
+        part = rest.pop()
+        if part == "..":
+            place = place.parent
+            continue
+        here = place / part
+        yield here
+        try:
+            target = here.readlink()
+        except OSError:  # no link, or not there
+            place = here
+            continue
+        links += 1
+        if links > MOST_LINKS:
+            return  # the kernel gives up too (ELOOP)
+        if target.is_absolute():
+            place = Path("/")
+        rest += reversed([part for part in target.parts if part != "/"])
+
+
+def _has_list(place: Path) -> bool:
+    """Whether an access list gives more users rights than the mode tells (acl(5)).
+
+    The bits of the group are then the most that any of them may have.
+    """
+    try:
+        return _ACL in os.listxattr(place, follow_symlinks=False)
+    except OSError:
+        return False
 
 
 def _is_own(group: int) -> bool:

@@ -86,6 +86,70 @@ def test_only_bridges_that_are_told_to_have_addresses(built: Space) -> None:
     assert {line.split()[0] for line in told.splitlines() if "fe80" in line} <= {"lan", "mgmt"}
 
 
+# A guest on vm1-mgmt says that it is vm2, and to whom the bridge would give what is for vm2 then:
+# entries of 16 bytes, a MAC address and the number of a port (struct __fdb_entry, if_bridge.h).
+PASSING_FOR_ANOTHER = """
+import fcntl, os, struct, sys
+theirs = bytes.fromhex(sys.argv[1].replace(":", ""))
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", b"vm1-mgmt", 0x1002))
+with open("/sys/class/net/vm1-mgmt/brport/state") as state:
+    while state.read().strip() != "3":
+        state.seek(0)
+for _ in range(10):
+    os.write(tap, bytes.fromhex("ffffffffffff") + theirs + bytes.fromhex("88b5") + bytes(50))
+with open("/sys/class/net/mgmt/brforward", "rb") as table:
+    entries = table.read()
+ports = {entries[at + 6] for at in range(0, len(entries), 16) if entries[at : at + 6] == theirs}
+for one in os.listdir("/sys/class/net/mgmt/brif"):
+    with open(f"/sys/class/net/{one}/brport/port_no") as number:
+        if int(number.read(), 16) in ports:
+            print(one)
+"""
+
+
+def test_no_guest_can_pass_for_another_one_on_the_management_network(world: Space) -> None:
+    """One frame by another guest's address, and labctl would look for that one at its port."""
+    pair = load(find("bridged"))
+    world.call(links.build, pair)
+    try:
+        words = [sys.executable, "-c", PASSING_FOR_ANOTHER, pair.nodes["vm2"].mgmt_mac]
+        told = world.agent().run(words, Deadline(60, "passing for another"))
+        assert told.stdout.split() == ["vm2-mgmt"]
+        assert read(world, "/sys/class/net/vm1-mgmt/brport/isolated") == "1"
+    finally:
+        world.call(links.remove, pair)
+
+
+# A guest on vm1-eth0 sends by so many MAC addresses; printed is how many the bridge remembers.
+BY_MANY_ADDRESSES = """
+import fcntl, os, struct
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", b"vm1-eth0", 0x1002))
+with open("/sys/class/net/vm1-eth0/brport/state") as state:
+    while state.read().strip() != "3":
+        state.seek(0)
+for number in range(10000):
+    own = struct.pack(">HI", 0x5254, number)
+    os.write(tap, bytes.fromhex("ffffffffffff") + own + bytes.fromhex("88b5") + bytes(50))
+with open("/sys/class/net/lan/brforward", "rb") as table:
+    print(len(table.read()) // 16)
+"""
+
+
+def bounds_tables() -> bool:
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int(minor)) >= (6, 8)
+
+
+@pytest.mark.skipif(not bounds_tables(), reason="Linux bounds a bridge's table since 6.8")
+def test_a_bridge_remembers_no_more_than_its_bound(built: Space) -> None:
+    """Else a guest could fill the host's memory, which no limit of its own counts."""
+    words = [sys.executable, "-c", BY_MANY_ADDRESSES]
+    told = built.agent().run(words, Deadline(120, "sending by many addresses"))
+    assert links.MOST_LEARNT - 100 < int(told.stdout) < links.MOST_LEARNT + 100
+
+
 def test_the_observer_does_not_speak_ipv6_on_what_it_observes(built: Space) -> None:
     for name, value in (("bare", "1"), ("vm1-eth0", "1"), ("lan", "0"), ("mgmt", "0")):
         assert read(built, f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6") == value
@@ -98,6 +162,14 @@ def test_netfilter_keeps_out_of_the_bridges(world: Space) -> None:
         Deadline(10, "reading"),
     )
     assert set(told.stdout.split()) <= {"0"}
+
+
+def test_a_lab_routes_nothing_although_its_host_does(world: Space) -> None:
+    """A new namespace takes over what the host's says, which is 1 where Docker runs."""
+    knob = "/proc/sys/net/ipv4/ip_forward"
+    world.agent().run(["sh", "-c", f"echo 1 >{knob}"], Deadline(10, "writing"))
+    world.call(links.leave_bridges_alone)
+    assert read(world, knob) == "0"
 
 
 def test_names_that_are_taken_are_an_error(built: Space) -> None:

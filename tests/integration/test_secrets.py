@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from live import SOLO, STORY, Place, place
 
-from labctl.guests.spec import link_local
 from labctl.lab import state
-from labctl.topology.model import MGMT_BRIDGE
+from labctl.topology.model import MGMT_BRIDGE, link_local
 from labctl.world import owned
 from labctl.world.deadline import Deadline
 from labctl.world.process import run

@@ -117,6 +117,15 @@ def test_dom0_has_what_its_node_asks_of_uplinks_and_routes(mixed: Place) -> None
     mixed.ok("exec", "xen1", "ping", "-c1", "-w9", "10.0.2.1")
 
 
+def test_dom0_learns_nothing_of_guests_on_the_management_network(mixed: Place) -> None:
+    """Else one of its guests could pass for another one there."""
+    line = (
+        "cd /sys/class/net; cat vm1-mgmt/brport/isolated vm1-mgmt/brport/learning; "
+        "bridge fdb show dev vm1-mgmt | grep -q 'master mgmt static' && echo told"
+    )
+    assert mixed.ok("exec", "-l", "mixed", "xen1", "--", "sh", "-c", line).stdout == "1\n0\ntold\n"
+
+
 def test_exec_in_a_router_of_dom0_runs_in_its_namespace(mixed: Place) -> None:
     told = mixed.ok("exec", "-l", "mixed", "r1", "--", "ip", "address").stdout
     assert "10.0.1.254/24" in told

@@ -130,6 +130,8 @@ def test_a_kernel_that_cannot_be_traced_says_why() -> None:
         HEADER + "seen x\n",
         HEADER + line(9, 0),
         HEADER + "count vm1 many\n",
+        f"labctl xen flags 1 {'9' * 5000} 1 6.1\n",
+        f"labctl xen flags 1 1 1 {'6' * 5000}\n",
     ],
 )
 def test_other_text_is_refused(text: str) -> None:

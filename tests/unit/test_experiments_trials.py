@@ -385,6 +385,16 @@ def test_a_built_in_experiment_whose_every_arm_breaks_is_an_error_not_a_crash(
     assert json.loads((path / "result.json").read_text())["verdict"] == "error"
 
 
+@pytest.mark.usefixtures("fake")
+def test_a_built_in_experiment_is_of_the_shipped_topology_whatever_lies_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bridged.yaml").write_text("name: another\nnetworks: {}\n")
+    monkeypatch.chdir(tmp_path)
+    found, _ = runner.run(BUILTIN["bridged"], results=tmp_path / "results")
+    assert found.environment.topology == "bridged"
+
+
 class DeadLab(FakeLab):
     """A lab of which every part says that it is gone."""
 

@@ -24,8 +24,9 @@ from labctl.guests import driver, ssh
 from labctl.guests.console import tail as console_tail
 from labctl.guests.ethtool import parse_device, parse_features
 from labctl.guests.keys import Key
-from labctl.guests.spec import PEER, boot_lines, link_local
+from labctl.guests.spec import PEER, boot_lines
 from labctl.topology import from_mapping
+from labctl.topology.model import link_local
 
 # --- addresses ----------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,26 @@ from labctl.world.init import MARK
 from labctl.world.process import Result
 
 pytest_plugins = ["debian_archive"]
+
+
+def test_a_package_is_read_no_further_than_its_pinned_size(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mirror, or who stands before it, may send without end."""
+    archive.write()
+    sent = 0
+
+    def endless(*_: object) -> Generator[bytes]:
+        nonlocal sent
+        while sent < 1 << 30:
+            sent += 1 << 16
+            yield bytes(1 << 16)
+
+    monkeypatch.setattr(mirror, "_blocks", endless)
+    with pytest.raises(LabctlError, match="is not what the lock pins"):
+        images.get("mine")
+    assert sent < 1 << 22
+    assert left_behind() == []
 
 
 def test_a_package_with_another_sum_is_named_and_not_kept(archive: Archive) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -65,6 +66,16 @@ def test_a_guest_that_is_gone_has_told_why(
     lab: tuple[Host, state.State], text: str, found: str
 ) -> None:
     assert says(lab, text).state == found
+
+
+def test_a_pid_file_that_qemu_has_made_large_is_not_read_whole(
+    lab: tuple[Host, state.State],
+) -> None:
+    """A QEMU that a guest has broken out of still has it open."""
+    file = lab[0].directory / "embed/run/qemu/vm1.pid"
+    file.write_text("1")
+    os.truncate(file, 1 << 40)
+    assert condition.of_machine(*lab, "vm1").state == "ended"
 
 
 @pytest.mark.parametrize(

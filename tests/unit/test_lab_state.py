@@ -186,8 +186,9 @@ def test_a_state_that_is_a_link_or_a_pipe_is_not_used(runtime: Path, tmp_path: P
     os.mkfifo(folder / state.STATE)
     with pytest.raises(LabctlError, match="is not a file"):
         state.load(folder)
-    state.save(folder, known("one"))
     file = folder / state.STATE
+    file.unlink()
+    state.save(folder, known("one"))
     file.symlink_to(file.rename(tmp_path / "elsewhere"))
     with pytest.raises(LabctlError, match="cannot be read"):
         state.load(folder)

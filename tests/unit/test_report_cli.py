@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,21 @@ def test_what_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
         call("last", "--results", tmp_path, "-o", tmp_path)
     with pytest.raises(LabctlError, match="cannot be written"):
         call("last", "--results", tmp_path, "-o", tmp_path / "none" / "x.html")
+
+
+@pytest.mark.parametrize("to", ["file", "pipe"])
+def test_a_link_or_a_device_does_not_give_way_to_the_page(tmp_path: Path, to: str) -> None:
+    """As root `-o /dev/stdout` would take the link, and `-o /dev/null` the device, from all."""
+    record(tmp_path)
+    (tmp_path / "file").write_text("kept")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(to)
+    for name in ("link", "pipe"):
+        with pytest.raises(UsageError, match="is there, and no file"):
+            call("last", "--results", tmp_path, "-o", tmp_path / name)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_the_browser_is_opened_on_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from labctl.results import (
     recorder,
     results_root,
     run_tables,
+    store,
 )
 
 OFFLOADS = {"vm1/eth0": {"guest": {"tx": True, "tso": False}, "device": {"csum": True}}}
@@ -95,6 +96,28 @@ def test_a_running_run_is_told_from_an_interrupted_one(tmp_path: Path) -> None:
     assert find("last", tmp_path).verdict is None
     with pytest.raises(LabctlError, match="interrupted"):
         load("last", tmp_path)
+
+
+def test_nobody_else_can_hold_the_lock_of_a_run(tmp_path: Path) -> None:
+    """It would keep a run from its start, and one that was killed would go on for ever."""
+    before = os.umask(0)
+    try:
+        with Recorder.create("bridged", tmp_path) as recorder:
+            assert (recorder.path / "running").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_another_users_run_that_goes_on_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with Recorder.create("bridged", tmp_path) as recorder:
+        monkeypatch.setattr(store, "_open_file", lambda path: refuse(path))
+        assert store._is_locked(recorder.path / "running")
+    assert not store._is_locked(recorder.path / "running")
 
 
 def test_a_killed_process_leaves_an_interrupted_run(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,31 @@ def test_a_name_is_looked_for_here_then_among_the_shipped(
     assert find("bridged").samefile(mine)
     assert find("bridged.yaml").samefile(mine)
     assert find(str(mine)) == mine
+
+
+@pytest.mark.parametrize("name", ["bridged", "bridged.yaml"])
+def test_a_file_that_somebody_else_left_here_is_not_taken_for_a_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The working directory may be /tmp."""
+    (tmp_path / "bridged.yaml").write_text("name: theirs\n")
+    (tmp_path / "own.yaml").write_text("name: theirs\n")
+    monkeypatch.chdir(tmp_path)
+    assert find(name) == Path("bridged.yaml")
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    look = Path.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        seen = list(look(path))
+        seen[stat.ST_UID] = 12345
+        return os.stat_result(seen)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    assert find(name) == Path("bridged.yaml")  # their folder, in which this user works
+    tmp_path.chmod(0o1777)
+    assert find(name) == folder("topologies") / "bridged.yaml"
+    assert find("./bridged.yaml") == Path("bridged.yaml")
+    assert find("own") == Path("own.yaml")
 
 
 def test_a_folder_of_a_shipped_name_is_not_in_the_way(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,15 @@ def test_a_link_that_lies_in_wait_is_not_written_through(tmp_path: Path) -> None
     atomic.write(tmp_path / "link", "instead of the link")
     assert precious.read_text() == "kept"
     assert not (tmp_path / "link").is_symlink()
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    """As root `--html /dev/null` would take the device away from the whole host."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is there, and no file"):
+        atomic.write(tmp_path / "pipe", "a page")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert [one.name for one in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_a_file_that_could_not_be_written_leaves_what_was_there(tmp_path: Path) -> None:
@@ -140,9 +150,42 @@ def test_what_belongs_to_somebody_else_is_refused(
         trusted.check_private(theirs / "labctl", "X")
 
 
+def test_each_link_of_a_chain_is_looked_at(tmp_path: Path) -> None:
+    """Who can replace one in the middle decides where the way ends."""
+    (tmp_path / "own").mkdir(mode=0o700)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "middle").symlink_to("../own")
+    (tmp_path / "first").symlink_to("open/middle")
+    trusted.check_private(tmp_path / "first" / "labctl", "X")
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(HostError, match=f"others can write to {tmp_path}/open "):
+        trusted.check_private(tmp_path / "first" / "labctl", "X")
+
+
+def test_links_that_lead_in_a_circle_hold_nobody_up(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    trusted.check_private(tmp_path / "a" / "labctl", "X")
+
+
+def test_an_access_list_may_let_others_write_through_the_users_own_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trusted, "_is_own", lambda _group: True)
+    tmp_path.chmod(0o770)
+    trusted.check_private(tmp_path, "X")
+    # acl(5): user::rwx, user:65534:rwx, group::---, mask::rwx, other::---
+    entries = [(1, 7, -1), (2, 7, 65534), (4, 0, -1), (16, 7, -1), (32, 0, -1)]
+    known = b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    os.setxattr(tmp_path, "system.posix_acl_access", struct.pack("<I", 2) + known)
+    with pytest.raises(HostError, match="others can write to"):
+        trusted.check_private(tmp_path, "X")
+
+
 @pytest.mark.parametrize(
     ("variable", "folder"),
     [
+        ("XDG_CONFIG_HOME", paths.config),
         ("XDG_CACHE_HOME", paths.cache),
         ("XDG_STATE_HOME", paths.state),
         ("LABCTL_RUNTIME_DIR", paths.runtime),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -176,6 +177,20 @@ def test_a_console_is_followed_from_before_its_first_word_until_it_is_removed(
     finally:
         child.kill()
         child.wait()
+
+
+def test_of_a_console_nothing_is_kept_but_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What dom0 says besides would fill the disk: only logs are kept within bounds."""
+    monkeypatch.setattr("labctl.guests.ssh.command", lambda *_, **__: ["sh", "-c"])
+    one = dataclasses.replace(guest("").guest, log=tmp_path / "vm1.log")
+    xen._follow(xen.XenHost("xen1", tmp_path, tmp_path / "log"), one, "echo more >&2; echo said")
+    end = time.monotonic() + 20
+    while one.log.read_text() != "said\n":
+        assert time.monotonic() < end
+        threading.Event().wait(0.02)
+    assert list(tmp_path.iterdir()) == [one.log]
 
 
 @pytest.mark.skipif(not shutil.which("perl"), reason="there is no perl")
