@@ -20,8 +20,8 @@ from typing import Annotated, Any, NoReturn
 from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from labctl.errors import nearest, shown
 from labctl.topology.features import DEVICE_FEATURES, FEATURES
-from labctl.topology.problems import nearest, shown
 
 MIN_MEMORY = 96
 """MiB, whatever is booted: with an initramfs of one's own. labctl's images need more."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from labctl.errors import UsageError
+from labctl.errors import UsageError, nearest, shown
 from labctl.shipped import folder
-from labctl.topology.problems import nearest, shown
 
 
 def shipped() -> list[Path]:

@@ -22,9 +22,8 @@ from ipaddress import (
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from labctl.errors import UsageError
+from labctl.errors import UsageError, nearest, shown
 from labctl.topology.features import DEVICE_FEATURES, DEVICE_MODELS
-from labctl.topology.problems import nearest, shown
 
 _T = TypeVar("_T")
 
