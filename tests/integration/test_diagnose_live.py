@@ -230,12 +230,12 @@ def test_a_packet_filter_on_the_bridge_is_named(lab: Lab) -> None:
 FLIPPING = """
 import sys
 from labctl.routers import raw
-age = raw.headers.age
+age = raw.forwarding.age
 def flip(frame, packet):
     age(frame, packet)
     if len(frame) > 42 and frame[23] == 17:
         frame[-1] ^= 0xFF
-raw.headers.age = flip
+raw.forwarding.age = flip
 sys.exit(raw.main(sys.argv[1:]))
 """
 
