@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterable
 from enum import IntEnum
 
 UNSAFE = re.compile(
@@ -29,6 +30,34 @@ def clean(text: str) -> str:
 
 def _spelt(code: int) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint that names the known word nearest to `word`, or all of them."""
+    import difflib  # only here: most programs that know of errors never name one
+
+    words = sorted(known)
+    # One very long "word" of a hostile file must not cost a quadratic comparison.
+    close = difflib.get_close_matches(word[:64].lower(), words, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    if not words:
+        return "none is defined"
+    more = ", …" if len(words) > 12 else ""
+    return f"known: {', '.join(words[:12])}{more}"
+
+
+def shown(value: object) -> str:
+    """Return `value` as an error message shows it: quoted, on one line, not too long."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    try:
+        text = repr(value)
+    except Exception:  # a caller's object (or an integer beyond Python's digit limit)
+        text = type(value).__name__
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 class ExitCode(IntEnum):

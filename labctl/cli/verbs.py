@@ -17,6 +17,7 @@ VERBS = {
     "explain": "explain",
     "image": "image",
     "inspect": "inspect",
+    "kinds": "kinds",
     "logs": "labs",
     "report": "report",
     "results": "results",

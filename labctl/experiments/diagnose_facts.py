@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from labctl.experiments.trace_flow import Flow
 from labctl.lab.lab import Lab
 from labctl.network import links
-from labctl.routers import namespace
 from labctl.topology.points import ObservationPoint
 
 _LISTEN, _UNCONNECTED = "0A", "07"
@@ -46,10 +45,7 @@ def gather(lab: Lab, flow: Flow, path: Sequence[ObservationPoint]) -> Facts:
     for name in routers:
         router = lab.router(name)
         kinds[name] = router.kind or ""
-        works = bool(router.kind)
-        if router.kind == "namespace":
-            works = lab.place(router.model.host).call(namespace.forwarding, router.model)
-        forwards[name] = works
+        forwards[name] = router.forwards()
     result = lab.node(source.element).run(["ip", "route", "get", flow.back], check=False)
     answer = ["ip", "route", "get", flow.there or flow.back]
     bridges = {hop.context for hop in path if hop.at_bridge}

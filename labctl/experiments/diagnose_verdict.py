@@ -14,6 +14,7 @@ from enum import StrEnum
 from labctl.capture.journey import Fate, Happening, Journey, Step
 from labctl.experiments.diagnose_facts import Facts
 from labctl.experiments.trace import Trace
+from labctl.kinds import registry
 from labctl.packet.checksum import Checksum
 from labctl.packet.frame import ETH_HLEN, VLAN_HLEN
 
@@ -47,30 +48,6 @@ class Verdict:
     """One line a thing that was seen."""
     journey: Journey | None = None
     """The packet that shows it."""
-
-
-_ROUTER_REASONS = {
-    "ttl_expired": "its TTL ended",
-    "no_route": "there is no route",
-    "unresolved": "nobody answers for the next hop's address",
-    "queue_full": "nobody answers for the next hop's address",
-    "too_long": "it is longer than the MTU",
-    "send_errors": "it could not be sent",
-    "malformed": "its IP header is broken",
-    "not_forwardable": "its addresses may not be forwarded",
-    "socket_drops": "the program could not keep up",
-    "IpOutNoRoutes": "there is no route",
-    "IpExtInNoRoutes": "there is no route",
-    "Ip6OutNoRoutes": "there is no route",
-    "Ip6InNoRoutes": "there is no route",
-    "IpFragFails": "it is longer than the MTU",
-    "Ip6InTooBigErrors": "it is longer than the MTU",
-    "IpInHdrErrors": "its IP header is refused (TTL, header checksum)",
-    "Ip6InHdrErrors": "its IP header is refused (hop limit)",
-    "IpInDiscards": "the kernel had no room",
-    "IpOutDiscards": "the kernel had no room",
-}
-"""What a router's counter means, those that tell most first."""
 
 
 def conclude(trace: Trace, facts: Facts, full: Trace | None = None) -> Verdict:
@@ -199,7 +176,7 @@ def _ended(journey: Journey, trace: Trace, facts: Facts) -> Verdict:
         )
     where = journey.where
     reason = _reason(journey, trace, facts)
-    evidence += _router_lines(trace)
+    evidence += _router_lines(trace, facts)
     if not reason:
         sentence = (
             f"Dropped{way} {_at(where)}; the checksum was sound there, the reason is not told."
@@ -227,7 +204,7 @@ def _reason(journey: Journey, trace: Trace, facts: Facts) -> str:
         if not facts.forwards.get(last.owner, True):
             return f"nothing forwards in {last.owner}"
         grown = trace.forwarded.get(last.owner, {})
-        for name, words in _ROUTER_REASONS.items():
+        for name, words in _reasons(last.owner, facts).items():
             if grown.get(name):
                 return words
     mtu = _mtu(trace, after) if after is not None else None
@@ -366,12 +343,25 @@ def _counted(trace: Trace) -> list[str]:
     return [f"{node}: {_words(grown)}" for node, grown in trace.errors.items()]
 
 
-def _router_lines(trace: Trace) -> list[str]:
-    told = {
-        name: {key: value for key, value in grown.items() if key in _ROUTER_REASONS}
-        for name, grown in trace.forwarded.items()
-    }
-    return [f"{name}: {_words(grown)}" for name, grown in told.items() if grown]
+def _reasons(router: str, facts: Facts) -> Mapping[str, str]:
+    """Return what a router's counters mean, those that tell most first.
+
+    Where it is not known what forwarded there, its counters may be of any kind.
+    """
+    kind = registry.find(facts.kinds.get(router, ""))
+    if kind:
+        return kind.counters
+    return {name: words for one in registry.usable() for name, words in one.counters.items()}
+
+
+def _router_lines(trace: Trace, facts: Facts) -> list[str]:
+    lines = []
+    for name, grown in trace.forwarded.items():
+        reasons = _reasons(name, facts)
+        told = {key: value for key, value in grown.items() if key in reasons}
+        if told:
+            lines.append(f"{name}: {_words(told)}")
+    return lines
 
 
 def _words(grown: Mapping[str, int]) -> str:

@@ -20,10 +20,10 @@ from labctl.experiments.diagnose_verdict import Verdict
 from labctl.experiments.knobs_state import put_back, read, restoring, unbroken
 from labctl.experiments.trace import CONNECT_SECONDS, trace
 from labctl.experiments.trace_flow import Flow, send_command
+from labctl.kinds import registry
 from labctl.lab.lab import Lab
 from labctl.lab.watch import counters
 from labctl.network import features
-from labctl.topology.model import RouterKind
 from labctl.topology.points import ObservationPoint
 from labctl.world.deadline import Deadline
 
@@ -43,8 +43,6 @@ _COSTS: Mapping[str, str] = {
     "tap": "the host's CPU sums every packet to the guest and cuts super-frames",
     "bridge-side veth": "the host's CPU sums every packet to the router and cuts super-frames",
     "router-side veth": "the host's CPU sums every packet the router sends",
-    "raw-vnet": "none: the program keeps the virtio header, one socket option more",
-    "namespace": "the program no longer forwards: the kernel does",
 }
 
 
@@ -63,7 +61,7 @@ class Knob:
     places: tuple[ObservationPoint, ...] = ()
     """Where a feature is turned off."""
     router: str = ""
-    kind: RouterKind | None = None
+    kind: str | None = None
     """What kind the router becomes."""
 
     def to_json(self) -> dict[str, Any]:
@@ -142,26 +140,21 @@ def candidates(
         inner = [hop for hop in path if hop.element == name and hop.in_router]
         found.append(_links(f"{name}'s bridge-side", "bridge-side veth", outer, should=here))
         found.append(_links(f"{name}'s own", "router-side veth", inner, should=False))
-        kind = facts.kinds.get(name, "")
+        forwarder = registry.find(facts.kinds.get(name, ""))
         found += [
             Knob(
-                name=f"{name} as {other}",
+                name=f"{name} as {remedy.kind}",
                 layer="router",
-                how=f"kind: {other} (router {name} in the topology)",
-                cost=_COSTS[other],
+                how=remedy.how(name),
+                cost=remedy.cost,
                 should=here,
                 router=name,
-                kind=other,
+                kind=remedy.kind,
             )
-            for other in _OTHERS.get(kind, ())
+            for remedy in (forwarder.remedies if forwarder else ())
+            if registry.find(remedy.kind)
         ]
     return tuple(sorted(found, key=lambda knob: not knob.should))
-
-
-_OTHERS: Mapping[str, tuple[RouterKind, ...]] = {
-    "raw": ("raw-vnet", "namespace"),
-    "raw-vnet": ("namespace",),
-}
 
 
 def _elements(hops: Sequence[ObservationPoint]) -> set[str]:

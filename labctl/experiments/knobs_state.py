@@ -18,7 +18,6 @@ from labctl.errors import DeadlineError, LabctlError, UsageError
 from labctl.guests import ethtool
 from labctl.lab.lab import Lab
 from labctl.network import features
-from labctl.topology.model import RouterKind
 from labctl.topology.points import ObservationPoint
 from labctl.world import atomic, codec, documents, lock
 from labctl.world.deadline import Deadline
@@ -39,7 +38,7 @@ class State:
     """By `NODE/INTERFACE`."""
     links: dict[str, dict[str, features.Feature]] = field(default_factory=dict)
     """By `XEN-HOST/NETNS/LINK`; the first is empty in the lab itself, the second at a bridge."""
-    routers: dict[str, RouterKind | None] = field(default_factory=dict)
+    routers: dict[str, str | None] = field(default_factory=dict)
 
     @property
     def count(self) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from labctl.errors import HostError, UsageError
 from labctl.guests import ssh
 from labctl.images import Image, modules
+from labctl.kinds import registry
 from labctl.lab import hosted, memory, real, state
 from labctl.topology.model import DOM0_MEMORY, XEN_MEMORY, Node, Topology
 from labctl.world import process
@@ -103,6 +104,21 @@ def _check_drivers(node: Node, image: Image) -> None:
                 f"but its image {image.name} has no driver for that ({DRIVERS[model]})",
                 f"write {other}, or model: virtio",
             )
+
+
+def check_routers(topology: Topology) -> None:
+    """Raise `HostError` for what the kinds of routers need and this host lacks.
+
+    Those in a dom0 are another machine's; what that lacks is told when they are made.
+    """
+    for router in topology.outer_routers():
+        for tool in registry.forwarder(router.kind).requires:
+            if not shutil.which(tool.program, path=process.ENVIRONMENT["PATH"]):
+                raise HostError(
+                    f"{tool.program} is not installed, "
+                    f"which the router {router.name} of the kind {router.kind} needs",
+                    f"as root, run: apt-get install {tool.package}",
+                )
 
 
 def check_sockets(topology: Topology, directory: Path) -> None:

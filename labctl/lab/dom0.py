@@ -27,7 +27,8 @@ from labctl.world.deadline import Deadline
 from labctl.world.process import WATCH_SECONDS, Result, last_words
 
 ROOMS = (
-    "__init__.py", "errors.py", "events.py", "packet", "world", "topology", "network", "routers",
+    "__init__.py", "errors.py", "events.py", "packet", "world", "kinds", "topology", "network",
+    "routers",
 )  # fmt: skip
 """What runs in dom0, and what that imports."""
 DIRECTORY = Path("/run/labctl")

@@ -79,6 +79,7 @@ class Lab:
         folder = state.directory(name)
         beforehand.check_sockets(topology, folder)
         beforehand.check_host(uri)
+        beforehand.check_routers(topology)
         if uri:
             hosted.check_shared(topology, uri, emit)
         begun = time.monotonic()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from labctl.capture import drops
-from labctl.errors import HostError
+from labctl.errors import HostError, LabctlError
+from labctl.kinds import registry
+from labctl.kinds.base import ForwarderKind
 from labctl.network import features
 from labctl.routers import namespace
 from labctl.topology import model
@@ -21,7 +25,10 @@ COMMAND_SECONDS = 30.0
 START_SECONDS = 120.0
 """A dom0 whose guests boot meanwhile takes its time; this only catches the dead."""
 LOOK_SECONDS = 0.02
-PROGRAM = "labctl.routers.raw"
+OURS = "labctl."
+"""What the modules of programs begin with that are in a dom0 too."""
+ANY_PROGRAM = "labctl.routers."
+"""In the command line of a program that a labctl started which did not yet note the module."""
 
 
 class Router:
@@ -40,12 +47,13 @@ class Router:
         self._err = place.directory / f"router-{router.name}.err"
 
     @property
-    def kind(self) -> model.RouterKind | None:
+    def kind(self) -> str | None:
         """What forwards now; None while nothing does."""
         if not self._kind.exists():
             return None
-        kind: model.RouterKind = self._kind.read_text()  # type: ignore[assignment]
-        if kind != "namespace" and not self._place.runs(int(self._pid.read_text() or "0"), PROGRAM):
+        kind = self._kind.read_text()
+        program = _program(self._pid)
+        if program and not self._place.runs(program.pid, program.module):
             return None
         return kind
 
@@ -54,28 +62,53 @@ class Router:
         words = ["nsenter", f"--net=/run/netns/{self.name}", "--", *argv]
         return self._place.agent().run(words, Deadline(timeout, f"{argv[0]} in {self.name}"))
 
-    def set_kind(self, kind: model.RouterKind) -> None:
+    def set_kind(self, kind: str) -> None:
         """Let this kind of forwarding take over; what forwarded before is ended first.
 
-        Raises `HostError` when the program does not start.
+        Raises `UsageError` for a kind that there is not, `HostError` when its program does not
+        start.
         """
+        wanted = registry.forwarder(kind)
         self.stop()
-        self._place.call(namespace.set_forwarding, self.model, kind == "namespace")
-        if kind != "namespace":
-            self._start_program(vnet=kind == "raw-vnet")
+        try:
+            wanted.start(self)
+        except BaseException:
+            with contextlib.suppress(LabctlError):  # what went wrong first is told
+                self._stop(wanted)
+            raise
         self._kind.write_text(kind)
 
-    def _start_program(self, vnet: bool) -> None:
-        words = [*self._place.python, "-m", PROGRAM, "--netns", self.name]
-        if vnet:
-            words.append("--vnet")
+    def forwards(self) -> bool:
+        """Tell whether anything forwards, as far as its kind can tell."""
+        kind = self.kind
+        return kind is not None and registry.forwarder(kind).forwards(self)
+
+    def set_kernel_forwarding(self, on: bool) -> None:
+        """Let the namespace's kernel forward, or not."""
+        self._place.call(namespace.set_forwarding, self.model, on)
+
+    def kernel_forwards(self) -> bool:
+        """Tell whether the namespace's kernel forwards."""
+        return self._place.call(namespace.forwarding, self.model)
+
+    def start_program(self, module: str, *options: str) -> None:
+        """Start a kind's program and wait until it forwards; see `labctl.kinds.base`.
+
+        Raises `HostError` when it does not start.
+        """
+        if self.model.host and not module.startswith(OURS):
+            raise HostError(
+                f"the router program {module} is not in dom0 of {self.model.host}",
+                "take a kind of labctl's own there, or put the router into the lab itself",
+            )
+        words = [*self._place.python, "-m", module, "--netns", self.name, *options]
         words += [interface.name for interface in self.model.interfaces]
         for file in (self._out, self._err):
             self._place.call(agent.remove, file)
         program = Process.start(
             self._place.agent(), words, stdout=self._out, stderr=self._err, detached=True
         )
-        self._pid.write_text(str(program.pid))
+        self._pid.write_text(f"{program.pid} {module}")
         deadline = Deadline(START_SECONDS, f"starting the router program of {self.name}")
         while "ready" not in self._said():
             if program.poll() is not None:
@@ -89,37 +122,53 @@ class Router:
 
     def stop(self) -> None:
         """Let nothing forward any more."""
-        self._place.call(namespace.set_forwarding, self.model, False)
+        self._stop(registry.find(self._kind.read_text()) if self._kind.exists() else None)
+
+    def _stop(self, kind: ForwarderKind | None) -> None:
+        try:
+            if kind:
+                kind.stop(self)
+        finally:
+            self._clear()
+
+    def _clear(self) -> None:
+        """End all that kinds have had started here, whichever it was."""
+        self.set_kernel_forwarding(False)
         self._kind.unlink(missing_ok=True)
-        if self._pid.exists():
-            pid = int(self._pid.read_text() or "0")
+        if program := _program(self._pid):
             deadline = Deadline(START_SECONDS, f"ending the router program of {self.name}")
-            while self._place.runs(pid, PROGRAM):
-                self._place.call(agent.kill, pid, signal.SIGTERM)
+            while self._place.runs(program.pid, program.module):
+                self._place.call(agent.kill, program.pid, signal.SIGTERM)
                 deadline.pause(LOOK_SECONDS)
             self._pid.unlink()
 
     def counters(self) -> dict[str, int]:
         """Return the counters of what forwards: the program's, or the namespace's kernel's.
 
-        A program's are named as in `labctl.routers.raw.COUNTERS`, the kernel's such as
-        `IpOutNoRoutes`. Empty while nothing forwards. Raises `HostError` for what is none: in a
-        dom0 anything may have written it.
+        Empty while nothing forwards. Raises `HostError` for what is none: in a dom0 anything may
+        have written it.
         """
         kind = self.kind
-        if kind is None:
-            return {}
-        if kind == "namespace":
-            return drops.parse_counters(self.run(["sh", "-c", drops.COUNTERS_COMMAND]).stdout)
+        return {} if kind is None else registry.forwarder(kind).count(self)
+
+    def kernel_counters(self) -> dict[str, int]:
+        """Return the counters of the namespace's kernel, such as `IpOutNoRoutes`."""
+        return drops.parse_counters(self.run(["sh", "-c", drops.COUNTERS_COMMAND]).stdout)
+
+    def program_counters(self) -> dict[str, int]:
+        """Return the counters of the kind's program, as it tells them."""
+        program = _program(self._pid)
+        if program is None:
+            raise HostError(f"no router program was started for {self.name}")
         told = self._said()
-        self._place.call(agent.kill, int(self._pid.read_text()), signal.SIGUSR1)
+        self._place.call(agent.kill, program.pid, signal.SIGUSR1)
         deadline = Deadline(START_SECONDS, f"asking the router program of {self.name}")
         while not (news := self._said()[len(told) :]).endswith("\n"):
             deadline.pause(LOOK_SECONDS)
         return _counters(news.splitlines()[-1], self.name)
 
     @contextlib.contextmanager
-    def as_kind(self, kind: model.RouterKind) -> Iterator[None]:
+    def as_kind(self, kind: str) -> Iterator[None]:
         """Forward by another kind for the length of a `with` block."""
         before = self.kind
         self.set_kind(kind)
@@ -153,6 +202,41 @@ class Router:
             if one.name == interface:
                 return (one.peer, "") if bridge_side else (one.name, self.name)
         raise HostError(f"{self.name} has no interface {interface}")
+
+
+class _Program(NamedTuple):
+    """A program that was started: its process, as its place numbers it, and its module."""
+
+    pid: int
+    module: str
+
+
+def _program(file: Path) -> _Program | None:
+    """Return the program that a file tells of; None where none was started."""
+    try:
+        pid, _, module = file.read_text().partition(" ")
+    except FileNotFoundError:
+        return None
+    return _Program(int(pid or "0"), module or ANY_PROGRAM)
+
+
+def end_programs(directory: Path) -> None:
+    """End the programs of all routers of a lab that is on this machine, by what is left of it."""
+    for file in (directory / "routers").glob("*.pid"):
+        with contextlib.suppress(ValueError):  # killed while it was written
+            if program := _program(file):
+                _end(program)
+
+
+def _end(program: _Program) -> None:
+    """End a program, if its number is still its own."""
+    with contextlib.suppress(OSError):
+        handle = os.pidfd_open(program.pid)
+        try:
+            if program.module.encode() in Path(f"/proc/{program.pid}/cmdline").read_bytes():
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        finally:
+            os.close(handle)
 
 
 def _counters(line: str, name: str) -> dict[str, int]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from pathlib import Path
 
 from labctl.errors import LabctlError, UsageError
 from labctl.guests import driver, ssh
+from labctl.lab.router import end_programs
 from labctl.lab.state import State
 from labctl.network import links
 from labctl.routers import namespace
@@ -85,9 +85,7 @@ def dismantle(world: World, known: State) -> None:
     for node in known.topology.nodes:
         with contextlib.suppress(LabctlError):  # libvirtd may be gone; the links must go anyway
             world.call(driver.stop, hypervisor, domain(known, node))
-    for pid_file in (world.directory / "routers").glob("*.pid"):
-        with contextlib.suppress(ValueError):  # empty: killed while it was written
-            _end_program(int(pid_file.read_text()))
+    end_programs(world.directory)
     for router in known.topology.routers.values():
         world.call(namespace.remove, router)
     world.call(links.remove, known.topology)
@@ -100,14 +98,3 @@ def end_connections(world: World) -> None:
         words = ["ssh", "-F", "none", "-S", str(socket), "-O", "exit", socket.name]
         with contextlib.suppress(LabctlError):
             world.agent().run(words, Deadline(20, f"closing {socket.name}"), check=False)
-
-
-def _end_program(pid: int) -> None:
-    """End a router's program, if this pid is still that program's."""
-    with contextlib.suppress(OSError):
-        handle = os.pidfd_open(pid)
-        try:
-            if b"labctl.routers.raw" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-        finally:
-            os.close(handle)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         Route,
         Router,
         RouterInterface,
-        RouterKind,
         Topology,
     )
     from labctl.topology.problems import Problem, TopologyError
@@ -38,7 +37,6 @@ __all__ = [
     "Route",
     "Router",
     "RouterInterface",
-    "RouterKind",
     "Topology",
     "TopologyError",
     "find",

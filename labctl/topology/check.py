@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from labctl.errors import nearest, shown
 from labctl.topology import addressing, hosting, model, shape
 from labctl.topology.features import DEVICE_MODELS, FEATURES
 from labctl.topology.fields import MIN_IPV6_MTU
-from labctl.topology.problems import nearest, shown
 from labctl.topology.resolve import absolute
 from labctl.topology.tree import Loc, Report
 

@@ -20,8 +20,9 @@ from typing import Annotated, Any, NoReturn
 from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from labctl.errors import UsageError, nearest, shown
+from labctl.kinds import registry
 from labctl.topology.features import DEVICE_FEATURES, FEATURES
-from labctl.topology.problems import nearest, shown
 
 MIN_MEMORY = 96
 """MiB, whatever is booted: with an initramfs of one's own. labctl's images need more."""
@@ -273,6 +274,17 @@ def _node_ref(value: object) -> str:
     return _text(value, "the Xen host's name", "xen1")
 
 
+def _forwarder(value: object) -> str:
+    if not isinstance(value, str) or not registry.is_declared(value):
+        word = str(None if isinstance(value, dict | list) else value)
+        refuse(f"there is no kind {_kind(value)}", nearest(word, registry.names()))
+    try:
+        registry.forwarder(value)
+    except UsageError as wrong:
+        refuse(wrong.message, wrong.hint)
+    return value
+
+
 def _file(value: object) -> str:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -367,6 +379,7 @@ TopologyName = Annotated[
     PlainValidator(_topology_name),
     _schema(type="string", maxLength=63, pattern=f"^{_NAME.pattern}$"),
 ]
+Forwarder = Annotated[str, PlainValidator(_forwarder), _schema(type="string")]
 File = Annotated[str, PlainValidator(_file), _schema(type="string", minLength=1)]
 LabelKey = Annotated[
     str,

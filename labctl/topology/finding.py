@@ -7,9 +7,8 @@ import os
 import stat
 from pathlib import Path
 
-from labctl.errors import UsageError
+from labctl.errors import UsageError, nearest, shown
 from labctl.shipped import folder
-from labctl.topology.problems import nearest, shown
 
 
 def shipped() -> list[Path]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from labctl.errors import nearest, shown
 from labctl.topology import model, shape
-from labctl.topology.problems import nearest, shown
 from labctl.topology.tree import Loc, Report
 
 _DOM0_LINK = re.compile(r"eth[0-9]+|mgmt0")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from labctl.kinds import registry
 from labctl.topology.model import Topology
 from labctl.topology.tree import MAX_BYTES
 from labctl.world import kept
@@ -23,7 +24,8 @@ def load(path: Path) -> Topology:
     """
     key = _key(path)
     known: Topology | None = kept.load(KIND, key, Topology) if key else None
-    if known:
+    # A kind may be another package's, which is gone by now.
+    if known and all(registry.find(router.kind) for router in known.routers.values()):
         return known
     from labctl.topology import reading
 

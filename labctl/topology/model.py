@@ -20,15 +20,13 @@ from ipaddress import (
     IPv6Network,
 )
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
-from labctl.errors import UsageError
+from labctl.errors import UsageError, nearest, shown
+from labctl.kinds import registry
 from labctl.topology.features import DEVICE_FEATURES, DEVICE_MODELS
-from labctl.topology.problems import nearest, shown
 
 _T = TypeVar("_T")
-
-RouterKind = Literal["namespace", "raw", "raw-vnet"]
 
 MGMT_BRIDGE = "mgmt"
 """The link name of the management bridge; no network can have it."""
@@ -139,7 +137,8 @@ class Router:
     """Forwards between networks; in dom0 of the Xen host `host`, if it has one."""
 
     name: str
-    kind: RouterKind
+    kind: str
+    """What forwards in it: the name of a forwarder (`labctl.kinds`)."""
     interfaces: tuple[RouterInterface, ...]
     routes: tuple[Route, ...]
     labels: dict[str, str] = field(default_factory=dict)
@@ -252,16 +251,13 @@ class Topology:
         new = dataclasses.replace(old, interfaces=tuple(interfaces))
         return dataclasses.replace(self, nodes={**self.nodes, node: new})
 
-    def with_router_kind(self, router: str, kind: RouterKind) -> Topology:
+    def with_router_kind(self, router: str, kind: str) -> Topology:
         """Return a copy where `router` is of this kind.
 
         Raises `UsageError` for an unknown router or kind.
         """
         old = _known(self.routers, router, "router")
-        if kind not in get_args(RouterKind):
-            raise UsageError(
-                f"there is no router kind {shown(kind)}", nearest(kind, get_args(RouterKind))
-            )
+        registry.forwarder(kind)
         new = dataclasses.replace(old, kind=kind)
         return dataclasses.replace(self, routers={**self.routers, router: new})
 

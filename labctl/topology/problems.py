@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -39,29 +38,3 @@ class TopologyError(UsageError):
         unique = {str(problem): problem for problem in problems}.values()
         self.problems = tuple(sorted(unique, key=lambda problem: (problem.line, problem.column)))
         super().__init__("\n".join(str(problem) for problem in self.problems))
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint that names the known word nearest to `word`, or all of them."""
-    words = sorted(known)
-    # One very long "word" of a hostile file must not cost a quadratic comparison.
-    close = difflib.get_close_matches(word[:64].lower(), words, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]}?"
-    if not words:
-        return "none is defined"
-    more = ", …" if len(words) > 12 else ""
-    return f"known: {', '.join(words[:12])}{more}"
-
-
-def shown(value: object) -> str:
-    """Return `value` as an error message shows it: quoted, on one line, not too long."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    try:
-        text = repr(value)
-    except Exception:  # a caller's object (or an integer beyond Python's digit limit)
-        text = type(value).__name__
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -6,14 +6,18 @@ docstrings under the fields are what editors show, through the JSON Schema.
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from labctl.kinds import forwarders, registry
 from labctl.topology import fields
 
+WIDTH = 93
+"""Of a line of a description: as in those that stand in this file."""
+
 Model = Literal["virtio", "e1000", "e1000e", "rtl8139", "vmxnet3", "xen"]
-Kind = Literal["namespace", "raw", "raw-vnet"]
 
 
 class _Shape(BaseModel):
@@ -133,9 +137,7 @@ class Router(_Labelled):
 
     host: fields.NodeRef | None = None
     """The Xen host in whose dom0 this router is; none by default: it is in the lab itself."""
-    kind: Kind = "namespace"
-    """namespace: the kernel forwards. raw: a program forwards over packet sockets and loses the
-    metadata. raw-vnet: the same program keeps the virtio header."""
+    kind: fields.Forwarder = forwarders.DEFAULT
     interfaces: list[RouterInterface] = Field(max_length=64)
     """Its interfaces, two or more."""
     routes: list[Route] = Field(default_factory=list, max_length=1024)
@@ -164,7 +166,20 @@ def schema() -> dict[str, Any]:
     # Keys of the user's own, for YAML anchors; taken out before the models see the file.
     made["patternProperties"] = {"^x-": {"description": "Yours: labctl does not read it."}}
     made["properties"]["nodes"]["minProperties"] = 1
-    made["$defs"]["Router"]["properties"]["interfaces"]["minItems"] = 2
+    router = made["$defs"]["Router"]["properties"]
+    router["interfaces"]["minItems"] = 2
+    router["kind"] = _kind(router["kind"])
     for names in ("networks", "nodes", "routers"):
         made["properties"][names]["additionalProperties"] = False
     return made
+
+
+def _kind(made: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a router's kind with what is installed, its keys in pydantic's order."""
+    kinds = registry.usable()
+    told = " ".join(f"{kind.name}: {kind.summary}." for kind in kinds)
+    more = {
+        "enum": [kind.name for kind in kinds],
+        "description": textwrap.fill(told, WIDTH, break_on_hyphens=False),
+    }
+    return dict(sorted((made | more).items()))

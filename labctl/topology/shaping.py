@@ -12,8 +12,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from labctl.errors import nearest, shown
 from labctl.topology import shape
-from labctl.topology.problems import nearest, shown
 from labctl.topology.tree import Item, Loc, Report
 
 _KEYS = "its keys are name, defaults, networks, nodes, routers"

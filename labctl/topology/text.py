@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from labctl.topology.problems import Problem, shown
+from labctl.errors import shown
+from labctl.topology.problems import Problem
 from labctl.topology.tree import MAX_BYTES, MAX_DEPTH, MAX_ITEMS, Item
 
 MAX_ALIASES = 1000

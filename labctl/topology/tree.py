@@ -18,7 +18,8 @@ from ipaddress import (
     IPv6Network,
 )
 
-from labctl.topology.problems import Problem, TopologyError, shown
+from labctl.errors import shown
+from labctl.topology.problems import Problem, TopologyError
 
 MAX_BYTES = 1 << 20
 """Of a file."""

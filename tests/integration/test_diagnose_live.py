@@ -21,7 +21,6 @@ from labctl.experiments.trace_plan import plan
 from labctl.lab.lab import Lab
 from labctl.pytest_plugin import LabFactory
 from labctl.topology.graph import find_path
-from labctl.topology.model import RouterKind
 from labctl.topology.points import ObservationPoint
 from labctl.world.base import Process
 from labctl.world.deadline import Deadline
@@ -54,7 +53,7 @@ def state(lab: Lab) -> State:
 
 def ask(
     lab: Lab,
-    kind: RouterKind = "namespace",
+    kind: str = "namespace",
     port: int | None = 22,
     *,
     protocol: Literal["tcp", "udp", "icmp"] = "tcp",

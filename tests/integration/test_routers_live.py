@@ -33,7 +33,7 @@ from labctl.capture.session import Capture, host_point
 from labctl.capture.spawn import Handle, start_process
 from labctl.errors import HostError
 from labctl.routers import namespace
-from labctl.topology.model import Route, Router, RouterInterface, RouterKind
+from labctl.topology.model import Route, Router, RouterInterface
 from labctl.world.deadline import Deadline
 from labctl.world.netns import inside
 
@@ -109,7 +109,7 @@ def program(directory: Path, *, vnet: bool = False) -> Iterator[Program]:
 
 
 @contextmanager
-def forwards(kind: RouterKind, made: Router, directory: Path) -> Iterator[None]:
+def forwards(kind: str, made: Router, directory: Path) -> Iterator[None]:
     if kind == "namespace":
         namespace.set_forwarding(made, True)
         yield
@@ -122,7 +122,7 @@ def forwards(kind: RouterKind, made: Router, directory: Path) -> Iterator[None]:
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("kind", ["namespace", "raw", "raw-vnet"])
 def test_only_the_router_that_loses_the_metadata_breaks_tcp(
-    tmp_path: Path, kind: RouterKind, version: int
+    tmp_path: Path, kind: str, version: int
 ) -> None:
     made = network()
     lost = kind == "raw"

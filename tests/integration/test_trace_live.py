@@ -23,7 +23,6 @@ from labctl.experiments.trace_plan import plan
 from labctl.lab.lab import Lab
 from labctl.lab.watch import watch_drops
 from labctl.pytest_plugin import LabFactory
-from labctl.topology.model import RouterKind
 from labctl.world.deadline import Deadline
 
 pytestmark = pytest.mark.integration
@@ -41,7 +40,7 @@ def send(
     protocol: Literal["tcp", "udp", "icmp"],
     port: int | None = None,
     *,
-    kind: RouterKind = "namespace",
+    kind: str = "namespace",
     version: int = 4,
     count: int = 1,
 ) -> Trace:

@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from labctl.kinds.forwarders import SHIPPED
 from labctl.world import remote
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +79,53 @@ def test_what_reads_frames_needs_the_standard_library_alone() -> None:
             for name in names:
                 ours = name.startswith("labctl.packet")
                 assert ours or name.partition(".")[0] in sys.stdlib_module_names, (path.name, name)
+
+
+KINDS = PACKAGE / "kinds"
+NAMES_OF_OTHER_THINGS = {
+    ("guests/domain.py", "raw"): "how libvirt calls the format of a disk",
+    ("images/kernel.py", "raw"): "how libarchive calls the format of a stream",
+    ("lab/real.py", "namespace"): "a network namespace, in what is asked of a Xen host",
+    ("routers/raw.py", "raw"): "what the program calls itself",
+}
+
+
+def test_kinds_need_the_standard_library_alone() -> None:
+    for path in sorted(KINDS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                ours = name in ("labctl", "labctl.errors") or name.startswith("labctl.kinds")
+                assert ours or name.partition(".")[0] in sys.stdlib_module_names, (path.name, name)
+
+
+def strings(path: Path) -> Iterator[str]:
+    """Give the strings of a file that are no documentation."""
+    tree = ast.parse(path.read_text())
+    told = {
+        node.value for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }  # fmt: skip
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in told:
+            yield node.value
+
+
+def test_nothing_outside_names_a_forwarder_by_a_string() -> None:
+    names = "|".join(map(re.escape, SHIPPED))
+    # A hyphen makes a name that means nothing else.
+    plain = "|".join(re.escape(name) for name in SHIPPED if "-" in name)
+    named = re.compile(rf"(?:{names})/?|.*\bkinds? (?:{names})\b.*|.*(?:{plain}).*", re.S)
+    found = {
+        (str(path.relative_to(PACKAGE)), text)
+        for path in SOURCES
+        if KINDS / "forwarders" not in path.parents
+        for text in strings(path)
+        if named.fullmatch(text)
+    }
+    assert found == NAMES_OF_OTHER_THINGS.keys()
 
 
 def test_a_room_without_a_place_is_found(copy: Path) -> None:

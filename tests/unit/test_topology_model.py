@@ -274,7 +274,7 @@ def test_a_routers_kind_can_be_changed_in_a_copy() -> None:
     with pytest.raises(UsageError, match="no router 'q'"):
         topology.with_router_kind("q", "raw")
     with pytest.raises(UsageError, match="no router kind 'fast'"):
-        topology.with_router_kind("r", "fast")  # type: ignore[arg-type]
+        topology.with_router_kind("r", "fast")
 
 
 def test_device_offloads_can_be_changed_in_a_copy() -> None:

@@ -16,12 +16,13 @@ from labctl.experiments.crossing import (
 from labctl.experiments.evidence import Expectation, Wanted, check_states
 from labctl.experiments.model import experiment
 from labctl.experiments.trial import Arm, Trial
+from labctl.kinds.forwarders.raw import Raw
 from labctl.lab.lab import Lab
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.topology.points import ObservationPoint
 
 NODES = ("vm1", "vm2")
-WAYS = {"bridge": "eth0", "raw": "eth1"}
+WAYS = {"bridge": "eth0", Raw.name: "eth1"}
 """The two ways of offload.yaml, by the interface that takes each."""
 
 
@@ -88,7 +89,7 @@ def offload(trial: Trial) -> None:
     across = max(len(row.get("bridge", "")) for row in rows.values())
     trial.story.append(f"  {'SSH with':{width}}  {'on the bridge':{max(across, 13)}}  through raw")
     for name, row in rows.items():
-        bridge, raw = row.get("bridge", "?"), row.get("raw", "?")
+        bridge, raw = row.get("bridge", "?"), row.get(Raw.name, "?")
         trial.story.append(f"  {name:{width}}  {bridge:{max(across, 13)}}  {raw}")
     trial.story += [
         "",
@@ -157,7 +158,7 @@ def _expectation(setting: Setting, way: str, sender: str, receiver: str) -> tupl
     finished: tuple[Checksum, Metadata | None] = (Checksum.VALID, None)
     if sender in setting.finished_by:
         return "valid at every hop", lambda _hop: finished
-    if way == "raw":
+    if way == Raw.name:
         orphaned = (Checksum.PARTIAL, Metadata.NONE)
 
         def through_raw(hop: ObservationPoint) -> tuple[Checksum, Metadata | None]:

@@ -11,10 +11,21 @@ from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
 from labctl.experiments.story import table
 from labctl.experiments.trial import Arm, Trial
+from labctl.kinds import registry
+from labctl.kinds.base import Effect
+from labctl.kinds.forwarders.namespace import Namespace
+from labctl.kinds.forwarders.raw import Raw
+from labctl.kinds.forwarders.raw_vnet import RawVnet
 from labctl.packet.checksum import Checksum, Metadata
 
 Found = dict[str, dict[int, Crossing]]
 """Crossings by what was between the guests, then by IP version."""
+KINDS = {
+    Namespace.name: "control: the kernel forwards",
+    Raw.name: "a program copies packets, metadata lost",
+    RawVnet.name: "the same program, virtio header kept",
+}
+"""The kinds of router that are compared, with what each shows."""
 
 
 @experiment(
@@ -33,37 +44,37 @@ def router_hop(trial: Trial) -> None:
 
 
 def cross_each(trial: Trial, *, cure: str, what: str) -> Found:
-    """Cross r1 as each kind, and as `raw` with guests that finish their checksums (the cure)."""
+    """Cross r1 as each kind, and as the one that copies with guests that finish their sums."""
     found: Found = {}
     r1 = trial.lab.router("r1")
+    copying = Raw.name
     for version in (4, 6):
         ip = f"ipv{version}"
-        with trial.arm(f"namespace/{ip}", "control: the kernel forwards") as arm:
-            r1.set_kind("namespace")
-            crossing = cross(trial, arm, "vm1", "vm2", version)
-            found.setdefault("namespace", {})[version] = crossing
-            check_passes(arm, crossing, finished=False)
-        with trial.arm(f"raw/{ip}", "a program copies packets, metadata lost") as arm:
-            r1.set_kind("raw")
-            crossing = cross(trial, arm, "vm1", "vm2", version)
-            found.setdefault("raw", {})[version] = crossing
-            check_broken(arm, crossing)
-        with trial.arm(f"raw-vnet/{ip}", "the same program, virtio header kept") as arm:
-            r1.set_kind("raw-vnet")
-            crossing = cross(trial, arm, "vm1", "vm2", version)
-            found.setdefault("raw-vnet", {})[version] = crossing
-            check_passes(arm, crossing, finished=False)
+        for kind, words in KINDS.items():
+            with trial.arm(f"{kind}/{ip}", words) as arm:
+                r1.set_kind(kind)
+                crossing = cross(trial, arm, "vm1", "vm2", version)
+                found.setdefault(kind, {})[version] = crossing
+                if loses(kind):
+                    check_broken(arm, crossing)
+                else:
+                    check_passes(arm, crossing, finished=False)
         with (
-            trial.arm(f"raw {cure}/{ip}", f"raw, {what}") as arm,
+            trial.arm(f"{copying} {cure}/{ip}", f"{copying}, {what}") as arm,
             contextlib.ExitStack() as stack,
         ):
-            r1.set_kind("raw")
+            r1.set_kind(copying)
             for name in ("vm1", "vm2"):
                 stack.enter_context(finishing(trial.lab.node(name)))
             crossing = cross(trial, arm, "vm1", "vm2", version)
-            found.setdefault(f"raw, {cure}", {})[version] = crossing
+            found.setdefault(f"{copying}, {cure}", {})[version] = crossing
             check_passes(arm, crossing, finished=True)
     return found
+
+
+def loses(kind: str) -> bool:
+    """Whether a router of this kind loses what is known of an unfinished checksum."""
+    return registry.forwarder(kind).effect is Effect.LOSES
 
 
 def complete(found: Found) -> bool:
@@ -139,8 +150,8 @@ def _check_reasons(arm: Arm, crossing: Crossing) -> None:
 
 def lost_at(found: Found) -> str:
     """Name the place where the copying router lost the metadata of the first packet."""
-    raw = found["raw"][4]
-    return culprit(raw.steps(raw.syn)) or "nowhere in this run"
+    copied = found[Raw.name][4]
+    return culprit(copied.steps(copied.syn)) or "nowhere in this run"
 
 
 def tables(found: Found) -> list[str]:
@@ -171,7 +182,7 @@ def _story(found: Found) -> list[str]:
         "the kernel gives TCP_CSUM as its reason). tcpdump shows the same bytes at vm2 whether the",
         "packet will live or die. Ping works because ICMP is summed in software from the start.",
         "",
-        "What proves it. raw-vnet is the same program with one socket option more",
+        f"What proves it. {RawVnet.name} is the same program with one socket option more",
         "(PACKET_VNET_HDR), so that the note is copied too: SSH works, and no byte of the packet",
         "differs. With `ethtool -K eth0 tx off` in both guests there is nothing left to finish and",
         "the copying router does no harm; in one guest it would only move the loss to the other.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from labctl.experiments.builtin.router_hop import complete, cross_each, lost_at, tables
 from labctl.experiments.model import experiment
 from labctl.experiments.trial import Trial
+from labctl.kinds.forwarders.raw_vnet import RawVnet
 
 
 @experiment(
@@ -20,6 +21,7 @@ def xen_router_hop(trial: Trial) -> None:
     if not complete(found):
         trial.notes.append("an arm did not come to its end, so there is no story to tell")
         return
+    kept = RawVnet.name
     trial.story += [
         "vm1 ── vm1-eth0 ── left ── r1 ── right ── vm2-eth0 ── vm2    (dom0, but for the guests)",
         "",
@@ -35,7 +37,7 @@ def xen_router_hop(trial: Trial) -> None:
         "vm2-eth0 then sets no flag; vm2's kernel sums the packet up, finds it wrong and drops it",
         "(TcpInCsumErrors grows, TCP_CSUM). Ping works: ICMP is summed in software from the start.",
         "",
-        "What proves it. raw-vnet is the same program with PACKET_VNET_HDR: SSH works, no byte of",
+        f"What proves it. {kept} is the same program with PACKET_VNET_HDR: SSH works, no byte of",
         "the packet differs. With the sum finished in the guests the copying router does no harm.",
         "On Xen `ethtool -K eth0 tx off` does not do that for IPv4 (netfront keeps the feature",
         "on), the csum action of traffic control does: see `labctl experiment xen-offload`.",

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from labctl.experiments.builtin.router_hop import check_broken
+from labctl.experiments.builtin.router_hop import KINDS, check_broken, loses
 from labctl.experiments.crossing import Crossing, check_answer, check_no_errors, check_passes, cross
 from labctl.experiments.evidence import check_states, culprit, everywhere
 from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
 from labctl.experiments.story import table
 from labctl.experiments.trial import Arm, Trial
+from labctl.kinds.forwarders.raw import Raw
+from labctl.kinds.forwarders.raw_vnet import RawVnet
 from labctl.packet.checksum import Checksum, Metadata
-from labctl.topology.model import RouterKind
 
-KINDS: dict[RouterKind, str] = {
-    "namespace": "control: the kernel forwards",
-    "raw": "a program copies packets, metadata lost",
-    "raw-vnet": "the same program, virtio header kept",
-}
 DIRECT = "direct"
-FINISHED = "raw finished"
+FINISHED = f"{Raw.name} finished"
 
 
 @experiment(
@@ -51,9 +47,9 @@ def xen_to_virtio(trial: Trial) -> None:
             crossing = cross(trial, arm, "vm3", "vm1", 4, with_ping=False, with_udp=False)
             _check(arm, crossing, kind)
             back[kind] = crossing
-    what = "raw, but both guests finish their sums: tc's csum action in vm1, tx off in vm3"
+    what = f"{Raw.name}, but both guests finish their sums: tc's csum action in vm1, tx off in vm3"
     with trial.arm(f"{FINISHED}/ipv4", what) as arm:
-        r1.set_kind("raw")
+        r1.set_kind(Raw.name)
         with finishing(trial.lab.node("vm1")), finishing(trial.lab.node("vm3")):
             crossing = cross(trial, arm, "vm1", "vm3", 4, with_ping=False)
         check_passes(arm, crossing, finished=True)
@@ -64,9 +60,9 @@ def xen_to_virtio(trial: Trial) -> None:
         trial.notes.append("an arm did not come to its end, so there is no story to tell")
 
 
-def _check(arm: Arm, crossing: Crossing, kind: RouterKind) -> None:
+def _check(arm: Arm, crossing: Crossing, kind: str) -> None:
     """Check what a router of this kind must do to a crossing."""
-    if kind == "raw":
+    if loses(kind):
         check_broken(arm, crossing)
     elif crossing.udp:
         check_passes(arm, crossing, finished=False)
@@ -81,7 +77,8 @@ def _check(arm: Arm, crossing: Crossing, kind: RouterKind) -> None:
 
 def _story(there: dict[str, dict[int, Crossing]], back: dict[str, Crossing]) -> list[str]:
     """Tell it to somebody who meets it for the first time."""
-    raw = there["raw"][4]
+    kept = RawVnet.name
+    copied = there[Raw.name][4]
     lines = [
         "      Xen host xen1        │   uplink          the lab's own bridges",
         "vm1 ── vm1-eth0 ── xen1:eth0 ── xen1-eth0 ┬─ vm2-eth0 ── vm2",
@@ -110,14 +107,14 @@ def _story(there: dict[str, dict[int, Crossing]], back: dict[str, Crossing]) -> 
         "lab's kernel, it is CHECKSUM_PARTIAL. Each translation is complete. So to the other guest",
         "the packet is as good as one of its own kind, and so is the answer.",
         "",
-        f"Where the knowledge was lost with raw: {_where(raw)};",
-        f"the other way: {_where(back['raw'])}.",
+        f"Where the knowledge was lost with raw: {_where(copied)};",
+        f"the other way: {_where(back[Raw.name])}.",
         "Not at the border of the two worlds: a program that copies bytes from one packet socket",
         "to another loses the note here as it does between two QEMU guests or two Xen guests. The",
         "kernel of the receiver, whichever it is, counts TcpInCsumErrors and drops the packet.",
         "Ping works because ICMP is summed in software from the start.",
         "",
-        "What proves it. raw-vnet is the same program with PACKET_VNET_HDR, so that the note is",
+        f"What proves it. {kept} is the same program with PACKET_VNET_HDR, so that the note is",
         "copied too: SSH works, and no byte of the packet differs. And without any router the same",
         "two kinds of guests talk to each other with the same unfinished sums. With sums that each",
         "guest has finished itself (by tc's csum action on Xen, by `ethtool -K eth0 tx off` on",

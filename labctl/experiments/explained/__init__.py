@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from labctl.errors import UsageError
+from labctl.errors import UsageError, nearest
 from labctl.experiments.explained.model import Explanation
-from labctl.topology.problems import nearest
 
 _MODULES = {
     "bridged": "bridged",

@@ -6,6 +6,7 @@ from labctl.experiments.explained.bridged import FINISHED, WHOLE
 from labctl.experiments.explained.model import Arm, Cell, Cure, Explanation, Role, Stage, Way
 from labctl.experiments.explained.router_hop import LOST
 from labctl.experiments.explained.stages import FROM_HOST, KNOWN, PARTIAL, RECEIVER, SENDER
+from labctl.kinds.forwarders.raw import Raw
 
 VALID = "valid"
 DONE = "nothing (ip_summed = CHECKSUM_NONE)"
@@ -178,14 +179,14 @@ def _two_ways(
     name: str,
     change: str,
     bridge: tuple[tuple[Role, str], ...],
-    raw: tuple[tuple[Role, str], ...],
+    copied: tuple[tuple[Role, str], ...],
     ssh: str,
     why: str,
 ) -> tuple[Arm, Arm]:
     over = "accepted, finished or not, for nothing on a bridge loses the note"
     return (
         Arm(f"{name}/bridge", change, bridge, "works", over, way=0),
-        Arm(f"{name}/raw", change, raw, ssh, why, way=1),
+        Arm(f"{name}/{Raw.name}", change, copied, ssh, why, way=1),
     )
 
 

@@ -19,11 +19,25 @@ from labctl.experiments.explained.stages import (
     SENDER_DRIVER,
     TO_HOST,
 )
+from labctl.kinds.base import Effect, ForwarderKind
+from labctl.kinds.forwarders.namespace import Namespace
+from labctl.kinds.forwarders.raw import Raw
+from labctl.kinds.forwarders.raw_vnet import RawVnet
 
 LOST: tuple[tuple[Role, str], ...] = (
     ("sender guest", "partial, needs_csum"),
     ("router out", "partial, no metadata"),
 )
+
+_BESIDE = {Effect.KEEPS: KNOWN, Effect.LOSES: NONE}
+"""What travels beside an unfinished packet that has passed something."""
+
+
+def through(kind: type[ForwarderKind], change: str, why: str) -> Arm:
+    """Return what an arm through a router of a kind must show, as the kind's effect has it."""
+    lost = kind.effect is Effect.LOSES
+    return Arm(kind.name, change, LOST if lost else WHOLE, "hangs" if lost else "works", why)
+
 
 _MECHANISM = """
 Up to the router the story is that of one bridge: an unfinished checksum, and a note beside the
@@ -48,34 +62,36 @@ TO_ROUTER = Stage(
 )
 
 NAMESPACE = Stage(
-    "the router, kind namespace",
+    f"the router, kind {Namespace.name}",
     {
         "virtio": Cell(
             "The kernel forwards: ip_forward(), ip6_forward(). Both call skb_forward_csum(), which "
             "leaves CHECKSUM_PARTIAL alone. The addresses stay, so the pseudo-header's sum does.",
             PARTIAL,
-            KNOWN,
+            _BESIDE[Namespace.effect],
             "router out",
         ),
-        "Xen": Cell("The same calls, in dom0's kernel.", PARTIAL, KNOWN, "router out"),
+        "Xen": Cell(
+            "The same calls, in dom0's kernel.", PARTIAL, _BESIDE[Namespace.effect], "router out"
+        ),
     },
 )
 
 RAW = Stage(
-    "the router, kind raw",
+    f"the router, kind {Raw.name}",
     {
         "virtio": Cell(
             "packet_recvmsg() copies the bytes to the program. That they are unfinished is told in "
             "PACKET_AUXDATA, and no way leads back from there: packet_sendmsg(), packet_snd() make "
             "a new skb from the bytes.",
             PARTIAL,
-            NONE,
+            _BESIDE[Raw.effect],
             "router out",
         ),
         "Xen": Cell(
             "The same program in dom0, the same calls. Nothing of Xen is involved in the loss.",
             PARTIAL,
-            NONE,
+            _BESIDE[Raw.effect],
             "router out",
         ),
     },
@@ -84,20 +100,20 @@ RAW = Stage(
 )
 
 RAW_VNET = Stage(
-    "the router, kind raw-vnet",
+    f"the router, kind {RawVnet.name}",
     {
         "virtio": Cell(
             "With PACKET_VNET_HDR the read begins with a virtio header (packet_rcv_vnet(), "
             "virtio_net_hdr_from_skb()), and the write does too: packet_snd(), "
             "virtio_net_hdr_to_skb(), skb_partial_csum_set().",
             PARTIAL,
-            KNOWN,
+            _BESIDE[RawVnet.effect],
             "router out",
         ),
         "Xen": Cell(
             "The same. The header has virtio's shape and no QEMU is needed for it.",
             PARTIAL,
-            KNOWN,
+            _BESIDE[RawVnet.effect],
             "router out",
         ),
     },
@@ -105,7 +121,7 @@ RAW_VNET = Stage(
 )
 
 BACK = Stage(
-    "out of the router, kinds namespace and raw-vnet",
+    f"out of the router, kinds {Namespace.name} and {RawVnet.name}",
     {
         "virtio": Cell(
             "veth_xmit() to r1-eth1, and the second bridge: as it came in.",
@@ -119,7 +135,7 @@ BACK = Stage(
 )
 
 AFTER = Stage(
-    "out of the router, kind raw",
+    f"out of the router, kind {Raw.name}",
     {
         "virtio": Cell(
             "veth_xmit(), the bridge, validate_xmit_skb(): CHECKSUM_NONE means that there is "
@@ -160,39 +176,33 @@ _STAGES = (
 )
 
 _ARMS = (
-    Arm(
-        "namespace",
+    through(
+        Namespace,
         "control: the kernel forwards",
-        WHOLE,
-        "works",
         "two bridges and a router are no obstacle as long as one kernel hands its skb on",
     ),
-    Arm(
-        "raw",
+    through(
+        Raw,
         "a program copies frames",
-        LOST,
-        "hangs",
         "the note ends between the router's two interfaces; the bytes before and after are alike",
     ),
-    Arm(
-        "raw-vnet",
+    through(
+        RawVnet,
         "the same program keeps the virtio header",
-        WHOLE,
-        "works",
         "the same copy, the note copied along",
     ),
 )
 
 _TX_OFF = Arm(
-    "raw tx-off",
-    "raw, ethtool -K eth0 tx off in both guests",
+    f"{Raw.name} tx-off",
+    f"{Raw.name}, ethtool -K eth0 tx off in both guests",
     FINISHED,
     "works",
     "nothing is left open, so there is nothing to lose",
 )
 _TC_CSUM = Arm(
-    "raw tc-csum",
-    "raw, TSO and GSO off and tc … action csum in both guests",
+    f"{Raw.name} tc-csum",
+    f"{Raw.name}, TSO and GSO off and tc … action csum in both guests",
     FINISHED,
     "works",
     "the same, by the only means netfront has for IPv4",
@@ -213,10 +223,12 @@ _EVIDENCE = (
 )
 
 _KEEP = Cure(
-    "keep the header: PACKET_VNET_HDR on both sockets of the program (kind raw-vnet)",
+    f"keep the header: PACKET_VNET_HDR on both sockets of the program (kind {RawVnet.name})",
     "ten bytes more to copy; super-frames of GSO come whole, far beyond the MTU",
 )
-_KERNEL = Cure("let the kernel forward (kind namespace)", "the program no longer sees the packets")
+_KERNEL = Cure(
+    f"let the kernel forward (kind {Namespace.name})", "the program no longer sees the packets"
+)
 _BEFORE = Cure(
     "finish the sums before the program reads: ethtool -K tx off on r1-eth0 and r1-eth1",
     "skb_checksum_help() for every packet to the router, and GSO cuts super-frames there",
@@ -266,7 +278,8 @@ XEN_ROUTER_HOP = Explanation(
     evidence=(
         *_EVIDENCE,
         "In the rings: csum_blank in every request of the sender's, in no response to the "
-        "receiver behind raw, and in every response behind namespace and raw-vnet.",
+        f"receiver behind {Raw.name}, and in every response behind {Namespace.name} and "
+        f"{RawVnet.name}.",
     ),
     cures=(
         _KEEP,

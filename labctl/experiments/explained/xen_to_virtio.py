@@ -5,10 +5,10 @@ from __future__ import annotations
 from labctl.experiments.explained.bridged import FINISHED, WHOLE
 from labctl.experiments.explained.model import Arm, Cell, Cure, Explanation, Stage, Story, Way
 from labctl.experiments.explained.router_hop import (
-    LOST,
     NAMESPACE,
     RAW,
     RAW_VNET,
+    through,
 )
 from labctl.experiments.explained.stages import (
     BRIDGE,
@@ -26,6 +26,9 @@ from labctl.experiments.explained.stages import (
     SENDER_DRIVER,
     TO_HOST,
 )
+from labctl.kinds.forwarders.namespace import Namespace
+from labctl.kinds.forwarders.raw import Raw
+from labctl.kinds.forwarders.raw_vnet import RawVnet
 
 _MECHANISM = """
 The note crosses three borders on this way, and has another form behind each. From the guest to
@@ -117,30 +120,24 @@ XEN_TO_VIRTIO = Explanation(
             "the uplink's virtio NIC carries the note out of the Xen host",
             way=1,
         ),
-        Arm(
-            "namespace",
+        through(
+            Namespace,
             "control: the kernel forwards",
-            WHOLE,
-            "works",
             "csum_blank, NEEDS_CSUM, NEEDS_CSUM, with CHECKSUM_PARTIAL between them",
         ),
-        Arm(
-            "raw",
+        through(
+            Raw,
             "a program copies frames",
-            LOST,
-            "hangs",
             "lost between the router's two interfaces, not at the border of the two worlds",
         ),
-        Arm(
-            "raw-vnet",
+        through(
+            RawVnet,
             "the same program keeps the virtio header",
-            WHOLE,
-            "works",
             "the same bytes, the note copied along",
         ),
         Arm(
-            "raw finished",
-            "raw, each guest finishes its own sums: tc on Xen, tx off on virtio",
+            f"{Raw.name} finished",
+            f"{Raw.name}, each guest finishes its own sums: tc on Xen, tx off on virtio",
             FINISHED,
             "works",
             "nothing is left open, so there is nothing to lose",
@@ -153,7 +150,7 @@ XEN_TO_VIRTIO = Explanation(
         "one backwards, with NEEDS_CSUM first and csum_blank last.",
     ),
     cures=(
-        Cure("keep the header in the router (kind raw-vnet)", "ten bytes more to copy"),
+        Cure(f"keep the header in the router (kind {RawVnet.name})", "ten bytes more to copy"),
         Cure(
             "an uplink that finishes sums (e1000, a real NIC)",
             "it mends what leaves the Xen host, not what comes to it: the other end must do its "

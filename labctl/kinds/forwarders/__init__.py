@@ -1,0 +1,18 @@
+"""The forwarders that come with labctl.
+
+They are declared as entry points like anybody's (pyproject.toml). The same list stands here, so
+that a topology that names only these is read without looking through all installed packages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SHIPPED: Mapping[str, str] = {
+    "namespace": "labctl.kinds.forwarders.namespace:Namespace",
+    "raw": "labctl.kinds.forwarders.raw:Raw",
+    "raw-vnet": "labctl.kinds.forwarders.raw_vnet:RawVnet",
+}
+"""By name, where the class is; in the order in which they are shown."""
+DEFAULT = "namespace"
+"""The kind of a router that says nothing of it."""

@@ -1,0 +1,16 @@
+"""The program of the kind `raw`, with the virtio header: the only difference."""
+
+from __future__ import annotations
+
+from labctl.kinds.base import Effect
+from labctl.kinds.forwarders.raw import TO_KERNEL, Raw
+
+
+class RawVnet(Raw):
+    """`labctl.routers.raw` forwards, and hands the virtio header on."""
+
+    name = "raw-vnet"
+    summary = "the same program keeps the virtio header"
+    effect = Effect.KEEPS
+    remedies = (TO_KERNEL,)
+    program_options = ("--vnet",)

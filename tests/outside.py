@@ -1,0 +1,29 @@
+"""A package outside of labctl, installed into a folder: its entry points and its modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def install(folder: Path, name: str, kinds: Mapping[str, str], modules: Mapping[str, str]) -> None:
+    """Put a distribution into a folder of the search path: its forwarders, its modules' text."""
+    about = folder / f"{name}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    lines = "\n".join(f"{kind} = {place}" for kind, place in kinds.items())
+    (about / "entry_points.txt").write_text(f"[labctl.forwarders]\n{lines}\n")
+    for module, text in modules.items():
+        (folder / f"{module}.py").write_text(text)
+
+
+def install_example(folder: Path) -> None:
+    """Install the forwarder of docs/kinds.md, as the page declares it."""
+    page = (ROOT / "docs" / "kinds.md").read_text()
+    (module,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    declared = re.search(r'```toml\n.*"labctl.forwarders"]\n(\S+) = "(\S+)"\n```', page)
+    assert declared
+    install(folder, "walled", {declared[1]: declared[2]}, {"walled": module})
