@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -104,13 +103,8 @@ def xen_lab(
     with tempfile.TemporaryDirectory(prefix="lx", dir="/tmp") as folder:
         world = Space.create(Path(folder) / "w")
         try:
-            outer = dataclasses.replace(
-                topology,
-                nodes={node.name: node for node in topology.outer_nodes()},
-                networks={network.name: network for network in topology.outer_networks()},
-            )
             world.call(links.leave_bridges_alone)
-            world.call(links.build, outer)
+            world.call(links.build, topology)
             ssh.write_config(
                 world.directory,
                 MGMT_BRIDGE,
