@@ -123,7 +123,7 @@ def test_roots_qemu_has_no_rights_and_no_files_and_its_router_hardly_more(root_l
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []
 
-    program = outer_pid(lab, int((lab / "routers/r1.pid").read_text()))
+    program = outer_pid(lab, int((lab / "routers/r1.pid").read_text().split()[0]))
     for task in (program / "task").iterdir():
         assert capabilities(task, "Prm", "Eff") == {NET_ADMIN}
         assert capabilities(task, "Inh", "Bnd", "Amb") == {0}
