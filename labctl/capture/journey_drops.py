@@ -271,8 +271,12 @@ def _forgiven(drop: GuestDrop, seen: Sighting, talk: _Talk, lost: Iterable[int])
         why = _copy(drop.reason in REPEATED_REASONS, seen, heard, set(lost))
         if why:
             return why
-    if drop.reason in ENDED_REASONS and not flags & TCP_SYN and _over(seen, heard):
-        return "its connection had ended there"
+    if drop.reason in ENDED_REASONS and _over(seen, heard):
+        # A SYN may begin another connection, so it is lost; a server's answer that is repeated
+        # after it was acknowledged begins nothing.
+        answer = flags & TCP_ACK and _copy(False, seen, heard, set(lost))
+        if not flags & TCP_SYN or answer:
+            return "its connection had ended there"
     return ""
 
 

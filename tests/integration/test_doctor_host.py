@@ -66,7 +66,8 @@ def test_what_is_lacking_is_one_finding_with_what_mends_it(
     here: Place, options: list[str], verdict: str, name: str, observed: str, remedy: str
 ) -> None:
     found = findings(here, *options)
-    assert {one["name"] for one in found.values() if one["verdict"] == "fail"} <= {name}
+    failed = {one["name"]: one["observed"] for one in found.values() if one["verdict"] == "fail"}
+    assert failed.keys() <= {name}, failed
     assert found[name]["verdict"] == verdict
     assert found[name]["observed"].startswith(observed)
     assert found[name]["remedy"].startswith(remedy)

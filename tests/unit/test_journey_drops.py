@@ -180,6 +180,25 @@ def test_a_closed_port_is_still_told_though_it_was_reset_before() -> None:
     assert ends(seen, *drops) == [(Fate.DROPPED, "NO_SOCKET")] * 2
 
 
+def test_an_answer_repeated_after_the_client_had_closed_is_no_loss() -> None:
+    asked = replace(SYN_ACK, sport=40000, dport=22, flags=0x02, ack=0)
+    answer = replace(SYN, sport=22, dport=40000, flags=0x12, ack=501)
+    heard = replace(asked, flags=0x10, seq=501, ack=101)
+    again = replace(answer, ip_id=9)
+    for flags in (0x11, 0x14):
+        closed = replace(heard, flags=flags)
+        seen = captured([asked, answer, heard, closed, again])
+        found = journeys(seen, drop(seen, 1, "NO_SOCKET"))
+        assert [one.fate for one in found] == [Fate.ARRIVED] * 2
+        assert found[1].remark == "dropped as NO_SOCKET: its connection had ended there"
+    seen = captured([asked, answer, heard, again])
+    assert ends(seen, drop(seen, 1, "NO_SOCKET"))[1][0] is Fate.DROPPED, "it had not ended"
+    refused = replace(heard, flags=0x04)
+    seen = captured([asked, refused, answer, again])
+    drops = [drop(seen, 0, "NO_SOCKET"), drop(seen, 1, "NO_SOCKET")]
+    assert [fate for fate, _ in ends(seen, *drops)] == [Fate.DROPPED] * 2, "it was never heard"
+
+
 def test_the_end_of_an_earlier_connection_excuses_nothing_in_the_next() -> None:
     ended = replace(ACKED, flags=0x11, ack=101)
     seen = captured([SYN, SYN_ACK, ended, replace(SYN, seq=9000), replace(DATA, seq=9001)])
