@@ -152,9 +152,12 @@ class Place:
         return done
 
     @contextmanager
-    def start(self, *words: str, group: bool = False) -> Iterator[Running]:
-        """Start `labctl`; it is killed at the end of the `with` block if it still runs."""
-        with self._start([LABCTL, *words], group) as running:
+    def start(self, *words: str, group: bool = False, output: bool = False) -> Iterator[Running]:
+        """Start `labctl`; it is killed at the end of the `with` block if it still runs.
+
+        With `output` what it prints is in its log too, between what it says on standard error.
+        """
+        with self._start([LABCTL, *words], group, output) as running:
             yield running
 
     @contextmanager
@@ -164,13 +167,13 @@ class Place:
             yield running
 
     @contextmanager
-    def _start(self, argv: list[str], group: bool) -> Iterator[Running]:
+    def _start(self, argv: list[str], group: bool, output: bool = False) -> Iterator[Running]:
         log = (self.logs or self.root) / f"stderr-{time.monotonic_ns()}"
         with log.open("wb") as err:
             child = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=err if output else subprocess.DEVNULL,
                 stderr=err,
                 env=self.env,
                 cwd=self.root,

@@ -109,7 +109,8 @@ def test_a_lost_link_is_shown_and_a_guest_out_of_reach_is_told(here: Place) -> N
 
 
 def test_an_agent_that_ends_is_told_from_a_lab_that_does(here: Place) -> None:
-    with here.start("trace", "vm1", "vm2", "--wait", "--timeout", "100") as tracing:
+    words = ("trace", "vm1", "vm2", "--wait", "--timeout", "100")
+    with here.start(*words, output=True) as tracing:  # an error, or a note beside what was seen
         until("it traces", lambda: tracing.said("sending") or _agents(tracing.child.pid))
         time.sleep(0.5)
         for pid in _agents(tracing.child.pid):
