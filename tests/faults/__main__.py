@@ -15,6 +15,10 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .journal import Journal
 
 TESTS = Path(__file__).parents[1]
 TOP = TESTS.parent / "build" / "faults"
@@ -84,15 +88,13 @@ def _in_a_child(work: Callable[[], None]) -> None:
         sys.exit(os.waitstatus_to_exitcode(status) or 3)
 
 
-def _campaign(journal: object, asked: argparse.Namespace) -> None:
+def _campaign(journal: Journal, asked: argparse.Namespace) -> None:
     from live import Place
 
     from .disk import Disk
-    from .journal import Journal
     from .plan import plan
     from .stage import Stage
 
-    assert isinstance(journal, Journal)
     before = journal.outcomes()
     seed, number = asked.seed, asked.first
     if before:
