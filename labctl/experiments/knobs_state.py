@@ -159,11 +159,12 @@ def mend(lab: Lab) -> bool:
     file = lab.directory / _JOURNAL
     if not file.exists():
         return False
-    try:
-        with _alone(lab):
-            return _undo(lab, file)
-    except DeadlineError:
-        return False  # the proof is under way
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_alone(lab))
+        except DeadlineError:
+            return False  # the proof is under way
+        return _undo(lab, file)
 
 
 def _undo(lab: Lab, file: Path) -> bool:
