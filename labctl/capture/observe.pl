@@ -34,7 +34,12 @@ sub option { setsockopt($sock, $_[0], $_[1], $_[2]) }
 option($SOL_PACKET, 15, pack 'i', 1) or fail('PACKET_VNET_HDR');
 option($SOL_PACKET, 8, pack 'i', 1) or fail('PACKET_AUXDATA');
 option($SOL_SOCKET, 35, pack 'i', 1) or fail('SO_TIMESTAMPNS');
-option($SOL_SOCKET, 33, pack 'i', 64 << 20) or option($SOL_SOCKET, 8, pack 'i', 64 << 20);
+my $buffer = 64 << 20;
+if (open my $file, '<', '/proc/meminfo') {
+    my ($free) = join('', <$file>) =~ /^MemAvailable: +(\d+) kB$/m;
+    $buffer = int $free * 128 if defined $free && $free * 128 < $buffer;
+}
+option($SOL_SOCKET, 33, pack 'i', $buffer) or option($SOL_SOCKET, 8, pack 'i', $buffer);
 sub ask {
     my $request = pack 'a16 x16', $iface;
     ioctl($sock, $_[0], $request) or fail('interface');

@@ -47,6 +47,10 @@ SO_RCVBUFFORCE = 33
 SIOCGIFMTU, SIOCGIFINDEX = 0x8921, 0x8933
 VNET_SIZE = 10
 RECEIVE_BUFFER = 64 << 20
+"""Bytes, at most; the kernel takes twice as much (`sock_setsockopt`)."""
+SHARE_OF_MEMORY = 8
+"""At most an eighth of what is free is asked for, so a quarter taken: who is observed must not be
+short of memory for it."""
 BATCH = 256
 
 
@@ -67,6 +71,16 @@ def enter(netns: str) -> None:
         os.close(fd)
 
 
+def receive_buffer(meminfo: str = "/proc/meminfo") -> int:
+    """Return how many bytes to ask for, given what memory is free (proc_meminfo(5))."""
+    with open(meminfo) as lines:
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name == "MemAvailable":
+                return min(RECEIVE_BUFFER, int(value.split()[0]) * 1024 // SHARE_OF_MEMORY)
+    return RECEIVE_BUFFER
+
+
 def open_socket(iface: str) -> socket.socket:
     """Return a non-blocking packet socket bound to `iface`, metadata and timestamps switched on."""
     # Protocol 0 receives nothing, so that no frame gets in before the options are set.
@@ -74,10 +88,11 @@ def open_socket(iface: str) -> socket.socket:
     sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
     sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    size = receive_buffer()
     try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
     except PermissionError:  # in a user namespace only the ordinary limit can be asked for
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
     sock.bind((iface, ETH_P_ALL))
     sock.setblocking(False)
     return sock

@@ -251,6 +251,31 @@ def test_a_trace_of_a_sender_without_end_is_over_in_its_time(lab: Lab) -> None:
         assert told["well"] is None or told["well"] is False
 
 
+def test_an_observer_that_falls_behind_leaves_its_guest_its_memory(lab: Lab) -> None:
+    """What the kernel keeps for it is bounded: a guest of 128 MiB has no 128 MiB to give."""
+    vm1, vm2 = lab.node("vm1"), lab.node("vm2")
+    flow, path = plan(lab, "vm1", "vm2", "icmp", None)
+    flood = FLOOD.replace('"x" x 64', '"x" x 1400')
+    stopped = (
+        "#!/bin/sh\nexec 3<&0\nperl.real \"$@\" <&3 &\npid=$!\nsleep 2; kill -STOP $pid\n"
+        "for i in $(seq 20); do sleep 1; cat /proc/net/packet /proc/meminfo >>/tmp/seen; done\n"
+        "kill -CONT $pid; wait $pid\n"
+    )
+    with replaced(vm2, "perl", stopped):
+        sender = vm1.start(f"perl -e '{flood}' {vm2.address(4)}")
+        try:
+            found = trace(lab, flow, path, within=Deadline(90, "the trace"))
+        finally:
+            sender.stop()
+    seen = vm2.run("cat /tmp/seen; rm /tmp/seen").stdout
+    assert found.well is not True, found
+    assert "killed" not in (vm1.console() + vm2.console()).lower()
+    rows = [row.split() for row in seen.splitlines()]
+    taken = [int(row[6]) for row in rows if len(row) == 9 and row[3] == "0003"]
+    memory = [int(row[1]) for row in rows if row[0] == "MemTotal:"]
+    assert 1 << 20 < max(taken) < memory[0] * 1024 // 4, taken
+
+
 def test_a_server_that_closes_every_connection_accuses_no_network(lab: Lab) -> None:
     vm1, vm2 = lab.node("vm1"), lab.node("vm2")
     assert probes.ssh(lab, "vm1", "vm2", vm2.address(4)).works
