@@ -257,7 +257,7 @@ def test_an_observer_that_falls_behind_leaves_its_guest_its_memory(lab: Lab) -> 
     flow, path = plan(lab, "vm1", "vm2", "icmp", None)
     flood = FLOOD.replace('"x" x 64', '"x" x 1400')
     stopped = (
-        "#!/bin/sh\nexec 3<&0\nperl.real \"$@\" <&3 &\npid=$!\nsleep 2; kill -STOP $pid\n"
+        '#!/bin/sh\nexec 3<&0\nperl.real "$@" <&3 &\npid=$!\nsleep 2; kill -STOP $pid\n'
         "for i in $(seq 20); do sleep 1; cat /proc/net/packet /proc/meminfo >>/tmp/seen; done\n"
         "kill -CONT $pid; wait $pid\n"
     )
