@@ -140,7 +140,7 @@ def candidates(
         inner = [hop for hop in path if hop.element == name and hop.in_router]
         found.append(_links(f"{name}'s bridge-side", "bridge-side veth", outer, should=here))
         found.append(_links(f"{name}'s own", "router-side veth", inner, should=False))
-        forwarder = registry.find(facts.kinds.get(name, ""))
+        forwarder = registry.FORWARDERS.find(facts.kinds.get(name, ""))
         found += [
             Knob(
                 name=f"{name} as {remedy.kind}",
@@ -152,7 +152,7 @@ def candidates(
                 kind=remedy.kind,
             )
             for remedy in (forwarder.remedies if forwarder else ())
-            if registry.find(remedy.kind)
+            if registry.FORWARDERS.find(remedy.kind)
         ]
     return tuple(sorted(found, key=lambda knob: not knob.should))
 

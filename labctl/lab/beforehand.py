@@ -12,6 +12,7 @@ from labctl.errors import HostError, UsageError
 from labctl.guests import ssh
 from labctl.images import Image, modules
 from labctl.kinds import registry
+from labctl.kinds.base import Kind
 from labctl.lab import hosted, memory, real, state
 from labctl.topology.model import DOM0_MEMORY, XEN_MEMORY, Node, Topology
 from labctl.world import process
@@ -106,17 +107,25 @@ def _check_drivers(node: Node, image: Image) -> None:
             )
 
 
-def check_routers(topology: Topology) -> None:
-    """Raise `HostError` for what the kinds of routers need and this host lacks.
+def check_kinds(topology: Topology) -> None:
+    """Raise `HostError` for what the kinds of routers and links need and this host lacks.
 
     Those in a dom0 are another machine's; what that lacks is told when they are made.
     """
-    for router in topology.outer_routers():
-        for tool in registry.forwarder(router.kind).requires:
+    users: list[tuple[str, Kind]] = [
+        (f"the router {router.name}", registry.forwarder(router.kind))
+        for router in topology.outer_routers()
+    ]
+    users += [
+        (f"the network {network.name}", registry.link(segment.kind))
+        for network in topology.outer_networks()
+        for segment in network.segments
+    ]
+    for who, kind in users:
+        for tool in kind.requires:
             if not shutil.which(tool.program, path=process.ENVIRONMENT["PATH"]):
                 raise HostError(
-                    f"{tool.program} is not installed, "
-                    f"which the router {router.name} of the kind {router.kind} needs",
+                    f"{tool.program} is not installed, which {who} of the kind {kind.name} needs",
                     f"as root, run: apt-get install {tool.package}",
                 )
 

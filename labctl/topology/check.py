@@ -26,7 +26,7 @@ def check(topology: model.Topology, written: shape.Topology, base: Path, report:
     """Report everything that does not fit together."""
     _names(topology, report)
     _macs(topology, report)
-    _links(topology, report)
+    _links(topology, written, report)
     _offload_names(topology, report)
     _device_offloads(topology, written, report)
     _files(written, base, report)
@@ -63,10 +63,15 @@ def _names(topology: model.Topology, report: Report) -> None:
     for _, owner, interface in _interfaces(topology):
         link = interface.tap if isinstance(interface, model.Interface) else interface.peer
         links[link] = owner
-    for name in topology.networks:
+    for name, network in topology.networks.items():
         if name in links:
             message = f"the network's name {name} is also the link name of an interface"
             report.add(("networks", name), message, f"it is one of {links[name]}'s", key=True)
+        for link in network.links():
+            owner = links.setdefault(link, f"network {name}")
+            if link != name and owner != f"network {name}":
+                message = f"a link of network {name} would be called {link}, as one of {owner}'s"
+                report.add(("networks", name), message, "rename one of them", key=True)
 
 
 def _macs(topology: model.Topology, report: Report) -> None:
@@ -77,7 +82,7 @@ def _macs(topology: model.Topology, report: Report) -> None:
             report.add((*loc, "mac"), f"the MAC address {interface.mac} is also {other}")
 
 
-def _links(topology: model.Topology, report: Report) -> None:
+def _links(topology: model.Topology, written: shape.Topology, report: Report) -> None:
     defined = set(report.root.walk(("networks",))[-1].mapping or ())  # faulty ones too
     for name, network in topology.networks.items():
         six = [*network.subnets, *network.addresses]
@@ -89,6 +94,10 @@ def _links(topology: model.Topology, report: Report) -> None:
             report.add((*loc, "network"), message, nearest(interface.network, topology.networks))
             continue
         there = topology.networks.get(interface.network)
+        said = written.networks.get(interface.network)
+        # Where its segments could not be planned, nothing can be said of them.
+        if there and bool(there.segments) >= bool(said and said.segments):
+            _plugged(loc, interface, there, report)
         if there and interface.mtu > there.mtu and report.whole(("networks", there.name)):
             message = f"mtu {interface.mtu} is more than the {there.mtu} of network {there.name}"
             report.add((*loc, "mtu"), message, "raise the network's, or lower this one")
@@ -97,6 +106,32 @@ def _links(topology: model.Topology, report: Report) -> None:
             _small((*loc, "mtu"), interface.mtu, report)
         if isinstance(interface, model.Interface):
             _host_side(loc, interface, report)
+
+
+def _plugged(
+    loc: Loc,
+    interface: model.Interface | model.RouterInterface,
+    network: model.Network,
+    report: Report,
+) -> None:
+    """Report an interface that says no segment, or one that it cannot be plugged into."""
+    if not report.whole(("networks", network.name)):
+        return
+    known = {one.name: one for one in network.segments}
+    plugs = [one.name for one in network.segments if not one.is_wire]
+    hint = f"it has {', '.join(plugs)}" if len(plugs) > 1 or interface.segment else ""
+    if not known and interface.segment:
+        what = f"network {network.name} has no segments"
+        report.add((*loc, "segment"), what, "leave the key out", key=True)
+    elif known and not interface.segment:
+        what = f"network {network.name} has several segments, and this names none"
+        report.add((*loc, "network"), what, f"{hint}: write segment: {plugs[0]}")
+    elif known and interface.segment not in known:
+        what = f"network {network.name} has no segment {shown(interface.segment)}"
+        report.add((*loc, "segment"), what, nearest(interface.segment, plugs))
+    elif known and known[interface.segment].is_wire:
+        what = f"{interface.segment} is a wire, nothing can be plugged into it"
+        report.add((*loc, "segment"), what, hint)
 
 
 def _host_side(loc: Loc, interface: model.Interface, report: Report) -> None:

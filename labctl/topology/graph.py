@@ -1,8 +1,8 @@
 """A topology as a graph: what packets pass, the ports between, and the one search for a path.
 
-Its elements are guests, routers, the uplinks of Xen hosts, and segments, which join the ports of
-the others. What the points of a kind of element are is said by its `ports` (a segment's by its
-`points`) and nowhere else, so that a path's points follow from the elements on it.
+Its elements are guests, routers, the uplinks of Xen hosts, wires, and segments, which join the
+ports of the others. What the points of a kind of element are is said by its `ports` (a segment's by
+its `points`) and nowhere else, so that a path's points follow from the elements on it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from functools import cached_property
 from typing import ClassVar
 
 from labctl.errors import UsageError
-from labctl.topology.model import Interface, Node, Router, Topology
+from labctl.topology import model
+from labctl.topology.model import Interface, Network, Node, Router, Topology
 from labctl.topology.points import (
     ObservationPoint,
+    along_wire,
     inside_guest,
     inside_router,
     inside_uplink,
@@ -26,11 +28,16 @@ from labctl.topology.points import (
 
 @dataclass(frozen=True)
 class Segment:
-    """What joins ports: a network's bridge in the lab, or its bridge in the dom0 of a Xen host."""
+    """What joins ports: a network's bridge in the lab, or its bridge in the dom0 of a Xen host.
+
+    Where a network has several segments, one of those that are no wires.
+    """
 
     network: str
     host: str = ""
     """The Xen host in whose dom0 it is; empty for the lab itself."""
+    name: str = ""
+    """The segment's own name, where the network is no single bridge."""
 
     @property
     def points(self) -> tuple[ObservationPoint, ...]:
@@ -62,7 +69,7 @@ class GuestElement:
         return tuple(
             Port(
                 one.name,
-                Segment(one.network, node.host),
+                Segment(one.network, node.host, one.segment),
                 (
                     inside_guest(node.name, one.name),
                     outer_end("guest", node.name, one.tap, node.host),
@@ -85,9 +92,10 @@ class Uplink:
     def ports(self) -> tuple[Port, ...]:
         """A port in dom0, where it is a NIC, and one in the lab, where it is a TAP."""
         host, one = self.node.name, self.interface
+        outside = Segment(one.network, name=one.segment)
         return (
             Port(one.name, Segment(one.network, host), (inside_uplink(host, one.name),)),
-            Port(one.name, Segment(one.network), (outer_end("uplink", host, one.tap),)),
+            Port(one.name, outside, (outer_end("uplink", host, one.tap),)),
         )
 
 
@@ -106,7 +114,7 @@ class RouterElement:
         return tuple(
             Port(
                 one.name,
-                Segment(one.network, router.host),
+                Segment(one.network, router.host, one.segment),
                 (
                     inside_router(router.name, one.name, router.host),
                     outer_end("router", router.name, one.peer, router.host),
@@ -116,7 +124,38 @@ class RouterElement:
         )
 
 
-Joining = Uplink | RouterElement
+@dataclass(frozen=True)
+class Wire:
+    """A segment that joins the two beside it, such as a veth pair."""
+
+    network: Network
+    before: model.Segment
+    segment: model.Segment
+    after: model.Segment
+    adds: ClassVar[int] = 0
+    """By how many routers a path is longer for it."""
+
+    @property
+    def name(self) -> str:
+        """Network and segment, such as `lan/wire`."""
+        return f"{self.network.name}/{self.segment.name}"
+
+    @cached_property
+    def ports(self) -> tuple[Port, ...]:
+        """A port at each end; each has its half of the points on the way."""
+        plan = self.segment.plan
+        points = tuple(along_wire(self.name, link) for link in plan.points)
+        half = len(points) // 2
+        one, other = (
+            Segment(self.network.name, name=part.name) for part in (self.before, self.after)
+        )
+        return (
+            Port(plan.ends[0], one, points[:half][::-1]),
+            Port(plan.ends[1], other, points[half:]),
+        )
+
+
+Joining = Uplink | RouterElement | Wire
 """What joins segments."""
 Element = GuestElement | Segment | Joining
 
@@ -217,6 +256,9 @@ def _joining(topology: Topology) -> Iterable[Joining]:
     for node in topology.xen_hosts():
         for interface in node.interfaces:
             yield Uplink(node, interface)
+    for network in topology.networks.values():
+        for before, wire, after in network.joined():
+            yield Wire(network, before, wire, after)
     for router in topology.routers.values():
         yield RouterElement(router)
 

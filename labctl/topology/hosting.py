@@ -153,6 +153,10 @@ def _joined(topology: model.Topology, report: Report) -> None:
 def _names(topology: model.Topology, report: Report) -> None:
     for host in topology.xen_hosts():
         for network in topology.inside(host.name).networks:
+            if network.segments:
+                message = f"network {network.name} is on the Xen host {host.name}, and no bridge"
+                hint = "there every network is one bridge: leave out kind and segments"
+                report.add(("networks", network.name), message, hint, key=True)
             if _DOM0_LINK.fullmatch(network.bridge):
                 message = f"a network on a Xen host cannot be named {network.name}"
                 hint = f"a NIC of {host.name} has this name"

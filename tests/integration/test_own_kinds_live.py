@@ -1,0 +1,90 @@
+"""Kinds of another package, a link and a forwarder, in a lab of real guests, through every verb."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from live import Place, place
+
+from outside import install_own_kinds
+
+pytestmark = pytest.mark.integration
+TOPOLOGY = """\
+networks:
+  left:
+    segments:
+      near: {}
+      wire: {kind: veth-chain, options: {length: 2}}
+      far: {}
+  right: {}
+nodes:
+  vm1:
+    interfaces: [{network: left, segment: near, addresses: [10.0.1.1/24]}]
+    routes: [{to: default, via: 10.0.1.254}]
+  vm2:
+    interfaces: [{network: right, addresses: [10.0.2.2/24]}]
+    routes: [{to: default, via: 10.0.2.254}]
+routers:
+  r1:
+    kind: udp-loser
+    interfaces:
+      - {network: left, segment: far, addresses: [10.0.1.254/24]}
+      - {network: right, addresses: [10.0.2.254/24]}
+"""
+HOPS = [
+    "vm1:eth0", "vm1-eth0",
+    "left-wire-a0", "left-wire-b0", "left-wire-a1", "left-wire-b1",
+    "r1-eth0", "r1:eth0", "r1:eth1", "r1-eth1",
+    "vm2-eth0", "vm2:eth0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def here(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    packages = tmp_path_factory.mktemp("packages")
+    install_own_kinds(packages)
+    with place(pytestconfig.getoption("--accel")) as where:
+        paths = [str(packages), *filter(None, [os.environ.get("PYTHONPATH")])]
+        where.env["PYTHONPATH"] = os.pathsep.join(paths)
+        file = where.write("own.yaml", TOPOLOGY)
+        where.ok("up", str(file), "--name", "own")
+        yield where
+        where.ok("down", "own")
+        assert where.ok("status", "--json").json() == []
+
+
+def test_their_options_are_checked_at_their_place(here: Place) -> None:
+    wrong = here.write("wrong.yaml", TOPOLOGY.replace("length: 2", "length: two"))
+    refused = here.run("validate", str(wrong))
+    assert refused.status == 2
+    assert "wrong.yaml:5:50: length: " in refused.stderr
+
+
+def test_they_are_listed_and_explained(here: Place) -> None:
+    told = {one["name"]: one for one in here.ok("kinds", "--json").json()}
+    assert told["veth-chain"]["what"] == "link"
+    assert told["udp-loser"]["effect"] == "loses"
+    assert "A page of its own." in here.ok("kinds", "veth-chain").stdout
+
+
+def test_tcp_passes_them_with_its_metadata_and_every_point_is_seen(here: Place) -> None:
+    traced = here.run("trace", "-l", "own", "vm1", "vm2", "--tcp", "22", "--json")
+    assert traced.status == 0, traced.stdout + traced.stderr
+    journeys = traced.json()["journeys"]
+    syn = next(one for one in journeys if one["kind"] == "SYN")
+    assert [step["hop"] for step in syn["steps"]] == HOPS
+    assert {(step["state"], step["metadata"]) for step in syn["steps"]} == {
+        ("partial", "needs_csum")
+    }
+
+
+def test_udp_loses_its_metadata_in_the_forwarder_which_is_named_with_its_remedy(
+    here: Place,
+) -> None:
+    told = here.run("diagnose", "-l", "own", "vm1", "vm2", "--udp", "4444", "--prove", "--json")
+    assert told.status == 1, told.stdout + told.stderr
+    found = told.json()
+    assert "router r1 (eth0 to eth1)" in str(found)
+    assert "raw-vnet" in str(found)
