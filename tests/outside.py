@@ -46,7 +46,7 @@ def install_own_kinds(folder: Path) -> None:
 def install_example(folder: Path) -> None:
     """Install the forwarder of docs/kinds.md, as the page declares it."""
     page = (ROOT / "docs" / "kinds.md").read_text()
-    (module,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    module, _ = re.findall(r"```python\n(.*?)```", page, re.S)
     declared = re.search(r'```toml\n.*"labctl.forwarders"]\n(\S+) = "(\S+)"\n```', page)
     assert declared
     install(folder, "walled", {declared[1]: declared[2]}, {"walled": module})

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
 from labctl.kinds import registry
+from labctl.kinds.links import DEFAULT
 from labctl.network import links
 from labctl.topology import TopologyError, from_mapping, loads, schema
 from labctl.topology.graph import find_path
 from labctl.topology.model import Topology
 from labctl.topology.stored import from_json, to_json
+from outside import ROOT
 from own_kinds import VethChain
 
 CHAIN = """\
@@ -159,3 +164,22 @@ def test_the_schema_completes_kinds_and_their_options() -> None:
 
 def test_a_mapping_may_have_segments_too() -> None:
     assert points(from_mapping(yaml.safe_load(CHAIN))) == points(loads(CHAIN, "mine.yaml"))
+
+
+def test_the_docs_show_a_kind_that_works_and_what_is_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "kinds.md").read_text()
+    _, module = re.findall(r"```python\n(.*?)```", page, re.S)
+    (tmp_path / "a_kind_of_the_docs.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.LINKS.unregister(VethChain.name)
+    with registry.registered(import_module("a_kind_of_the_docs").VethChain):
+        assert points(loads(CHAIN, "mine.yaml"))[2:6] == [
+            "lan-wire-a0", "lan-wire-b0", "lan-wire-a1", "lan-wire-b1"
+        ]  # fmt: skip
+    table = (ROOT / "docs" / "topology.md").read_text()
+    for name in registry.LINKS.shipped:
+        kind = registry.link(name)
+        default = " (default)" if name == DEFAULT else ""
+        assert f"| `{name}`{default} | {kind.summary} | {kind.effect.value} |\n" in table
