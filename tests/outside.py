@@ -15,13 +15,15 @@ def install(
     kinds: Mapping[str, str],
     modules: Mapping[str, str],
     links: Mapping[str, str] | None = None,
+    observers: Mapping[str, str] | None = None,
 ) -> None:
     """Put a distribution into a folder of the search path: its forwarders, its modules' text."""
     about = folder / f"{name}-1.0.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    groups = {"forwarders": kinds, "links": links or {}, "observers": observers or {}}
     text = ""
-    for group, declared in (("forwarders", kinds), ("links", links or {})):
+    for group, declared in groups.items():
         lines = "\n".join(f"{kind} = {place}" for kind, place in declared.items())
         text += f"[labctl.{group}]\n{lines}\n"
     (about / "entry_points.txt").write_text(text)
@@ -39,6 +41,7 @@ def install_own_kinds(folder: Path) -> None:
         {"udp-loser": f"{name}:UdpLoser"},
         {name: text},
         links={"veth-chain": f"{name}:VethChain"},
+        observers={"packet-ring": f"{name}:PacketRing"},
     )
     (folder / f"{name}.md").write_text("A page of its own.\n")
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import mmap
+import socket
+import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import BinaryIO, ClassVar, Literal
 
 from labctl.kinds.base import (
     Effect,
     ForwarderKind,
     LinkKind,
     LinkPlan,
+    Look,
     NewLink,
+    ObserverKind,
     Passing,
     Remedy,
     RunningRouter,
 )
+from labctl.kinds.observers import observe
 from labctl.packet.virtio import VNET_SIZE
 from labctl.routers import raw
 from labctl.routers.tables import Key
@@ -100,5 +106,62 @@ class _Loser(raw.Router):
         super().send(key, mac, message)
 
 
+class PacketRing(ObserverKind):
+    """The same socket, read through memory that it shares with the kernel (TPACKET_V2)."""
+
+    name = "packet-ring"
+    summary = "a packet socket's ring"
+
+    def words(self, look: Look) -> tuple[str, ...]:
+        """Return the words of the program, which is this file."""
+        where = ("--netns", look.netns) if look.netns else ()
+        program = (sys.executable, str(Path(__file__).absolute()), "--ring", "--hop", look.hop)
+        return (*program, *where, "--snap", str(look.snap), look.link)
+
+
+PACKET_RX_RING, PACKET_VERSION, TPACKET_V2 = 5, 10, 1
+SLOT, SLOTS = 1 << 17, 64
+SLOT_HEAD = struct.Struct("=IIIHHIIHH4x")
+"""struct tpacket2_hdr (linux/if_packet.h)."""
+PACKET_TYPE_AT = 32 + 10
+"""In a slot: sockaddr_ll follows the header, sll_pkttype is its eleventh byte."""
+
+
+class _Ring(observe.Observer):
+    def __init__(self, sock: socket.socket, out: BinaryIO, snap: int, index: int) -> None:
+        super().__init__(sock, out, snap, index)
+        sock.setsockopt(observe.SOL_PACKET, PACKET_VERSION, TPACKET_V2)
+        wanted = struct.pack("=IIII", SLOT, SLOTS, SLOT, SLOTS)
+        sock.setsockopt(observe.SOL_PACKET, PACKET_RX_RING, wanted)
+        self.ring = mmap.mmap(sock.fileno(), SLOT * SLOTS)
+        self.slot = 0
+
+    def drain(self, limit: int) -> bool:
+        """Write at most `limit` frames of the ring; return whether more may be waiting."""
+        for _ in range(limit):
+            at = self.slot * SLOT
+            status, length, kept, mac, _, seconds, nanoseconds, tci, tpid = SLOT_HEAD.unpack_from(
+                self.ring, at
+            )
+            if not status & 1:  # TP_STATUS_USER: it is ours to read
+                return False
+            frame = self.ring[at + mac : at + mac + kept]
+            vnet = self.ring[at + mac - VNET_SIZE : at + mac]
+            now = seconds * 1_000_000_000 + nanoseconds
+            head = observe.RECORD_HEAD.pack(
+                now, self.ring[at + PACKET_TYPE_AT], 0, self.index,
+                status, length, len(frame), tci, tpid, vnet,
+            )  # fmt: skip
+            self.out.write(struct.pack("<BI", observe.RECORD, len(head) + len(frame)))
+            self.out.write(head + frame)
+            self.ring[at : at + 4] = bytes(4)  # TP_STATUS_KERNEL
+            self.slot = (self.slot + 1) % SLOTS
+            self.written += 1
+        return True
+
+
 if __name__ == "__main__":
+    if "--ring" in sys.argv:
+        sys.argv.remove("--ring")
+        sys.exit(observe.main(kind=_Ring))
     sys.exit(raw.main(kind=_Loser))

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import shlex
 import signal
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +30,10 @@ from labctl.capture.stream import (
     StreamParser,
     Trailer,
 )
-from labctl.errors import LabctlError
+from labctl.errors import LabctlError, UsageError
+from labctl.kinds import registry
+from labctl.kinds.base import Look
+from labctl.kinds.observers import DEFAULT
 from labctl.packet.checksum import Judgement
 from labctl.world.deadline import Deadline
 from labctl.world.process import last_words
@@ -54,32 +54,36 @@ class Point:
     argv: tuple[str, ...]
 
 
-def host_point(hop: str, iface: str, netns: str = "", snap: int = SNAP) -> Point:
-    """Observe an interface of the world the observer is started in, or of a named namespace."""
-    program = str(Path(__file__).with_name("observe.py"))
-    where = ("--netns", netns) if netns else ()
-    # Isolated and without site-packages: nothing of the user's can change it, and it starts fast.
-    words = (sys.executable, "-I", "-S", program, "--hop", hop, *where, "--snap", str(snap), iface)
-    return Point(hop, words)
+def host_point(
+    hop: str, iface: str, netns: str = "", snap: int = SNAP, observer: str = DEFAULT
+) -> Point:
+    """Observe an interface of the world the observer is started in, or of a named namespace.
+
+    Raises `UsageError` for an observer that cannot look there.
+    """
+    words = registry.observer(observer).words(Look(hop, iface, netns, snap))
+    if not words:
+        raise UsageError(f"the observer {observer} cannot look at {hop}", "labctl kinds has others")
+    return Point(hop, tuple(words))
 
 
 def guest_point(
-    hop: str, iface: str, ssh_argv: Sequence[str], netns: str = "", snap: int = SNAP
+    hop: str,
+    iface: str,
+    ssh_argv: Sequence[str],
+    netns: str = "",
+    snap: int = SNAP,
+    observer: str = DEFAULT,
 ) -> Point:
     """Observe an interface inside a guest that has Perl, or in a named namespace there.
 
-    `ssh_argv` ends with the guest's name.
+    `ssh_argv` ends with the guest's name. Raises `UsageError` for an observer that cannot look in a
+    guest.
     """
-    enter = ["nsenter", f"--net=/run/netns/{netns}", "--"] if netns else []
-    command = shlex.join([*enter, "perl", "-e", guest_script(), hop, iface, str(snap)])
+    command = registry.observer(observer).guest_command(Look(hop, iface, netns, snap))
+    if not command:
+        raise UsageError(f"the observer {observer} cannot look at {hop}", "labctl kinds has others")
     return Point(hop, (*ssh_argv, command))
-
-
-def guest_script() -> str:
-    """Return the Perl observer, made short: an ssh server may bound a command's length."""
-    text = Path(__file__).with_name("observe.pl").read_text(encoding="utf-8")
-    lines = (re.sub(r"\s+# .*", "", line).strip() for line in text.splitlines())
-    return "\n".join(line for line in lines if line and not line.startswith("#"))
 
 
 @dataclass(frozen=True, slots=True)

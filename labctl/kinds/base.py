@@ -234,3 +234,40 @@ class LinkKind(Kind, Generic[O]):
 
 MOST_BASE = 11
 """Characters of a segment's name for its links: four are left for the kind to tell them apart."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where an observer is to look."""
+
+    hop: str
+    """What its stream is to call this place."""
+    link: str
+    netns: str
+    """The named network namespace that the link is in; empty for the kernel's own."""
+    snap: int
+    """Bytes to keep of each frame."""
+
+
+class ObserverKind(Kind):
+    """A program that writes what it sees at a link, as a stream of records.
+
+    The stream is that of `labctl.capture.stream`: it begins with a header once nothing that comes
+    is missed any more, holds a record a frame, and ends with a trailer when the program's standard
+    input ends or SIGTERM comes.
+    """
+
+    what = "observer"
+    effect = Effect.KEEPS
+
+    @abstractmethod
+    def words(self, look: Look) -> Sequence[str]:
+        """Return the words that start it in the lab's own kernel; none where it cannot look."""
+
+    def guest_command(self, look: Look) -> str:  # noqa: ARG002
+        """Return the shell command that starts it in a guest or a dom0; empty for not there."""
+        return ""
+
+    def cannot(self) -> str:
+        """Say why it cannot run on this machine, besides `requires`; empty where it can."""
+        return ""

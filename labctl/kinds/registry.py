@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from labctl.errors import UsageError, nearest, shown
-from labctl.kinds import forwarders, links
-from labctl.kinds.base import ForwarderKind, Kind, LinkKind, Option
+from labctl.kinds import forwarders, links, observers
+from labctl.kinds.base import ForwarderKind, Kind, LinkKind, ObserverKind, Option
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -56,7 +56,7 @@ class Group(Generic[K]):
         """
         self.entry_points = entry_points
         self.shipped = shipped
-        self._base = base
+        self.base = base
         self._word = word
         self._says = ("name", "summary", "effect", *also_says)
         self._known: dict[str, K] = {}
@@ -170,8 +170,8 @@ class Group(Generic[K]):
 
     def _lacking(self, found: object, what: str) -> str:
         """Say why something is no kind of this group; empty where it is."""
-        if not (isinstance(found, type) and issubclass(found, self._base)):
-            return f"{what} is no subclass of {self._base.__name__}"
+        if not (isinstance(found, type) and issubclass(found, self.base)):
+            return f"{what} is no subclass of {self.base.__name__}"
         lacks = [one for one in self._says if not hasattr(found, one)]
         lacks += sorted(getattr(found, "__abstractmethods__", ()))
         return f"{what} lacks {', '.join(lacks)}" if lacks else ""
@@ -194,23 +194,26 @@ LINKS: Group[LinkKind[Any]] = Group(
     "link kind",
     links.SHIPPED,
 )
-GROUPS = (FORWARDERS, LINKS)
+OBSERVERS: Group[ObserverKind] = Group(
+    "labctl.observers",
+    ObserverKind,  # type: ignore[type-abstract]
+    "observer",
+    observers.SHIPPED,
+)
+GROUPS: tuple[Group[Any], ...] = (FORWARDERS, LINKS, OBSERVERS)
 
 
 @contextmanager
 def registered(*classes: type[Kind]) -> Iterator[None]:
     """Know these kinds for the length of a `with` block; raises as `Group.register` does."""
-    done: list[tuple[Group[ForwarderKind] | Group[LinkKind[Any]], str]] = []
+    done: list[tuple[Group[Any], str]] = []
     try:
         for cls in classes:
-            if issubclass(cls, ForwarderKind):
-                FORWARDERS.register(cls)
-                done.append((FORWARDERS, cls.name))
-            elif issubclass(cls, LinkKind):
-                LINKS.register(cls)
-                done.append((LINKS, cls.name))
-            else:
-                raise UsageError(f"{cls.__name__} is no kind that a topology can name")
+            group = next((one for one in GROUPS if issubclass(cls, one.base)), None)
+            if group is None:
+                raise UsageError(f"{cls.__name__} is of no sort of kinds that labctl knows")
+            group.register(cls)
+            done.append((group, cls.name))
         yield
     finally:
         for group, name in done:
@@ -237,6 +240,11 @@ def options(kind: Kind, given: Mapping[str, Option]) -> Any:
     except TypeError as wrong:
         why = str(wrong).removeprefix(f"{kind.options.__name__}.__init__() ")
         raise UsageError(f"the options of {shown(kind.name)}: {why}") from None
+
+
+def observer(name: str) -> ObserverKind:
+    """Return the observer of a name; raises `UsageError` where none can be had."""
+    return OBSERVERS.get(name)
 
 
 def forget() -> None:

@@ -7,13 +7,16 @@ its `points`) and nowhere else, so that a path's points follow from the elements
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 from labctl.errors import UsageError
+from labctl.kinds import registry
+from labctl.kinds.base import Look
 from labctl.topology import model
 from labctl.topology.model import Interface, Network, Node, Router, Topology
 from labctl.topology.points import (
@@ -192,6 +195,29 @@ class PacketPath:
     def points(self) -> tuple[ObservationPoint, ...]:
         """All points passed, in order."""
         return tuple(point for one in self.traversals for point in one.points)
+
+
+def observed(
+    points: Sequence[ObservationPoint], observers: Sequence[str]
+) -> tuple[ObservationPoint, ...]:
+    """Return a path's points with those that further observers have beside them.
+
+    Raises `UsageError` for an observer that there is not. One that cannot look at a point, such as
+    inside a guest, has none there. A packet goes out by a link and comes in by the next, all along
+    a path. Where it goes out a further observer is taken to be passed before the packet socket,
+    which is the last thing before the driver (`dev_hard_start_xmit`), where it comes in after it.
+    """
+    found: list[ObservationPoint] = []
+    kinds = [registry.observer(name) for name in observers]
+    for number, point in enumerate(points):
+        look = Look(point.name, point.link, point.netns, 0)
+        more = [
+            dataclasses.replace(point, name=f"{point.name}@{kind.name}", observer=kind.name)
+            for kind in kinds
+            if (kind.guest_command(look) if point.context else kind.words(look))
+        ]
+        found += [*more, point] if number % 2 == 0 else [point, *more]
+    return tuple(found)
 
 
 def points_of(topology: Topology) -> dict[str, ObservationPoint]:

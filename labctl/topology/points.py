@@ -33,6 +33,9 @@ class ObservationPoint:
     """The name of the network namespace within that context, empty for the context's own."""
     inside: bool
     """Whether it is inside its element; else it is the outer end, at a bridge."""
+    observer: str = ""
+    """What observes it where that is not a packet socket: the name of an observer
+    (`labctl.kinds`), which the point's name ends with: `vm1-eth0@tc-bpf`."""
 
     @property
     def in_guest(self) -> bool:

@@ -80,6 +80,18 @@ def test_tcp_passes_them_with_its_metadata_and_every_point_is_seen(here: Place) 
     }
 
 
+def test_their_observer_sees_what_the_packet_sockets_see(here: Place) -> None:
+    words = ("vm1", "vm2", "--tcp", "22", "--observer", "packet-ring", "--json")
+    traced = here.run("trace", "-l", "own", *words)
+    assert traced.status == 0, traced.stdout + traced.stderr
+    syn = next(one for one in traced.json()["journeys"] if one["kind"] == "SYN")
+    beside = [step["hop"].partition("@")[0] for step in syn["steps"] if "@" in step["hop"]]
+    assert beside == HOPS[1:-1]  # it cannot look into guests
+    assert {(step["state"], step["metadata"]) for step in syn["steps"]} == {
+        ("partial", "needs_csum")
+    }
+
+
 def test_udp_loses_its_metadata_in_the_forwarder_which_is_named_with_its_remedy(
     here: Place,
 ) -> None:
