@@ -334,7 +334,12 @@ def test_the_verb_lists_and_explains(packages: Path) -> None:
     assert ["raw", "forwarder", registry.forwarder("raw").summary, "loses"] in rows
     assert [EXAMPLE, "forwarder", registry.forwarder(EXAMPLE).summary, "keeps"] in rows
     told = json.loads(run.invoke(cli, ["kinds", "--json"]).stdout)
-    assert [one["name"] for one in told] == [*SHIPPED, EXAMPLE, *registry.LINKS.shipped]
+    assert [one["name"] for one in told] == [
+        *SHIPPED,
+        EXAMPLE,
+        *registry.LINKS.shipped,
+        *registry.OBSERVERS.shipped,
+    ]
     assert told[len(SHIPPED)] == {
         "name": EXAMPLE,
         "package": "walled 1.0",

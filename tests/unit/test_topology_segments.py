@@ -14,6 +14,7 @@ import yaml
 from labctl.kinds import registry
 from labctl.kinds.links import DEFAULT
 from labctl.network import links
+from labctl.report.chart import of_topology
 from labctl.topology import TopologyError, from_mapping, loads, schema
 from labctl.topology.graph import find_path
 from labctl.topology.model import Topology
@@ -183,3 +184,14 @@ def test_the_docs_show_a_kind_that_works_and_what_is_shipped(
         kind = registry.link(name)
         default = " (default)" if name == DEFAULT else ""
         assert f"| `{name}`{default} | {kind.summary} | {kind.effect.value} |\n" in table
+
+
+def test_a_report_draws_each_segment_and_the_wire_between() -> None:
+    lab = loads(CHAIN, "mine.yaml")
+    drawn = of_topology(lab, find_path(lab, "vm1", "vm2").points)
+    assert drawn.row == ("vm1", "net lan/west", "net lan/east", "vm2")
+    assert {one.key: one.name for one in drawn.elements}["net lan/west"] == "lan/west"
+    (wire,) = [edge for edge in drawn.edges if edge.owner == "net lan/west"]
+    assert (wire.network, wire.inside, wire.outside) == (
+        "net lan/east", "lan-wire-a0", "lan-wire-b1"
+    )  # fmt: skip
