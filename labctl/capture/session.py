@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import IO
 
 from labctl.capture.limits import Limits
+from labctl.capture.point import Point
 from labctl.capture.spawn import CaptureError, Handle, Spawn, start_process, why_ended
 from labctl.capture.stream import (
     Direction,
@@ -30,60 +31,15 @@ from labctl.capture.stream import (
     StreamParser,
     Trailer,
 )
-from labctl.errors import LabctlError, UsageError
-from labctl.kinds import registry
-from labctl.kinds.base import Look
-from labctl.kinds.observers import DEFAULT
+from labctl.errors import LabctlError
 from labctl.packet.checksum import Judgement
 from labctl.world.deadline import Deadline
 from labctl.world.process import last_words
 
-SNAP = 262144
-"""Bytes kept of each frame by default: everything, since only a whole packet can be judged."""
 LOOK_SECONDS = 0.005
 LONGEST_LOOK_SECONDS = 0.2
 _CHUNK = 1 << 20
 _ERRORS_LONGEST = 4096
-
-
-@dataclass(frozen=True)
-class Point:
-    """One observation point: the hop's name and the words that start its observer."""
-
-    hop: str
-    argv: tuple[str, ...]
-
-
-def host_point(
-    hop: str, iface: str, netns: str = "", snap: int = SNAP, observer: str = DEFAULT
-) -> Point:
-    """Observe an interface of the world the observer is started in, or of a named namespace.
-
-    Raises `UsageError` for an observer that cannot look there.
-    """
-    words = registry.observer(observer).words(Look(hop, iface, netns, snap))
-    if not words:
-        raise UsageError(f"the observer {observer} cannot look at {hop}", "labctl kinds has others")
-    return Point(hop, tuple(words))
-
-
-def guest_point(
-    hop: str,
-    iface: str,
-    ssh_argv: Sequence[str],
-    netns: str = "",
-    snap: int = SNAP,
-    observer: str = DEFAULT,
-) -> Point:
-    """Observe an interface inside a guest that has Perl, or in a named namespace there.
-
-    `ssh_argv` ends with the guest's name. Raises `UsageError` for an observer that cannot look in a
-    guest.
-    """
-    command = registry.observer(observer).guest_command(Look(hop, iface, netns, snap))
-    if not command:
-        raise UsageError(f"the observer {observer} cannot look at {hop}", "labctl kinds has others")
-    return Point(hop, (*ssh_argv, command))
 
 
 @dataclass(frozen=True, slots=True)

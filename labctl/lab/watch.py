@@ -13,7 +13,8 @@ from pathlib import Path
 
 from labctl.capture import drops
 from labctl.capture.limits import Limits
-from labctl.capture.session import Capture, Point, guest_point, host_point
+from labctl.capture.point import Point, guest_point, host_point
+from labctl.capture.session import Capture
 from labctl.capture.spawn import Handle, Spawn
 from labctl.capture.xenflags import FlagsWatch
 from labctl.errors import GuestError, HostError, LabctlError

@@ -29,7 +29,8 @@ from netlab import (
 from pyroute2 import IPRoute
 
 from labctl.capture.drops import grown, parse_counters
-from labctl.capture.session import Capture, host_point
+from labctl.capture.point import host_point
+from labctl.capture.session import Capture
 from labctl.capture.spawn import Handle, start_process
 from labctl.errors import HostError
 from labctl.routers import namespace

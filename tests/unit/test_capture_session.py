@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from test_capture_stream import FRAME, WHOLE, head, record
 
-from labctl.capture.session import Capture, Point, host_point
+from labctl.capture.point import Point, host_point
+from labctl.capture.session import Capture
 from labctl.capture.spawn import CaptureError, Handle, start_process
 from labctl.errors import DeadlineError
 from labctl.kinds.observers.packet_socket import guest_script
