@@ -72,7 +72,7 @@ def usable() -> tuple[ForwarderKind, ...]:
 
 def entries() -> tuple[Entry, ...]:
     """Return all forwarders that are declared, the shipped ones first."""
-    from labctl import __version__
+    from labctl.version import __version__
 
     ours = (Entry(name, f"{OURS} {__version__}", _shipped(name)) for name in SHIPPED)
     return (*ours, *_others())
