@@ -2,7 +2,7 @@
 
 @pytest.mark.topology("bridged.yaml")
 def test_they_talk(lab: Lab) -> None:
-    assert probes.ssh(lab, "vm1", "vm2", lab.node("vm2").address(4)).works
+    assert probes.ssh(lab, "vm1", "vm2").works
 
 Every pytest run on a machine with labctl imports this module, so it imports what a lab needs only
 when a test asks for one.
