@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from labctl.experiments.finishing import finishing
     from labctl.experiments.model import Experiment, experiment
     from labctl.experiments.probes import Answer
+    from labctl.experiments.require import require
     from labctl.experiments.trial import Arm, Skip, Trial
     from labctl.kinds.base import Effect, ForwarderKind, Kind, Remedy, RunningRouter, Tool
     from labctl.lab import watch
     from labctl.lab.lab import Lab
     from labctl.lab.node import Job, Node
     from labctl.lab.router import Router
+    from labctl.lab.waiting import background, wait_for_port, wait_until
     from labctl.packet.checksum import Checksum, Judgement, Metadata
     from labctl.results.model import ArmResult, Check, Run, Verdict
     from labctl.topology.graph import PacketPath, find_path
@@ -84,6 +86,7 @@ __all__ = [
     "Verdict",
     "Wanted",
     "__version__",
+    "background",
     "check_answer",
     "check_in_effect",
     "check_no_errors",
@@ -96,7 +99,10 @@ __all__ = [
     "find_path",
     "finishing",
     "probes",
+    "require",
     "topology",
+    "wait_for_port",
+    "wait_until",
     "walk",
     "watch",
 ]
@@ -116,11 +122,13 @@ _HOMES = {
     "labctl.experiments.finishing": "finishing",
     "labctl.experiments.model": "Experiment experiment",
     "labctl.experiments.probes": "Answer",
+    "labctl.experiments.require": "require",
     "labctl.experiments.trial": "Arm Skip Trial",
     "labctl.kinds.base": "Effect ForwarderKind Kind Remedy RunningRouter Tool",
     "labctl.lab.lab": "Lab",
     "labctl.lab.node": "Job Node",
     "labctl.lab.router": "Router",
+    "labctl.lab.waiting": "background wait_for_port wait_until",
     "labctl.packet.checksum": "Checksum Judgement Metadata",
     "labctl.results.model": "ArmResult Check Run Verdict",
     "labctl.topology.graph": "PacketPath find_path",
