@@ -1,3 +1,159 @@
-"""labctl: reproducible virtual labs that show where a packet's checksum knowledge was lost."""
+"""labctl: reproducible virtual labs that show where a packet's checksum knowledge was lost.
 
-__version__ = "0.1.0"
+This is the one import for authors of experiments and of tests: docs/authors.md has a page on every
+name. Each is imported when it is first used, so `import labctl` costs nothing. Modules of labctl
+itself import from where a name is made, never from here.
+"""
+
+TYPE_CHECKING = False  # what type checkers take for true; `typing` itself takes milliseconds
+if TYPE_CHECKING:
+    from labctl import topology
+    from labctl.capture.drops import Drop
+    from labctl.capture.session import Capture, Evidence, HopEvidence, Sighting
+    from labctl.errors import DeadlineError, GuestError, HostError, LabctlError, UsageError
+    from labctl.experiments import probes
+    from labctl.experiments.crossing import (
+        Crossing,
+        check_answer,
+        check_in_effect,
+        check_no_errors,
+        check_passes,
+        cross,
+    )
+    from labctl.experiments.evidence import Step, Wanted, check_states, culprit, everywhere, walk
+    from labctl.experiments.finishing import finishing
+    from labctl.experiments.model import Experiment, experiment
+    from labctl.experiments.probes import Answer
+    from labctl.experiments.require import require
+    from labctl.experiments.trial import Arm, Skip, Trial
+    from labctl.kinds.base import Effect, ForwarderKind, Kind, Remedy, RunningRouter, Tool
+    from labctl.lab import watch
+    from labctl.lab.lab import Lab
+    from labctl.lab.node import Job, Node
+    from labctl.lab.router import Router
+    from labctl.lab.waiting import background, wait_for_port, wait_until
+    from labctl.packet.checksum import Checksum, Judgement, Metadata
+    from labctl.results.model import ArmResult, Check, Run, Verdict
+    from labctl.topology.graph import PacketPath, find_path
+    from labctl.topology.model import Topology
+    from labctl.topology.points import ObservationPoint
+    from labctl.topology.problems import TopologyError
+    from labctl.version import __version__
+    from labctl.world.deadline import Deadline
+    from labctl.world.process import CommandError, Result
+
+__all__ = [
+    "Answer",
+    "Arm",
+    "ArmResult",
+    "Capture",
+    "Check",
+    "Checksum",
+    "CommandError",
+    "Crossing",
+    "Deadline",
+    "DeadlineError",
+    "Drop",
+    "Effect",
+    "Evidence",
+    "Experiment",
+    "ForwarderKind",
+    "GuestError",
+    "HopEvidence",
+    "HostError",
+    "Job",
+    "Judgement",
+    "Kind",
+    "Lab",
+    "LabctlError",
+    "Metadata",
+    "Node",
+    "ObservationPoint",
+    "PacketPath",
+    "Remedy",
+    "Result",
+    "Router",
+    "Run",
+    "RunningRouter",
+    "Sighting",
+    "Skip",
+    "Step",
+    "Tool",
+    "Topology",
+    "TopologyError",
+    "Trial",
+    "UsageError",
+    "Verdict",
+    "Wanted",
+    "__version__",
+    "background",
+    "check_answer",
+    "check_in_effect",
+    "check_no_errors",
+    "check_passes",
+    "check_states",
+    "cross",
+    "culprit",
+    "everywhere",
+    "experiment",
+    "find_path",
+    "finishing",
+    "probes",
+    "require",
+    "topology",
+    "wait_for_port",
+    "wait_until",
+    "walk",
+    "watch",
+]
+
+_MODULES = {
+    "probes": "labctl.experiments.probes",
+    "topology": "labctl.topology",
+    "watch": "labctl.lab.watch",
+}
+_HOMES = {
+    "labctl.capture.drops": "Drop",
+    "labctl.capture.session": "Capture Evidence HopEvidence Sighting",
+    "labctl.errors": "DeadlineError GuestError HostError LabctlError UsageError",
+    "labctl.experiments.crossing": "Crossing check_answer check_in_effect check_no_errors "
+    "check_passes cross",
+    "labctl.experiments.evidence": "Step Wanted check_states culprit everywhere walk",
+    "labctl.experiments.finishing": "finishing",
+    "labctl.experiments.model": "Experiment experiment",
+    "labctl.experiments.probes": "Answer",
+    "labctl.experiments.require": "require",
+    "labctl.experiments.trial": "Arm Skip Trial",
+    "labctl.kinds.base": "Effect ForwarderKind Kind Remedy RunningRouter Tool",
+    "labctl.lab.lab": "Lab",
+    "labctl.lab.node": "Job Node",
+    "labctl.lab.router": "Router",
+    "labctl.lab.waiting": "background wait_for_port wait_until",
+    "labctl.packet.checksum": "Checksum Judgement Metadata",
+    "labctl.results.model": "ArmResult Check Run Verdict",
+    "labctl.topology.graph": "PacketPath find_path",
+    "labctl.topology.model": "Topology",
+    "labctl.topology.points": "ObservationPoint",
+    "labctl.topology.problems": "TopologyError",
+    "labctl.version": "__version__",
+    "labctl.world.deadline": "Deadline",
+    "labctl.world.process": "CommandError Result",
+}
+"""The names that each module gives. A test holds both equal to the imports above."""
+
+
+def __getattr__(name: str) -> object:
+    """Import a name on its first use (PEP 562)."""
+    from importlib import import_module
+
+    if name in _MODULES:
+        return import_module(_MODULES[name])
+    for module, names in _HOMES.items():
+        if name in names.split():
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name all that can be had, imported or not."""
+    return sorted({*globals(), *__all__})

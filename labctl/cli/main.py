@@ -16,11 +16,11 @@ from typing import Any, NoReturn
 
 import click
 
-from labctl import __version__
 from labctl.cli import out
 from labctl.cli.verbs import Verbs
 from labctl.cli.words import print_error
 from labctl.errors import ExitCode, LabctlError, exhausted, refusal
+from labctl.version import __version__
 
 INTERRUPTED = "labctl: interrupted; nothing that this command had brought up stays"
 

@@ -121,9 +121,9 @@ def cross(
     with _watched(trial, crossing), capture(lab, crossing.path, trial.scratch(arm.name)) as seeing:
         if with_ping:
             crossing.ping = probes.ping(lab, source, crossing.back)
-        crossing.ssh = probes.ssh(lab, source, destination, crossing.back)
+        crossing.ssh = probes.ssh(lab, source, crossing.back)
         if with_udp:
-            crossing.udp = probes.udp(lab, source, destination, crossing.back)
+            crossing.udp = probes.udp(lab, source, crossing.back)
         crossing.evidence = _stop(seeing)
     arm.keep(crossing.evidence)
     # The streams' files are in the lab's memory, and all that was seen is kept by now.

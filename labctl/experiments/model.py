@@ -1,11 +1,11 @@
 """What an experiment is: a hypothesis, a topology, and a function that puts it to the test.
 
-from labctl.experiments import Trial, experiment
+from labctl import Trial, experiment, probes
 
 @experiment("mine", topology="bridged.yaml", hypothesis="SSH works over one bridge")
 def mine(trial: Trial) -> None:
     with trial.arm("ipv4", "as it comes") as arm:
-        answer = probes.ssh(trial.lab, "vm1", "vm2", "10.0.1.2")
+        answer = probes.ssh(trial.lab, "vm1", "vm2")
         arm.check("ssh", "works", answer.text, answer.works)
 """
 

@@ -1,8 +1,13 @@
 """Probes: traffic between two nodes through the network under test, judged by evidence.
 
+All take the same: the lab, the node that sends, and the destination, which is the name of a node or
+router or an address that one of them has. For a name, `version` and `interface` choose the address.
+
 Whether something failed is never decided by patience alone. SSH that is going to hang is recognised
 by the receivers' checksum counters, a lost ping by a counter or by an ICMP error that came back;
-where neither success nor a cause is seen, the answer is that it could not be told.
+where neither success nor a cause is seen, the answer is that it could not be told. Nor does a probe
+that did not run accuse the network: what was asked for wrongly raises `UsageError`, a lab that does
+not answer another `LabctlError`, and a program that a guest lacks is a *could not tell*.
 """
 
 from __future__ import annotations
@@ -12,15 +17,17 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from labctl.capture import drops
+from labctl.errors import UsageError
+from labctl.experiments.endpoints import check_port, resolve
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.lab.watch import counters
 from labctl.world.deadline import Deadline
-from labctl.world.process import last_words
+from labctl.world.process import Result, last_words
 
+SSH_PORT = 22
 SSH_SECONDS = 90.0
 """For one command over SSH between two busy emulated guests; a hang is told in about a second."""
 LOOK_SECONDS = 0.1
@@ -31,7 +38,7 @@ _IMPATIENT = re.compile(r"timed? ?out", re.IGNORECASE)
 """What an SSH client says that gave up waiting."""
 _ANSWERED = re.compile(
     r"refused|no route to host|unreachable|permission denied|no auth methods|authentication"
-    r"|host key|bad port",
+    r"|host key",
     re.IGNORECASE,
 )
 """What an SSH client says that got a no for an answer, which it would get again. Anything else, as
@@ -40,6 +47,9 @@ ATTEMPTS = 3
 """Times that SSH is tried which broke for no cause that was seen."""
 SIGNS = 2
 """Checksum errors that make a hang: the packet and its retransmission died of the same cause."""
+NOT_RUN = (126, 127)
+"""What a shell exits with for a program that cannot be run, or that is not there (POSIX, XCU
+2.8.2)."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +86,33 @@ _REFUSED = re.compile(r"unreachable|no route to host|prohibited|exceeded|too big
 """What ping says where its kernel has no route, and iputils' ping of ICMP errors that it gets."""
 
 
-def ping(lab: Lab, source: str, address: str, count: int = 2) -> Answer:
-    """Send ICMP echo requests to an address; works when every one is answered.
+def ping(
+    lab: Lab,
+    source: str,
+    destination: str,
+    *,
+    version: int = 4,
+    interface: str | None = None,
+    count: int = 2,
+) -> Answer:
+    """Send `count` ICMP echo requests; works when every one is answered.
 
     It does not when one is missing and a cause is seen: a checksum error of ICMP that either end
     counted, or an ICMP error that came back to the source. A missing answer alone may be a late
-    one, so it tells nothing. The other end is known where the address is that of a node.
+    one, so it tells nothing. Raises `UsageError` for ends that there are not.
     """
-    client, server = lab.node(source), _owner(lab, address)
-    ends = [client] if server is None or server.name == source else [client, server]
-    before = {node.name: counters(node) for node in ends}
-    result = client.run(f"ping -c {count} -i {PING_SECONDS} -W 10 {address}", check=False)
-    after = {node.name: counters(node) for node in ends}
+    if count < 1:
+        raise UsageError(f"{count} echo requests tell nothing", "send 1 or more")
+    ends = resolve(lab, source, destination, version, interface)
+    client = ends.client
+    both = [client] if ends.server is None else [client, ends.server]
+    before = {node.name: counters(node) for node in both}
+    command = f"ping -c {count} -i {PING_SECONDS} -W 10 {ends.address}"
+    result = client.run(command, check=False)
+    after = {node.name: counters(node) for node in both}
     errors = {name: drops.grown(before[name], after[name]) for name in after}
+    if result.status in NOT_RUN:
+        return Answer(None, _not_run(client, "ping", result), errors)
     said = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
     refusal = next((line.strip()[:120] for line in said if _REFUSED.search(line)), "")
     match = re.search(
@@ -100,9 +124,9 @@ def ping(lab: Lab, source: str, address: str, count: int = 2) -> Answer:
     text = f"{received} of {sent} answered"
     if received == sent:
         return Answer(True, text, errors)
-    families = [_ICMP[version] for version in _versions(address)]
-    damage = [f"{family}InCsumErrors" for family in families]
-    refusals = [family + name for family in families for name in _REFUSALS]
+    family = _ICMP[ends.version]
+    damage = [f"{family}InCsumErrors"]
+    refusals = [family + name for name in _REFUSALS]
     causes = [
         f"{name} counted {grown} {counter}"
         for name in after
@@ -115,51 +139,48 @@ def ping(lab: Lab, source: str, address: str, count: int = 2) -> Answer:
     return Answer(False if causes else None, f"{text}: {', '.join(causes) or NO_CAUSE}", errors)
 
 
-def _versions(address: str) -> tuple[int, ...]:
-    """Return the IP version of an address; both for a name, such as another node's."""
-    try:
-        return (ip_address(address).version,)
-    except ValueError:
-        return (4, 6)
-
-
-def _owner(lab: Lab, address: str) -> Node | None:
-    """Return the node that has an address, or that is called so."""
-    try:
-        wanted = str(ip_address(address))
-    except ValueError:
-        wanted = ""
-    for node in lab.nodes:
-        known = {str(one.ip) for interface in node.model.interfaces for one in interface.addresses}
-        if wanted in known or node.name == address:
-            return node
-    return None
+def _not_run(node: Node, program: str, result: Result) -> str:
+    """Say that a guest has not got what a probe needs."""
+    return f"{node.name} did not run {program}: {last_words(result.stderr, 1) or result.status}"
 
 
 def _last(lines: Sequence[str]) -> str:
     return lines[-1].strip()[:120] if lines else "nothing"
 
 
-def ssh(lab: Lab, source: str, destination: str, address: str) -> Answer:
-    """Run a command on `destination`, at `address`, by SSH from `source`: over the network's way.
+def ssh(
+    lab: Lab,
+    source: str,
+    destination: str,
+    *,
+    version: int = 4,
+    interface: str | None = None,
+    port: int = SSH_PORT,
+) -> Answer:
+    """Run a command in the destination by SSH from the source: over the network's way.
 
     It works when the command's output comes back. It does not when the client got a no for an
     answer, or when a receiver counts `SIGNS` checksum errors while it waits: a retransmission is
     summed as the first transmission was, so it cannot fare better. A client that gave up waiting
     tells nothing. One whose connection broke is started again, at most `ATTEMPTS` times in all:
     where each broke and no receiver counted a cause, it could not be told.
+    Raises `UsageError` for ends that there are not, a router as the destination, or no port.
 
     The server is left with `tcp_synack_retries` 0: by its default it would go on answering the
     client of a hang for a minute, and each of these answers would count in what is measured next.
     A lost answer is still sent again when the client asks again.
     """
-    client, server = lab.node(source), lab.node(destination)
+    check_port(port)
+    ends = resolve(lab, source, destination, version, interface)
+    client, server = ends.client, ends.guest("SSH server")
     server.run("echo 0 >/proc/sys/net/ipv4/tcp_synack_retries")
     before = {node.name: counters(node) for node in (client, server)}
-    deadline = Deadline(SSH_SECONDS, f"SSH from {source} to {destination}")
+    deadline = Deadline(SSH_SECONDS, f"SSH from {source} to {server.name}")
+    where = "" if port == SSH_PORT else f"-p {port} "
+    command = f"ssh {where}root@{ends.address} hostname"
     broken: list[str] = []
     while True:
-        answer = _ssh(client, server, address, before, deadline)
+        answer = _ssh(client, server, command, before, deadline)
         if answer.works is not None or not answer.text.startswith(BROKE):
             break
         broken.append(answer.text)
@@ -175,12 +196,12 @@ def ssh(lab: Lab, source: str, destination: str, address: str) -> Answer:
 def _ssh(
     client: Node,
     server: Node,
-    address: str,
+    command: str,
     before: Mapping[str, Mapping[str, int]],
     deadline: Deadline,
 ) -> Answer:
     """Try SSH once; an answer that begins with `BROKE` says nothing of the network."""
-    job = client.start(f"ssh root@{address} hostname")
+    job = client.start(command)
     try:
         while not deadline.passed:
             status = job.poll()
@@ -192,7 +213,8 @@ def _ssh(
             why = ""
             if status is not None:
                 why = last_words(job.errors, 1) or f"exit status {status}"
-                if not job.begun:  # the way to run anything there failed, not the way under test
+                # The way to run anything there failed, or the client: not the way under test.
+                if not job.begun or status in NOT_RUN:
                     return Answer(None, f"{client.name} did not run the client: {why}", errors)
                 if _ANSWERED.search(why) and not _IMPATIENT.search(why):
                     return Answer(False, why, errors)
@@ -242,35 +264,59 @@ send($s, $text, 0, $to) or die "send: $!";
 """
 
 
-def udp(lab: Lab, source: str, destination: str, address: str) -> Answer:
-    """Send one UDP datagram to `address` of `destination`; works when a program there gets it.
+def udp(
+    lab: Lab,
+    source: str,
+    destination: str,
+    *,
+    version: int = 4,
+    interface: str | None = None,
+    port: int = UDP_PORT,
+) -> Answer:
+    """Send one UDP datagram; works when a program that listens in the destination gets it.
 
-    It does not when the receiver's kernel counts a checksum error instead.
+    It does not when the receiver's kernel counts a checksum error instead, or the sender's has no
+    way to it. Raises `UsageError` for ends that there are not, a router as the destination, or no
+    port; `DeadlineError` when the receiving program does not start.
     """
-    client, server = lab.node(source), lab.node(destination)
-    version = ip_address(address).version
-    counter = "UdpInCsumErrors" if version == 4 else "Udp6InCsumErrors"
+    check_port(port)
+    ends = resolve(lab, source, destination, version, interface)
+    client, server = ends.client, ends.guest("program to receive a datagram")
+    counter = "UdpInCsumErrors" if ends.version == 4 else "Udp6InCsumErrors"
     before = {node.name: counters(node) for node in (client, server)}
-    words = ["perl", "-e", _RECEIVER, str(version), str(UDP_PORT), f"{SSH_SECONDS:g}"]
+    words = ["perl", "-e", _RECEIVER, str(ends.version), str(port), f"{SSH_SECONDS:g}"]
     receiver = server.start(shlex.join(words))
-    deadline = Deadline(SSH_SECONDS, f"UDP from {source} to {destination}")
+    deadline = Deadline(SSH_SECONDS, f"UDP from {source} to {server.name}")
     try:
         while "listening" not in receiver.output:
             if receiver.poll() is not None:
-                return Answer(None, f"the receiver ended: {receiver.errors.strip()[:120]}")
+                why = last_words(receiver.errors, 1) or "it said nothing"
+                return Answer(None, f"the receiver ended: {why}")
             deadline.pause(0.02)
         text = "labctl-datagram"
-        client.run(["perl", "-e", _SENDER, str(version), address, str(UDP_PORT), text])
+        send = ["perl", "-e", _SENDER, str(ends.version), ends.address, str(port), text]
+        sent = client.run(send, check=False)
+        if not sent.ok:
+            return _unsent(client, sent, _growth(before, client, server))
         while not deadline.passed:
             errors = _growth(before, client, server)
             if f"received {text}" in receiver.output:
                 return Answer(True, "received", errors)
-            grown = errors[destination].get(counter, 0)
+            grown = errors[server.name].get(counter, 0)
             if grown:
-                return Answer(False, f"lost: {destination} counted {grown} {counter}", errors)
+                return Answer(False, f"lost: {server.name} counted {grown} {counter}", errors)
             if receiver.poll() not in (None, 0):
                 break
             time.sleep(LOOK_SECONDS)
     finally:
         receiver.stop()
     return Answer(None, "neither received nor counted as an error")
+
+
+def _unsent(client: Node, sent: Result, errors: dict[str, dict[str, int]]) -> Answer:
+    """Tell of a datagram that was not sent: only a kernel without a way for it is a no."""
+    if sent.status in NOT_RUN:
+        return Answer(None, _not_run(client, "perl", sent), errors)
+    why = last_words(sent.stderr, 1) or f"exit status {sent.status}"
+    refused = "send: " in why and _REFUSED.search(why)
+    return Answer(False if refused else None, f"{client.name} did not send it: {why}", errors)

@@ -15,7 +15,7 @@ from labctl import topology
 from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
 from labctl.experiments.model import Experiment
-from labctl.experiments.trial import UNCHECKED, Skip, Trial, state_of
+from labctl.experiments.trial import UNCHECKED, Skip, Trial, lines_of, state_of
 from labctl.guests import console
 from labctl.guests.accel import Policy
 from labctl.lab.lab import Lab
@@ -57,7 +57,10 @@ def run(
         timings.update(lab.timings)
         environment = _environment(lab, environment)
         trial = Trial(lab, recorder.captures, lab.directory / "captures", emit)
-        experiment.body(trial)
+        try:
+            experiment.body(trial)
+        finally:
+            trial.undo(lambda error: arms.append(_trouble("deferred", error)))
         partial = False
         if not trial.arms:
             arms.append(_trouble("body", LabctlError(UNCHECKED, "check something in an arm")))
@@ -147,8 +150,8 @@ def _end(lab: Lab, recorder: Recorder, timings: dict[str, float]) -> None:
 
 def _trouble(where: str, error: LabctlError) -> ArmResult:
     """Tell of what ended a run early, as an arm that could not be told."""
-    evidence = [line for line in (error.hint, *error.detail.splitlines()) if line]
-    check = Check(where, Verdict.ERROR, "to go to its end", error.message, tuple(evidence))
+    evidence = tuple(lines_of(error))
+    check = Check(where, Verdict.ERROR, "to go to its end", error.message, evidence)
     return ArmResult.judge(f"lab/{where}", "the lab itself", [check])
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import ParamSpec
 
 from labctl.capture import pcapng
 from labctl.capture.session import Evidence
 from labctl.errors import LabctlError
 from labctl.events import Emit, Event, State, silent
+from labctl.experiments.deferred import Deferred
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Verdict
 from labctl.results.recorder import capture_name, file_stem, numbered
+
+P = ParamSpec("P")
 
 UNCHECKED = "nothing was checked, so nothing was shown"
 
@@ -36,6 +40,7 @@ class Arm:
         self.checks: list[Check] = []
         self.offloads: dict[str, dict[str, dict[str, bool]]] = {}
         self._given_up = False
+        self._deferred = Deferred()
         self._captures = captures
         self._emit = emit
         self._begun = self._checked = time.monotonic()
@@ -66,6 +71,26 @@ class Arm:
     def error(self, name: str, what: str, evidence: Iterable[str] = ()) -> None:
         """Record that something could not be told."""
         self._add(name, Verdict.ERROR, "an answer", what, evidence, None)
+
+    def defer(self, call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call it at the end of the arm, however that ends; what was deferred last is called first.
+
+        One that fails is an error of the arm, and the others are called all the same.
+        """
+        self._deferred.add(call, *args, **kwargs)
+
+    def undo(self) -> None:
+        """Make the deferred calls; an interrupt goes on when all have been made."""
+        try:
+            self._deferred.run(self._fault)
+        except BaseException as stop:  # what passed so far must not make this arm a pass
+            self._fault(LabctlError(f"it did not end: {type(stop).__name__}"))
+            raise
+
+    def _fault(self, error: LabctlError) -> None:
+        """Record what went wrong in a deferred call."""
+        name = numbered("deferred", [check.name for check in self.checks])
+        self.error(name, error.message, lines_of(error))
 
     def _add(
         self,
@@ -110,6 +135,11 @@ def state_of(verdict: Verdict) -> State:
     return "done" if verdict in (Verdict.PASS, Verdict.SKIP) else "failed"
 
 
+def lines_of(error: LabctlError) -> list[str]:
+    """Return what an error tells besides its message, as lines of evidence."""
+    return [line for line in (error.hint, *error.detail.splitlines()) if line]
+
+
 class Trial:
     """What an experiment's body works with."""
 
@@ -121,6 +151,7 @@ class Trial:
         """Lines of the page a newcomer reads; the body appends to it."""
         self.notes: list[str] = []
         self._names: list[str] = []
+        self._deferred = Deferred()
         self._captures = captures
         self._scratch = scratch
         self._emit = emit
@@ -131,12 +162,20 @@ class Trial:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def defer(self, call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call it at the end of the experiment, as `Arm.defer` does at that of an arm."""
+        self._deferred.add(call, *args, **kwargs)
+
+    def undo(self, tell: Callable[[LabctlError], None]) -> None:
+        """Make the calls that the experiment deferred, and tell of those that fail."""
+        self._deferred.run(tell)
+
     @contextlib.contextmanager
     def arm(self, name: str, description: str) -> Iterator[Arm]:
         """Run one arm: a failed `assert` is a fail, a fault of the lab an error; the next goes on.
 
-        Whatever the arm changed must be undone by its own `with` blocks. A name that was used
-        before is numbered: `try`, `try #2`.
+        Whatever the arm changed must be undone by its own `with` blocks, or by what it defers. A
+        name that was used before is numbered: `try`, `try #2`.
         """
         name = numbered(name, self._names)
         self._names.append(name)
@@ -149,12 +188,14 @@ class Trial:
         except Skip as why:
             arm.give_up(str(why))
         except LabctlError as error:
-            told = [line for line in (error.hint, *error.detail.splitlines()) if line]
-            arm.error("arm", error.message, told)
+            arm.error("arm", error.message, lines_of(error))
         except BaseException as fault:  # what passed so far must not make this arm a pass
             arm.error("arm", f"it did not end: {type(fault).__name__}: {fault}".rstrip(": "))
             raise
         finally:
-            result = arm.result()
-            self.arms.append(result)
-            self._emit(Event("arm", name, state_of(result.verdict), str(result.verdict)))
+            try:
+                arm.undo()
+            finally:
+                result = arm.result()
+                self.arms.append(result)
+                self._emit(Event("arm", name, state_of(result.verdict), str(result.verdict)))

@@ -101,7 +101,7 @@ class Group(Generic[K]):
 
     def entries(self) -> tuple[Entry[K], ...]:
         """Return all kinds that are declared, the shipped ones first."""
-        from labctl import __version__
+        from labctl.version import __version__
 
         ours = (Entry(name, f"{OURS} {__version__}", self._shipped(name)) for name in self.shipped)
         here = (Entry(name, HERE, kind) for name, kind in self._registered.items())

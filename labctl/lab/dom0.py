@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import labctl
 from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
 from labctl.world import agent
@@ -27,8 +26,8 @@ from labctl.world.deadline import Deadline
 from labctl.world.process import WATCH_SECONDS, Result, last_words
 
 ROOMS = (
-    "__init__.py", "errors.py", "events.py", "packet", "world", "kinds", "topology", "network",
-    "routers",
+    "__init__.py", "version.py", "errors.py", "events.py", "packet", "world", "kinds", "topology",
+    "network", "routers",
 )  # fmt: skip
 """What runs in dom0, and what that imports."""
 DIRECTORY = Path("/run/labctl")
@@ -152,7 +151,7 @@ def packed() -> bytes:
     Compiled files go along: they save dom0's one CPU seconds where its Python is of our version.
     """
     archive = io.BytesIO()
-    ours = Path(labctl.__file__).parent
+    ours = Path(__file__).parents[1]
     spec = find_spec("pyroute2")
     assert spec
     assert spec.origin

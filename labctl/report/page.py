@@ -15,7 +15,6 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from labctl import __version__
 from labctl.capture.journey import Journey, summary
 from labctl.report import figures, finding, offloads, pairs
 from labctl.report.figures import Subject
@@ -24,6 +23,7 @@ from labctl.report.signs import SIGNS, sign, words
 from labctl.results.model import Verdict
 from labctl.topology.model import Topology
 from labctl.topology.points import ObservationPoint
+from labctl.version import __version__
 
 _UNFIT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _TEMPLATES = Path(__file__).with_name("templates")

@@ -19,6 +19,7 @@ from typing import Any, Self
 import pytest
 from pyroute2 import IPRoute
 
+from labctl import wait_until
 from labctl.guests.accel import Policy
 from labctl.world.space import start_ticks
 
@@ -79,11 +80,8 @@ def story(trial: Trial) -> None:
 
 
 def until(what: str, seen: Callable[[], object], seconds: float = SECONDS) -> None:
-    """Wait until `seen` says so; fail after `seconds`."""
-    end = time.monotonic() + seconds
-    while not seen():
-        assert time.monotonic() < end, f"{what}: not within {seconds:g} s"
-        time.sleep(0.01)
+    """Wait until `seen` says so; fail after `seconds`. Moments pass, so it looks often."""
+    wait_until(what, seen, within=seconds, every=0.01)
 
 
 @dataclass

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 import pytest
 from live import LABCTL, until
 
+from labctl import probes
 from labctl.capture.limits import FRAMES_PER_SECOND
 from labctl.capture.spawn import CaptureError
 from labctl.errors import GuestError, LabctlError
-from labctl.experiments import probes
 from labctl.experiments.diagnose import diagnose
 from labctl.experiments.trace import trace
 from labctl.experiments.trace_plan import plan
@@ -278,14 +278,14 @@ def test_an_observer_that_falls_behind_leaves_its_guest_its_memory(lab: Lab) -> 
 
 def test_a_server_that_closes_every_connection_accuses_no_network(lab: Lab) -> None:
     vm1, vm2 = lab.node("vm1"), lab.node("vm2")
-    assert probes.ssh(lab, "vm1", "vm2", vm2.address(4)).works
+    assert probes.ssh(lab, "vm1", "vm2").works
     pid = vm2.run("pidof dropbear").stdout.split()[-1]
     words = vm2.run(f"tr '\\0' ' ' </proc/{pid}/cmdline").stdout.strip()
     vm2.run(f"kill {pid}")
     closer = vm2.start("sh -c 'while :; do nc -l -p 22 -e true; done'")
     try:
         until("the closer", lambda: ":0016 " in vm2.run("cat /proc/net/tcp /proc/net/tcp6").stdout)
-        answer = probes.ssh(lab, "vm1", "vm2", vm2.address(4))
+        answer = probes.ssh(lab, "vm1", "vm2")
     finally:
         closer.stop()
         vm2.run("pkill -x nc", check=False)

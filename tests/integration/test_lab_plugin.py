@@ -15,12 +15,12 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "pytest.md"
 
 FAILING = """
 import pytest
-from labctl.experiments import probes
+from labctl import probes
 
 @pytest.mark.topology("bridged.yaml")
 def test_that_fails(lab, observe):
     with observe(lab, "vm1", "vm2") as seen:
-        assert probes.ping(lab, "vm1", lab.node("vm2").address(4)).works
+        assert probes.ping(lab, "vm1", "vm2").works
     assert not any(hop.sightings for hop in seen.evidence.hops), "something was seen"
 """
 

@@ -309,6 +309,35 @@ def test_a_body_that_breaks_is_a_recorded_error_and_the_lab_goes(
         assert any("raise fault" in line for line in told.evidence)
 
 
+@pytest.mark.parametrize("fault", [None, KeyError("vm9"), KeyboardInterrupt()])
+def test_what_an_experiment_defers_happens_before_its_lab_goes(
+    fake: FakeLab, tmp_path: Path, fault: BaseException | None
+) -> None:
+    downs: list[int] = []
+
+    def tidy() -> None:
+        downs.append(fake.downs)
+        raise GuestError("vm1 is gone")
+
+    def body(trial: Trial) -> None:
+        trial.defer(lambda: downs.append(fake.downs))
+        trial.defer(tidy)
+        passing(trial)
+        if fault:
+            raise fault
+
+    if isinstance(fault, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            run(body, tmp_path)
+        found = store.load("last", tmp_path / "results")
+    else:
+        found = run(body, tmp_path)
+    assert (downs, fake.downs) == ([0, 0], 1)
+    assert found.verdict is Verdict.ERROR
+    observed = [check.observed for arm in found.arms for check in arm.checks]
+    assert any(text.endswith("tidy: vm1 is gone") for text in observed)
+
+
 @pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize(
     ("before", "verdict"),

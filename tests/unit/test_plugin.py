@@ -228,6 +228,29 @@ def test_a_wrong_accelerator_is_refused(
     result.stderr.fnmatch_lines(["*LABCTL_ACCEL must be one of: auto, require, off*"])
 
 
+def test_what_a_test_requires_and_lacks_skips_it(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pytest
+        from labctl import Skip, require
+
+        def test_in_the_test():
+            require(tools="no-such-tool")
+
+        @pytest.fixture
+        def needed():
+            raise Skip("not on this day")
+
+        def test_in_a_fixture(needed):
+            pass
+        """
+    )
+    result = project.runpytest("-rs")
+    result.assert_outcomes(skipped=2)
+    result.stdout.fnmatch_lines(["SKIPPED*test_*.py:*this host has no program no-such-tool"])
+    result.stdout.fnmatch_lines(["SKIPPED*test_*.py:*not on this day"])
+
+
 def test_a_factory_gives_several_labs_and_one_for_a_module(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
