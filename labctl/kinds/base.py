@@ -28,6 +28,22 @@ class Effect(Enum):
 
 
 @dataclass(frozen=True)
+class Passing:
+    """A packet that passes an element, as far as what becomes of it may hang on that."""
+
+    protocol: str
+    """Of its transport header: `tcp`, `udp`, `icmp`."""
+    version: int
+    """Of IP: 4 or 6."""
+    entry: str = ""
+    """The element's own interface by which it comes; empty where it begins there."""
+    exit: str = ""
+    """That by which it goes; empty where it ends there."""
+    gso: bool = False
+    """Whether it is a super-frame: longer than the MTU, to be cut later."""
+
+
+@dataclass(frozen=True)
 class Tool:
     """A program that a kind needs on the machine that runs labs."""
 
@@ -61,6 +77,10 @@ class Kind(ABC):
     """What it does to an unfinished checksum; where packets fare differently, the worst of it."""
     requires: ClassVar[Sequence[Tool]] = ()
     """What must be installed; nothing is started where it is not."""
+
+    def effect_on(self, passing: Passing) -> Effect:  # noqa: ARG002
+        """Return the effect on one kind of packet: `effect`, unless a kind knows better."""
+        return self.effect
 
     @property
     def explanation(self) -> str:
