@@ -57,7 +57,7 @@ def run(
         timings.update(lab.timings)
         environment = _environment(lab, environment)
         trial = Trial(lab, recorder.captures, lab.directory / "captures", emit)
-        experiment.body(trial)
+        experiment.run(trial)
         partial = False
         if not trial.arms:
             arms.append(_trouble("body", LabctlError(UNCHECKED, "check something in an arm")))
@@ -123,6 +123,10 @@ def _command(experiment: Experiment, policy: Policy) -> str:
     if not experiment.is_builtin:
         word = inspect.getsourcefile(experiment.body) or word
     words = ["labctl", "experiment", word]
+    if experiment.is_elsewhere:
+        words += ["--topology", experiment.topology_name]
+    for pattern in experiment.only:
+        words += ["--only", pattern]
     if policy != "auto":
         words += ["--accel", policy]
     return shlex.join(words)

@@ -163,7 +163,11 @@ def expect(
     had.
     """
     source = _name(path.traversals[0])
-    finished = protocol not in LEFT_UNFINISHED or source in ends.finished_by
+    finished = (
+        protocol not in LEFT_UNFINISHED
+        or source in ends.finished_by
+        or path.points[0].name in ends.completing
+    )
     begin = state = FINISHED if finished else UNFINISHED
     states: dict[str, State] = {}
     changes: list[tuple[Effect, str, ObservationPoint | None]] = []
