@@ -35,10 +35,27 @@ EXITS = {
     show_envvar=True,
     help="Record below this folder instead.",
 )
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Run only the cases whose names fit, such as 'raw/*'; may be given several times.",
+)
+@click.option(
+    "--topology",
+    metavar="FILE",
+    help="Run them on another topology, found as `labctl up` finds it.",
+)
 @click.option("--report", "reports", is_flag=True, help="Make a page of each; see labctl report.")
 @json_option
 def run_experiments(
-    names: tuple[str, ...], accel: Policy, results: Path | None, reports: bool, as_json: bool
+    names: tuple[str, ...],
+    accel: Policy,
+    results: Path | None,
+    only: tuple[str, ...],
+    topology: str | None,
+    reports: bool,
+    as_json: bool,
 ) -> None:
     """Run experiments by NAME or from a Python FILE of yours.
 
@@ -46,7 +63,12 @@ def run_experiments(
     recorded; see `labctl results`.
     """
     runs: list[tuple[Run, Path]] = []
-    for experiment in load.find(list(names)):
+    found = load.find(list(names))
+    if topology is not None:
+        found = [one.on(topology) for one in found]
+    if only:
+        found = [one.select(only) for one in found]
+    for experiment in found:
         with display() as show:
             run, path = runner.run(experiment, policy=accel, results=results, emit=show)
         runs.append((run, path))

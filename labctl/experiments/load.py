@@ -8,7 +8,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from labctl.errors import UsageError
+from labctl.errors import LabctlError, UsageError
 from labctl.experiments.builtin import BUILTIN
 from labctl.experiments.model import Experiment
 
@@ -58,6 +58,8 @@ def _from_file(path: Path) -> list[Experiment]:
             f.lineno for f in traceback.extract_tb(wrong.__traceback__) if f.filename == spec.origin
         ]
         where = f"{path}:{lines[-1]}" if lines else str(path)
+        if isinstance(wrong, LabctlError):
+            raise UsageError(f"{where}: {wrong.message}", wrong.hint) from None
         raise UsageError(f"{where}: {type(wrong).__name__}: {wrong}") from None
     found = [value for value in vars(module).values() if isinstance(value, Experiment)]
     if not found:

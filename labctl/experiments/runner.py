@@ -58,7 +58,7 @@ def run(
         environment = _environment(lab, environment)
         trial = Trial(lab, recorder.captures, lab.directory / "captures", emit)
         try:
-            experiment.body(trial)
+            experiment.run(trial)
         finally:
             trial.undo(lambda error: arms.append(_trouble("deferred", error)))
         partial = False
@@ -126,6 +126,10 @@ def _command(experiment: Experiment, policy: Policy) -> str:
     if not experiment.is_builtin:
         word = inspect.getsourcefile(experiment.body) or word
     words = ["labctl", "experiment", word]
+    if experiment.is_elsewhere:
+        words += ["--topology", experiment.topology_name]
+    for pattern in experiment.only:
+        words += ["--only", pattern]
     if policy != "auto":
         words += ["--accel", policy]
     return shlex.join(words)

@@ -129,28 +129,34 @@ def test_offload_passes_and_is_recorded(here: Place, watch: Watch) -> None:
 
 
 MUTATED = """
-from labctl.experiments import Trial, experiment
-from labctl.experiments.builtin.router_hop import check_broken
-from labctl.experiments.crossing import check_passes, cross
+from labctl.experiments import Arm, Case, Trial, experiment
+from labctl.experiments.expectations import check_path
+from labctl.kinds import registry
+from labctl.kinds.base import Effect
+
+WRONG = {
+    "healthy through raw": ("raw", Effect.KEEPS),
+    "complete through raw": ("raw", Effect.COMPLETES),
+    "broken through the kernel": ("namespace", Effect.LOSES),
+    "complete through the kernel": ("namespace", Effect.COMPLETES),
+}
 
 
-@experiment("mutated", topology="router-hop.yaml", hypothesis="the opposite of what is true")
-def mutated(trial: Trial) -> None:
-    router = trial.lab.router("r1")
-    with trial.arm("healthy through raw", "wrong") as arm:
-        router.set_kind("raw")
-        check_passes(arm, cross(trial, arm, "vm1", "vm2", 4), finished=False)
-    with trial.arm("complete through raw", "wrong") as arm:
-        check_passes(arm, cross(trial, arm, "vm1", "vm2", 4), finished=True)
-    with trial.arm("broken through the kernel", "wrong") as arm:
-        router.set_kind("namespace")
-        check_broken(arm, cross(trial, arm, "vm1", "vm2", 4))
-    with trial.arm("complete through the kernel", "wrong") as arm:
-        check_passes(arm, cross(trial, arm, "vm1", "vm2", 4), finished=True)
+@experiment(
+    "mutated",
+    topology="router-hop.yaml",
+    hypothesis="the opposite of what is true",
+    variants={"wrong": WRONG},
+)
+def mutated(trial: Trial, arm: Arm, case: Case) -> None:
+    kind, effect = case["wrong"]
+    trial.lab.router("r1").set_kind(kind)
+    type(registry.forwarder(kind)).effect = effect
+    check_path(trial, arm, "vm1", "vm2", 4)
 """
 
 
-def test_router_hop_fails_where_its_expectation_is_wrong(here: Place, watch: Watch) -> None:
+def test_a_wrong_effect_of_a_router_fails(here: Place, watch: Watch) -> None:
     here.write("mutated.py", MUTATED)
     told = here.run("experiment", "mutated.py", "--json")
     watch.nothing_left()

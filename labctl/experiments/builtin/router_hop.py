@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from labctl.experiments.crossing import Crossing, check_answer, check_passes, cross
-from labctl.experiments.evidence import Step, check_states, culprit, until
+from labctl.experiments.crossing import Crossing, cross
+from labctl.experiments.evidence import culprit
+from labctl.experiments.expectations import check_crossing
 from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
 from labctl.experiments.story import table
 from labctl.experiments.trial import Arm, Trial
-from labctl.kinds import registry
-from labctl.kinds.base import Effect
+from labctl.experiments.variants import Axis, Case
 from labctl.kinds.forwarders.namespace import Namespace
 from labctl.kinds.forwarders.raw import Raw
 from labctl.kinds.forwarders.raw_vnet import RawVnet
-from labctl.packet.checksum import Checksum, Metadata
+from labctl.topology.expected import Ends
 
-Found = dict[str, dict[int, Crossing]]
-"""Crossings by what was between the guests, then by IP version."""
+GUESTS = ("vm1", "vm2")
+IP = {"ipv4": 4, "ipv6": 6}
 KINDS = {
     Namespace.name: "control: the kernel forwards",
     Raw.name: "a program copies packets, metadata lost",
@@ -28,149 +29,69 @@ KINDS = {
 """The kinds of router that are compared, with what each shows."""
 
 
-@experiment(
-    "router-hop",
-    topology="router-hop.yaml",
-    hypothesis="SSH hangs behind a router that copies packets as they are, because the copy loses "
-    "needs_csum: nobody finishes the checksum and the receiving kernel drops the packet.",
-)
-def router_hop(trial: Trial) -> None:
-    """A router that copies packets: SSH hangs, ping works; names the hop and proves the cause."""
-    found = cross_each(trial, cure="tx-off", what="checksum offload off in both guests")
-    if complete(found):
-        trial.story += _story(found)
-    else:
-        trial.notes.append("an arm did not come to its end, so there is no story to tell")
+@dataclass(frozen=True)
+class Between:
+    """What is between the guests."""
+
+    kind: str
+    """That of r1."""
+    what: str
+    finished: bool = False
+    """Whether both guests finish their checksums."""
 
 
-def cross_each(trial: Trial, *, cure: str, what: str) -> Found:
-    """Cross r1 as each kind, and as the one that copies with guests that finish their sums."""
-    found: Found = {}
-    r1 = trial.lab.router("r1")
-    copying = Raw.name
-    for version in (4, 6):
-        ip = f"ipv{version}"
-        for kind, words in KINDS.items():
-            with trial.arm(f"{kind}/{ip}", words) as arm:
-                r1.set_kind(kind)
-                crossing = cross(trial, arm, "vm1", "vm2", version)
-                found.setdefault(kind, {})[version] = crossing
-                if loses(kind):
-                    check_broken(arm, crossing)
-                else:
-                    check_passes(arm, crossing, finished=False)
-        with (
-            trial.arm(f"{copying} {cure}/{ip}", f"{copying}, {what}") as arm,
-            contextlib.ExitStack() as stack,
-        ):
-            r1.set_kind(copying)
-            for name in ("vm1", "vm2"):
-                stack.enter_context(finishing(trial.lab.node(name)))
-            crossing = cross(trial, arm, "vm1", "vm2", version)
-            found.setdefault(f"{copying}, {cure}", {})[version] = crossing
-            check_passes(arm, crossing, finished=True)
-    return found
+def variants(cure: str, what: str) -> Mapping[str, Axis]:
+    """Return r1 as each kind, and as the one that copies with guests that finish their sums."""
+    between = {kind: Between(kind, words) for kind, words in KINDS.items()}
+    between[f"{Raw.name} {cure}"] = Between(Raw.name, f"{Raw.name}, {what}", finished=True)
+    return {"between": between, "ip": IP}
 
 
-def loses(kind: str) -> bool:
-    """Whether a router of this kind loses what is known of an unfinished checksum."""
-    return registry.forwarder(kind).effect is Effect.LOSES
+def describe(case: Case) -> str:
+    """Say what an arm shows."""
+    between: Between = case["between"]
+    return between.what
 
 
-def complete(found: Found) -> bool:
-    """Whether every arm came to its end."""
-    return [len(one) for one in found.values()] == [2] * 4
+def cross_router(trial: Trial, arm: Arm, case: Case) -> Crossing:
+    """Cross r1 as a case has it, and check what follows from its kind."""
+    between: Between = case["between"]
+    finishers = GUESTS if between.finished else ()
+    trial.lab.router("r1").set_kind(between.kind)
+    with contextlib.ExitStack() as stack:
+        for name in finishers:
+            stack.enter_context(finishing(trial.lab.node(name)))
+        crossing = cross(trial, arm, *GUESTS, case["ip"])
+    check_crossing(arm, crossing, Ends(finished_by=finishers))
+    return crossing
 
 
-def check_broken(arm: Arm, crossing: Crossing) -> None:
-    """Check the failure and every link of its cause: one copying router lost the metadata."""
-    check_answer(arm, "ssh", crossing.ssh, works=False)
-    lost = [crossing.syn]
-    if crossing.ping:
-        check_answer(arm, "ping", crossing.ping, works=True)
-    if crossing.udp:
-        check_answer(arm, "udp", crossing.udp, works=False)
-        lost.append(crossing.datagram)
-    into, out = (hop for hop in crossing.path if hop.in_router)
-    blamed = f"router {into.element} ({into.link} to {out.link})"
-    for wanted in lost:
-        steps = crossing.steps(wanted)
-        check_states(
-            arm,
-            steps,
-            wanted,
-            f"partial everywhere; needs_csum up to {into.name}, none after it",
-            until(into.name, crossing.path, (Checksum.PARTIAL, Metadata.NONE)),
-        )
-        _check_culprit(arm, f"metadata lost, {wanted.kind}", blamed, steps)
-    _check_counters(arm, crossing)
-    _check_reasons(arm, crossing)
-
-
-def _check_culprit(arm: Arm, name: str, blamed: str, steps: Sequence[Step]) -> None:
-    """Check where a packet lost its metadata; a hop that missed something may have been the one."""
-    where = culprit(steps)
-    blind = [step.hop.name for step in steps if step.seen is None and not step.complete]
-    if not where and blind:
-        observed = f"the capture is not complete at {', '.join(blind)}"
-        arm.check(name, blamed, observed, None)
-        return
-    arm.check(name, blamed, where or "not lost anywhere", where == blamed)
-
-
-def _check_counters(arm: Arm, crossing: Crossing) -> None:
-    assert crossing.ssh is not None
-    grown = crossing.ssh.grown(crossing.destination, "TcpInCsumErrors")
-    arm.check(
-        f"TcpInCsumErrors at {crossing.destination}",
-        "grows while SSH waits",
-        f"grew by {grown}",
-        None if crossing.ssh.works is None else grown > 0,
-    )
-
-
-def _check_reasons(arm: Arm, crossing: Crossing) -> None:
-    victim = crossing.destination
-    name, expected = f"drop reason at {victim}", "the kernel drops the SYNs for TCP_CSUM"
-    drops = crossing.drops.get(victim, ())
-    reasons = sorted({drop.reason for drop in drops if drop.reason})
-    if why_not := crossing.no_drops.get(victim):
-        arm.skip(name, expected, why_not)
-    elif drops and not reasons:
-        arm.skip(name, expected, "the guest's kernel gives no reasons (before 5.17)")
-    else:
-        arm.check(
-            name,
-            expected,
-            ", ".join(reasons) or "no drop seen",
-            "TCP_CSUM" in reasons,
-            evidence=[f"{drop.reason} at {drop.location}" for drop in drops[:4]],
-        )
-
-
-def lost_at(found: Found) -> str:
+def lost_at(found: Mapping[str, Crossing]) -> str:
     """Name the place where the copying router lost the metadata of the first packet."""
-    copied = found[Raw.name][4]
+    copied = found[f"{Raw.name}/ipv4"]
     return culprit(copied.steps(copied.syn)) or "nowhere in this run"
 
 
-def tables(found: Found) -> list[str]:
-    """Show the first packet at every hop, a column an arm."""
+def tables(found: Mapping[str, Crossing]) -> list[str]:
+    """Show the first packet at every hop, a table an IP version, a column a router."""
     lines = []
-    for version in (4, 6):
+    for label, version in IP.items():
         lines += [f"The first packet of SSH (SYN) from vm1 to vm2, IPv{version}:", ""]
-        lines += table(
-            {name: (one[version].steps(one[version].syn), one[version].ssh)
-             for name, one in found.items()}
-        )  # fmt: skip
-        lines.append("")
+        columns = {
+            name.removesuffix(f"/{label}"): (one.steps(one.syn), one.ssh)
+            for name, one in found.items()
+            if name.endswith(f"/{label}")
+        }
+        lines += [*table(columns), ""]
     return lines
 
 
-def _story(found: Found) -> list[str]:
+def _story(found: Mapping[str, Crossing]) -> list[str]:
     """Tell it to somebody who meets it for the first time."""
-    lines = ["vm1 ── left ── r1 ── right ── vm2", "", *tables(found)]
-    lines += [
+    return [
+        "vm1 ── left ── r1 ── right ── vm2",
+        "",
+        *tables(found),
         "What happens. To save work the sender's kernel leaves a checksum unfinished: the field",
         "holds only the sum of the pseudo-header (partial), and beside the packet, not in it,",
         "travels the note needs_csum: whoever puts this on a wire must finish it. Bridges and the",
@@ -187,4 +108,17 @@ def _story(found: Found) -> list[str]:
         "differs. With `ethtool -K eth0 tx off` in both guests there is nothing left to finish and",
         "the copying router does no harm; in one guest it would only move the loss to the other.",
     ]
-    return lines
+
+
+@experiment(
+    "router-hop",
+    topology="router-hop.yaml",
+    hypothesis="SSH hangs behind a router that copies packets as they are, because the copy loses "
+    "needs_csum: nobody finishes the checksum and the receiving kernel drops the packet.",
+    variants=variants("tx-off", "checksum offload off in both guests"),
+    describe=describe,
+    story=_story,
+)
+def router_hop(trial: Trial, arm: Arm, case: Case) -> Crossing:
+    """A router that copies packets: SSH hangs, ping works; names the hop and proves the cause."""
+    return cross_router(trial, arm, case)

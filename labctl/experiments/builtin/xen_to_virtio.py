@@ -2,83 +2,65 @@
 
 from __future__ import annotations
 
-from labctl.experiments.builtin.router_hop import KINDS, check_broken, loses
-from labctl.experiments.crossing import Crossing, check_answer, check_no_errors, check_passes, cross
-from labctl.experiments.evidence import check_states, culprit, everywhere
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from labctl.experiments.builtin.router_hop import IP, KINDS
+from labctl.experiments.crossing import Crossing, cross
+from labctl.experiments.evidence import culprit
+from labctl.experiments.expectations import check_crossing
 from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
 from labctl.experiments.story import table
 from labctl.experiments.trial import Arm, Trial
+from labctl.experiments.variants import Case
 from labctl.kinds.forwarders.raw import Raw
 from labctl.kinds.forwarders.raw_vnet import RawVnet
-from labctl.packet.checksum import Checksum, Metadata
+from labctl.topology.expected import Ends
 
 DIRECT = "direct"
 FINISHED = f"{Raw.name} finished"
 
 
-@experiment(
-    "xen-to-virtio",
-    topology="xen-to-virtio.yaml",
-    hypothesis="An unfinished packet of a Xen guest reaches a QEMU guest as well as one of its own "
-    "kind: each border translates the note. Only a router that copies packets loses it, as in "
-    "either world alone.",
-)
-def xen_to_virtio(trial: Trial) -> None:
-    """A Xen guest and a QEMU guest, through each kind of router: which one loses the note."""
-    there: dict[str, dict[int, Crossing]] = {}
-    back: dict[str, Crossing] = {}
-    r1 = trial.lab.router("r1")
-    for version in (4, 6):
-        what = "control: no router, vm2 is on the other side of the uplink"
-        with trial.arm(f"{DIRECT}/ipv{version}", what) as arm:
-            crossing = cross(trial, arm, "vm1", "vm2", version)
-            check_passes(arm, crossing, finished=False)
-            there.setdefault(DIRECT, {})[version] = crossing
-    for kind, what in KINDS.items():
-        for version in (4, 6):
-            with trial.arm(f"{kind}/ipv{version}", what) as arm:
-                r1.set_kind(kind)
-                crossing = cross(trial, arm, "vm1", "vm3", version)
-                _check(arm, crossing, kind)
-                there.setdefault(kind, {})[version] = crossing
-        with trial.arm(f"{kind} back/ipv4", f"{what}; from the QEMU guest to the Xen guest") as arm:
-            r1.set_kind(kind)
-            crossing = cross(trial, arm, "vm3", "vm1", 4, with_ping=False, with_udp=False)
-            _check(arm, crossing, kind)
-            back[kind] = crossing
+@dataclass(frozen=True)
+class Way:
+    """A way between the two worlds."""
+
+    what: str
+    kind: str = ""
+    """That of r1; empty where it is not on the way."""
+    source: str = "vm1"
+    destination: str = "vm3"
+    versions: tuple[int, ...] = (4, 6)
+    finished: bool = False
+    """Whether both guests finish their checksums."""
+
+    @property
+    def back(self) -> bool:
+        """Whether the QEMU guest opens the connection."""
+        return self.source == "vm3"
+
+
+def _ways() -> dict[str, Way]:
+    what = "control: no router, vm2 is on the other side of the uplink"
+    ways = {DIRECT: Way(what, destination="vm2")}
+    for kind, words in KINDS.items():
+        ways[kind] = Way(words, kind)
+        opened = f"{words}; from the QEMU guest to the Xen guest"
+        ways[f"{kind} back"] = Way(opened, kind, "vm3", "vm1", (4,))
     what = f"{Raw.name}, but both guests finish their sums: tc's csum action in vm1, tx off in vm3"
-    with trial.arm(f"{FINISHED}/ipv4", what) as arm:
-        r1.set_kind(Raw.name)
-        with finishing(trial.lab.node("vm1")), finishing(trial.lab.node("vm3")):
-            crossing = cross(trial, arm, "vm1", "vm3", 4, with_ping=False)
-        check_passes(arm, crossing, finished=True)
-        there.setdefault(FINISHED, {})[4] = crossing
-    if [len(one) for one in there.values()] == [2, 2, 2, 2, 1] and len(back) == 3:
-        trial.story += _story(there, back)
-    else:
-        trial.notes.append("an arm did not come to its end, so there is no story to tell")
+    ways[FINISHED] = Way(what, Raw.name, versions=(4,), finished=True)
+    return ways
 
 
-def _check(arm: Arm, crossing: Crossing, kind: str) -> None:
-    """Check what a router of this kind must do to a crossing."""
-    if loses(kind):
-        check_broken(arm, crossing)
-    elif crossing.udp:
-        check_passes(arm, crossing, finished=False)
-    else:
-        check_answer(arm, "ssh", crossing.ssh, works=True)
-        whole = everywhere(Checksum.PARTIAL, Metadata.NEEDS_CSUM)
-        for wanted in (crossing.syn, crossing.syn_ack):
-            expected = "partial with needs_csum at every hop"
-            check_states(arm, crossing.steps(wanted), wanted, expected, whole)
-        check_no_errors(arm, crossing)
+WAYS = _ways()
 
 
-def _story(there: dict[str, dict[int, Crossing]], back: dict[str, Crossing]) -> list[str]:
+def _story(found: Mapping[str, Crossing]) -> list[str]:
     """Tell it to somebody who meets it for the first time."""
     kept = RawVnet.name
-    copied = there[Raw.name][4]
+    copied = found[f"{Raw.name}/ipv4"]
     lines = [
         "      Xen host xen1        │   uplink          the lab's own bridges",
         "vm1 ── vm1-eth0 ── xen1:eth0 ── xen1-eth0 ┬─ vm2-eth0 ── vm2",
@@ -86,19 +68,20 @@ def _story(there: dict[str, dict[int, Crossing]], back: dict[str, Crossing]) -> 
         "",
         "The first packet of SSH (SYN) from vm1, a Xen guest, to vm2, a QEMU guest, no router:",
         "",
-        *_table({f"IPv{version}": there[DIRECT][version] for version in (4, 6)}),
+        *_table({f"IPv{version}": found[f"{DIRECT}/{ip}"] for ip, version in IP.items()}),
         "",
     ]
-    for version in (4, 6):
+    for ip, version in IP.items():
         lines += [
             f"From vm1, a Xen guest, to vm3, a QEMU guest, through r1, IPv{version}:",
             "",
-            *_table({kind: there[kind][version] for kind in KINDS}),
+            *_table({kind: found[f"{kind}/{ip}"] for kind in KINDS}),
             "",
         ]
     lines += ["The same through raw, with sums that both guests have finished, IPv4:", ""]
-    lines += [*_table({FINISHED: there[FINISHED][4]}), ""]
-    lines += ["The other way, from vm3 to vm1, IPv4:", "", *_table(dict(back)), ""]
+    lines += [*_table({FINISHED: found[f"{FINISHED}/ipv4"]}), ""]
+    back = {kind: found[f"{kind} back/ipv4"] for kind in KINDS}
+    lines += ["The other way, from vm3 to vm1, IPv4:", "", *_table(back), ""]
     lines += [
         "What happens. The note that the sum is not finished crosses three borders. Out of vm1 it",
         "is XEN_NETTXF_csum_blank on the ring to dom0; out of the Xen host it is",
@@ -129,3 +112,31 @@ def _table(columns: dict[str, Crossing]) -> list[str]:
 
 def _where(crossing: Crossing) -> str:
     return culprit(crossing.steps(crossing.syn)) or "nowhere in this run"
+
+
+@experiment(
+    "xen-to-virtio",
+    topology="xen-to-virtio.yaml",
+    hypothesis="An unfinished packet of a Xen guest reaches a QEMU guest as well as one of its own "
+    "kind: each border translates the note. Only a router that copies packets loses it, as in "
+    "either world alone.",
+    variants={"way": WAYS, "ip": IP},
+    where=lambda case: case["ip"] in case["way"].versions,
+    describe=lambda case: str(case["way"].what),
+    story=_story,
+)
+def xen_to_virtio(trial: Trial, arm: Arm, case: Case) -> Crossing:
+    """A Xen guest and a QEMU guest, through each kind of router: which one loses the note."""
+    way: Way = case["way"]
+    ends = (way.source, way.destination)
+    if way.kind:
+        trial.lab.router("r1").set_kind(way.kind)
+    with contextlib.ExitStack() as stack:
+        for name in ends if way.finished else ():
+            stack.enter_context(finishing(trial.lab.node(name)))
+        crossing = cross(
+            trial, arm, *ends, case["ip"],
+            with_ping=not (way.back or way.finished), with_udp=not way.back,
+        )  # fmt: skip
+    check_crossing(arm, crossing, Ends(finished_by=ends if way.finished else ()))
+    return crossing
