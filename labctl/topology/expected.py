@@ -29,6 +29,7 @@ from labctl.topology.graph import (
     Segment,
     Traversal,
     Uplink,
+    Wire,
 )
 from labctl.topology.points import ObservationPoint
 
@@ -155,12 +156,13 @@ def expect(
     *,
     gso: bool = False,
     forwarder: Callable[[str], Kind] = registry.forwarder,
+    link: Callable[[str], Kind] = registry.link,
 ) -> Expected:
     """Work out what is to be seen of a packet that the source of a path sends to its destination.
 
     `protocol` is `tcp`, `udp` or `icmp`, `version` 4 or 6; `gso` makes it a super-frame. What a
-    router does is asked of `forwarder(kind)`, which raises `UsageError` for a kind that cannot be
-    had.
+    router does is asked of `forwarder(kind)`, what a segment of a network does of `link(kind)`;
+    both raise `UsageError` for a kind that cannot be had.
     """
     source = _name(path.traversals[0])
     finished = (
@@ -175,7 +177,11 @@ def expect(
     unreached: list[str] = []
     seen: ObservationPoint | None = None
     dropped = False
-    for stage in _stages(path, Passing(protocol, version, gso=gso), ends, forwarder):
+
+    def effect_in(here: Traversal) -> Effect:
+        return _within(here, Passing(protocol, version, gso=gso), forwarder, link)
+
+    for stage in _stages(path, ends, effect_in):
         if stage.point is not None:
             if dropped:
                 unreached.append(stage.point.name)
@@ -206,19 +212,19 @@ def _passed(effect: Effect, state: State, *, gso: bool) -> tuple[State, bool]:
 
 
 def _stages(
-    path: PacketPath, passing: Passing, ends: Ends, forwarder: Callable[[str], Kind]
+    path: PacketPath, ends: Ends, effect_in: Callable[[Traversal], Effect]
 ) -> Iterator[_Stage]:
     """Yield the points of a path in order, with what is done to a packet between them."""
     for here in path.traversals:
         name = _name(here)
         if isinstance(here.element, Segment):
-            yield from (_Stage(name, point) for point in here.points)
+            yield _Stage(name, effect=effect_in(here))
             continue
         if here.entry:
             # What sends by a link finishes before the observer of that link sees the packet.
             yield _Stage(name, effect=_by_nic(here, here.entry))
             yield from _sent(name, here.entry.points[::-1], ends)
-        yield _Stage(name, effect=_within(here, passing, forwarder))
+        yield _Stage(name, effect=effect_in(here))
         if here.exit:
             sent = 0 if isinstance(here.element, Uplink) else 1
             yield from _sent(name, here.exit.points[:sent], ends)
@@ -233,12 +239,23 @@ def _sent(name: str, points: tuple[ObservationPoint, ...], ends: Ends) -> Iterat
     yield from (_Stage(name, point) for point in points)
 
 
-def _within(here: Traversal, passing: Passing, forwarder: Callable[[str], Kind]) -> Effect:
+def _within(
+    here: Traversal,
+    passing: Passing,
+    forwarder: Callable[[str], Kind],
+    link: Callable[[str], Kind],
+) -> Effect:
     """Return what an element does to what passes it, apart from its NICs."""
-    if not isinstance(here.element, RouterElement):
-        return Effect.KEEPS
+    match here.element:
+        case RouterElement(router):
+            kind = forwarder(router.kind)
+        case Segment(kind=name):
+            kind = link(name)
+        case Wire(segment=segment):
+            kind = link(segment.kind)
+        case _:
+            return Effect.KEEPS
     entry, exit_ = (port.interface if port else "" for port in (here.entry, here.exit))
-    kind = forwarder(here.element.router.kind)
     return kind.effect_on(replace(passing, entry=entry, exit=exit_))
 
 
@@ -260,4 +277,6 @@ def _name(here: Traversal) -> str:
         return here.element.router.name
     if isinstance(here.element, Segment):
         return here.element.network
+    if isinstance(here.element, Wire):
+        return here.element.name
     return here.element.node.name

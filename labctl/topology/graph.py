@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
 from labctl.errors import UsageError
 from labctl.kinds import registry
 from labctl.kinds.base import Look
+from labctl.kinds.links import DEFAULT as DEFAULT_LINK
 from labctl.topology import model
 from labctl.topology.model import Interface, Network, Node, Router, Topology
 from labctl.topology.points import (
@@ -41,6 +42,8 @@ class Segment:
     """The Xen host in whose dom0 it is; empty for the lab itself."""
     name: str = ""
     """The segment's own name, where the network is no single bridge."""
+    kind: str = field(default=DEFAULT_LINK, compare=False)
+    """The name of its link kind (`labctl.kinds`); told of those on a path."""
 
     @property
     def points(self) -> tuple[ObservationPoint, ...]:
@@ -259,7 +262,7 @@ def find_path(
         segment = here.segment
         if segment in goals:
             goal = goals[segment]
-            rest = (Traversal(segment, here, goal), Traversal(end, goal, None))
+            rest = (Traversal(_told(topology, segment), here, goal), Traversal(end, goal, None))
             return PacketPath((*walked, *rest))
         if segment in seen:
             continue
@@ -268,13 +271,21 @@ def find_path(
             for beyond in element.ports:
                 if beyond.segment == segment:
                     continue
-                passed = (Traversal(segment, here, entry), Traversal(element, entry, beyond))
+                reached = Traversal(_told(topology, segment), here, entry)
+                passed = (reached, Traversal(element, entry, beyond))
                 put = waiting.append if element.adds else waiting.appendleft
                 put(((*walked, *passed), beyond))
     raise UsageError(
         f"no network or router joins {source} and {destination}",
         "give them an interface on one network, or a router between theirs",
     )
+
+
+def _told(topology: Topology, segment: Segment) -> Segment:
+    """Return a segment with its kind."""
+    parts = topology.networks[segment.network].segments
+    kind = next((one.kind for one in parts if one.name == segment.name), segment.kind)
+    return dataclasses.replace(segment, kind=kind)
 
 
 def _joining(topology: Topology) -> Iterable[Joining]:
