@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import yaml
 from live import Place, place
 
 from outside import install_own_kinds
@@ -39,6 +42,32 @@ HOPS = [
     "r1-eth0", "r1:eth0", "r1:eth1", "r1-eth1",
     "vm2-eth0", "vm2:eth0",
 ]  # fmt: skip
+
+
+EXPERIMENT = """\
+from labctl import Effect, check_path, experiment
+from labctl.kinds import registry
+from own_kinds_package import UdpLoser
+
+
+@registry.FORWARDERS.register
+class Wrong(UdpLoser):
+    name = "says-it-keeps"
+
+    def effect_on(self, passing):
+        return Effect.KEEPS
+
+
+@experiment(
+    "own",
+    topology=TOPOLOGY,
+    hypothesis="What is seen is what the elements on the path say of themselves.",
+    variants={"router": ["udp-loser", "says-it-keeps"]},
+)
+def own(trial, arm, case):
+    trial.lab.router("r1").set_kind(case["router"])
+    check_path(trial, arm, "vm1", "vm2", 4)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +119,23 @@ def test_their_observer_sees_what_the_packet_sockets_see(here: Place) -> None:
     assert {(step["state"], step["metadata"]) for step in syn["steps"]} == {
         ("partial", "needs_csum")
     }
+
+
+def test_what_is_expected_follows_from_their_effects_and_a_wrong_effect_fails(here: Place) -> None:
+    file = here.write("own.py", EXPERIMENT.replace("TOPOLOGY", repr(yaml.safe_load(TOPOLOGY))))
+    told = here.run("experiment", str(file), "--json")
+    assert told.status == 1, told.stdout + told.stderr
+    (made,) = told.json()
+    run = json.loads((Path(made["path"]) / "result.json").read_text())
+    right, wrong = run["arms"]
+    assert right["verdict"] == "pass", right
+    failed = {one["name"] for one in wrong["checks"] if one["verdict"] == "fail"}
+    assert failed, wrong
+    assert all("UDP" in name or name == "udp" or "errors" in name for name in failed), failed
+    page = here.root / "own.html"
+    here.ok("report", made["path"], "--output", str(page))
+    assert "left/near" in page.read_text()
+    assert HOPS[4] in page.read_text()
 
 
 def test_udp_loses_its_metadata_in_the_forwarder_which_is_named_with_its_remedy(
