@@ -38,6 +38,8 @@ CaseBody = Callable[["Trial", "Arm", Case], Any]
 """What is done in the arm of a case; what it returns is for the story."""
 Story = Callable[[Mapping[str, Any]], Sequence[str]]
 """Makes the lines of the page, of what the body returned by the names of all cases."""
+Variants = Mapping[str, Axis] | Callable[["Topology"], Mapping[str, Axis]]
+"""The values of each axis by their labels, or a function that finds them in a topology."""
 UNTOLD = "an arm did not come to its end, so there is no story to tell"
 
 
@@ -52,7 +54,8 @@ class Experiment:
     """What is to be shown, one sentence."""
     body: Callable[..., Any]
     """A `Body`; where there are cases, a `CaseBody`."""
-    cases: tuple[Case, ...] = ()
+    cases: tuple[Case, ...] | Callable[[Topology], tuple[Case, ...]] = ()
+    """A function where they follow from the topology."""
     story: Story | None = None
     """Told once all cases came to their end."""
     only: tuple[str, ...] = ()
@@ -83,7 +86,7 @@ class Experiment:
 
         Raises `UsageError` where a pattern fits none. The others are recorded as skipped.
         """
-        check_patterns(self.name, self.cases, patterns)
+        check_patterns(self.name, self._cases(self.load), patterns)
         return replace(self, only=tuple(patterns))
 
     def on(self, topology: str) -> Experiment:
@@ -95,20 +98,24 @@ class Experiment:
         if not self.cases:
             self.body(trial)
             return
+        cases = self._cases(lambda: trial.lab.topology)
         ended: dict[str, Any] = {}
-        for case in self.cases:
+        for case in cases:
             with trial.arm(case.name, case.description) as arm:
                 if not fits(case, self.only):
                     arm.give_up(f"not chosen by --only {' '.join(self.only)}")
                     continue
                 ended[case.name] = self.body(trial, arm, case)
-        tried = sum(fits(case, self.only) for case in self.cases)
-        if tried < len(self.cases):
-            trial.notes.append(f"{tried} of {len(self.cases)} cases were chosen by --only")
-        elif self.story and len(ended) == len(self.cases):
+        tried = sum(fits(case, self.only) for case in cases)
+        if tried < len(cases):
+            trial.notes.append(f"{tried} of {len(cases)} cases were chosen by --only")
+        elif self.story and len(ended) == len(cases):
             trial.story += self.story(ended)
         elif self.story:
             trial.notes.append(UNTOLD)
+
+    def _cases(self, topology: Callable[[], Topology]) -> tuple[Case, ...]:
+        return self.cases(topology()) if callable(self.cases) else self.cases
 
     def load(self) -> Topology:
         """Return the topology.
@@ -140,7 +147,7 @@ def experiment(
     *,
     topology: str | Mapping[str, Any],
     hypothesis: str,
-    variants: Mapping[str, Axis],
+    variants: Variants,
     where: Callable[[Case], bool] | None = None,
     describe: Callable[[Case], str] | None = None,
     story: Story | None = None,
@@ -152,19 +159,27 @@ def experiment(
     *,
     topology: str | Mapping[str, Any],
     hypothesis: str,
-    variants: Mapping[str, Axis] | None = None,
+    variants: Variants | None = None,
     where: Callable[[Case], bool] | None = None,
     describe: Callable[[Case], str] | None = None,
     story: Story | None = None,
 ) -> Callable[[Callable[..., Any]], Experiment]:
     """Make an experiment of the function below.
 
-    With `variants` (the values of each axis, by their labels or as they are) it is called once for
-    each combination that `where` holds of, in an arm called after the labels, such as `raw/ipv4`,
-    that `describe` says a line about. Once all have come to their end, `story` makes the page of
-    what was returned, by the cases' names. Raises `UsageError` for variants that give no case.
+    With `variants` (the values of each axis, by their labels or as they are; or a function that
+    finds them in the topology) it is called once for each combination that `where` holds of, in an
+    arm called after the labels, such as `raw/ipv4`, that `describe` says a line about. Once all
+    have come to their end, `story` makes the page of what was returned, by the cases' names. Raises
+    `UsageError` for variants that give no case.
     """
-    cases = () if variants is None else product(variants, where, describe)
+    cases: tuple[Case, ...] | Callable[[Topology], tuple[Case, ...]] = ()
+    if callable(variants):
+
+        def cases(topology: Topology) -> tuple[Case, ...]:
+            return product(variants(topology), where, describe)
+
+    elif variants is not None:
+        cases = product(variants, where, describe)
 
     def make(body: Callable[..., Any]) -> Experiment:
         return Experiment(name, topology, hypothesis, body, cases, story)

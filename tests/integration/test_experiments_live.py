@@ -128,6 +128,33 @@ def test_offload_passes_and_is_recorded(here: Place, watch: Watch) -> None:
     }
 
 
+def test_effects_finds_a_copying_router_in_a_users_topology(here: Place, watch: Watch) -> None:
+    text = (Path(__file__).resolve().parents[2] / "topologies" / "three-networks.yaml").read_text()
+    before, after = text.split("  r2:\n    kind: namespace")
+    here.write("mine.yaml", f"{before}  r2:\n    kind: raw{after}")
+    words = ("effects", "--topology", "mine.yaml", "--only", "*/ipv4", "--json")
+    record, _ = _record(here.ok("experiment", *words).json())
+    watch.nothing_left()
+    verdicts = {arm["name"]: arm["verdict"] for arm in record["arms"]}
+    assert verdicts == {
+        f"{way}/{ip}": "pass" if ip == "ipv4" else "skip"
+        for way in ("vm1 to vm2", "vm2 to vm1")
+        for ip in ("ipv4", "ipv6")
+    }
+    assert record["notes"] == ["2 of 4 cases were chosen by --only"]
+    assert record["command"].endswith("--topology mine.yaml --only '*/ipv4'")
+    blamed = {
+        arm["name"]: check["observed"]
+        for arm in record["arms"]
+        for check in arm["checks"]
+        if check["name"] == "metadata lost, SYN"
+    }
+    assert blamed == {
+        "vm1 to vm2/ipv4": "router r2 (eth0 to eth1)",
+        "vm2 to vm1/ipv4": "router r2 (eth1 to eth0)",
+    }
+
+
 MUTATED = """
 from labctl.experiments import Arm, Case, Trial, experiment
 from labctl.experiments.expectations import check_path

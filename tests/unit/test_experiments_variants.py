@@ -14,9 +14,11 @@ from labctl.cli.main import cli
 from labctl.errors import GuestError, UsageError
 from labctl.events import silent
 from labctl.experiments import Arm, Case, Experiment, Skip, Trial, experiment, load, runner
+from labctl.experiments.builtin.effects import pairs
 from labctl.experiments.model import UNTOLD
 from labctl.experiments.variants import Axis, product
 from labctl.results.model import Verdict, combine
+from labctl.topology import Topology, from_mapping
 
 AXES: dict[str, Axis] = {"router": ["raw", "raw-vnet"], "ip": {"ipv4": 4, "ipv6": 6}}
 ALL = ["raw/ipv4", "raw/ipv6", "raw-vnet/ipv4", "raw-vnet/ipv6"]
@@ -194,3 +196,54 @@ def test_a_wrong_choice_starts_nothing(
     monkeypatch.setattr(runner, "Lab", SimpleNamespace(up=never))
     done = CliRunner().invoke(cli, ["experiment", *words])
     assert told in f"{done.output}{done.exception}"
+
+
+# --- cases that follow from the topology --------------------------------------------------------
+
+
+def test_a_function_finds_the_axes_in_the_topology_it_is_run_on(tmp_path: Path) -> None:
+    def nodes(topology: Topology) -> dict[str, Axis]:
+        return {"node": list(topology.nodes)}
+
+    one = experiment("mine", topology="bridged", hypothesis="it works", variants=nodes)(passes)
+    assert one.select(["vm2"]).only == ("vm2",)
+    with pytest.raises(UsageError, match="mine has no case 'four'"):
+        one.select(["four"])
+    assert one.on("dual-stack").select(["four"]).only == ("four",)
+    lab: Any = SimpleNamespace(topology=one.load())
+    trial = Trial(lab, tmp_path, tmp_path)
+    one.run(trial)
+    assert [arm.name for arm in trial.arms] == ["vm1", "vm2"]
+
+
+@pytest.mark.parametrize(
+    ("topology", "cases"),
+    [
+        ("bridged", ["vm1 to vm2/ipv4", "vm1 to vm2/ipv6", "vm2 to vm1/ipv4", "vm2 to vm1/ipv6"]),
+        (
+            "dual-stack",
+            ["four to both/ipv4", "six to both/ipv6", "both to four/ipv4", "both to six/ipv6"],
+        ),
+    ],
+)
+def test_effects_crosses_between_all_guests_that_have_addresses_of_one_version(
+    topology: str, cases: list[str]
+) -> None:
+    (one,) = load.find(["effects"])
+    found = one.on(topology)
+    for name in cases:
+        assert found.select([name]).only == (name,)
+    with pytest.raises(UsageError, match="no case"):
+        found.select(["four to six/*"])
+
+
+def test_effects_tells_what_each_router_on_the_way_does() -> None:
+    axes = pairs(load.find(["effects"])[0].load().with_router_kind("r2", "raw"))
+    assert isinstance(axes["pair"], dict)
+    assert axes["pair"]["vm1 to vm2"].what == "through r1 (namespace: keeps), r2 (raw: loses)"
+
+
+def test_effects_needs_two_guests_that_are_joined() -> None:
+    apart = from_mapping({"networks": {"a": {}}, "nodes": {"vm1": {"interfaces": []}}})
+    with pytest.raises(UsageError, match="has no two guests"):
+        pairs(apart)

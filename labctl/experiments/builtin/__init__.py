@@ -1,6 +1,7 @@
 """The experiments that come with labctl."""
 
 from labctl.experiments.builtin.bridged import bridged
+from labctl.experiments.builtin.effects import effects
 from labctl.experiments.builtin.offload import offload
 from labctl.experiments.builtin.router_hop import router_hop
 from labctl.experiments.builtin.xen_bridged import xen_bridged
@@ -19,5 +20,6 @@ BUILTIN: dict[str, Experiment] = {
         xen_router_hop,
         xen_offload,
         xen_to_virtio,
+        effects,
     )
 }
