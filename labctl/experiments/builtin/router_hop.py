@@ -111,7 +111,7 @@ def _check_culprit(arm: Arm, name: str, blamed: str, steps: Sequence[Step]) -> N
     """Check where a packet lost its metadata; a hop that missed something may have been the one."""
     where = culprit(steps)
     blind = [step.hop.name for step in steps if step.seen is None and not step.complete]
-    if not where and blind:
+    if where != blamed and blind:
         observed = f"the capture is not complete at {', '.join(blind)}"
         arm.check(name, blamed, observed, None)
         return
