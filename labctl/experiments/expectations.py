@@ -182,7 +182,7 @@ def _check_lost(arm: Arm, crossing: Crossing, wanted: Wanted, change: Change) ->
     steps = crossing.steps(wanted)
     where = culprit(steps)
     blind = [step.hop.name for step in steps if step.seen is None and not step.complete]
-    if not where and blind:
+    if where != blamed and blind:
         observed = f"the capture is not complete at {', '.join(blind)}"
         arm.check(name, blamed, observed, None)
         return

@@ -8,7 +8,7 @@ import pytest
 from journey_frames import PATH, Pkt
 
 from labctl.errors import UsageError
-from labctl.experiments.diagnose_facts import Facts
+from labctl.experiments.diagnose_facts import Facts, left_to_device
 from labctl.experiments.diagnose_verdict import Finding, Verdict
 from labctl.experiments.knobs import Knob, candidates
 from labctl.experiments.knobs_state import State
@@ -37,6 +37,46 @@ def test_the_other_end_is_enough_where_one_end_sums_already() -> None:
     assert told["tx off in vm2"]
     assert "tx off in vm1" not in told
     assert "tx off in vm1 and vm2" not in told
+
+
+XEN = replace(FACTS, nics={"vm1": "xen", "vm2": "xen"})
+
+
+def test_a_xen_guest_is_offered_what_its_driver_allows() -> None:
+    told = {knob.name: knob for knob in candidates(PATH, LOST, XEN) if knob.layer == "guest"}
+    assert list(told) == [
+        "csum action in vm1 and vm2", "csum action in vm1", "csum action in vm2",
+    ]  # fmt: skip
+    both = told["csum action in vm1 and vm2"]
+    assert both.should
+    assert "tx off does nothing for IPv4 here" in both.cost
+    assert both.how.startswith(
+        "vm1: ethtool -K eth0 tso off gso off; tc qdisc add dev eth0 clsact; tc filter add"
+    )
+
+
+def test_over_ipv6_a_xen_guest_is_offered_tx_off_too() -> None:
+    told = expected(candidates(PATH, LOST, XEN, 6))
+    assert told["csum action in vm1 and vm2"]
+    assert told["tx off in vm1 and vm2"]
+    assert not told["tx off in vm1"]
+
+
+def test_ends_with_other_nics_are_turned_each_in_its_way() -> None:
+    mixed = replace(FACTS, nics={"vm1": "xen", "vm2": "virtio"})
+    told = expected(candidates(PATH, LOST, mixed))
+    assert told["csum action in vm1 and tx off in vm2"]
+    assert not told["csum action in vm1"]
+    assert not told["tx off in vm2"]
+
+
+def test_what_a_driver_leaves_to_its_device_is_told_for_each_ip_version() -> None:
+    on, off = Feature(True, True, True), Feature(False, False, False)
+    netfront = {"tx-checksumming": on, "tx-checksum-ipv4": on, "tx-checksum-ipv6": off}
+    assert left_to_device(netfront, 4)
+    assert not left_to_device(netfront, 6)
+    assert left_to_device({"tx-checksumming": on, "tx-checksum-ip-generic": on}, 6)
+    assert not left_to_device({"tx-checksumming": off}, 4)
 
 
 def test_after_the_loss_nothing_can_be_finished() -> None:
@@ -68,6 +108,8 @@ def test_a_state_names_what_differs() -> None:
     assert before.differing(after) == ["r1 kind", "vm1/eth0 tx"]
     assert before.differing(State()) == ["r1 kind", "vm1/eth0 tx"], "gone is different too"
     assert before.count == 2
+    tidy, left = State(clsact={"vm1/eth0": False}), State(clsact={"vm1/eth0": True})
+    assert tidy.differing(left) == ["vm1/eth0 clsact"]
 
 
 FLOW = Flow("tcp", 22, 4, "10.0.1.1", "10.0.2.2")

@@ -1,0 +1,16 @@
+"""Intel's 82574L, as QEMU emulates it."""
+
+from __future__ import annotations
+
+from labctl.kinds.base import Effect
+from labctl.kinds.nics.base import NicModel
+
+
+class E1000e(NicModel):
+    """The driver's order becomes a virtio header (QEMU: net_tx_pkt_build_vheader)."""
+
+    name = "e1000e"
+    summary = "emulated: the driver's order goes on in the TAP's virtio header"
+    effect = Effect.KEEPS
+    driver = "e1000e"
+    carrier = "a virtio header that QEMU makes of the driver's order"
