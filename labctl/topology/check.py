@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labctl.errors import nearest, shown
+from labctl.kinds import nics
 from labctl.topology import addressing, hosting, model, shape
-from labctl.topology.features import DEVICE_MODELS, FEATURES
+from labctl.topology.features import FEATURES
 from labctl.topology.fields import MIN_IPV6_MTU
 from labctl.topology.resolve import absolute
 from labctl.topology.tree import Loc, Report
@@ -135,7 +136,8 @@ def _plugged(
 
 
 def _host_side(loc: Loc, interface: model.Interface, report: Report) -> None:
-    what, most = ("vif", MAX_VIF_MTU) if interface.model == "xen" else ("TAP", MAX_TAP_MTU)
+    on_xen = nics.model(interface.model).on_xen
+    what, most = ("vif", MAX_VIF_MTU) if on_xen else ("TAP", MAX_TAP_MTU)
     if interface.mtu > most:
         message = f"mtu {interface.mtu} is more than a {what} can have"
         report.add((*loc, "mtu"), message, f"the most is {most}")
@@ -168,7 +170,7 @@ def _offload_names(topology: model.Topology, report: Report) -> None:
 def _device_offloads(topology: model.Topology, written: shape.Topology, report: Report) -> None:
     for name, node in topology.nodes.items():
         for index, interface in enumerate(node.interfaces):
-            if interface.model in DEVICE_MODELS or not interface.offload.device:
+            if nics.model(interface.model).device_features or not interface.offload.device:
                 continue
             # Point to the innermost layer that asks for it.
             mine: Loc = ("nodes", name, "interfaces", index)

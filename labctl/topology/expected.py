@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from labctl.kinds import registry
+from labctl.kinds import nics, registry
 from labctl.kinds.base import Effect, Kind, Passing
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.topology.graph import (
@@ -42,12 +42,6 @@ FINISHED: State = (Checksum.VALID, None)
 LEFT_UNFINISHED = frozenset({"tcp", "udp"})
 """The protocols whose checksum a sender leaves to others (__tcp_v4_send_check(), udp4_hwcsum()).
 That of ICMP is made in software from the start (icmp_push_reply(), ping_v4_sendmsg())."""
-CARRIES = frozenset({"virtio", "xen"})
-"""The NIC models that hand metadata on, both ways: by VIRTIO_NET_HDR_F_NEEDS_CSUM, and by
-XEN_NETTXF_csum_blank and XEN_NETRXF_csum_blank. Any other model has no place for it. What leaves by
-one is finished by the NIC, as the driver asks it to (e1000_tx_csum(), QEMU's putsum()). What is to
-arrive by one is finished by the kernel before its TAP, which takes nothing unfinished: QEMU has
-said so with TUNSETOFFLOAD, and validate_xmit_skb() goes by that."""
 
 
 @dataclass(frozen=True)
@@ -222,13 +216,13 @@ def _stages(
             continue
         if here.entry:
             # What sends by a link finishes before the observer of that link sees the packet.
-            yield _Stage(name, effect=_by_nic(here, here.entry))
+            yield _Stage(name, effect=_by_nic(here, here.entry, comes=True))
             yield from _sent(name, here.entry.points[::-1], ends)
         yield _Stage(name, effect=effect_in(here))
         if here.exit:
             sent = 0 if isinstance(here.element, Uplink) else 1
             yield from _sent(name, here.exit.points[:sent], ends)
-            yield _Stage(name, effect=_by_nic(here, here.exit))
+            yield _Stage(name, effect=_by_nic(here, here.exit, comes=False))
             yield from (_Stage(name, point) for point in here.exit.points[sent:])
 
 
@@ -259,8 +253,8 @@ def _within(
     return kind.effect_on(replace(passing, entry=entry, exit=exit_))
 
 
-def _by_nic(here: Traversal, port: Port) -> Effect:
-    """Return what becomes of a packet between the two ends of a port, whichever way it goes."""
+def _by_nic(here: Traversal, port: Port, *, comes: bool) -> Effect:
+    """Return what becomes of a packet between the two ends of a port; it comes to it, or goes."""
     if isinstance(here.element, Uplink):
         # Its two ends are ports of their own; what is between them is told at the outer one.
         model = "" if port.points[0].inside else here.element.interface.model
@@ -269,7 +263,10 @@ def _by_nic(here: Traversal, port: Port) -> Effect:
         model = models[port.interface]
     else:
         model = ""  # a veth pair: veth_xmit() hands the skb itself to the other end
-    return Effect.COMPLETES if model and model not in CARRIES else Effect.KEEPS
+    if not model:
+        return Effect.KEEPS
+    nic = nics.model(model)
+    return nic.received if comes else nic.effect
 
 
 def _name(here: Traversal) -> str:

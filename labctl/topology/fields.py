@@ -21,7 +21,7 @@ from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from labctl.errors import UsageError, nearest, shown
-from labctl.kinds import registry
+from labctl.kinds import nics, registry
 from labctl.topology.features import DEVICE_FEATURES, FEATURES
 
 MIN_MEMORY = 96
@@ -295,6 +295,13 @@ def _link_kind(value: object) -> str:
     return _known_kind(registry.LINKS, value)
 
 
+def _nic_model(value: object) -> str:
+    if not isinstance(value, str) or value not in nics.SHIPPED:
+        word = str(None if isinstance(value, dict | list) else value)
+        refuse(f"there is no model {_kind(value)}", nearest(word, nics.SHIPPED))
+    return value
+
+
 def _segment(name: str) -> str:
     if len(name) > MAX_SEGMENT or not _LINK.fullmatch(name):
         hint = f"letters, digits, hyphens and underscores, at most {MAX_SEGMENT}"
@@ -408,6 +415,9 @@ TopologyName = Annotated[
 ]
 Forwarder = Annotated[str, PlainValidator(_forwarder), _schema(type="string")]
 LinkKind = Annotated[str, PlainValidator(_link_kind), _schema(type="string")]
+NicModel = Annotated[
+    str, PlainValidator(_nic_model), _schema(type="string", enum=list(nics.SHIPPED))
+]
 File = Annotated[str, PlainValidator(_file), _schema(type="string", minLength=1)]
 LabelKey = Annotated[
     str,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from labctl.errors import nearest, shown
+from labctl.kinds import nics
 from labctl.topology import model, shape
 from labctl.topology.tree import Loc, Report
 
@@ -72,11 +73,11 @@ def _models(
     if (node.host and node.hypervisor) or _doubtful(report, loc, "host", "hypervisor"):
         return
     for index, interface in enumerate(node.interfaces):
-        if (interface.model == "xen") == bool(node.host):
+        if nics.model(interface.model).on_xen == bool(node.host):
             continue
         # Point to the innermost layer that asks for it.
         mine: Loc = (*loc, "interfaces", index)
-        layers: list[tuple[Loc, shape.Model | None]] = [
+        layers: list[tuple[Loc, str | None]] = [
             (mine, written.nodes[node.name].interfaces[index].model),
             (loc, written.nodes[node.name].model),
             (("defaults",), written.defaults.model),

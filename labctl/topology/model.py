@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from labctl.errors import UsageError, nearest, shown
-from labctl.kinds import registry
+from labctl.kinds import nics, registry
 from labctl.kinds.base import LinkPlan, Option
-from labctl.topology.features import DEVICE_FEATURES, DEVICE_MODELS
+from labctl.topology.features import DEVICE_FEATURES
 
 _T = TypeVar("_T")
 
@@ -290,7 +290,7 @@ class Topology:
                 raise UsageError(f"a virtio device has no feature {shown(feature)}", hint)
         interfaces = []
         for interface in old.interfaces:
-            if interface.model not in DEVICE_MODELS:
+            if not nics.model(interface.model).device_features:
                 where = f"{node}'s {interface.name} is {interface.model}"
                 hint = "set guest or tap features" if old.host else "use model: virtio"
                 raise UsageError(f"{where}: only virtio has device offloads", hint)

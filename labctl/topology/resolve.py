@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 
+from labctl.kinds import nics
 from labctl.kinds.base import Option
 from labctl.topology import model, shape
 from labctl.topology.features import in_order
@@ -158,7 +159,8 @@ def _node(
             model=defaults.model,
             offload=defaults.offload,
         )
-    nic = written.model or ("xen" if written.host else defaults.model) or "virtio"
+    usual = nics.DEFAULT_ON_XEN if written.host else defaults.model
+    nic = written.model or usual or nics.DEFAULT
 
     def own_file(key: str) -> Path | None:
         # An explicit null takes the image's again, whatever the defaults say.

@@ -19,8 +19,6 @@ from labctl.topology import fields
 WIDTH = 93
 """Of a line of a description: as in those that stand in this file."""
 
-Model = Literal["virtio", "e1000", "e1000e", "rtl8139", "vmxnet3", "xen"]
-
 
 class _Shape(BaseModel):
     model_config = ConfigDict(
@@ -94,7 +92,7 @@ class Interface(_Labelled):
     """IPv4 and IPv6 addresses with prefix lengths."""
     mac: fields.Mac | None = None
     """Its MAC address; made from the names by default, always the same."""
-    model: Model | None = None
+    model: fields.NicModel | None = None
     """The NIC that QEMU emulates; xen for a guest of a Xen host, which has no other kind."""
     mtu: fields.Mtu | None = None
     """Octets; the network's by default, and at most that."""
@@ -113,7 +111,7 @@ class _Inherited(_Shape):
     """Memory in MiB, or with a unit: 256M, 1G; 128 by default, 2048 for a Xen host."""
     vcpus: fields.Vcpus | None = None
     """Virtual CPUs; 1 by default, 2 for a Xen host."""
-    model: Model | None = None
+    model: fields.NicModel | None = None
     """The NIC that QEMU emulates, for interfaces that name none; virtio by default. Guests of a Xen
     host have xen."""
     offload: Offload | None = None

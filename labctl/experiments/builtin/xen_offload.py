@@ -18,6 +18,10 @@ from labctl.experiments.model import experiment
 from labctl.experiments.story import aligned
 from labctl.experiments.trial import Arm, Trial
 from labctl.experiments.variants import Case
+from labctl.kinds import nics
+from labctl.kinds.base import Effect
+from labctl.kinds.nics.e1000 import E1000
+from labctl.kinds.nics.virtio import Virtio
 from labctl.lab.node import Node
 from labctl.topology.expected import Ends, Expected
 
@@ -134,24 +138,25 @@ def _check_at_work(arm: Arm, node: Node) -> None:
 
 def _uplink(trial: Trial, arm: Arm, model: str, interface: str, version: int) -> Crossing:
     """Talk to vm3 over one of the Xen host's two NICs: virtio carries the note, e1000 cannot."""
-    driver = {"virtio": "virtio_net", "e1000": "e1000"}[model]
+    nic = nics.model(model)
+    driver = nic.driver
     path = f"/sys/class/net/{interface}/device/driver"
     found = trial.lab.node("xen1").run(f"basename $(readlink {path})").stdout.strip()
     arm.check(f"driver of xen1's {interface}", driver, found, found == driver)
     tap = f"xen1-{interface}"
     active = trial.lab.tap_features(tap)["tx-checksum-ip-generic"].active
-    check_in_effect(arm, f"{tap} tx-checksum-ip-generic", model == "virtio", active)
+    check_in_effect(arm, f"{tap} tx-checksum-ip-generic", nic.received is Effect.KEEPS, active)
     crossing = cross(trial, arm, "vm1", "vm3", version, interface=interface, with_ping=False)
     check_crossing(arm, crossing)
     return crossing
 
 
 def _uplink_virtio(trial: Trial, arm: Arm, version: int) -> Crossing:
-    return _uplink(trial, arm, "virtio", "eth0", version)
+    return _uplink(trial, arm, Virtio.name, "eth0", version)
 
 
 def _uplink_e1000(trial: Trial, arm: Arm, version: int) -> Crossing:
-    return _uplink(trial, arm, "e1000", "eth1", version)
+    return _uplink(trial, arm, E1000.name, "eth1", version)
 
 
 def _story(found: Mapping[str, Any]) -> list[str]:

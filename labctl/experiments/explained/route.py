@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from labctl.experiments.explained.model import Role, Way
+from labctl.kinds.nics.virtio import Virtio
 from labctl.topology.graph import (
     Element,
     GuestElement,
@@ -170,7 +171,7 @@ def _wire(node: Node, interface: Interface) -> str:
     """Say what is between a NIC and its TAP or vif."""
     if node.host:
         return _RING
-    return _VIRTIO if interface.model == "virtio" else f"{interface.model} of QEMU, /dev/net/tun"
+    return _VIRTIO if interface.model == Virtio.name else f"{interface.model} of QEMU, /dev/net/tun"
 
 
 def points(parts: tuple[Part, ...]) -> list[Point]:

@@ -26,6 +26,8 @@ SHIPPED: Mapping[str, str] = {
 """By name, where the class is; in the order in which they are shown."""
 DEFAULT = "virtio"
 """The model of a guest that says nothing of it, outside of a Xen host."""
+DEFAULT_ON_XEN = "xen"
+"""That of a guest on one."""
 
 
 @cache

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from labctl.kinds.base import Kind
+from labctl.kinds.base import Effect, Kind
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,21 @@ class NicModel(Kind):
     """A guest's network interface: its driver, and the device that takes its packets."""
 
     what = "NIC model"
+    received: ClassVar[Effect] = Effect.KEEPS
+    """What becomes of an unfinished checksum on its way to the guest; `effect` is of what it sends.
+
+    Where QEMU has not said to the TAP that the guest takes such (TUNSETOFFLOAD, tun(4)), the kernel
+    completes it before the TAP (validate_xmit_skb)."""
     driver: ClassVar[str]
     """The kernel module in the guest that drives it."""
     carrier: ClassVar[str]
     """What takes the note that a checksum is unfinished to the other side; empty for nothing."""
+    on_xen: ClassVar[bool] = False
+    """Whether it is a PV guest's on a Xen host: its other end is a vif, not a TAP."""
+    in_every_image: ClassVar[bool] = False
+    """Whether every image of labctl's has its driver."""
+    instant_carrier: ClassVar[bool] = False
+    """Whether it has a carrier at once; others take seconds to negotiate one, as hardware would."""
     device_features: ClassVar[bool] = False
     """Whether `offload: {device: …}` can turn features of the device off."""
 

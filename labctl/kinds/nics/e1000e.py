@@ -12,5 +12,6 @@ class E1000e(NicModel):
     name = "e1000e"
     summary = "emulated: the driver's order goes on in the TAP's virtio header"
     effect = Effect.KEEPS
+    received = Effect.COMPLETES
     driver = "e1000e"
     carrier = "a virtio header that QEMU makes of the driver's order"

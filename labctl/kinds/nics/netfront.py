@@ -23,6 +23,8 @@ class Netfront(NicModel):
     summary = "Xen's netfront: the note is a flag on the ring to dom0"
     effect = Effect.KEEPS
     driver = "xen_netfront"
+    on_xen = True
+    in_every_image = True
     carrier = "XEN_NETTXF_csum_blank on the ring"
 
     def completions(self, version: int | None = None) -> Sequence[Completion]:

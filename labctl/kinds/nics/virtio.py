@@ -14,4 +14,6 @@ class Virtio(NicModel):
     effect = Effect.KEEPS
     driver = "virtio_net"
     carrier = "VIRTIO_NET_HDR_F_NEEDS_CSUM in the virtio header"
+    in_every_image = True
+    instant_carrier = True
     device_features = True
