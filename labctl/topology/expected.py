@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 from labctl.kinds import nics, registry
 from labctl.kinds.base import Effect, Kind, Passing
+from labctl.kinds.nics.base import NicModel
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.topology.graph import (
     GuestElement,
@@ -215,14 +216,20 @@ def _stages(
             yield _Stage(name, effect=effect_in(here))
             continue
         if here.entry:
+            nic, points = _nic(here, here.entry), here.entry.points[::-1]
             # What sends by a link finishes before the observer of that link sees the packet.
-            yield _Stage(name, effect=_by_nic(here, here.entry, comes=True))
-            yield from _sent(name, here.entry.points[::-1], ends)
+            if nic and not nic.takes_unfinished:
+                yield _Stage(name, effect=Effect.COMPLETES)
+            yield from _sent(name, points[:1], ends)
+            if nic:
+                yield _Stage(name, effect=nic.received)
+            yield from (_Stage(name, point) for point in points[1:])
         yield _Stage(name, effect=effect_in(here))
         if here.exit:
             sent = 0 if isinstance(here.element, Uplink) else 1
             yield from _sent(name, here.exit.points[:sent], ends)
-            yield _Stage(name, effect=_by_nic(here, here.exit, comes=False))
+            if nic := _nic(here, here.exit):
+                yield _Stage(name, effect=nic.effect)
             yield from (_Stage(name, point) for point in here.exit.points[sent:])
 
 
@@ -253,20 +260,18 @@ def _within(
     return kind.effect_on(replace(passing, entry=entry, exit=exit_))
 
 
-def _by_nic(here: Traversal, port: Port, *, comes: bool) -> Effect:
-    """Return what becomes of a packet between the two ends of a port; it comes to it, or goes."""
+def _nic(here: Traversal, port: Port) -> NicModel | None:
+    """Return the NIC between the two ends of a port; None where there is none.
+
+    A router has veth pairs: veth_xmit() hands the skb itself to the other end.
+    """
     if isinstance(here.element, Uplink):
         # Its two ends are ports of their own; what is between them is told at the outer one.
-        model = "" if port.points[0].inside else here.element.interface.model
-    elif isinstance(here.element, GuestElement):
+        return None if port.points[0].inside else nics.model(here.element.interface.model)
+    if isinstance(here.element, GuestElement):
         models = {one.name: one.model for one in here.element.node.interfaces}
-        model = models[port.interface]
-    else:
-        model = ""  # a veth pair: veth_xmit() hands the skb itself to the other end
-    if not model:
-        return Effect.KEEPS
-    nic = nics.model(model)
-    return nic.received if comes else nic.effect
+        return nics.model(models[port.interface])
+    return None
 
 
 def _name(here: Traversal) -> str:

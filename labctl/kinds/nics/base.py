@@ -62,11 +62,13 @@ class NicModel(Kind):
     """A guest's network interface: its driver, and the device that takes its packets."""
 
     what = "NIC model"
+    takes_unfinished: ClassVar[bool] = True
+    """Whether its other end takes packets that are to be finished: QEMU says so to the TAP
+    (TUNSETOFFLOAD, drivers/net/tun.c). Else the kernel completes them before it
+    (validate_xmit_skb)."""
     received: ClassVar[Effect] = Effect.KEEPS
-    """What becomes of an unfinished checksum on its way to the guest; `effect` is of what it sends.
-
-    Where QEMU has not said to the TAP that the guest takes such (TUNSETOFFLOAD, tun(4)), the kernel
-    completes it before the TAP (validate_xmit_skb)."""
+    """What the device does to such a packet on its way to the guest; `effect` is of what it sends.
+    """
     driver: ClassVar[str]
     """The kernel module in the guest that drives it."""
     carrier: ClassVar[str]

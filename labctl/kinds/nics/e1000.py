@@ -12,6 +12,6 @@ class E1000(NicModel):
     name = "e1000"
     summary = "emulated: the device finishes what its driver leaves to it"
     effect = Effect.COMPLETES
-    received = Effect.COMPLETES
+    takes_unfinished = False
     driver = "e1000"
     carrier = ""

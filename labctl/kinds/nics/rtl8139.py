@@ -12,6 +12,6 @@ class Rtl8139(NicModel):
     name = "rtl8139"
     summary = "emulated: the device finishes what its driver leaves to it"
     effect = Effect.COMPLETES
-    received = Effect.COMPLETES
+    takes_unfinished = False
     driver = "8139cp"
     carrier = ""
