@@ -39,8 +39,15 @@ STOP_SECONDS = 60.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--accel`."""
-    parser.getgroup("labctl", "virtual network labs").addoption(
+    """Add `--accel` and `--labctl-keep-on-failure`."""
+    group = parser.getgroup("labctl", "virtual network labs")
+    group.addoption(
+        "--labctl-keep-on-failure",
+        action="store_true",
+        help="leave the labs up in which a test fails, for you to look into them; the summary says "
+        "how, and `labctl down` ends them",
+    )
+    group.addoption(
         "--accel",
         choices=POLICIES,
         default=os.environ.get("LABCTL_ACCEL", "auto"),
@@ -58,7 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if config.getoption("--accel") not in POLICIES:
         raise pytest.UsageError("LABCTL_ACCEL must be one of: " + ", ".join(POLICIES))
-    config.stash[_RUN] = _Run(cast("Policy", config.getoption("--accel")))
+    policy = cast("Policy", config.getoption("--accel"))
+    config.stash[_RUN] = _Run(policy, keep=config.getoption("--labctl-keep-on-failure"))
 
 
 # --- fixtures -----------------------------------------------------------------------------------
@@ -97,11 +105,15 @@ class LabFactory:
         self._run.up.append(lab)
         try:
             yield lab
+        except BaseException as error:  # in a `with` block of the test
+            if _fails(error):
+                self._run.failed.add(lab.name)
+            raise
         finally:
             with contextlib.suppress(OSError):  # a lab whose world has died may lose its files
                 self._run.note(lab)
             self._run.up.remove(lab)
-            lab.down()
+            self._run.end(lab)
 
     def _load(self, source: Source | Topology, near: Path | None) -> Topology:
         from labctl import topology
@@ -224,8 +236,12 @@ def _told(error: LabctlError) -> str:
 class _Run:
     """The labs of one pytest run, and what to tell of them if a test fails."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, keep: bool) -> None:
         self.policy = policy
+        self._keep = keep
+        self.failed: set[str] = set()
+        """The names of labs that were up when a test failed."""
+        self.kept: list[Lab] = []
         self.up: list[Lab] = []
         self.observations: list[Observation] = []
         self._ended: dict[str, str] = {}
@@ -239,6 +255,20 @@ class _Run:
     def note(self, lab: Lab) -> None:
         """Keep a lab's consoles."""
         self._ended.update(_consoles(lab))
+
+    def end(self, lab: Lab) -> None:
+        """Take a lab down, or let it outlive this process where a test failed in it."""
+        if not self._keep or lab.name not in self.failed:
+            lab.down()
+            return
+        from labctl.lab import handover
+
+        try:
+            handover.hand_over(lab)
+        except LabctlError:  # it has ended: what is left of it goes
+            lab.down()
+            raise
+        self.kept.append(lab)
 
     def consoles(self) -> dict[str, str]:
         """Return the console logs of all labs this test has seen."""
@@ -279,14 +309,24 @@ def pytest_runtest_call() -> Iterator[None]:
         return (yield)
 
 
+def _is_skip(error: BaseException) -> bool:
+    trials = sys.modules.get("labctl.experiments.trial")  # who has not imported it raises none
+    return trials is not None and isinstance(error, trials.Skip)
+
+
+def _fails(error: BaseException) -> bool:
+    """Whether a test fails by what it raises: it may be skipped, and pytest ended by the user."""
+    ends = (pytest.skip.Exception, pytest.exit.Exception, KeyboardInterrupt, GeneratorExit)
+    return not (isinstance(error, ends) or _is_skip(error))
+
+
 @contextlib.contextmanager
 def _skips() -> Iterator[None]:
     """Turn labctl's skip into pytest's."""
     try:
         yield
     except Exception as why:
-        trials = sys.modules.get("labctl.experiments.trial")  # who has not imported it raises none
-        if trials is not None and isinstance(why, trials.Skip):
+        if _is_skip(why):
             raise pytest.skip.Exception(str(why), _use_item_location=True) from None
         raise
 
@@ -297,6 +337,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = cast("pytest.TestReport", (yield))
     if not report.failed:
         return report  # type: ignore[return-value]
+    item.config.stash[_RUN].failed.update(lab.name for lab in item.config.stash[_RUN].up)
     error = call.excinfo.value if call.excinfo else None
     if isinstance(error, LabctlError) and (error.hint or error.detail):
         report.sections.append(("labctl", "\n".join(filter(None, (error.hint, error.detail)))))
@@ -310,3 +351,18 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if kept:
         report.sections.append(("captures", "\n".join(kept)))
     return report  # type: ignore[return-value]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say which labs stay up, and what to do with them."""
+    kept = config.stash[_RUN].kept
+    if not kept:
+        return
+    from labctl.lab import handover
+
+    terminalreporter.section("labs that stay up")
+    for lab in kept:
+        for line in handover.commands(lab):
+            terminalreporter.write_line(clean(line))

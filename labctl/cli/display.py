@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -54,6 +55,16 @@ class Lines:
         mark = {"start": "…", "done": "ok", "failed": "FAILED"}.get(event.state, "")
         with contextlib.suppress(OSError):  # a log that is full: the work matters more
             print(f"{seconds:7.1f} {words} {mark}{detail}".rstrip(), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def paused(show: Display) -> Iterator[None]:
+    """Show nothing for the length of a `with` block, in which the terminal is somebody else's."""
+    show.__exit__(None, None, None)
+    try:
+        yield
+    finally:
+        show.__enter__()
 
 
 def display() -> Display:

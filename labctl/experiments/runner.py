@@ -8,21 +8,42 @@ import secrets
 import shlex
 import time
 import traceback
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from labctl import topology
 from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
 from labctl.experiments.model import Experiment
-from labctl.experiments.trial import UNCHECKED, Skip, Trial, lines_of, state_of
+from labctl.experiments.trial import (
+    NOT_PASSED,
+    UNCHECKED,
+    Skip,
+    Stopped,
+    Trial,
+    lines_of,
+    state_of,
+)
 from labctl.guests import console
 from labctl.guests.accel import Policy
+from labctl.lab import handover
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Environment, Run, Verdict, host_environment
 from labctl.results.recorder import INTERRUPTED, TOPOLOGY, Recorder, numbered
 from labctl.topology import stored
 from labctl.world import atomic
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """That a lab stays up where its experiment does not pass, so that somebody can look into it."""
+
+    look: Callable[[Lab, str], None] = lambda _lab, _what: None
+    """See `labctl.experiments.trial.Look`; the lab is up."""
+    kept: list[Lab] = field(default_factory=list)
+    """The labs that were kept, also where something went wrong afterwards."""
 
 
 def run(
@@ -31,12 +52,16 @@ def run(
     policy: Policy = "auto",
     results: Path | None = None,
     emit: Emit = silent,
+    keeping: Keeping | None = None,
 ) -> tuple[Run, Path]:
     """Run an experiment from `up` to the record; return the run and its directory.
 
     A fault of the host, the lab or the experiment's own code gives a recorded verdict of error; a
     mistake in the topology raises `UsageError` before anything is started. When the user interrupts
     it, what was found so far is recorded as partial and the interrupt goes on.
+
+    With `keeping` the first arm that does not pass is the last: the verdict is recorded as ever,
+    the run as stopped early, and the lab outlives this process, unless the user interrupts it.
     """
     model = experiment.load()
     recorder = Recorder.create(experiment.name, results)
@@ -49,40 +74,54 @@ def run(
     timings: dict[str, float] = {}
     begun = time.monotonic()
     notes: tuple[str, ...] = ()
-    partial, given_up = True, False
+    unfinished, given_up = True, False
+    interrupt: BaseException | None = None
     try:
         # A name of its own: a lab of the user's may be up meanwhile.
         name = f"{experiment.name[:30]}-{secrets.token_hex(3)}"
         lab = Lab.up(model, name=name, policy=policy, emit=emit)
         timings.update(lab.timings)
         environment = _environment(lab, environment)
-        trial = Trial(lab, recorder.captures, lab.directory / "captures", emit)
+        look = partial(keeping.look, lab) if keeping else None
+        trial = Trial(lab, recorder.captures, lab.directory / "captures", emit, look)
         try:
             experiment.run(trial)
         finally:
             trial.undo(lambda error: arms.append(_trouble("deferred", error)))
-        partial = False
+        unfinished = False
         if not trial.arms:
             arms.append(_trouble("body", LabctlError(UNCHECKED, "check something in an arm")))
     except Skip as why:
         arms.append(_skipped(str(why)))
-        partial, given_up = False, True
+        unfinished, given_up = False, True
     except LabctlError as error:
         arms.append(_trouble("lab" if lab is None else "body", error))
     except Exception as fault:
         where = "".join(traceback.format_tb(fault.__traceback__)[1:])  # from the body on
         arms.append(_trouble("body", LabctlError(f"{type(fault).__name__}: {fault}", "", where)))
-    except KeyboardInterrupt:  # SIGTERM and SIGHUP too
-        notes = (INTERRUPTED,)
+    except Stopped as stopped:
+        if not stopped.keep:  # what has failed stays so, whoever interrupts it afterwards
+            interrupt, notes = KeyboardInterrupt(), (INTERRUPTED,)
+    except BaseException as stop:
+        interrupt = stop
+        if isinstance(stop, KeyboardInterrupt):  # SIGTERM and SIGHUP too
+            notes = (INTERRUPTED,)
         raise
     finally:
         timings["experiment"] = time.monotonic() - begun
         if lab is not None:
+            tried = [*(trial.arms if trial else []), *arms]
+            keep = not interrupt and any(arm.verdict in NOT_PASSED for arm in tried)
             try:
-                _end(lab, recorder, timings)
+                if keeping and keep:
+                    _hand_over(lab, recorder, keeping)
+                else:
+                    _end(lab, recorder, timings)
             except (LabctlError, OSError) as error:  # the record is to be written all the same
                 told = error if isinstance(error, LabctlError) else LabctlError(str(error))
                 arms.append(_trouble("down", told))
+            if keeping and lab in keeping.kept:
+                notes = (*notes, f"the lab was kept up as {lab.name}")
         record = Run.judge(
             recorder.id,
             experiment.name,
@@ -93,13 +132,15 @@ def run(
             timings=timings,
             story="\n".join(trial.story) if trial else "",
             notes=(*(trial.notes if trial else ()), *notes),
-            partial=partial,
+            partial=unfinished,
             command=_command(experiment, policy),
             given_up=given_up,
         )
         recorder.finish(record)
         verdict = record.verdict
         emit(Event("experiment", experiment.name, state_of(verdict), str(verdict)))
+    if interrupt:
+        raise interrupt
     return record, recorder.path
 
 
@@ -145,11 +186,28 @@ def _end(lab: Lab, recorder: Recorder, timings: dict[str, float]) -> None:
     """Keep the consoles and take the lab down."""
     begun = time.monotonic()
     try:
-        for log in sorted((lab.directory / "console").glob("*.log")):
-            console.copy(log, recorder.console / log.name)
+        _keep_consoles(lab, recorder)
     finally:
         lab.down()
         timings["down"] = time.monotonic() - begun
+
+
+def _hand_over(lab: Lab, recorder: Recorder, keeping: Keeping) -> None:
+    """Keep the consoles, and let the lab outlive this process."""
+    try:
+        _keep_consoles(lab, recorder)
+    finally:
+        try:
+            handover.hand_over(lab)
+        except LabctlError:  # it has ended: what is left of it goes
+            lab.down()
+            raise
+        keeping.kept.append(lab)
+
+
+def _keep_consoles(lab: Lab, recorder: Recorder) -> None:
+    for log in sorted((lab.directory / "console").glob("*.log")):
+        console.copy(log, recorder.console / log.name)
 
 
 def _trouble(where: str, error: LabctlError) -> ArmResult:

@@ -20,6 +20,7 @@ from labctl.results.recorder import capture_name, file_stem, numbered
 P = ParamSpec("P")
 
 UNCHECKED = "nothing was checked, so nothing was shown"
+NOT_PASSED = (Verdict.FAIL, Verdict.ERROR)
 
 
 class Skip(Exception):  # noqa: N818 - it is not an error, and reads better so
@@ -30,10 +31,28 @@ class Skip(Exception):  # noqa: N818 - it is not an error, and reads better so
     """
 
 
+class Stopped(BaseException):
+    """An arm did not pass, and its lab is to be looked into: the rest is not tried.
+
+    It is no `Exception`, so that an experiment's own `except` lets it through.
+    """
+
+    def __init__(self, *, keep: bool) -> None:
+        """`keep` tells whether the lab is to stay up."""
+        self.keep = keep
+
+
+Look = Callable[[str], None]
+"""Called with one line about the first check of an arm that does not pass, before anything of the
+arm is undone. It may wait as long as it likes; KeyboardInterrupt from it ends the lab."""
+
+
 class Arm:
     """The same steps under one condition; what is checked here makes its verdict."""
 
-    def __init__(self, name: str, description: str, captures: Path, emit: Emit) -> None:
+    def __init__(
+        self, name: str, description: str, captures: Path, emit: Emit, look: Look | None = None
+    ) -> None:
         """Start with nothing checked, which is an error and never a pass."""
         self.name = name
         self.description = description
@@ -43,6 +62,7 @@ class Arm:
         self._deferred = Deferred()
         self._captures = captures
         self._emit = emit
+        self._look = look
         self._begun = self._checked = time.monotonic()
 
     def check(
@@ -84,6 +104,7 @@ class Arm:
         try:
             self._deferred.run(self._fault)
         except BaseException as stop:  # what passed so far must not make this arm a pass
+            self._look = None
             self._fault(LabctlError(f"it did not end: {type(stop).__name__}"))
             raise
 
@@ -107,7 +128,29 @@ class Arm:
         self.checks.append(check)
         detail = f"{verdict}: {name}: {observed}"
         self._emit(Event("check", self.name, "progress", detail))
+        if verdict in NOT_PASSED:
+            self._let_look(f"{self.name}: {detail}")
         return verdict is Verdict.PASS
+
+    def _let_look(self, what: str) -> None:
+        """Let whoever wants to look into the lab do so, once an arm."""
+        look, self._look = self._look, None
+        if look is None:
+            return
+        begun = time.monotonic()
+        try:
+            look(what)
+        except KeyboardInterrupt:
+            raise Stopped(keep=False) from None
+        waited = time.monotonic() - begun  # which is no part of how long the arm took
+        self._begun += waited
+        self._checked += waited
+
+    def interrupted(self, fault: BaseException) -> None:
+        """Record that the arm was broken off; nobody is asked to look."""
+        if not isinstance(fault, Exception):
+            self._look = None
+        self.error("arm", f"it did not end: {type(fault).__name__}: {fault}".rstrip(": "))
 
     def keep(self, evidence: Evidence) -> Path:
         """Write what was captured to the record's `captures/<arm>.pcapng`; return its path."""
@@ -143,8 +186,18 @@ def lines_of(error: LabctlError) -> list[str]:
 class Trial:
     """What an experiment's body works with."""
 
-    def __init__(self, lab: Lab, captures: Path, scratch: Path, emit: Emit = silent) -> None:
-        """Start a trial on a running lab; captures are kept in `captures`."""
+    def __init__(
+        self,
+        lab: Lab,
+        captures: Path,
+        scratch: Path,
+        emit: Emit = silent,
+        look: Look | None = None,
+    ) -> None:
+        """Start a trial on a running lab; captures are kept in `captures`.
+
+        With `look` the first arm that does not pass is the last: it raises `Stopped`.
+        """
         self.lab = lab
         self.arms: list[ArmResult] = []
         self.story: list[str] = []
@@ -155,6 +208,7 @@ class Trial:
         self._captures = captures
         self._scratch = scratch
         self._emit = emit
+        self._look = look
 
     def scratch(self, name: str) -> Path:
         """Return a folder for an arm's raw streams; it goes with the lab."""
@@ -180,7 +234,7 @@ class Trial:
         name = numbered(name, self._names)
         self._names.append(name)
         self._emit(Event("arm", name, "start", description))
-        arm = Arm(name, description, self._captures, self._emit)
+        arm = Arm(name, description, self._captures, self._emit, self._look)
         try:
             yield arm
         except AssertionError as failed:
@@ -189,8 +243,10 @@ class Trial:
             arm.give_up(str(why))
         except LabctlError as error:
             arm.error("arm", error.message, lines_of(error))
+        except Stopped:
+            raise
         except BaseException as fault:  # what passed so far must not make this arm a pass
-            arm.error("arm", f"it did not end: {type(fault).__name__}: {fault}".rstrip(": "))
+            arm.interrupted(fault)
             raise
         finally:
             try:
@@ -199,3 +255,5 @@ class Trial:
                 result = arm.result()
                 self.arms.append(result)
                 self._emit(Event("arm", name, state_of(result.verdict), str(result.verdict)))
+        if self._look and result.verdict in NOT_PASSED:
+            raise Stopped(keep=True)

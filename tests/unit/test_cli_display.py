@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from labctl.cli import words
-from labctl.cli.display import Lines, display
+from labctl.cli.display import Lines, display, paused
 from labctl.cli.screen import Screen
 from labctl.events import Event
 
@@ -121,3 +121,14 @@ def test_a_table_in_a_pipe_keeps_long_words_and_takes_nothing_for_markup(
     assert long in out
     assert "[red]pass[/red]" in out
     assert out.splitlines()[0].strip() == "title"
+
+
+def test_a_screen_that_pauses_draws_nothing_meanwhile_and_goes_on() -> None:
+    show = Screen()
+    with show:
+        show(EVENTS[0])
+        with paused(show):
+            assert not show._live.is_started
+        assert show._live.is_started
+        show(EVENTS[2])
+    assert not show._live.is_started

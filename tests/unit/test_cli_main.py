@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ from cli_words import Labctl, raising
 from click.testing import CliRunner
 from stand_in import ended, standing
 
-from labctl.cli import labs, main
+from labctl import topology
+from labctl.cli import experiments, labs, main
 from labctl.cli import up as _up  # noqa: F401 - patched by its name, which is also a verb's
+from labctl.cli.display import Lines
 from labctl.cli.verbs import VERBS
 from labctl.errors import ExitCode, GuestError, LabctlError
 from labctl.experiments import runner
@@ -411,6 +415,105 @@ def test_an_experiments_verdict_is_the_exit_code(
         assert told.out.count("/records/id") == len(verdicts)
         shown = sum(verdict != "pass" for verdict in verdicts)
         assert told.out.count("a line of evidence") == shown
+
+
+class Kept:
+    """A lab that a run left up."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.topology = topology.load(topology.find_shipped("bridged.yaml"))
+
+
+def failing(look: str = "", then: BaseException | None = None) -> Callable[..., tuple[Run, Path]]:
+    """Return a `runner.run` whose arms fail and whose labs stay up; it looks where `look` says."""
+
+    def run(experiment: Any, *, keeping: Any, **_: object) -> tuple[Run, Path]:
+        lab = Kept(f"{experiment.name}-1")
+        if look:
+            keeping.look(lab, look)
+        if then and experiment.name == "router-hop":
+            raise then
+        keeping.kept.append(lab)
+        check = Check("ssh", Verdict.FAIL, "works", "hangs")
+        arm = ArmResult.judge("ipv4", "an arm", [check])
+        return Run.judge(
+            "id", experiment.name, "it works", [arm], environment=Environment(),
+            started="2026-01-01T00:00:00Z", timings={"experiment": 1.0}, partial=True,
+        ), Path("/records/id")  # fmt: skip
+
+    return run
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_labs_that_are_kept_are_told_with_what_to_do_and_the_exit_code_stays(
+    labctl: Labctl, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    monkeypatch.setattr(runner, "run", failing("ipv4: fail: ssh: hangs"))
+    words = ["--json"] if as_json else []
+    told = labctl("experiment", "--keep-on-failure", "bridged", "router-hop", *words)
+    assert told.code == ExitCode.FAIL
+    for name in ("bridged-1", "router-hop-1"):
+        assert told.err.count(f"lab {name} stays up:") == 1
+        assert f"  labctl ssh --lab {name} vm1\n" in told.err
+        assert f"  labctl trace --lab {name} vm1 vm2\n" in told.err
+        assert f"  labctl down {name}\n" in told.err
+    assert "Enter" not in told.err  # nobody is at a terminal
+    if as_json:
+        assert len(json.loads(told.out)) == 2
+
+
+def test_a_lab_that_was_kept_is_told_also_when_the_rest_is_interrupted(
+    labctl: Labctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "run", failing(then=KeyboardInterrupt()))
+    told = labctl("experiment", "--keep-on-failure", "bridged", "router-hop")
+    assert told.code == ExitCode.INTERRUPTED
+    assert "lab bridged-1 stays up:" in told.err
+    assert main.INTERRUPTED not in told.err
+    told = labctl("experiment", "--keep-on-failure", "router-hop")
+    assert (told.code, told.err.strip()) == (ExitCode.INTERRUPTED, main.INTERRUPTED)
+
+
+class Terminal(io.StringIO):
+    """Somebody's terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Keys:
+    """Somebody at it: a line, or what comes instead."""
+
+    def __init__(self, fault: BaseException | None) -> None:
+        self.fault = fault
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self) -> str:
+        if self.fault:
+            raise self.fault
+        return "\n"
+
+
+@pytest.mark.parametrize("fault", [None, KeyboardInterrupt()])
+def test_at_a_terminal_one_looks_at_the_lab_as_it_failed(
+    monkeypatch: pytest.MonkeyPatch, fault: BaseException | None
+) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdin", Keys(fault))
+    monkeypatch.setattr(sys, "stderr", screen)
+    lab: Any = Kept("mine-1")
+    with (
+        Lines() as show,
+        pytest.raises(KeyboardInterrupt) if fault else contextlib.nullcontext(),
+    ):
+        experiments._look(show, lab, "ipv4: fail: ssh: hangs")
+    lines = screen.getvalue().splitlines()
+    assert lines[0] == "ipv4: fail: ssh: hangs"
+    assert "  labctl ssh --lab mine-1 vm1" in lines
+    assert lines[-1] == "Enter ends the experiment and leaves the lab up, Ctrl-C takes it down."
 
 
 def test_experiments_are_listed_with_what_they_show(labctl: Labctl) -> None:

@@ -35,8 +35,18 @@ class Pretended:
             text = "".join(f"line {n} of {node}\\r\\n" for n in range(1000))
             (self.directory / "console" / f"{node}.log").write_text(text)
 
+        self.world = self
+
     def down(self):
         tell(f"down {self.name}")
+
+    def keep(self):
+        if self.name == "gone":
+            raise GuestError("the lab went down meanwhile")
+        tell(f"keep {self.name}")
+
+    def close(self):
+        tell(f"close {self.name}")
 
 
 def tell(words):
@@ -344,3 +354,98 @@ def test_the_plugin_is_found_without_being_named(project: pytest.Pytester) -> No
     result = project.runpytest("--fixtures")
     result.stdout.fnmatch_lines(["*lab_factory*", "*observe*"])
     project.runpytest("--markers").stdout.fnmatch_lines(["@pytest.mark.topology(source)*"])
+
+
+FAILING = """
+    import pytest
+    from labctl import Skip
+
+    @pytest.fixture(scope="module")
+    def shared(lab_factory):
+        with lab_factory("bridged.yaml", name="shared") as lab:
+            yield lab
+
+    def test_passes(lab_factory):
+        with lab_factory("bridged.yaml", name="passes"):
+            pass
+
+    def test_skips(lab_factory):
+        with lab_factory("bridged.yaml", name="skips"):
+            raise Skip("not here")
+
+    def test_fails(lab_factory, shared):
+        with lab_factory("bridged.yaml", name="fails"):
+            assert False
+
+    def test_fails_too(shared):
+        assert False
+"""
+
+
+def test_a_lab_in_which_a_test_fails_stays_up_where_that_is_wanted(
+    project: pytest.Pytester,
+) -> None:
+    project.makepyfile(FAILING)
+    result = project.runpytest("--labctl-keep-on-failure")
+    result.assert_outcomes(passed=1, skipped=1, failed=2)
+    ends = [line for line in _story(project) if not line.startswith("up")]
+    assert ends == [
+        "down passes",
+        "down skips",
+        *("keep fails", "close fails"),
+        *("keep shared", "close shared"),
+    ]
+    result.stdout.fnmatch_lines(
+        [
+            "*labs that stay up*",
+            "labctl ssh --lab fails vm1",
+            "labctl trace --lab fails vm1 vm2",
+            "labctl down fails",
+            "labctl ssh --lab shared vm1",
+        ]
+    )
+
+
+def test_no_lab_stays_up_unasked(project: pytest.Pytester) -> None:
+    project.makepyfile(FAILING)
+    result = project.runpytest()
+    assert not [line for line in _story(project) if line.startswith("keep")]
+    result.stdout.no_fnmatch_line("*stay up*")
+
+
+def test_the_lab_of_a_failing_test_stays_up_with_its_fixture(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.topology("bridged.yaml")
+        def test_fails(lab):
+            assert False
+
+        @pytest.mark.topology("bridged.yaml")
+        def test_passes(lab):
+            pass
+        """
+    )
+    project.runpytest("--labctl-keep-on-failure").assert_outcomes(failed=1, passed=1)
+    assert [line.split()[0] for line in _story(project)] == ["up", "keep", "close", "up", "down"]
+
+
+def test_a_lab_that_has_ended_cannot_stay_and_is_told(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def gone(lab_factory):
+            with lab_factory("bridged.yaml", name="gone") as lab:
+                yield lab
+
+        def test_fails(gone):
+            assert False
+        """
+    )
+    result = project.runpytest("--labctl-keep-on-failure")
+    result.assert_outcomes(failed=1, errors=1)
+    result.stdout.fnmatch_lines(["*the lab went down meanwhile*"])
+    assert _story(project)[-1] == "down gone"

@@ -252,7 +252,7 @@ def test_every_shipped_topology_is_drawn_whole_and_apart(name: str, shape: Shape
     bridges = [
         f"{net.name}/{part.name}" if part else net.name
         for net in topology.outer_networks()
-        for part in ([one for one in net.segments if not one.is_wire] or [None])
+        for part in (tuple(one for one in net.segments if not one.is_wire) or (None,))
     ]
     for host in topology.xen_hosts():
         bridges += [net.name for net in topology.inside(host.name).networks]
