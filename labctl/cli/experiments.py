@@ -13,7 +13,7 @@ from labctl.cli.display import Display, display, paused
 from labctl.cli.out import Styled, say
 from labctl.cli.words import accel_option, json_option, print_json, print_table
 from labctl.errors import ExitCode
-from labctl.experiments import load, runner
+from labctl.experiments import installed, load, runner
 from labctl.experiments.builtin import BUILTIN
 from labctl.guests.accel import Policy
 from labctl.lab import handover
@@ -154,8 +154,12 @@ def _print_page(run: Run, path: Path) -> None:
 @click.command("experiments")
 @json_option
 def list_experiments(as_json: bool) -> None:
-    """List the experiments that come with labctl, one line each."""
-    found = BUILTIN.values()
+    """List the experiments of labctl and of other packages, one line each."""
+    others = installed.entries()
+    found = [*BUILTIN.values(), *(one.experiment for one in others if one.experiment)]
+    for one in others:
+        if one.problem:
+            click.echo(f"labctl: {one.problem}", err=True)
     if as_json:
         print_json(
             [

@@ -62,6 +62,8 @@ class Experiment:
     """Patterns of the cases that are to be run; all, where there is none."""
     is_elsewhere: bool = False
     """Whether it runs on another topology than it was written for."""
+    package: str = ""
+    """The package that declares it under its name, where that is not labctl."""
 
     @property
     def summary(self) -> str:

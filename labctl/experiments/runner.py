@@ -162,9 +162,9 @@ def _keep_topology(path: Path, model: topology.Topology) -> None:
 
 
 def _command(experiment: Experiment, policy: Policy) -> str:
-    """Return what to type to run it again: the name of a built-in, or the user's file."""
+    """Return what to type to run it again: the name it is found by, or the user's file."""
     word = experiment.name
-    if not experiment.is_builtin:
+    if not (experiment.is_builtin or experiment.package):
         word = inspect.getsourcefile(experiment.body) or word
     words = ["labctl", "experiment", word]
     if experiment.is_elsewhere:

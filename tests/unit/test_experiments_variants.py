@@ -14,7 +14,7 @@ from labctl.cli.main import cli
 from labctl.errors import GuestError, UsageError
 from labctl.events import silent
 from labctl.experiments import Arm, Case, Experiment, Skip, Trial, experiment, load, runner
-from labctl.experiments.builtin.effects import pairs
+from labctl.experiments.builtin.effects.experiment import pairs
 from labctl.experiments.model import UNTOLD
 from labctl.experiments.variants import Axis, product
 from labctl.results.model import Verdict, combine

@@ -17,9 +17,9 @@ from labctl.capture.session import Evidence
 from labctl.errors import GuestError
 from labctl.events import silent
 from labctl.experiments import Experiment, Trial, superframes
-from labctl.experiments.builtin import xen_offload_gso
-from labctl.experiments.builtin.xen_offload import Rows, _check_at_work, xen_offload
-from labctl.experiments.builtin.xen_to_virtio import xen_to_virtio
+from labctl.experiments.builtin.xen_offload import gso
+from labctl.experiments.builtin.xen_offload.experiment import Rows, _check_at_work, xen_offload
+from labctl.experiments.builtin.xen_to_virtio.experiment import xen_to_virtio
 from labctl.experiments.crossing import Crossing
 from labctl.experiments.expectations import check_crossing
 from labctl.experiments.probes import Answer
@@ -108,8 +108,8 @@ def test_super_frames_must_be_open_and_of_a_known_size(
     packets: tuple[Pkt, ...], cut: bool, some: Verdict, none: Verdict
 ) -> None:
     one = arm()
-    xen_offload_gso._some(one, counted(*packets, cut=cut))
-    xen_offload_gso._none(one, counted(*packets, cut=cut))
+    gso._some(one, counted(*packets, cut=cut))
+    gso._none(one, counted(*packets, cut=cut))
     assert [check.verdict for check in one.checks] == [some, none]
 
 

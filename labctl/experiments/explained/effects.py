@@ -6,16 +6,10 @@ from dataclasses import replace
 
 from labctl.experiments.explained.bridged import WHOLE
 from labctl.experiments.explained.model import Arm, Cure, Way
+from labctl.experiments.explained.prose import prose
 from labctl.experiments.explained.router_hop import ROUTER_HOP
 
-_MECHANISM = """
-The sender's kernel leaves a checksum unfinished and says so beside the packet. What becomes of
-that is up to each element on the way, and each kind says what it does (labctl kinds): it keeps the
-note, loses it, completes the checksum, or verifies it and drops what is not right. So what every
-hop must show can be worked out: begin with what the sender leaves, apply one effect after the
-other. The first element that loses the note is the one to blame; what completes or verifies behind
-it comes too late.
-"""
+_MECHANISM = prose("effects")
 
 EFFECTS = replace(
     ROUTER_HOP,

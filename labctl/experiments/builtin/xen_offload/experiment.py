@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from labctl.experiments.builtin import xen_offload_gso as gso
-from labctl.experiments.builtin.router_hop import IP
+from labctl.experiments.builtin.router_hop.experiment import IP
+from labctl.experiments.builtin.xen_offload import gso
 from labctl.experiments.crossing import Crossing, check_in_effect, cross
 from labctl.experiments.evidence import Step
 from labctl.experiments.expectations import check_crossing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from labctl.experiments.builtin.router_hop import (
+from labctl.experiments.builtin.router_hop.experiment import (
     cross_router,
     describe,
     lost_at,

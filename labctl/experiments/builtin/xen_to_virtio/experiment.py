@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from labctl.experiments.builtin.router_hop import IP, KINDS
+from labctl.experiments.builtin.router_hop.experiment import IP, KINDS
 from labctl.experiments.crossing import Crossing, cross
 from labctl.experiments.evidence import culprit
 from labctl.experiments.expectations import check_crossing

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labctl.errors import UsageError
-from labctl.experiments.builtin.router_hop import IP
+from labctl.experiments.builtin.router_hop.experiment import IP
 from labctl.experiments.crossing import Crossing
 from labctl.experiments.expectations import check_path
 from labctl.experiments.model import experiment
