@@ -17,7 +17,7 @@ from types import FrameType
 from labctl.errors import DeadlineError, LabctlError, UsageError
 from labctl.guests import ethtool
 from labctl.kinds import nics
-from labctl.kinds.nics.base import CSUM_ACTION, Completion
+from labctl.kinds.nics.base import CSUM_ACTION
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.network import features
@@ -80,20 +80,17 @@ def read(lab: Lab, path: Sequence[ObservationPoint]) -> State:
     for hop in path:
         if hop.in_guest:
             node = lab.node(hop.context)
-            if any(one.name == hop.link for one in node.model.interfaces):
-                guests[f"{hop.context}/{hop.link}"] = node.features(hop.link)
-                if any(way.csum_action for way in _ways(node, hop.link)):
-                    clsact[f"{hop.context}/{hop.link}"] = _has_clsact(node, hop.link)
+            for one in node.model.interfaces:
+                if one.name == hop.link:
+                    guests[f"{hop.context}/{hop.link}"] = node.features(hop.link)
+                    if any(way.csum_action for way in nics.model(one.model).completions()):
+                        clsact[f"{hop.context}/{hop.link}"] = _has_clsact(node, hop.link)
             continue
         values = lab.place(hop.context).call(features.read, hop.link, hop.netns)
         links[f"{hop.context}/{hop.netns}/{hop.link}"] = values
         if hop.in_router:
             routers[hop.element] = lab.router(hop.element).kind
     return State(guests, links, routers, clsact)
-
-
-def _ways(node: Node, interface: str) -> Sequence[Completion]:
-    return nics.model(node.interface(interface).model).completions()
 
 
 def _has_clsact(node: Node, interface: str) -> bool:

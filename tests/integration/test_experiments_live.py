@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from junitparser import JUnitXml
 from live import SOLO, Place, Watch, place
 from pcapng import FileScanner
 from pcapng.blocks import EnhancedPacket, InterfaceDescription
+
+from labctl.report.gather import from_record
+from labctl.results.model import Run
 
 pytestmark = pytest.mark.integration
 
@@ -75,7 +79,26 @@ def _passes(here: Place, watch: Watch, name: str, arms: set[str]) -> tuple[dict[
         assert "labctl: ready" in (path / "console" / f"{node}.log").read_text()
     listed = here.ok("results", "--json").json()[0]
     assert (listed["id"], listed["verdict"]) == (path.name, "pass")
+    _the_report_tells_the_same_steps(path)
     return record, path
+
+
+def _the_report_tells_the_same_steps(path: Path) -> None:
+    """Check that a record's captures are followed to what the checks of its run had as evidence."""
+    data = json.loads((path / "result.json").read_text())
+    data.pop("schema_version")
+    compared = 0
+    for arm in from_record(path, Run.from_json(data)).arms:
+        for check in arm.result.checks:
+            if not re.match("(SYN|SYN-ACK|UDP) vm", check.name):
+                continue
+            journey = arm.first(check.name.partition(" ")[0])
+            assert journey is not None, (arm.name, check.name)
+            told = {f"{step.hop}: {step.knowledge}" for step in journey.steps}
+            seen = {line.partition(" (")[0] for line in check.evidence}
+            assert seen <= told, (arm.name, check.name)
+            compared += len(seen)
+    assert compared
 
 
 def test_bridged_passes_and_is_recorded(here: Place, watch: Watch) -> None:

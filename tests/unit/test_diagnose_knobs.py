@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from journey_frames import PATH, Pkt
@@ -10,11 +13,12 @@ from journey_frames import PATH, Pkt
 from labctl.errors import UsageError
 from labctl.experiments.diagnose_facts import Facts, left_to_device
 from labctl.experiments.diagnose_verdict import Finding, Verdict
-from labctl.experiments.knobs import Knob, candidates
-from labctl.experiments.knobs_state import State
+from labctl.experiments.knobs import Knob, _turn, candidates
+from labctl.experiments.knobs_state import State, put_back, read
 from labctl.experiments.trace_flow import Flow, receive_command, send_command
 from labctl.guests.ethtool import Feature
 from labctl.packet.frame import parse
+from labctl.world.process import CommandError
 
 LOST = Verdict(Finding.LOST, "", "router r1 (eth0 to eth1)")
 FACTS = Facts(kinds={"r1": "raw"})
@@ -77,6 +81,69 @@ def test_what_a_driver_leaves_to_its_device_is_told_for_each_ip_version() -> Non
     assert not left_to_device(netfront, 6)
     assert left_to_device({"tx-checksumming": on, "tx-checksum-ip-generic": on}, 6)
     assert not left_to_device({"tx-checksumming": off}, 4)
+
+
+class XenGuest:
+    """A PV guest as a proof sees it: its features, and whether it has the qdisc of the action."""
+
+    def __init__(self) -> None:
+        self.on = {"tx-checksumming": True, "generic-segmentation-offload": True}
+        self.qdisc = False
+
+    def interface(self, _name: str) -> Any:
+        return self.model.interfaces[0]
+
+    @property
+    def model(self) -> Any:
+        return SimpleNamespace(interfaces=[SimpleNamespace(name="eth0", model="xen")])
+
+    def features(self, _interface: str) -> dict[str, Feature]:
+        return {name: Feature(on, False, on) for name, on in self.on.items()}
+
+    def set_features(self, wanted: Mapping[str, bool], _interface: str) -> None:
+        self.on.update({name: on for name, on in wanted.items() if name in self.on})
+
+    def restore_features(self, before: Mapping[str, Feature], _interface: str) -> None:
+        self.on = {name: one.active for name, one in before.items()}
+
+    def run(self, command: str) -> Any:
+        if "qdisc show" in command:
+            return SimpleNamespace(stdout="qdisc clsact ffff: parent ffff:fff1" * self.qdisc)
+        if "qdisc" in command:
+            if self.qdisc is ("add" in command):
+                raise CommandError(f"`{command}` exited with 2: Exclusivity flag on")
+            self.qdisc = "add" in command
+        return SimpleNamespace(stdout="")
+
+
+def xen_lab() -> Any:
+    guests = {"vm1": XenGuest(), "vm2": XenGuest()}
+    return SimpleNamespace(guests=guests, node=guests.__getitem__)
+
+
+def test_the_csum_action_is_turned_and_put_back_with_the_features() -> None:
+    lab, ends = xen_lab(), (PATH[0], PATH[-1])
+    before = read(lab, ends)
+    knob = next(one for one in candidates(PATH, LOST, XEN) if one.layer == "guest")
+    _turn(lab, knob, 4)
+    assert [(one.qdisc, *one.on.values()) for one in lab.guests.values()] == [
+        (True, True, False)
+    ] * 2
+    put_back(lab, before, ends)
+    assert [(one.qdisc, *one.on.values()) for one in lab.guests.values()] == [
+        (False, True, True)
+    ] * 2
+
+
+def test_a_qdisc_of_the_guests_own_is_left_alone() -> None:
+    lab, ends = xen_lab(), (PATH[0], PATH[-1])
+    lab.guests["vm2"].qdisc = True
+    before = read(lab, ends)
+    knob = next(one for one in candidates(PATH, LOST, XEN) if one.layer == "guest")
+    with pytest.raises(CommandError):
+        _turn(lab, knob, 4)
+    put_back(lab, before, ends)
+    assert [one.qdisc for one in lab.guests.values()] == [False, True]
 
 
 def test_after_the_loss_nothing_can_be_finished() -> None:
