@@ -8,12 +8,13 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from labctl.backends import xen_remote
 from labctl.errors import HostError, UsageError
 from labctl.guests import ssh
 from labctl.images import Image, modules
 from labctl.kinds import registry
 from labctl.kinds.base import Kind
-from labctl.lab import hosted, memory, real, state
+from labctl.lab import hosted, memory, state
 from labctl.topology.model import DOM0_MEMORY, XEN_MEMORY, Node, Topology
 from labctl.world import process
 
@@ -46,7 +47,7 @@ def check_host(uri: str = "") -> None:
             raise HostError(
                 f"{program} is not installed", f"as root, run: apt-get install {package}"
             )
-    if real.is_meant(uri):
+    if xen_remote.is_meant(uri):
         return
     try:
         found = TUN.stat()
@@ -78,7 +79,7 @@ def check(topology: Topology, images: Mapping[str, Image], uri: str = "") -> Non
             )
         hosted.check(node, image)
         _check_drivers(node, image)
-    if real.is_meant(uri):
+    if xen_remote.is_meant(uri):
         return
     needed, free = needed_memory(topology), memory.free()
     if free < needed:

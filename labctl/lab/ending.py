@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from labctl.backends import system_libvirt, xen_remote
+from labctl.backends.state import State
 from labctl.errors import LabctlError
-from labctl.lab import real, shared, state
+from labctl.lab import state
 from labctl.world import host, space
 from labctl.world.base import World
 from labctl.world.host import Host
@@ -41,11 +43,11 @@ def end(folder: Path) -> None:
     world.end()
 
 
-def dismantle(world: World, known: state.State | None) -> None:
+def dismantle(world: World, known: State | None) -> None:
     """Take away what a lab has made on a host that it shares; nothing where no state is known."""
-    shared.end_connections(world)  # whoever was killed may have left one that hangs
-    if known and real.is_meant(known.uri):
-        real.dismantle(world, known)
+    system_libvirt.end_connections(world)  # whoever was killed may have left one that hangs
+    if known and xen_remote.is_meant(known.uri):
+        xen_remote.dismantle(world, known)
     elif known:
-        shared.dismantle(world, known)
-    shared.end_connections(world)
+        system_libvirt.dismantle(world, known)
+    system_libvirt.end_connections(world)

@@ -13,12 +13,14 @@ from types import TracebackType
 from typing import Self
 
 from labctl import images
+from labctl.backends import system_libvirt, xen_remote
+from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
 from labctl.guests import accel, console, driver, keys, ssh, xen
 from labctl.guests.spec import Accel, Guest, boot_lines
 from labctl.images import Image
-from labctl.lab import beforehand, boot, ending, hosted, naming, real, shared, state, status
+from labctl.lab import beforehand, boot, ending, hosted, naming, state, status
 from labctl.lab.node import Node
 from labctl.lab.router import Router
 from labctl.network import features, links
@@ -35,7 +37,7 @@ from labctl.world.space import Space
 class Lab:
     """A running lab. Made by `up` or `attach`; `down` ends it, `close` only lets go of it."""
 
-    def __init__(self, world: World, known: state.State, emit: Emit = silent) -> None:
+    def __init__(self, world: World, known: State, emit: Emit = silent) -> None:
         """Hold a running lab."""
         self.world = world
         self.name = known.name
@@ -85,7 +87,7 @@ class Lab:
         begun = time.monotonic()
         timings: dict[str, float] = {}
         with _timed(timings, "images"):
-            on_xen = real.is_meant(uri)
+            on_xen = xen_remote.is_meant(uri)
             booted = hosted.booted(topology, uri)
             wanted = sorted({node.image for node in booted})
             found = {image: images.get(image, emit=emit) for image in wanted}
@@ -95,7 +97,7 @@ class Lab:
             world: World = Host.create(folder) if uri else Space.create(folder, agent)
         lab = None
         try:
-            known = state.State(
+            known = State(
                 name=name,
                 topology=topology,
                 accel=chosen,
@@ -112,9 +114,9 @@ class Lab:
                 complete=False,
             )
             if on_xen:
-                real.look(world, known)
+                xen_remote.look(world, known)
             elif uri:
-                shared.check_domains(world, known)
+                system_libvirt.check_domains(world, known)
             lab = cls(world, known, emit)
             lab.timings = timings
             if uri:
@@ -204,13 +206,13 @@ class Lab:
         dom0 = self._dom0s[host.name]
         guests = [hosted.xen_guest(self._state, node, self.directory) for node in inside.nodes]
         if self._is_real:
-            real.prepare(self.world, self._state, dom0, guests, self._emit)
+            xen_remote.prepare(self.world, self._state, dom0, guests, self._emit)
         self._build_routers(inside.routers)
         self.world.agent().call_with_events(
             xen.start, self._xen_host(host.name), guests, self.name, emit=self._emit
         )
         if self._is_real:
-            real.settle(self._state, dom0)
+            xen_remote.settle(self._state, dom0)
 
     # --- guests -----------------------------------------------------------------------------
 
@@ -227,23 +229,23 @@ class Lab:
     @property
     def _is_real(self) -> bool:
         """Whether this lab is on a real Xen host."""
-        return real.is_meant(self._state.uri)
+        return xen_remote.is_meant(self._state.uri)
 
     def _write_ssh(self) -> None:
         ssh.write_config(
             self.directory,
-            real.mgmt_bridge(self._state) if self._is_real else model.MGMT_BRIDGE,
+            xen_remote.mgmt_bridge(self._state) if self._is_real else model.MGMT_BRIDGE,
             self._state.client,
             {
                 node.name: (node.mgmt_mac, self._state.hostkeys[node.name].public)
                 for node in hosted.booted(self.topology, self._state.uri)
             },
-            real.host(self.topology).name if self._is_real else "",
+            xen_remote.host(self.topology).name if self._is_real else "",
         )
 
     def _guest(self, node: model.Node) -> Guest:
         """Put together what a node's guest is made of."""
-        domain = shared.domain(self._state, node.name)
+        domain = system_libvirt.domain(self._state, node.name)
         if node.hypervisor:
             return hosted.host_guest(self._state, node, domain, self.directory)
         console = self.directory / "console"
@@ -357,7 +359,7 @@ class Lab:
         Empty for other nodes, whose console is a socket. Raises `UsageError` for an unknown one.
         """
         node = self.node(name).model
-        domain = shared.domain(self._state, name)
+        domain = system_libvirt.domain(self._state, name)
         return xen.console_words(self._xen_host(node.host), domain) if node.host else []
 
     @property

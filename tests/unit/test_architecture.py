@@ -85,7 +85,7 @@ KINDS = PACKAGE / "kinds"
 NAMES_OF_OTHER_THINGS = {
     ("guests/domain.py", "raw"): "how libvirt calls the format of a disk",
     ("images/kernel.py", "raw"): "how libarchive calls the format of a stream",
-    ("lab/real.py", "namespace"): "a network namespace, in what is asked of a Xen host",
+    ("backends/xen_remote.py", "namespace"): "a network namespace, in what is asked of a Xen host",
     ("routers/raw.py", "raw"): "what the program calls itself",
 }
 

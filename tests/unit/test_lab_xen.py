@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from elf_files import DOM0_BUS, GUEST_NOTES, elf
 
+from labctl.backends.dom0 import packed
+from labctl.backends.state import State
 from labctl.errors import DeadlineError, GuestError, HostError, UsageError
 from labctl.guests import ready
 from labctl.guests.begun import Begun
@@ -23,8 +25,7 @@ from labctl.guests.keys import Key
 from labctl.guests.spec import Dom0 as Dom0Kernel
 from labctl.guests.spec import Guest
 from labctl.images import Image
-from labctl.lab import beforehand, hosted, memory, node, state
-from labctl.lab.dom0 import packed
+from labctl.lab import beforehand, hosted, memory, node
 from labctl.topology import Topology, find, from_mapping, load
 from labctl.topology.graph import find_path
 from labctl.world import codec
@@ -237,8 +238,8 @@ def own_groups() -> list[str]:
 # --- what the parts are made of -----------------------------------------------------------------
 
 
-def known(images: Mapping[str, Image], topology: Topology) -> state.State:
-    return state.State(
+def known(images: Mapping[str, Image], topology: Topology) -> State:
+    return State(
         name="one", topology=topology, accel="tcg",
         images={one.name: images[one.image] for one in topology.nodes.values()},
         client=Key.make(), hostkeys={name: Key.make() for name in topology.nodes}, uri="",

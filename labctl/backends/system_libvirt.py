@@ -10,12 +10,11 @@ import contextlib
 import os
 from pathlib import Path
 
+from labctl.backends.state import State
 from labctl.errors import LabctlError, UsageError
 from labctl.guests import driver, ssh
-from labctl.lab.router import end_programs
-from labctl.lab.state import State
 from labctl.network import links
-from labctl.routers import namespace
+from labctl.routers import namespace, programs
 from labctl.topology.model import Topology
 from labctl.world.base import World
 from labctl.world.deadline import Deadline
@@ -85,7 +84,7 @@ def dismantle(world: World, known: State) -> None:
     for node in known.topology.nodes:
         with contextlib.suppress(LabctlError):  # libvirtd may be gone; the links must go anyway
             world.call(driver.stop, hypervisor, domain(known, node))
-    end_programs(world.directory)
+    programs.end_all(world.directory)
     for router in known.topology.routers.values():
         world.call(namespace.remove, router)
     world.call(links.remove, known.topology)

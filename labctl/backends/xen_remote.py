@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from labctl.backends import system_libvirt
+from labctl.backends.dom0 import Dom0
+from labctl.backends.state import State
 from labctl.errors import HostError, UsageError
 from labctl.events import Emit, Event
 from labctl.guests import ssh, xen
-from labctl.lab import shared
-from labctl.lab.dom0 import Dom0
-from labctl.lab.state import State
 from labctl.network import links
 from labctl.routers import namespace
 from labctl.topology.model import Node, Topology
@@ -193,7 +193,7 @@ def look(world: World, known: State) -> None:
         found[what].append(value)
     _check_able(to.destination, found)
     _check_free(known, to.destination, found)
-    shared.check_domains(world, known)
+    system_libvirt.check_domains(world, known)
 
 
 def _check_able(destination: str, found: Mapping[str, list[str]]) -> None:
@@ -225,7 +225,7 @@ def _check_able(destination: str, found: Mapping[str, list[str]]) -> None:
 def _check_free(known: State, destination: str, found: Mapping[str, list[str]]) -> None:
     """Raise `UsageError` when something there has a name that the lab needs."""
     inside = known.topology.inside(host(known.topology).name)
-    logs = {f"guest-{shared.domain(known, node.name)}.log" for node in inside.nodes}
+    logs = {f"guest-{system_libvirt.domain(known, node.name)}.log" for node in inside.nodes}
     taken = sorted({*_links(known)} & {*found["link"]})
     taken += sorted({router.name for router in inside.routers} & {*found["namespace"]})
     taken += sorted(logs & {*found["log"]})
@@ -306,7 +306,7 @@ def dismantle(world: World, known: State) -> None:
     dom0 = Dom0(world, name, lambda: None, folder(known))
     try:
         for node in inside.nodes:
-            world.call(xen.stop, there, shared.domain(known, node.name))
+            world.call(xen.stop, there, system_libvirt.domain(known, node.name))
         dom0.call(agent.end_marked, f"PYTHONPATH={folder(known)}/")
         for router in inside.routers:
             dom0.call(namespace.remove, router)

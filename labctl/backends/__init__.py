@@ -1,0 +1,1 @@
+"""What runs the guests of a lab, and whose machine it is."""
