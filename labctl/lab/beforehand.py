@@ -8,7 +8,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from labctl.backends import xen_remote
+from labctl.backends.base import Backend
 from labctl.errors import HostError, UsageError
 from labctl.guests import ssh
 from labctl.images import Image, modules
@@ -23,31 +23,17 @@ QEMU_MEMORY = 160
 DRIVERS = {"e1000": "e1000", "e1000e": "e1000e", "rtl8139": "8139cp", "vmxnet3": "vmxnet3"}
 """The kernel module that each NIC of QEMU's needs, as far as not every image has it. 8139too leaves
 QEMU's rtl8139 alone: it is the newer chip (rtl8139_init_one, 8139too.c)."""
-TOOLS = {
-    "unshare": "util-linux",
-    "nsenter": "util-linux",
-    "setpriv": "util-linux",
-    "mount": "mount",
-    "ssh": "openssh-client",
-    "qemu-system-x86_64": "qemu-system-x86",
-}
-"""Programs that a lab needs, and the Debian package of each."""
 TUN = Path("/dev/net/tun")
 
 
-def check_host(uri: str = "") -> None:
-    """Raise `HostError` for a program or a device that a lab would miss only when it is half up.
-
-    With the `uri` of another libvirt, what runs the guests is its own business.
-    """
-    for program, package in TOOLS.items():
-        if uri and program != "ssh":
-            continue
+def check_host(backend: Backend) -> None:
+    """Raise `HostError` for a program or a device that a lab would miss only when it is half up."""
+    for program, package in backend.programs.items():
         if not shutil.which(program, path=process.ENVIRONMENT["PATH"]):
             raise HostError(
                 f"{program} is not installed", f"as root, run: apt-get install {package}"
             )
-    if xen_remote.is_meant(uri):
+    if not backend.makes_taps:
         return
     try:
         found = TUN.stat()
@@ -64,12 +50,12 @@ def check_host(uri: str = "") -> None:
         )
 
 
-def check(topology: Topology, images: Mapping[str, Image], uri: str = "") -> None:
+def check(topology: Topology, images: Mapping[str, Image], backend: Backend) -> None:
     """Raise `UsageError` for what a topology cannot have, `HostError` where this host has no room.
 
-    `images` holds those of the topology's nodes by name. `uri` names who shall run the guests.
+    `images` holds those of the topology's nodes by name.
     """
-    for node in hosted.booted(topology, uri):
+    for node in backend.booted(topology):
         image = images[node.image]
         if node.memory < image.memory and not node.initramfs:
             raise UsageError(
@@ -79,7 +65,7 @@ def check(topology: Topology, images: Mapping[str, Image], uri: str = "") -> Non
             )
         hosted.check(node, image)
         _check_drivers(node, image)
-    if xen_remote.is_meant(uri):
+    if not backend.machines(topology):
         return
     needed, free = needed_memory(topology), memory.free()
     if free < needed:

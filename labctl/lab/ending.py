@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from labctl.backends import system_libvirt, xen_remote
-from labctl.backends.state import State
+from labctl import backends
+from labctl.backends.shared_host import end_connections
 from labctl.errors import LabctlError
 from labctl.lab import state
 from labctl.world import host, space
-from labctl.world.base import World
 from labctl.world.host import Host
 
 
@@ -36,18 +35,11 @@ def end(folder: Path) -> None:
             f"yourself, and then: rm -r {folder}",
         ) from None
     try:
-        dismantle(world, known)
+        if known:
+            backends.of(known.uri).dismantle(world, known)
+        else:
+            end_connections(world)
     except BaseException:
         world.close()  # the directory stays: it knows what is left for the next try
         raise
     world.end()
-
-
-def dismantle(world: World, known: State | None) -> None:
-    """Take away what a lab has made on a host that it shares; nothing where no state is known."""
-    system_libvirt.end_connections(world)  # whoever was killed may have left one that hangs
-    if known and xen_remote.is_meant(known.uri):
-        xen_remote.dismantle(world, known)
-    elif known:
-        system_libvirt.dismantle(world, known)
-    system_libvirt.end_connections(world)

@@ -4,50 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from labctl.backends import system_libvirt, xen_remote
+from labctl import backends
 from labctl.backends.state import State
 from labctl.errors import UsageError
-from labctl.events import Emit, Event
 from labctl.guests import spec, xen, xen_host
 from labctl.guests.spec import Guest, Nic
 from labctl.images import Image
 from labctl.images.kernel import runs_as_dom0, runs_under_xen, unpacked
-from labctl.topology.model import MGMT_BRIDGE, Node, Topology
-
-
-def check_shared(topology: Topology, uri: str, emit: Emit) -> None:
-    """Raise `UsageError` for a topology that a lab on the libvirt of a `uri` cannot hold.
-
-    What of this host may disturb the lab is told.
-    """
-    if xen_remote.is_meant(uri):
-        xen_remote.check(topology, uri)
-        return
-    if hosts := topology.xen_hosts():
-        raise UsageError(
-            f"{topology.name} has a Xen host ({hosts[0].name}), "
-            "which a lab on a system's libvirt cannot hold",
-            "leave --connect away: the Xen host is a guest of the lab's own",
-        )
-    system_libvirt.check(topology)
-    if told := system_libvirt.firewall():
-        emit(Event("host", "firewall", "done", told))
-
-
-def booted(topology: Topology, uri: str) -> list[Node]:
-    """Return the nodes that labctl boots: all but a real Xen host."""
-    nodes = topology.nodes.values()
-    return [node for node in nodes if not (node.hypervisor and xen_remote.is_meant(uri))]
-
-
-def xen_place(known: State, node: Node, directory: Path) -> xen.XenHost:
-    """Return a Xen host and the way to it."""
-    log = directory / "console" / f"{node.name}.log"
-    if xen_remote.is_meant(known.uri):
-        return xen.XenHost(
-            node.name, directory, log, real=known.uri, folder=xen_remote.folder(known)
-        )
-    return xen.XenHost(node.name, directory, log, system_libvirt.domain(known, node.name))
+from labctl.topology.model import Node
 
 
 def check(node: Node, image: Image) -> None:
@@ -128,12 +92,12 @@ def xen_guest(known: State, node: Node, directory: Path) -> xen.XenGuest:
     console = directory / "console"
     networks = known.topology.networks
     bridges = {one.tap: networks[one.network].bridge for one in node.interfaces}
-    is_real = xen_remote.is_meant(known.uri)
+    backend = backends.of(known.uri)
     lines = spec.boot_lines(known.topology, node, known.client, known.clients, known.hostkeys)
     return xen.XenGuest(
         Guest(
             name=node.name,
-            domain=system_libvirt.domain(known, node.name),
+            domain=backend.domain(known, node.name),
             memory=node.memory,
             vcpus=node.vcpus,
             kernel=kernel,
@@ -143,9 +107,9 @@ def xen_guest(known: State, node: Node, directory: Path) -> xen.XenGuest:
             console=console / f"{node.name}.sock",
             log=console / f"{node.name}.log",
         ),
-        {**bridges, node.mgmt_tap: xen_remote.mgmt_bridge(known) if is_real else MGMT_BRIDGE},
+        {**bridges, node.mgmt_tap: backend.mgmt_bridge(known)},
         lines,
-        xen_remote.files(known, kernel, initramfs) if is_real else {},
+        backend.dom0_files(known, kernel, initramfs),
     )
 
 

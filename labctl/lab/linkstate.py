@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from labctl.backends import xen_remote
+from labctl import backends
 from labctl.backends.state import State
 from labctl.errors import LabctlError
 from labctl.lab import condition
@@ -28,7 +28,8 @@ def troubles(world: World, known: State) -> dict[str, dict[str, str]]:
     Of guests on a Xen host and of their host's uplinks only the host's end is known, of a real Xen
     host nothing. Raises `LabctlError` when it cannot be told.
     """
-    if xen_remote.is_meant(known.uri):
+    nodes = backends.of(known.uri).machines(known.topology)
+    if not nodes:
         return {}
     program = [sys.executable, "-I", "-S", str(Path(linkflags.__file__))]
     answer = run(world.words(program), deadline=Deadline(ASK_SECONDS, "reading a lab's links"))
@@ -37,7 +38,7 @@ def troubles(world: World, known: State) -> dict[str, dict[str, str]]:
     except ValueError:
         raise LabctlError("a lab's links cannot be read", "run: labctl doctor") from None
     found = {}
-    for node in known.topology.outer_nodes():
+    for node in nodes:
         down = condition.taken_down(condition.told_by_libvirt(world, known, node.name))
         lost = {
             name: why

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from labctl.backends import xen_remote
-from labctl.backends.dom0 import DIRECTORY, Dom0
+from labctl import backends
+from labctl.backends.dom0 import Dom0
 from labctl.backends.state import State
 from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
@@ -112,7 +112,7 @@ def check_machine(world: World, known: State, node: str) -> None:
 
 def dom0(world: World, known: State, host: str) -> Dom0:
     """Return the dom0 of a Xen host as a place; it raises `GuestError` when the host has ended."""
-    directory = xen_remote.folder(known) if xen_remote.is_meant(known.uri) else DIRECTORY
+    directory = backends.of(known.uri).dom0_folder(known)
     return Dom0(world, host, partial(check_machine, world, known, host), directory)
 
 
@@ -167,7 +167,9 @@ def _inside(world: World, known: State, host: str) -> dict[str, str]:
     except LabctlError:
         state_of = "unknown" if condition.of_machine(world, known, host).runs else "ended"
         found = {node.name: state_of for node in nodes}
-        return found | ({host: state_of} if xen_remote.is_meant(known.uri) else {})
+        # Of a host that the lab did not start nothing else tells.
+        started = backends.of(known.uri).boots(known.topology.nodes[host])
+        return found if started else found | {host: state_of}
     # A vif goes with its guest.
     up = set(answer.stdout.split())
     return {node.name: "running" if node.mgmt_tap in up else "ended" for node in nodes}
@@ -194,7 +196,7 @@ def _router(
 
 def _kind_of(node: Node, known: State) -> str:
     if node.hypervisor:
-        return "real Xen host" if xen_remote.is_meant(known.uri) else "Xen host"
+        return "Xen host" if backends.of(known.uri).boots(node) else "real Xen host"
     return f"node on {node.host}" if node.host else "node"
 
 

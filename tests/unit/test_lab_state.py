@@ -17,6 +17,7 @@ from stand_in import ended, standing
 
 from labctl.backends import system_libvirt
 from labctl.backends.state import State
+from labctl.backends.system_libvirt import SystemLibvirt
 from labctl.errors import LabctlError, UsageError
 from labctl.guests.keys import Key
 from labctl.images import Image
@@ -384,16 +385,16 @@ def test_a_shared_lab_that_cannot_be_dismantled_is_kept_for_another_try(
     runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make(runtime, "host", host=True)
-    state.save(folder, known("host"))
+    state.save(folder, dataclasses.replace(known("host"), uri="qemu:///system"))
 
     def refuse(*_: object) -> None:
         raise LabctlError("a link cannot be removed")
 
-    monkeypatch.setattr(system_libvirt, "dismantle", refuse)
+    monkeypatch.setattr(SystemLibvirt, "remove", refuse)
     with pytest.raises(LabctlError, match="cannot be removed"):
         ending.end(folder)
     assert state.known() == [folder]
-    monkeypatch.setattr(system_libvirt, "dismantle", lambda *_: None)
+    monkeypatch.setattr(SystemLibvirt, "remove", lambda *_: None)
     ending.end(folder)
     assert not folder.exists()
 
