@@ -29,7 +29,7 @@ def up(file: str, name: str | None, accel: Policy, uri: str, as_json: bool) -> N
     FILE is a path, or the name of a file in this folder or of a shipped one (bridged.yaml).
     """
     # Beside our own imports, and reading the topology; should that fail, it ends with this process.
-    agent = None if uri else ahead.start_agent()
+    agent = ahead.start_agent(uri)
     from labctl import topology
     from labctl.lab import ending, status
     from labctl.lab.lab import Lab

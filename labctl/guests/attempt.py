@@ -50,6 +50,7 @@ def why_no_user_space(
 def _silent_or_ended(
     domain: Any, hypervisor: driver.Hypervisor, guest: Guest, silence: float, seconds: float
 ) -> str:
+    assert hypervisor.root, "it is a driver of ours"
     whole, quiet = Deadline(seconds, "user space"), Deadline(silence, "the console")
     done = (0, 0)
     log = console.Watcher(guest.log, b"labctl:")
@@ -89,6 +90,7 @@ def _guest_ticks(hypervisor: driver.Hypervisor, guest: Guest) -> int:
     Linux counts it for KVM (`account_guest_time`; field 43 of proc_pid_stat(5)). Where KVM is not
     whole a virtual CPU is busy all the time and yet runs nothing.
     """
+    assert hypervisor.root, "it is a driver of ours"
     try:
         number = launch.pid_in(hypervisor.root / "run" / "qemu" / f"{guest.domain}.pid")
         stat = Path("/proc", str(number), "stat").read_text()

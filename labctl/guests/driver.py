@@ -65,7 +65,8 @@ _connections: dict[str, Any] = {}
 class Hypervisor:
     """How to reach libvirt: the root of an embedded driver, or the URI of another."""
 
-    root: Path
+    root: Path | None
+    """None where the driver is not ours."""
     uri: str = ""
     capabilities: Path | None = None
     """Where an embedded driver may keep what it learnt of QEMU, shared by all labs of a user."""
@@ -97,8 +98,7 @@ def _one_cpu() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _prepare(hypervisor: Hypervisor) -> None:
-    root = hypervisor.root
+def _prepare(root: Path, capabilities: Path | None) -> None:
     # libvirt makes the others with the user's umask. A QEMU that is another user passes these to
     # read its own folder; the lab's directory above keeps everybody else out.
     for folder in (root, root / "etc", root / "lib", root / "lib" / "qemu"):
@@ -107,11 +107,11 @@ def _prepare(hypervisor: Hypervisor) -> None:
     user = SAME_USER if launch.in_user_namespace() else "root"
     (root / "etc" / "qemu.conf").write_text(QEMU_CONF.format(user=user))
     cache = root / "cache"
-    if hypervisor.capabilities and not cache.exists():
+    if capabilities and not cache.exists():
         with contextlib.suppress(OSError):  # libvirt makes a cache of its own beside it then
-            hypervisor.capabilities.mkdir(parents=True, exist_ok=True)
-            if os.access(hypervisor.capabilities, os.W_OK):
-                cache.symlink_to(hypervisor.capabilities)
+            capabilities.mkdir(parents=True, exist_ok=True)
+            if os.access(capabilities, os.W_OK):
+                cache.symlink_to(capabilities)
 
 
 def _lock(root: Path) -> int:
@@ -136,27 +136,28 @@ def connect(hypervisor: Hypervisor) -> Any:
 
     Raises `HostError` with libvirt's own words when it cannot be opened.
     """
-    uri = hypervisor.uri or f"qemu:///embed?root={hypervisor.root}"
+    root = hypervisor.root
+    address = f"qemu:///embed?root={root}" if root else hypervisor.uri
     with _opening:
-        if uri in _connections and _connections[uri].isAlive():
-            return _connections[uri]
+        if address in _connections and _connections[address].isAlive():
+            return _connections[address]
         _start_event_loop()
         lock = -1
-        if not hypervisor.uri:
-            _prepare(hypervisor)
-            lock = _lock(hypervisor.root)
+        if root:
+            _prepare(root, hypervisor.capabilities)
+            lock = _lock(root)
         try:
             with _one_cpu():
-                connection = libvirt.open(uri)
-                if not hypervisor.uri:
+                connection = libvirt.open(address)
+                if root:
                     _learn_of_qemu(connection)
         except libvirt.libvirtError as reason:
             if lock >= 0:
                 os.close(lock)  # or the next try would wait for this one
             raise HostError(
-                f"libvirt cannot open {uri}: {reason.get_error_message()}", "run: labctl doctor"
+                f"libvirt cannot open {address}: {reason.get_error_message()}", "run: labctl doctor"
             ) from None
-        _connections[uri] = connection
+        _connections[address] = connection
         return connection
 
 
@@ -280,9 +281,9 @@ def launched(hypervisor: Hypervisor, guest: Guest, accel: Accel, lab: str) -> An
     """Do as `create`, but raise `libvirt.libvirtError` as it is."""
     connection = connect(hypervisor)
     guest.log.touch(mode=0o600)
-    if hypervisor.uri:
-        return connection.createXML(domain_xml(guest, accel, lab), 0)
-    return launch.launch(connection, hypervisor.root, guest, accel, lab)
+    if hypervisor.root:
+        return launch.launch(connection, hypervisor.root, guest, accel, lab)
+    return connection.createXML(domain_xml(guest, accel, lab), 0)
 
 
 def _active(domain: Any) -> bool:

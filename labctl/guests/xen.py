@@ -120,7 +120,7 @@ class XenHost:
     @property
     def hypervisor(self) -> driver.Hypervisor:
         """How its guests are driven."""
-        return driver.Hypervisor(self.directory / "embed", self.uri)
+        return driver.Hypervisor(None, self.uri)
 
     def words(self, command: str) -> list[str]:
         """Return the words that run a shell's line in dom0."""

@@ -8,42 +8,29 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from labctl.backends.base import Backend
 from labctl.errors import HostError, UsageError
 from labctl.guests import ssh
 from labctl.images import Image, modules
 from labctl.kinds import nics, registry
 from labctl.kinds.base import Kind
-from labctl.lab import hosted, memory, real, state
+from labctl.lab import hosted, memory, state
 from labctl.topology.model import DOM0_MEMORY, XEN_MEMORY, Node, Topology
 from labctl.world import process
 
 QEMU_MEMORY = 160
 """MiB that a guest's QEMU takes beside the guest's memory; seen under TCG: 160 to 230."""
-TOOLS = {
-    "unshare": "util-linux",
-    "nsenter": "util-linux",
-    "setpriv": "util-linux",
-    "mount": "mount",
-    "ssh": "openssh-client",
-    "qemu-system-x86_64": "qemu-system-x86",
-}
-"""Programs that a lab needs, and the Debian package of each."""
 TUN = Path("/dev/net/tun")
 
 
-def check_host(uri: str = "") -> None:
-    """Raise `HostError` for a program or a device that a lab would miss only when it is half up.
-
-    With the `uri` of another libvirt, what runs the guests is its own business.
-    """
-    for program, package in TOOLS.items():
-        if uri and program != "ssh":
-            continue
+def check_host(backend: Backend) -> None:
+    """Raise `HostError` for a program or a device that a lab would miss only when it is half up."""
+    for program, package in backend.programs.items():
         if not shutil.which(program, path=process.ENVIRONMENT["PATH"]):
             raise HostError(
                 f"{program} is not installed", f"as root, run: apt-get install {package}"
             )
-    if real.is_meant(uri):
+    if not backend.makes_taps:
         return
     try:
         found = TUN.stat()
@@ -60,12 +47,12 @@ def check_host(uri: str = "") -> None:
         )
 
 
-def check(topology: Topology, images: Mapping[str, Image], uri: str = "") -> None:
+def check(topology: Topology, images: Mapping[str, Image], backend: Backend) -> None:
     """Raise `UsageError` for what a topology cannot have, `HostError` where this host has no room.
 
-    `images` holds those of the topology's nodes by name. `uri` names who shall run the guests.
+    `images` holds those of the topology's nodes by name.
     """
-    for node in hosted.booted(topology, uri):
+    for node in backend.booted(topology):
         image = images[node.image]
         if node.memory < image.memory and not node.initramfs:
             raise UsageError(
@@ -75,7 +62,7 @@ def check(topology: Topology, images: Mapping[str, Image], uri: str = "") -> Non
             )
         hosted.check(node, image)
         _check_drivers(node, image)
-    if real.is_meant(uri):
+    if not backend.machines(topology):
         return
     needed, free = needed_memory(topology), memory.free()
     if free < needed:

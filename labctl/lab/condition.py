@@ -8,15 +8,12 @@ from __future__ import annotations
 import contextlib
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
+from labctl import backends
+from labctl.backends.state import State
 from labctl.errors import GuestError
 from labctl.guests import launch, shutdown
-from labctl.lab import real, shared, state
 from labctl.world.base import World
-
-SYSTEM = Path("/run/libvirt/qemu")
-"""Where a system's libvirtd keeps what ours keeps in the lab's folder."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,13 @@ _HINTS = {
 }
 
 
-def of_machine(world: World, known: state.State, node: str) -> Condition:
+def of_machine(world: World, known: State, node: str) -> Condition:
     """Return how the QEMU of a node is; on a real Xen host that cannot be told without asking."""
-    if real.is_meant(known.uri):
+    backend = backends.of(known.uri)
+    folder = backend.libvirt_files(world.directory)
+    if folder is None:
         return RUNNING
-    folder = files(world, known)
-    domain = shared.domain(known, node)
+    domain = backend.domain(known, node)
     log = world.directory / "console" / f"{node}.log"
     pid = launch.pid_in(folder / f"{domain}.pid")
     if not pid or not world.runs(pid, f"guest={domain}"):
@@ -77,16 +75,13 @@ def error(what: str, node: str, found: Condition) -> GuestError:
     return GuestError(f"{what} {told}", hint)
 
 
-def files(world: World, known: state.State) -> Path:
-    """Return the folder of the files that libvirt keeps of a lab's running guests."""
-    return SYSTEM if known.uri else world.directory / "embed/run/qemu"
-
-
-def told_by_libvirt(world: World, known: state.State, node: str) -> str:
+def told_by_libvirt(world: World, known: State, node: str) -> str:
     """Return the XML that libvirt keeps of a running guest; empty where it cannot be read."""
-    with contextlib.suppress(OSError):
-        file = files(world, known) / f"{shared.domain(known, node)}.xml"
-        return file.read_text(errors="replace")
+    backend = backends.of(known.uri)
+    if folder := backend.libvirt_files(world.directory):
+        with contextlib.suppress(OSError):
+            file = folder / f"{backend.domain(known, node)}.xml"
+            return file.read_text(errors="replace")
     return ""
 
 

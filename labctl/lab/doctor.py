@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from labctl import images
+from labctl.backends.embedded import Embedded
 from labctl.errors import LabctlError, refusal
 from labctl.guests import accel, confinement, driver
-from labctl.lab import beforehand, memory
+from labctl.lab import memory
 from labctl.network import links
 from labctl.topology import from_mapping
 from labctl.world import forbidden, owned, paths, scratch
@@ -20,7 +21,7 @@ from labctl.world import forbidden, owned, paths, scratch
 MEMORY_MIB = 1024
 """What two guests and their translation caches need."""
 
-TOOLS = {**beforehand.TOOLS, "depmod": "kmod"}
+TOOLS = {**Embedded.programs, "depmod": "kmod"}
 """Programs labctl runs, and the Debian package of each."""
 
 TINY = {
@@ -126,7 +127,7 @@ def _world() -> Iterator[Finding]:
             return "made in a world by netlink and /dev/net/tun"
 
         def libvirt() -> str:
-            hypervisor = driver.Hypervisor(world.directory / "embed", "", paths.cache() / "libvirt")
+            hypervisor = Embedded("").hypervisor(world.directory)
             found = world.call(driver.versions, hypervisor)
             return f"{found['libvirt']}, driving QEMU {found['qemu']}"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from labctl import backends
+from labctl.backends.shared_host import end_connections
 from labctl.errors import LabctlError
-from labctl.lab import real, shared, state
+from labctl.lab import state
 from labctl.world import host, space
-from labctl.world.base import World
 from labctl.world.host import Host
 
 
@@ -34,18 +35,11 @@ def end(folder: Path) -> None:
             f"yourself, and then: rm -r {folder}",
         ) from None
     try:
-        dismantle(world, known)
+        if known:
+            backends.of(known.uri).dismantle(world, known)
+        else:
+            end_connections(world)
     except BaseException:
         world.close()  # the directory stays: it knows what is left for the next try
         raise
     world.end()
-
-
-def dismantle(world: World, known: state.State | None) -> None:
-    """Take away what a lab has made on a host that it shares; nothing where no state is known."""
-    shared.end_connections(world)  # whoever was killed may have left one that hangs
-    if known and real.is_meant(known.uri):
-        real.dismantle(world, known)
-    elif known:
-        shared.dismantle(world, known)
-    shared.end_connections(world)

@@ -4,49 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from labctl import backends
+from labctl.backends.state import State
 from labctl.errors import UsageError
-from labctl.events import Emit, Event
 from labctl.guests import spec, xen, xen_host
 from labctl.guests.spec import Guest, Nic
 from labctl.images import Image
 from labctl.images.kernel import runs_as_dom0, runs_under_xen, unpacked
 from labctl.kinds import nics as models
-from labctl.lab import real, shared
-from labctl.lab.state import State
-from labctl.topology.model import MGMT_BRIDGE, Node, Topology
-
-
-def check_shared(topology: Topology, uri: str, emit: Emit) -> None:
-    """Raise `UsageError` for a topology that a lab on the libvirt of a `uri` cannot hold.
-
-    What of this host may disturb the lab is told.
-    """
-    if real.is_meant(uri):
-        real.check(topology, uri)
-        return
-    if hosts := topology.xen_hosts():
-        raise UsageError(
-            f"{topology.name} has a Xen host ({hosts[0].name}), "
-            "which a lab on a system's libvirt cannot hold",
-            "leave --connect away: the Xen host is a guest of the lab's own",
-        )
-    shared.check(topology)
-    if told := shared.firewall():
-        emit(Event("host", "firewall", "done", told))
-
-
-def booted(topology: Topology, uri: str) -> list[Node]:
-    """Return the nodes that labctl boots: all but a real Xen host."""
-    nodes = topology.nodes.values()
-    return [node for node in nodes if not (node.hypervisor and real.is_meant(uri))]
-
-
-def xen_place(known: State, node: Node, directory: Path) -> xen.XenHost:
-    """Return a Xen host and the way to it."""
-    log = directory / "console" / f"{node.name}.log"
-    if real.is_meant(known.uri):
-        return xen.XenHost(node.name, directory, log, real=known.uri, folder=real.folder(known))
-    return xen.XenHost(node.name, directory, log, shared.domain(known, node.name))
+from labctl.topology.model import Node
 
 
 def check(node: Node, image: Image) -> None:
@@ -127,12 +93,12 @@ def xen_guest(known: State, node: Node, directory: Path) -> xen.XenGuest:
     console = directory / "console"
     networks = known.topology.networks
     bridges = {one.tap: networks[one.network].bridge for one in node.interfaces}
-    is_real = real.is_meant(known.uri)
+    backend = backends.of(known.uri)
     lines = spec.boot_lines(known.topology, node, known.client, known.clients, known.hostkeys)
     return xen.XenGuest(
         Guest(
             name=node.name,
-            domain=shared.domain(known, node.name),
+            domain=backend.domain(known, node.name),
             memory=node.memory,
             vcpus=node.vcpus,
             kernel=kernel,
@@ -142,9 +108,9 @@ def xen_guest(known: State, node: Node, directory: Path) -> xen.XenGuest:
             console=console / f"{node.name}.sock",
             log=console / f"{node.name}.log",
         ),
-        {**bridges, node.mgmt_tap: real.mgmt_bridge(known) if is_real else MGMT_BRIDGE},
+        {**bridges, node.mgmt_tap: backend.mgmt_bridge(known)},
         lines,
-        real.files(known, kernel, initramfs) if is_real else {},
+        backend.dom0_files(known, kernel, initramfs),
     )
 
 

@@ -12,30 +12,29 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from labctl import images
+from labctl import backends, images
+from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
 from labctl.guests import accel, console, driver, keys, ssh, xen
 from labctl.guests.spec import Accel, Guest, boot_lines
 from labctl.images import Image
-from labctl.lab import beforehand, boot, ending, hosted, naming, real, shared, state, status
+from labctl.lab import beforehand, boot, hosted, naming, state, status
 from labctl.lab.node import Node
 from labctl.lab.router import Router
-from labctl.network import features, links
+from labctl.network import features
 from labctl.routers import namespace
 from labctl.topology import model
 from labctl.world import paths
 from labctl.world.base import Place, World
 from labctl.world.client import Agent
 from labctl.world.deadline import Deadline
-from labctl.world.host import Host
-from labctl.world.space import Space
 
 
 class Lab:
     """A running lab. Made by `up` or `attach`; `down` ends it, `close` only lets go of it."""
 
-    def __init__(self, world: World, known: state.State, emit: Emit = silent) -> None:
+    def __init__(self, world: World, known: State, emit: Emit = silent) -> None:
         """Hold a running lab."""
         self.world = world
         self.name = known.name
@@ -47,6 +46,7 @@ class Lab:
         """Seconds by stage: `images`, `world`, `network`, `boot`, `up`."""
         self._state = known
         self._emit = emit
+        self._backend = backends.of(known.uri)
         self._dom0s = {
             node.name: status.dom0(world, known, node.name) for node in known.topology.xen_hosts()
         }
@@ -78,24 +78,23 @@ class Lab:
         naming.check(name)
         folder = state.directory(name)
         beforehand.check_sockets(topology, folder)
-        beforehand.check_host(uri)
+        backend = backends.of(uri)
+        beforehand.check_host(backend)
         beforehand.check_kinds(topology)
-        if uri:
-            hosted.check_shared(topology, uri, emit)
+        backend.check(topology, emit)
         begun = time.monotonic()
         timings: dict[str, float] = {}
         with _timed(timings, "images"):
-            on_xen = real.is_meant(uri)
-            booted = hosted.booted(topology, uri)
+            booted = backend.booted(topology)
             wanted = sorted({node.image for node in booted})
             found = {image: images.get(image, emit=emit) for image in wanted}
-            beforehand.check(topology, found, uri)
-            chosen = "xen" if on_xen else _choose_accel(policy, found, emit)
+            beforehand.check(topology, found, backend)
+            chosen = backend.accel or _choose_accel(policy, found, emit)
         with _timed(timings, "world"), state.creating(folder):
-            world: World = Host.create(folder) if uri else Space.create(folder, agent)
+            world = backend.create_world(folder, agent)
         lab = None
         try:
-            known = state.State(
+            known = State(
                 name=name,
                 topology=topology,
                 accel=chosen,
@@ -111,13 +110,10 @@ class Lab:
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
                 complete=False,
             )
-            if on_xen:
-                real.look(world, known)
-            elif uri:
-                shared.check_domains(world, known)
+            backend.survey(world, known)
             lab = cls(world, known, emit)
             lab.timings = timings
-            if uri:
+            if not backend.ends_with_world:
                 state.save(folder, known)  # before anything is made: what `down` goes by
             lab._build()
             lab._state = dataclasses.replace(known, complete=True)
@@ -128,7 +124,7 @@ class Lab:
             if lab:
                 lab.down()
             else:
-                ending.dismantle(world, None)
+                backend.dismantle(world, None)
                 world.end()
             raise
         timings["up"] = time.monotonic() - begun
@@ -144,8 +140,7 @@ class Lab:
         """End everything of this lab."""
         for dom0 in self._dom0s.values():
             dom0.close()
-        if self._state.uri:
-            ending.dismantle(self.world, self._state)
+        self._backend.dismantle(self.world, self._state)
         self.world.end()
 
     def close(self) -> None:
@@ -168,22 +163,15 @@ class Lab:
         """Make the networks, then the routers, then the guests; offloads of TAPs come last."""
         with _timed(self.timings, "network"):
             self._emit(Event("network", self.name, "start"))
-            if not self._state.uri:
-                # Beside the network; whoever needs it first hears of what goes wrong.
-                self.world.agent().begin(driver.open_early, self.hypervisor)
-                self.world.call(links.leave_bridges_alone)
-            if not self._is_real:
-                self.world.call(links.build, self.topology)
-                self._build_routers(self.topology.outer_routers())
+            self._backend.build_networks(self.world, self._state)
+            self._build_routers(self.topology.outer_routers())
             count = len(self.topology.networks)
             self._emit(Event("network", self.name, "done", f"{count} bridge{'s'[: count != 1]}"))
         with _timed(self.timings, "boot"):
             self._write_ssh()
-            (self.directory / "console").mkdir(
-                mode=0o711 if self._state.uri else 0o700, exist_ok=True
-            )
-            if not self._is_real:
-                self._start([self._guest(node) for node in self.topology.outer_nodes()])
+            (self.directory / "console").mkdir(mode=self._backend.log_folder_mode, exist_ok=True)
+            if machines := self._backend.machines(self.topology):
+                self._start([self._guest(node) for node in machines])
             for host in self.topology.xen_hosts():
                 self._populate(host)
         for node in self.topology.nodes.values():
@@ -203,47 +191,38 @@ class Lab:
         inside = self.topology.inside(host.name)
         dom0 = self._dom0s[host.name]
         guests = [hosted.xen_guest(self._state, node, self.directory) for node in inside.nodes]
-        if self._is_real:
-            real.prepare(self.world, self._state, dom0, guests, self._emit)
+        self._backend.prepare_dom0(self.world, self._state, dom0, guests, self._emit)
         self._build_routers(inside.routers)
         self.world.agent().call_with_events(
             xen.start, self._xen_host(host.name), guests, self.name, emit=self._emit
         )
-        if self._is_real:
-            real.settle(self._state, dom0)
+        self._backend.settle_dom0(self._state, dom0)
 
     # --- guests -----------------------------------------------------------------------------
 
     @property
     def hypervisor(self) -> driver.Hypervisor:
         """How this lab's guests are driven."""
-        return driver.Hypervisor(
-            self.directory / "embed", self._state.uri, paths.cache() / "libvirt"
-        )
+        return self._backend.hypervisor(self.directory)
 
     def _xen_host(self, name: str) -> xen.XenHost:
-        return hosted.xen_place(self._state, self.topology.nodes[name], self.directory)
-
-    @property
-    def _is_real(self) -> bool:
-        """Whether this lab is on a real Xen host."""
-        return real.is_meant(self._state.uri)
+        return self._backend.xen_host(self._state, name, self.directory)
 
     def _write_ssh(self) -> None:
         ssh.write_config(
             self.directory,
-            real.mgmt_bridge(self._state) if self._is_real else model.MGMT_BRIDGE,
+            self._backend.mgmt_bridge(self._state),
             self._state.client,
             {
                 node.name: (node.mgmt_mac, self._state.hostkeys[node.name].public)
-                for node in hosted.booted(self.topology, self._state.uri)
+                for node in self._backend.booted(self.topology)
             },
-            real.host(self.topology).name if self._is_real else "",
+            self._backend.ssh_through(self.topology),
         )
 
     def _guest(self, node: model.Node) -> Guest:
         """Put together what a node's guest is made of."""
-        domain = shared.domain(self._state, node.name)
+        domain = self._backend.domain(self._state, node.name)
         if node.hypervisor:
             return hosted.host_guest(self._state, node, domain, self.directory)
         console = self.directory / "console"
@@ -267,9 +246,7 @@ class Lab:
     @functools.cached_property
     def _qemu_user(self) -> tuple[int, int] | None:
         """Who reads what guests boot, where that is not the lab's own user."""
-        if not self._state.uri:
-            return None
-        return self.world.call(driver.qemu_user, self.hypervisor)
+        return self._backend.boot_user(self.world)
 
     def _start(self, specs: Sequence[Guest]) -> None:
         self.world.agent().call_with_events(
@@ -347,7 +324,7 @@ class Lab:
 
     def check_console(self, name: str) -> None:
         """Raise `UsageError` for what has no console of this lab's: a real Xen host, no node."""
-        if self.node(name).model.hypervisor and self._is_real:
+        if not self._backend.boots(self.node(name).model):
             hint = "its guests have consoles of this lab's"
             raise UsageError(f"{name} is a real host, not started by labctl", hint)
 
@@ -357,7 +334,7 @@ class Lab:
         Empty for other nodes, whose console is a socket. Raises `UsageError` for an unknown one.
         """
         node = self.node(name).model
-        domain = shared.domain(self._state, name)
+        domain = self._backend.domain(self._state, name)
         return xen.console_words(self._xen_host(node.host), domain) if node.host else []
 
     @property

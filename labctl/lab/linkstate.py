@@ -6,8 +6,10 @@ import json
 import sys
 from pathlib import Path
 
+from labctl import backends
+from labctl.backends.state import State
 from labctl.errors import LabctlError
-from labctl.lab import condition, real, state
+from labctl.lab import condition
 from labctl.topology.model import MGMT_BRIDGE, Node
 from labctl.world import linkflags
 from labctl.world.base import World
@@ -20,13 +22,14 @@ MANAGEMENT = "management"
 """Stands for the interface that labctl reaches a node by."""
 
 
-def troubles(world: World, known: state.State) -> dict[str, dict[str, str]]:
+def troubles(world: World, known: State) -> dict[str, dict[str, str]]:
     """Return by node and interface why it has no link; what is well is left out.
 
     Of guests on a Xen host and of their host's uplinks only the host's end is known, of a real Xen
     host nothing. Raises `LabctlError` when it cannot be told.
     """
-    if real.is_meant(known.uri):
+    nodes = backends.of(known.uri).machines(known.topology)
+    if not nodes:
         return {}
     program = [sys.executable, "-I", "-S", str(Path(linkflags.__file__))]
     answer = run(world.words(program), deadline=Deadline(ASK_SECONDS, "reading a lab's links"))
@@ -35,7 +38,7 @@ def troubles(world: World, known: state.State) -> dict[str, dict[str, str]]:
     except ValueError:
         raise LabctlError("a lab's links cannot be read", "run: labctl doctor") from None
     found = {}
-    for node in known.topology.outer_nodes():
+    for node in nodes:
         down = condition.taken_down(condition.told_by_libvirt(world, known, node.name))
         lost = {
             name: why
@@ -47,7 +50,7 @@ def troubles(world: World, known: state.State) -> dict[str, dict[str, str]]:
     return found
 
 
-def _links(known: state.State, node: Node) -> list[tuple[str, str, str]]:
+def _links(known: State, node: Node) -> list[tuple[str, str, str]]:
     """Return each interface of a node with its TAP and the bridge that this is in."""
     bridges = known.topology.bridges(node)
     ours = [(one.name, one.tap, bridges[one.name]) for one in node.interfaces]

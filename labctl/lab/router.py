@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from labctl.capture import drops
 from labctl.errors import HostError, LabctlError
 from labctl.kinds import registry
 from labctl.kinds.base import ForwarderKind, Option
 from labctl.network import features
-from labctl.routers import namespace
+from labctl.routers import namespace, programs
 from labctl.topology import model
 from labctl.world import agent, codec, jsontext
 from labctl.world.base import Place, Process
@@ -27,8 +25,6 @@ START_SECONDS = 120.0
 LOOK_SECONDS = 0.02
 OURS = "labctl."
 """What the modules of programs begin with that are in a dom0 too."""
-ANY_PROGRAM = "labctl.routers."
-"""In the command line of a program that a labctl started which did not yet note the module."""
 
 
 class Router:
@@ -53,7 +49,7 @@ class Router:
         if not self._kind.exists():
             return None
         kind = self._kind.read_text()
-        program = _program(self._pid)
+        program = programs.noted(self._pid)
         if program and not self._place.runs(program.pid, program.module):
             return None
         return kind
@@ -152,7 +148,7 @@ class Router:
         self.set_kernel_forwarding(False)
         self._kind.unlink(missing_ok=True)
         self._options.unlink(missing_ok=True)
-        if program := _program(self._pid):
+        if program := programs.noted(self._pid):
             deadline = Deadline(START_SECONDS, f"ending the router program of {self.name}")
             while self._place.runs(program.pid, program.module):
                 self._place.call(agent.kill, program.pid, signal.SIGTERM)
@@ -174,7 +170,7 @@ class Router:
 
     def program_counters(self) -> dict[str, int]:
         """Return the counters of the kind's program, as it tells them."""
-        program = _program(self._pid)
+        program = programs.noted(self._pid)
         if program is None:
             raise HostError(f"no router program was started for {self.name}")
         told = self._said()
@@ -219,41 +215,6 @@ class Router:
             if one.name == interface:
                 return (one.peer, "") if bridge_side else (one.name, self.name)
         raise HostError(f"{self.name} has no interface {interface}")
-
-
-class _Program(NamedTuple):
-    """A program that was started: its process, as its place numbers it, and its module."""
-
-    pid: int
-    module: str
-
-
-def _program(file: Path) -> _Program | None:
-    """Return the program that a file tells of; None where none was started."""
-    try:
-        pid, _, module = file.read_text().partition(" ")
-    except FileNotFoundError:
-        return None
-    return _Program(int(pid or "0"), module or ANY_PROGRAM)
-
-
-def end_programs(directory: Path) -> None:
-    """End the programs of all routers of a lab that is on this machine, by what is left of it."""
-    for file in (directory / "routers").glob("*.pid"):
-        with contextlib.suppress(ValueError):  # killed while it was written
-            if program := _program(file):
-                _end(program)
-
-
-def _end(program: _Program) -> None:
-    """End a program, if its number is still its own."""
-    with contextlib.suppress(OSError):
-        handle = os.pidfd_open(program.pid)
-        try:
-            if program.module.encode() in Path(f"/proc/{program.pid}/cmdline").read_bytes():
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-        finally:
-            os.close(handle)
 
 
 def _counters(line: str, name: str) -> dict[str, int]:

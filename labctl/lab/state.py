@@ -5,15 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from labctl.backends.state import State
 from labctl.errors import LabctlError, UsageError
-from labctl.guests.keys import Key
-from labctl.guests.spec import Accel
-from labctl.images import Image
 from labctl.lab import orphans
-from labctl.topology.model import Topology
 from labctl.world import atomic, codec, documents, host, lock, owned, paths, scratch, space, trusted
 from labctl.world.base import World
 from labctl.world.deadline import Deadline
@@ -29,30 +25,6 @@ SOCKET_LIMIT = 107
 
 class NotUpError(LabctlError):
     """A lab has no state yet: it is coming up."""
-
-
-@dataclass(frozen=True)
-class State:
-    """Everything a later labctl process needs to work with a lab."""
-
-    name: str
-    topology: Topology
-    accel: Accel
-    images: dict[str, Image]
-    """The image of each node."""
-    client: Key
-    """The control key: it lets labctl into every guest, over the management network. No guest has
-    its private half."""
-    hostkeys: dict[str, Key]
-    """The host key of each node."""
-    uri: str
-    """The libvirt that runs the guests; empty for the one embedded in labctl."""
-    started: str
-    """ISO 8601, UTC."""
-    complete: bool
-    """Whether everything came up; a lab that is coming up is not complete yet."""
-    clients: dict[str, Key] = field(default_factory=dict)
-    """The key of each node, by which it may log in to the others over the network under test."""
 
 
 def directory(name: str) -> Path:

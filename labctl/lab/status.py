@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from labctl import backends
+from labctl.backends.dom0 import Dom0
+from labctl.backends.state import State
 from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
-from labctl.lab import condition, linkstate, real, state
-from labctl.lab.dom0 import DIRECTORY, Dom0
+from labctl.lab import condition, linkstate, state
 from labctl.lab.router import Router
 from labctl.topology.model import Interface, Node, RouterInterface
 from labctl.topology.model import Router as RouterModel
@@ -98,7 +100,7 @@ def _describe(folder: Path) -> dict[str, Any]:
     }
 
 
-def check_machine(world: World, known: state.State, node: str) -> None:
+def check_machine(world: World, known: State, node: str) -> None:
     """Raise `GuestError` when the QEMU of a node, or of the Xen host it is on, has ended."""
     nodes = known.topology.nodes
     machine = nodes[node].host or node
@@ -108,13 +110,13 @@ def check_machine(world: World, known: state.State, node: str) -> None:
         raise condition.error(what, machine, found)
 
 
-def dom0(world: World, known: state.State, host: str) -> Dom0:
+def dom0(world: World, known: State, host: str) -> Dom0:
     """Return the dom0 of a Xen host as a place; it raises `GuestError` when the host has ended."""
-    directory = real.folder(known) if real.is_meant(known.uri) else DIRECTORY
+    directory = backends.of(known.uri).dom0_folder(known)
     return Dom0(world, host, partial(check_machine, world, known, host), directory)
 
 
-def check_running(world: World, known: state.State, node: str, ask: bool = True) -> None:
+def check_running(world: World, known: State, node: str, ask: bool = True) -> None:
     """Raise `GuestError` when a node's guest, or the Xen host it is on, has ended.
 
     Nobody would answer for minutes. Of a guest on a Xen host only dom0 knows, if it may be asked;
@@ -131,7 +133,7 @@ def check_running(world: World, known: state.State, node: str, ask: bool = True)
         )
 
 
-def _check_link(world: World, known: state.State, node: str) -> None:
+def _check_link(world: World, known: State, node: str) -> None:
     """Raise `GuestError` when a node cannot be reached, as its management link is lost."""
     if why := linkstate.troubles(world, known).get(node, {}).get(linkstate.MANAGEMENT):
         raise GuestError(
@@ -140,7 +142,7 @@ def _check_link(world: World, known: state.State, node: str) -> None:
         )
 
 
-def _states(world: World, known: state.State) -> dict[str, str]:
+def _states(world: World, known: State) -> dict[str, str]:
     """Return for each node whether it is `running`, `ended`, or `unknown` as dom0 is silent."""
     found = {}
     for node in known.topology.outer_nodes():
@@ -150,7 +152,7 @@ def _states(world: World, known: state.State) -> dict[str, str]:
     return found
 
 
-def _inside(world: World, known: state.State, host: str) -> dict[str, str]:
+def _inside(world: World, known: State, host: str) -> dict[str, str]:
     """Return the state of each guest on a Xen host."""
     nodes = known.topology.inside(host).nodes
     if not nodes or not condition.of_machine(world, known, host).runs:
@@ -165,14 +167,16 @@ def _inside(world: World, known: state.State, host: str) -> dict[str, str]:
     except LabctlError:
         state_of = "unknown" if condition.of_machine(world, known, host).runs else "ended"
         found = {node.name: state_of for node in nodes}
-        return found | ({host: state_of} if real.is_meant(known.uri) else {})
+        # Of a host that the lab did not start nothing else tells.
+        started = backends.of(known.uri).boots(known.topology.nodes[host])
+        return found if started else found | {host: state_of}
     # A vif goes with its guest.
     up = set(answer.stdout.split())
     return {node.name: "running" if node.mgmt_tap in up else "ended" for node in nodes}
 
 
 def _router(
-    world: World, known: state.State, guests: dict[str, str], router: RouterModel
+    world: World, known: State, guests: dict[str, str], router: RouterModel
 ) -> tuple[str, str]:
     """Return a router's kind now, or what it should be, and its state."""
     place: Place = world
@@ -190,9 +194,9 @@ def _router(
     return kind or router.kind, "running" if kind else "ended"
 
 
-def _kind_of(node: Node, known: state.State) -> str:
+def _kind_of(node: Node, known: State) -> str:
     if node.hypervisor:
-        return "real Xen host" if real.is_meant(known.uri) else "Xen host"
+        return "Xen host" if backends.of(known.uri).boots(node) else "real Xen host"
     return f"node on {node.host}" if node.host else "node"
 
 

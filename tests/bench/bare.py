@@ -100,9 +100,9 @@ def qemu(guest: Any, accel: str, tb_cache: int) -> list[str]:
 def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
     """Make a world with everything but the guests; give it and the plan of the guests."""
     from labctl import images
+    from labctl.backends.state import State
     from labctl.guests import domain, keys, ssh
     from labctl.lab.lab import Lab
-    from labctl.lab.state import State
     from labctl.network import links
     from labctl.world import paths
     from labctl.world.space import Space

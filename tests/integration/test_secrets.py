@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from live import SOLO, STORY, Place, place
 
+from labctl.backends.state import State
 from labctl.lab import state
 from labctl.topology.model import MGMT_BRIDGE, link_local
 from labctl.world import owned
@@ -31,18 +32,18 @@ def pair(pytestconfig: pytest.Config) -> Iterator[Place]:
 
 
 @pytest.fixture
-def known(pair: Place) -> state.State:
+def known(pair: Place) -> State:
     return state.load(pair.runtime / "pair")
 
 
-def secrets(known: state.State) -> list[bytes]:
+def secrets(known: State) -> list[bytes]:
     """Return the private parts of all keys, as far as they differ from anything else."""
     everyone = [known.client, *known.clients.values(), *known.hostkeys.values()]
     found = [key.dropbear.encode() for key in everyone]
     return found + [key.openssh.splitlines()[2].encode() for key in everyone]
 
 
-def test_no_key_stands_on_a_command_line(known: state.State) -> None:
+def test_no_key_stands_on_a_command_line(known: State) -> None:
     lines = b""
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -53,7 +54,7 @@ def test_no_key_stands_on_a_command_line(known: state.State) -> None:
     assert not [key for key in secrets(known) if key in lines]
 
 
-def test_what_holds_a_key_is_for_its_owner_alone(pair: Place, known: state.State) -> None:
+def test_what_holds_a_key_is_for_its_owner_alone(pair: Place, known: State) -> None:
     keys = secrets(known)
     holds = set()
     for file in pair.root.rglob("*"):
@@ -108,7 +109,7 @@ def test_what_is_kept_can_be_written_by_its_owner_alone(pair: Place) -> None:
         assert stat.S_IMODE((pair.root / folder).stat().st_mode) == 0o700
 
 
-def test_a_guest_knows_its_own_key_only(pair: Place, known: state.State) -> None:
+def test_a_guest_knows_its_own_key_only(pair: Place, known: State) -> None:
     found = pair.ok(
         "ssh", "-l", "pair", "vm1", "cat /run/labctl.conf; stat -c %a /run/labctl.conf"
     ).stdout
@@ -124,7 +125,7 @@ def test_a_guest_knows_its_own_key_only(pair: Place, known: state.State) -> None
 
 
 def test_a_guests_key_opens_the_network_under_test_and_no_management_network(
-    pair: Place, known: state.State, tmp_path: Path
+    pair: Place, known: State, tmp_path: Path
 ) -> None:
     told = pair.ok("ssh", "-l", "pair", "vm1", "--", "ssh", "vm2", "uname", "-n").stdout
     assert told == "vm2\n"

@@ -86,7 +86,7 @@ KINDS = PACKAGE / "kinds"
 NAMES_OF_OTHER_THINGS = {
     ("guests/domain.py", "raw"): "how libvirt calls the format of a disk",
     ("images/kernel.py", "raw"): "how libarchive calls the format of a stream",
-    ("lab/real.py", "namespace"): "a network namespace, in what is asked of a Xen host",
+    ("backends/xen_remote.py", "namespace"): "a network namespace, in what is asked of a Xen host",
     ("routers/raw.py", "raw"): "what the program calls itself",
 }
 
@@ -127,6 +127,25 @@ def test_nothing_outside_names_a_forwarder_by_a_string() -> None:
         if named.fullmatch(text)
     }
     assert found == NAMES_OF_OTHER_THINGS.keys()
+
+
+def test_nothing_but_a_backend_tells_one_uri_from_another() -> None:
+    found = set()
+    for path in SOURCES:
+        if PACKAGE / "backends" in path.parents:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            asked: list[ast.expr] = []
+            if isinstance(node, ast.If | ast.IfExp | ast.While):
+                asked = [node.test]
+            elif isinstance(node, ast.Compare | ast.BoolOp | ast.UnaryOp):
+                asked = [node]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                asked = [node.func.value]  # uri.startswith(…)
+            texts = (re.sub(r"backends\.\w+\([\w.]+\)", "", ast.unparse(one)) for one in asked)
+            if any(re.search(r"\buri\b", text) for text in texts):
+                found.add(str(path.relative_to(PACKAGE)))
+    assert found == set()
 
 
 def test_a_room_without_a_place_is_found(copy: Path) -> None:

@@ -295,7 +295,7 @@ def test_a_lab_that_cannot_be_told_of_does_not_stay(
             pass
 
     ended: list[Path] = []
-    monkeypatch.setattr(ahead, "start_agent", lambda: None)
+    monkeypatch.setattr(ahead, "start_agent", lambda _uri: None)
     monkeypatch.setattr(Lab, "up", lambda *_, **__: Fake())
     monkeypatch.setattr(ending, "end", ended.append)
     monkeypatch.setattr(status, "describe", lambda _folder: {})

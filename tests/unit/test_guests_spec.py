@@ -284,7 +284,7 @@ def test_a_cache_that_cannot_be_written_to_only_costs_libvirt_what_it_learnt(
     monkeypatch.setattr(os, "access", lambda *_: False)
     for number, place in enumerate((tmp_path / "file" / "libvirt", readable)):
         root = tmp_path / str(number)
-        driver._prepare(driver.Hypervisor(root, "", place))
+        driver._prepare(root, place)
         assert (root / "etc" / "qemu.conf").exists()
         assert not (root / "cache").is_symlink()
 

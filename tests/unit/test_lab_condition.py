@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from labctl.backends.state import State
 from labctl.guests import shutdown
-from labctl.lab import condition, linkstate, state
+from labctl.lab import condition, linkstate
 from labctl.lab.condition import Condition
 from labctl.topology import find, load
 from labctl.world.host import Host
@@ -24,17 +25,17 @@ END = "[ 9.9] ---[ end Kernel panic - not syncing: Attempted to kill init! ]---\
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> tuple[Host, state.State]:
+def lab(tmp_path: Path) -> tuple[Host, State]:
     """A lab whose world is this host's, so that processes of the test may be its QEMUs."""
     topology = load(find("bridged"))
-    known = state.State("one", topology, "tcg", {}, None, {}, "", "now", True)  # type: ignore[arg-type]
+    known = State("one", topology, "tcg", {}, None, {}, "", "now", True)  # type: ignore[arg-type]
     for name in ("console", "embed/run/qemu"):
         (tmp_path / name).mkdir(parents=True)
     return Host(tmp_path), known
 
 
 @pytest.fixture
-def qemu(lab: tuple[Host, state.State]) -> Iterator[subprocess.Popen[bytes]]:
+def qemu(lab: tuple[Host, State]) -> Iterator[subprocess.Popen[bytes]]:
     words = ["sh", "-c", "read end", "qemu", "-name", "guest=vm1,debug-threads=on"]
     with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
         # Its descriptors close before its command line can be read (begin_new_exec, fs/exec.c).
@@ -45,7 +46,7 @@ def qemu(lab: tuple[Host, state.State]) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def says(lab: tuple[Host, state.State], text: str) -> Condition:
+def says(lab: tuple[Host, State], text: str) -> Condition:
     (lab[0].directory / "console/vm1.log").write_text(text)
     return condition.of_machine(*lab, "vm1")
 
@@ -62,14 +63,12 @@ def says(lab: tuple[Host, state.State], text: str) -> Condition:
         ("x" * shutdown.TAIL * 2 + "\n" + PANIC, "panicked"),
     ],
 )
-def test_a_guest_that_is_gone_has_told_why(
-    lab: tuple[Host, state.State], text: str, found: str
-) -> None:
+def test_a_guest_that_is_gone_has_told_why(lab: tuple[Host, State], text: str, found: str) -> None:
     assert says(lab, text).state == found
 
 
 def test_a_pid_file_that_qemu_has_made_large_is_not_read_whole(
-    lab: tuple[Host, state.State],
+    lab: tuple[Host, State],
 ) -> None:
     """A QEMU that a guest has broken out of still has it open."""
     file = lab[0].directory / "embed/run/qemu/vm1.pid"
@@ -91,13 +90,13 @@ def test_a_pid_file_that_qemu_has_made_large_is_not_read_whole(
 )
 @pytest.mark.usefixtures("qemu")
 def test_a_guest_whose_qemu_runs_may_be_dead_all_the_same(
-    lab: tuple[Host, state.State], text: str, found: str
+    lab: tuple[Host, State], text: str, found: str
 ) -> None:
     assert says(lab, text).state == found
 
 
 def test_a_stopped_and_a_paused_guest_are_told_from_one_that_runs(
-    lab: tuple[Host, state.State], qemu: subprocess.Popen[bytes]
+    lab: tuple[Host, State], qemu: subprocess.Popen[bytes]
 ) -> None:
     assert says(lab, READY).runs
     (lab[0].directory / "embed/run/qemu/vm1.xml").write_text("<domstatus state='paused' reason=''>")
@@ -108,14 +107,14 @@ def test_a_stopped_and_a_paused_guest_are_told_from_one_that_runs(
     assert says(lab, READY).state == "stopped"
 
 
-def test_another_process_of_the_same_number_is_no_guest(lab: tuple[Host, state.State]) -> None:
+def test_another_process_of_the_same_number_is_no_guest(lab: tuple[Host, State]) -> None:
     with subprocess.Popen(["sleep", "1000"]) as other:
         (lab[0].directory / "embed/run/qemu/vm1.pid").write_text(str(other.pid))
         assert says(lab, READY).state == "ended"
         other.kill()
 
 
-def test_what_a_console_says_cannot_reach_the_terminal(lab: tuple[Host, state.State]) -> None:
+def test_what_a_console_says_cannot_reach_the_terminal(lab: tuple[Host, State]) -> None:
     found = says(lab, "Kernel panic - not syncing: \x1b]0;evil\x07\u200b" + "a" * 10_000)
     assert found.why.isprintable()
     assert found.why.isascii()

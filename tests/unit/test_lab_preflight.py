@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from labctl.backends.embedded import Embedded
 from labctl.errors import HostError
 from labctl.lab import beforehand, memory
 from labctl.lab.lab import Lab
@@ -23,18 +24,18 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with all the programs of a lab, and no other."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in beforehand.TOOLS:
+    for name in Embedded.programs:
         (folder / name).symlink_to("/bin/true")
     monkeypatch.setitem(process.ENVIRONMENT, "PATH", str(folder))
     return folder
 
 
-@pytest.mark.parametrize("program", beforehand.TOOLS)
+@pytest.mark.parametrize("program", Embedded.programs)
 def test_a_missing_program_is_told_with_its_package(program: str, tools: Path) -> None:
     (tools / program).unlink()
     with pytest.raises(HostError, match=f"^{program} is not installed$") as error:
-        beforehand.check_host()
-    assert beforehand.TOOLS[program] in error.value.hint
+        beforehand.check_host(Embedded(""))
+    assert Embedded.programs[program] in error.value.hint
 
 
 def test_a_host_is_looked_at_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +59,7 @@ def test_what_is_no_tun_device_is_told_before_anything_is_made(
         file.touch()
     monkeypatch.setattr(beforehand, "TUN", file)
     with pytest.raises(HostError, match=r"cannot be used|something else than the TUN") as error:
-        beforehand.check_host()
+        beforehand.check_host(Embedded(""))
     assert error.value.hint
 
 

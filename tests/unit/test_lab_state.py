@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 from stand_in import ended, standing
 
+from labctl.backends import system_libvirt
+from labctl.backends.state import State
+from labctl.backends.system_libvirt import SystemLibvirt
 from labctl.errors import LabctlError, UsageError
 from labctl.guests.keys import Key
 from labctl.images import Image
-from labctl.lab import beforehand, condition, ending, linkstate, shared, state, status
+from labctl.lab import beforehand, condition, ending, linkstate, state, status
 from labctl.lab.lab import Lab
 from labctl.topology import find as find_topology
 from labctl.topology import from_mapping
@@ -55,9 +58,9 @@ def make(runtime: Path, name: str, *, alive: bool = True, host: bool = False) ->
     return folder
 
 
-def known(name: str) -> state.State:
+def known(name: str) -> State:
     topology = load_topology(find_topology("bridged"))
-    return state.State(
+    return State(
         name=name, topology=topology, accel="tcg", images=dict.fromkeys(topology.nodes, IMAGE),
         client=Key("a", "b", "c"), hostkeys={}, uri="", started="now", complete=True,
     )  # fmt: skip
@@ -382,16 +385,16 @@ def test_a_shared_lab_that_cannot_be_dismantled_is_kept_for_another_try(
     runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make(runtime, "host", host=True)
-    state.save(folder, known("host"))
+    state.save(folder, dataclasses.replace(known("host"), uri="qemu:///system"))
 
     def refuse(*_: object) -> None:
         raise LabctlError("a link cannot be removed")
 
-    monkeypatch.setattr(shared, "dismantle", refuse)
+    monkeypatch.setattr(SystemLibvirt, "remove", refuse)
     with pytest.raises(LabctlError, match="cannot be removed"):
         ending.end(folder)
     assert state.known() == [folder]
-    monkeypatch.setattr(shared, "dismantle", lambda *_: None)
+    monkeypatch.setattr(SystemLibvirt, "remove", lambda *_: None)
     ending.end(folder)
     assert not folder.exists()
 
@@ -399,11 +402,11 @@ def test_a_shared_lab_that_cannot_be_dismantled_is_kept_for_another_try(
 def test_a_firewall_that_sees_bridged_packets_is_told_with_what_spares_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "BRIDGED", tmp_path)
-    assert shared.firewall() == ""  # br_netfilter is not loaded
+    monkeypatch.setattr(system_libvirt, "BRIDGED", tmp_path)
+    assert system_libvirt.firewall() == ""  # br_netfilter is not loaded
     for table, value in (("iptables", "1"), ("ip6tables", "0"), ("arptables", "1")):
         (tmp_path / f"bridge-nf-call-{table}").write_text(f"{value}\n")
-    told = shared.firewall()
+    told = system_libvirt.firewall()
     assert "firewall sees what crosses bridges" in told
     assert told.endswith(
         "sysctl -w net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-arptables=0"

@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 from elf_files import DOM0_BUS, GUEST_NOTES, elf
 
+from labctl.backends.dom0 import packed
+from labctl.backends.embedded import Embedded
+from labctl.backends.state import State
 from labctl.errors import DeadlineError, GuestError, HostError, UsageError
 from labctl.guests import ready
 from labctl.guests.begun import Begun
@@ -23,13 +26,14 @@ from labctl.guests.keys import Key
 from labctl.guests.spec import Dom0 as Dom0Kernel
 from labctl.guests.spec import Guest
 from labctl.images import Image
-from labctl.lab import beforehand, hosted, memory, node, state
-from labctl.lab.dom0 import packed
+from labctl.lab import beforehand, hosted, memory, node
 from labctl.topology import Topology, find, from_mapping, load
 from labctl.topology.graph import find_path
 from labctl.world import codec
 from labctl.world.deadline import Deadline
 from labctl.world.process import run
+
+EMBEDDED = Embedded("")
 
 # --- the way through hosts and uplinks ----------------------------------------------------------
 
@@ -153,11 +157,11 @@ def test_a_kernel_without_support_is_refused_by_node_and_file(
     tmp_path: Path,
 ) -> None:
     topology = load(find("xen-bridged"))
-    beforehand.check(topology, images)
+    beforehand.check(topology, images, EMBEDDED)
     own = tmp_path / "own"
     own.write_bytes(elf(*notes))
     with pytest.raises(UsageError, match=f"the kernel of {name}, {own}, has {why}") as told:
-        beforehand.check(with_kernel(topology, name, own), images)
+        beforehand.check(with_kernel(topology, name, own), images, EMBEDDED)
     assert "CONFIG_XEN" in told.value.hint
 
 
@@ -166,13 +170,13 @@ def test_outside_of_xen_any_kernel_may_be_tried(
 ) -> None:
     own = tmp_path / "own"
     own.write_bytes(b"no kernel at all")
-    beforehand.check(with_kernel(load(find("xen-uplink")), "vm3", own), images)
+    beforehand.check(with_kernel(load(find("xen-uplink")), "vm3", own), images, EMBEDDED)
 
 
 def test_a_host_without_a_hypervisor_is_refused(images: dict[str, Image]) -> None:
     images["xen-host"] = dataclasses.replace(images["xen-host"], hypervisor=None)
     with pytest.raises(UsageError, match="the image xen-host of xen1 holds no hypervisor"):
-        beforehand.check(load(find("xen-bridged")), images)
+        beforehand.check(load(find("xen-bridged")), images, EMBEDDED)
 
 
 # --- memory -------------------------------------------------------------------------------------
@@ -181,7 +185,7 @@ def test_a_host_without_a_hypervisor_is_refused(images: dict[str, Image]) -> Non
 def test_a_node_with_less_than_its_image_takes_is_refused(images: dict[str, Image]) -> None:
     images["micro"] = dataclasses.replace(images["micro"], memory=200)
     with pytest.raises(UsageError, match="vm1 has 128 MiB; its image micro needs 200 to boot"):
-        beforehand.check(load(find("xen-bridged")), images)
+        beforehand.check(load(find("xen-bridged")), images, EMBEDDED)
 
 
 def test_of_a_xen_host_only_what_is_used_counts() -> None:
@@ -209,12 +213,12 @@ def test_a_host_without_room_gets_one_clear_line(
     monkeypatch.setattr(memory, "CGROUPS", tmp_path)
     topology = load(find("xen-bridged"))
     if fits:
-        beforehand.check(topology, images)
+        beforehand.check(topology, images, EMBEDDED)
         return
     with pytest.raises(
         HostError, match=r"^xen-bridged takes about 1056 MiB of memory, and this host has 900 left$"
     ) as error:
-        beforehand.check(topology, images)
+        beforehand.check(topology, images, EMBEDDED)
     assert error.value.hint
 
 
@@ -237,8 +241,8 @@ def own_groups() -> list[str]:
 # --- what the parts are made of -----------------------------------------------------------------
 
 
-def known(images: Mapping[str, Image], topology: Topology) -> state.State:
-    return state.State(
+def known(images: Mapping[str, Image], topology: Topology) -> State:
+    return State(
         name="one", topology=topology, accel="tcg",
         images={one.name: images[one.image] for one in topology.nodes.values()},
         client=Key.make(), hostkeys={name: Key.make() for name in topology.nodes}, uri="",

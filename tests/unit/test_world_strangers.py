@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from labctl.backends import dom0
 from labctl.errors import DeadlineError, LabctlError
-from labctl.lab import dom0
 from labctl.world import agent, codec, frames
 from labctl.world.base import World
 from labctl.world.client import Agent, Other

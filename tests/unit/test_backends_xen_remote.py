@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from labctl import topology
+from labctl import backends, topology
+from labctl.backends import xen_remote
+from labctl.backends.state import State
+from labctl.backends.xen_remote import XenRemote
 from labctl.errors import HostError, UsageError
+from labctl.events import silent
 from labctl.guests import keys, ssh
-from labctl.lab import hosted, real, shared
-from labctl.lab.state import State
 from labctl.topology.model import Topology
 
 URI = "xen+ssh://root@Real-Xen/system"
+REMOTE = XenRemote(URI)
 ABLE = {
     "uid": ["0"],
     "dom0": ["yes"],
@@ -58,14 +61,16 @@ def state(name: str = "xen-router-hop.yaml", lab: str = "hop") -> State:
     ],
 )
 def test_the_way_to_a_host_is_that_of_libvirt(uri: str, given: list[str], destination: str) -> None:
-    way = real.way(uri)
+    way = xen_remote.way(uri)
     assert (list(way.given), way.destination) == (given, destination)
     assert way.words[0] == "ssh"
     assert way.by_hand == " ".join(["ssh", *given, destination])
 
 
 def test_the_program_of_the_uri_is_the_one_that_connects() -> None:
-    assert real.way("xen+ssh://h/system?command=/usr/bin/my-ssh").words[0] == "/usr/bin/my-ssh"
+    assert (
+        xen_remote.way("xen+ssh://h/system?command=/usr/bin/my-ssh").words[0] == "/usr/bin/my-ssh"
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,34 +79,34 @@ def test_the_program_of_the_uri_is_the_one_that_connects() -> None:
      "xen+ssh://a b/system", "xen+ssh://root@/system"],
 )  # fmt: skip
 def test_a_uri_without_a_way_by_ssh_is_refused(uri: str) -> None:
-    assert real.is_meant(uri)
+    assert backends.of(uri) == XenRemote(uri)
     with pytest.raises(UsageError, match="does not tell how to reach a Xen host by SSH"):
-        real.way(uri)
+        xen_remote.way(uri)
 
 
 def test_a_topology_must_be_one_xen_host_and_what_is_on_it() -> None:
-    real.check(shipped("xen-bridged.yaml"), URI)
-    real.check(shipped("xen-router-hop.yaml"), URI)
+    REMOTE.check(shipped("xen-bridged.yaml"), silent)
+    REMOTE.check(shipped("xen-router-hop.yaml"), silent)
     with pytest.raises(UsageError, match="bridged has no Xen host"):
-        real.check(shipped("bridged.yaml"), URI)
+        REMOTE.check(shipped("bridged.yaml"), silent)
     with pytest.raises(UsageError, match="vm3 of xen-uplink would be outside of the Xen host xen1"):
-        real.check(shipped("xen-uplink.yaml"), URI)
+        REMOTE.check(shipped("xen-uplink.yaml"), silent)
     whole = shipped("xen-uplink.yaml")
     alone = dataclasses.replace(
         whole, nodes={name: node for name, node in whole.nodes.items() if name != "vm3"}
     )
     with pytest.raises(UsageError, match="xen1 has interfaces"):
-        real.check(alone, URI)
+        REMOTE.check(alone, silent)
     other = dataclasses.replace(whole.nodes["xen1"], name="xen2")
     two = dataclasses.replace(whole, nodes={**whole.nodes, "xen2": other})
     with pytest.raises(UsageError, match=r"2 Xen hosts \(xen1, xen2\)"):
-        real.check(two, URI)
+        REMOTE.check(two, silent)
 
 
 def test_the_host_itself_is_not_booted() -> None:
     wanted = shipped("xen-bridged.yaml")
-    assert [node.name for node in hosted.booted(wanted, URI)] == ["vm1", "vm2"]
-    assert [node.name for node in hosted.booted(wanted, "")] == ["xen1", "vm1", "vm2"]
+    assert [node.name for node in REMOTE.booted(wanted)] == ["vm1", "vm2"]
+    assert [node.name for node in backends.of("").booted(wanted)] == ["xen1", "vm1", "vm2"]
 
 
 @pytest.mark.parametrize(
@@ -115,39 +120,41 @@ def test_the_host_itself_is_not_booted() -> None:
     ],
 )
 def test_a_host_that_cannot_hold_a_lab_is_named(change: dict[str, list[str]], says: str) -> None:
-    real._check_able("Real-Xen", ABLE)
+    xen_remote._check_able("Real-Xen", ABLE)
     with pytest.raises(HostError, match=says):
-        real._check_able("Real-Xen", ABLE | change)
+        xen_remote._check_able("Real-Xen", ABLE | change)
 
 
 def test_a_host_without_xen_is_named() -> None:
     with pytest.raises(HostError, match="Real-Xen is no dom0"):
-        real._check_able("Real-Xen", {name: of for name, of in ABLE.items() if name != "dom0"})
+        xen_remote._check_able(
+            "Real-Xen", {name: of for name, of in ABLE.items() if name != "dom0"}
+        )
 
 
 def test_names_of_others_are_not_taken() -> None:
     known = state()
-    real._check_free(known, "Real-Xen", ABLE)
+    REMOTE._check_free(known, "Real-Xen", ABLE)
     for kind, name in (
         ("link", "left"),
         ("link", "vm1-eth0"),
         ("link", "vm2-mgmt"),
         ("link", "r1-eth1"),
-        ("link", real.mgmt_bridge(known)),
+        ("link", REMOTE.mgmt_bridge(known)),
         ("namespace", "r1"),
         ("log", "guest-hop-vm1.log"),
     ):
         with pytest.raises(UsageError, match=f"Real-Xen has these names already: {name}"):
-            real._check_free(known, "Real-Xen", ABLE | {kind: [*ABLE[kind], name]})
+            REMOTE._check_free(known, "Real-Xen", ABLE | {kind: [*ABLE[kind], name]})
 
 
 def test_two_labs_of_a_name_have_bridges_and_folders_of_their_own() -> None:
     one, two = state(), state()
-    assert real.mgmt_bridge(one) == real.mgmt_bridge(one)
-    assert real.mgmt_bridge(one) != real.mgmt_bridge(two)
-    assert len(real.mgmt_bridge(one)) <= 15  # IFNAMSIZ, less NUL
-    assert real.folder(one).parent == real.FOLDER
-    assert real.folder(one) != real.folder(two)
+    assert REMOTE.mgmt_bridge(one) == REMOTE.mgmt_bridge(one)
+    assert REMOTE.mgmt_bridge(one) != REMOTE.mgmt_bridge(two)
+    assert len(REMOTE.mgmt_bridge(one)) <= 15  # IFNAMSIZ, less NUL
+    assert REMOTE.dom0_folder(one).parent == xen_remote.FOLDER
+    assert REMOTE.dom0_folder(one) != REMOTE.dom0_folder(two)
 
 
 def test_what_guests_boot_is_known_by_its_content(tmp_path: Path) -> None:
@@ -155,19 +162,19 @@ def test_what_guests_boot_is_known_by_its_content(tmp_path: Path) -> None:
     one, same, other = tmp_path / "one", tmp_path / "same", tmp_path / "other"
     for file, text in ((one, "a"), (same, "a"), (other, "b")):
         file.write_text(text)
-    found = real.files(known, one, same, other)
+    found = REMOTE.dom0_files(known, one, same, other)
     assert found[one] == found[same]
     assert found[one] != found[other]
-    assert found[one].startswith(f"{real.folder(known)}/boot/")
+    assert found[one].startswith(f"{REMOTE.dom0_folder(known)}/boot/")
 
 
 def test_guests_are_named_after_their_lab() -> None:
-    assert shared.domain(state(), "vm1") == "hop-vm1"
+    assert REMOTE.domain(state(), "vm1") == "hop-vm1"
 
 
 def test_the_shell_reads_the_questions_and_they_change_nothing(tmp_path: Path) -> None:
     told = subprocess.run(
-        ["sh", "-c", real.LOOK], capture_output=True, text=True, cwd=tmp_path, check=False
+        ["sh", "-c", xen_remote.LOOK], capture_output=True, text=True, cwd=tmp_path, check=False
     ).stdout.splitlines()
     kinds = {line.partition(" ")[0] for line in told}
     assert {"uid", "memory", "python", "link", "namespace", "log"} <= kinds
@@ -178,7 +185,7 @@ def test_the_shell_reads_the_questions_and_they_change_nothing(tmp_path: Path) -
 def test_ssh_goes_to_the_host_by_the_users_configuration_and_through_it_to_guests(
     tmp_path: Path,
 ) -> None:
-    way = real.way(URI)
+    way = xen_remote.way(URI)
     ssh.write_way(tmp_path, "xen1", way.words, way.destination)
     key = keys.Key.make()
     ssh.write_config(tmp_path, "mgmt-1", key, {"vm1": ("52:54:00:00:00:01", key.public)}, "xen1")

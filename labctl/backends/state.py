@@ -1,0 +1,34 @@
+"""What is known of a lab from before its first thing is made until its last one is gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from labctl.guests.keys import Key
+from labctl.guests.spec import Accel
+from labctl.images import Image
+from labctl.topology.model import Topology
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a later labctl process needs to work with a lab."""
+
+    name: str
+    topology: Topology
+    accel: Accel
+    images: dict[str, Image]
+    """The image of each node."""
+    client: Key
+    """The control key: it lets labctl into every guest, over the management network. No guest has
+    its private half."""
+    hostkeys: dict[str, Key]
+    """The host key of each node."""
+    uri: str
+    """The libvirt that runs the guests; empty for the one embedded in labctl."""
+    started: str
+    """ISO 8601, UTC."""
+    complete: bool
+    """Whether everything came up; a lab that is coming up is not complete yet."""
+    clients: dict[str, Key] = field(default_factory=dict)
+    """The key of each node, by which it may log in to the others over the network under test."""
