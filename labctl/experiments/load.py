@@ -69,6 +69,6 @@ def _from_file(path: Path) -> list[Experiment]:
     if not found:
         raise UsageError(
             f"{path} holds no experiment",
-            "make one with the decorator labctl.experiments.experiment",
+            "make one: from labctl import experiment; docs/authors.md has an example",
         )
     return found
