@@ -81,6 +81,8 @@ def test_files_are_utf8_in_every_locale(locale: str, tmp_path: Path) -> None:
 def test_ctrl_c_while_labctl_is_imported_is_no_traceback(module: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\n"
+        # A shell starts what it puts into the background with it ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Finder:\n"
         "    def find_spec(self, name, *_):\n"
         f"        if name == {module!r}:\n"
