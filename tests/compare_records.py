@@ -8,7 +8,6 @@ with exit status 1 where something else does, a line each.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections import Counter
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labctl.results.model import Check, Run
+from labctl.results.store import load
 
 _STATE = re.compile(r"(?P<hop>\S+): (?P<state>[^(]+?)(?: \((?:field|pseudo-header|full).*\))?")
 _KNOWN = re.compile(r"(?:partial|valid|bad|absent|unknown|not seen)\b")
@@ -74,7 +74,8 @@ def differences(before: Run, after: Run) -> list[str]:
 
 def read(folder: Path) -> Run:
     """Read the record in a run's folder."""
-    return Run.from_json(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    path = folder.resolve()
+    return load(path.name, path.parent)
 
 
 def main(words: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from compare_records import main
 from labctl.cli.main import cli
 from labctl.topology.stored import from_json
 
@@ -54,3 +55,7 @@ def test_its_page_follows_the_packets_that_it_kept(run: Path, tmp_path: Path) ->
     text = page.read_text()
     assert LOST in text
     assert text.count("metadata lost") > 1
+
+
+def test_it_is_compared_with_a_newer_one(run: Path) -> None:
+    assert main([str(run), str(run)]) == 0
