@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from labctl.capture.journey import place_between
 from labctl.experiments.crossing import Crossing, check_answer, check_no_errors, cross
 from labctl.experiments.evidence import Wanted, check_states, culprit
 from labctl.experiments.probes import Answer
 from labctl.experiments.trial import Arm, Trial
 from labctl.topology.expected import AS_THEY_COME, Change, Ends, Expected, expect
 from labctl.topology.graph import GuestElement, PacketPath, Traversal, Uplink
+from labctl.topology.points import ObservationPoint
 
 Words = Callable[[Expected], str]
 """How a check says what is expected of a packet."""
@@ -178,8 +180,8 @@ def _check_dropped(arm: Arm, crossing: Crossing, wanted: Wanted, expected: Expec
 
 def _check_lost(arm: Arm, crossing: Crossing, wanted: Wanted, change: Change) -> None:
     """Check where a packet lost its metadata; a hop that missed something may have been the one."""
-    name, blamed = f"metadata lost, {wanted.kind}", _blamed(change)
     steps = crossing.steps(wanted)
+    name, blamed = f"metadata lost, {wanted.kind}", _blamed(change, [step.hop for step in steps])
     where = culprit(steps)
     blind = [step.hop.name for step in steps if step.seen is None and not step.complete]
     if where != blamed and blind:
@@ -189,14 +191,14 @@ def _check_lost(arm: Arm, crossing: Crossing, wanted: Wanted, change: Change) ->
     arm.check(name, blamed, where or "not lost anywhere", where == blamed)
 
 
-def _blamed(change: Change) -> str:
-    """Name the place of a change as `culprit` does."""
+def _blamed(change: Change, points: Sequence[ObservationPoint]) -> str:
+    """Name the place of a change as `culprit` does; `points` are those of the packet's way."""
     before, after = change.before, change.after
-    if before is None or after is None:
+    if after is None:
         return change.element
-    if before.in_router and after.in_router:
-        return f"router {change.element} ({before.link} to {after.link})"
-    return f"between {before.name} and {after.name}"
+    if before is None:
+        return f"{change.element} itself"
+    return place_between(points[points.index(before) : points.index(after) + 1])
 
 
 def _check_refused(arm: Arm, crossing: Crossing, wanted: Wanted) -> None:

@@ -18,6 +18,7 @@ from labctl.experiments.probes import UDP_PORT, Answer
 from labctl.experiments.trial import Arm
 from labctl.kinds.base import Effect, Passing
 from labctl.kinds.forwarders.raw_vnet import RawVnet
+from labctl.kinds.links.bridge import Bridge
 from labctl.results.model import Verdict
 from labctl.topology import find, load
 from labctl.topology.expected import Ends
@@ -104,6 +105,15 @@ def test_a_kind_that_loses_is_right_where_that_router_is_the_culprit() -> None:
         "TcpInCsumErrors at vm2",
         "drop reason at vm2",
     }
+    assert set(found.values()) == {Verdict.PASS}
+
+
+def test_a_link_that_loses_is_named_as_the_packets_journey_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Bridge, "effect", Effect.LOSES)
+    found = checked(hanging(crossing("++------", "", "++------", kind="namespace")))
+    assert found["metadata lost, SYN"] is Verdict.PASS
     assert set(found.values()) == {Verdict.PASS}
 
 
