@@ -17,16 +17,29 @@ if TYPE_CHECKING:
         check_answer,
         check_in_effect,
         check_no_errors,
-        check_passes,
         cross,
     )
     from labctl.experiments.evidence import Step, Wanted, check_states, culprit, everywhere, walk
+    from labctl.experiments.expectations import check_crossing, check_path
     from labctl.experiments.finishing import finishing
     from labctl.experiments.model import Experiment, experiment
     from labctl.experiments.probes import Answer
     from labctl.experiments.require import require
     from labctl.experiments.trial import Arm, Skip, Trial
-    from labctl.kinds.base import Effect, ForwarderKind, Kind, Remedy, RunningRouter, Tool
+    from labctl.experiments.variants import Case
+    from labctl.kinds.base import (
+        Effect,
+        ForwarderKind,
+        Kind,
+        LinkKind,
+        LinkPlan,
+        NewLink,
+        ObserverKind,
+        Passing,
+        Remedy,
+        RunningRouter,
+        Tool,
+    )
     from labctl.lab import watch
     from labctl.lab.lab import Lab
     from labctl.lab.node import Job, Node
@@ -34,6 +47,7 @@ if TYPE_CHECKING:
     from labctl.lab.waiting import background, wait_for_port, wait_until
     from labctl.packet.checksum import Checksum, Judgement, Metadata
     from labctl.results.model import ArmResult, Check, Run, Verdict
+    from labctl.topology.expected import Ends
     from labctl.topology.graph import PacketPath, find_path
     from labctl.topology.model import Topology
     from labctl.topology.points import ObservationPoint
@@ -47,6 +61,7 @@ __all__ = [
     "Arm",
     "ArmResult",
     "Capture",
+    "Case",
     "Check",
     "Checksum",
     "CommandError",
@@ -55,6 +70,7 @@ __all__ = [
     "DeadlineError",
     "Drop",
     "Effect",
+    "Ends",
     "Evidence",
     "Experiment",
     "ForwarderKind",
@@ -66,10 +82,15 @@ __all__ = [
     "Kind",
     "Lab",
     "LabctlError",
+    "LinkKind",
+    "LinkPlan",
     "Metadata",
+    "NewLink",
     "Node",
     "ObservationPoint",
+    "ObserverKind",
     "PacketPath",
+    "Passing",
     "Remedy",
     "Result",
     "Router",
@@ -88,9 +109,10 @@ __all__ = [
     "__version__",
     "background",
     "check_answer",
+    "check_crossing",
     "check_in_effect",
     "check_no_errors",
-    "check_passes",
+    "check_path",
     "check_states",
     "cross",
     "culprit",
@@ -116,21 +138,24 @@ _HOMES = {
     "labctl.capture.drops": "Drop",
     "labctl.capture.session": "Capture Evidence HopEvidence Sighting",
     "labctl.errors": "DeadlineError GuestError HostError LabctlError UsageError",
-    "labctl.experiments.crossing": "Crossing check_answer check_in_effect check_no_errors "
-    "check_passes cross",
+    "labctl.experiments.crossing": "Crossing check_answer check_in_effect check_no_errors cross",
+    "labctl.experiments.expectations": "check_crossing check_path",
+    "labctl.experiments.variants": "Case",
     "labctl.experiments.evidence": "Step Wanted check_states culprit everywhere walk",
     "labctl.experiments.finishing": "finishing",
     "labctl.experiments.model": "Experiment experiment",
     "labctl.experiments.probes": "Answer",
     "labctl.experiments.require": "require",
     "labctl.experiments.trial": "Arm Skip Trial",
-    "labctl.kinds.base": "Effect ForwarderKind Kind Remedy RunningRouter Tool",
+    "labctl.kinds.base": "Effect ForwarderKind Kind LinkKind LinkPlan NewLink "
+    "ObserverKind Passing Remedy RunningRouter Tool",
     "labctl.lab.lab": "Lab",
     "labctl.lab.node": "Job Node",
     "labctl.lab.router": "Router",
     "labctl.lab.waiting": "background wait_for_port wait_until",
     "labctl.packet.checksum": "Checksum Judgement Metadata",
     "labctl.results.model": "ArmResult Check Run Verdict",
+    "labctl.topology.expected": "Ends",
     "labctl.topology.graph": "PacketPath find_path",
     "labctl.topology.model": "Topology",
     "labctl.topology.points": "ObservationPoint",

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from labctl.capture.session import Sighting
-from labctl.packet.checksum import Checksum, Metadata, knowledge
+from labctl.packet.checksum import Checksum, Judgement, Metadata, knowledge
 from labctl.topology.points import ObservationPoint
 
 
@@ -106,6 +106,16 @@ class Step:
         return self.pieces > 0
 
     @property
+    def speaker(self) -> Sighting | None:
+        """The sighting whose judgement this is: of several pieces the worst; None if not seen."""
+        return min(self.sightings, key=lambda one: severity(one.judgement), default=None)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether its payload is another one here, and its checksum does not show that."""
+        return self.happened is Happening.CORRUPTED and self.state is not Checksum.BAD
+
+    @property
     def knowledge(self) -> str:
         """Field and metadata in a few words, such as `partial, needs_csum`; empty if not seen."""
         if self.state is None:
@@ -177,7 +187,7 @@ class Journey:
     @property
     def harm(self) -> Step | None:
         """The first step where something was done to it that its receiver will not accept."""
-        return next((step for step in self.steps if step.happened in HARM), None)
+        return harm_in(self.steps)
 
     @property
     def well(self) -> bool:
@@ -210,15 +220,14 @@ class Journey:
     @property
     def where(self) -> str:
         """The place that harmed or lost it, in words such as `router r1 (eth0 to eth1)`."""
-        harm = self.harm
-        if harm is not None:
-            return passage(self.before(harm), harm)
+        if self.harm is not None:
+            return place_of_harm(self.steps)
         last = self.last
         if last is None or self.fate is Fate.ARRIVED:
             return ""
         if self.fate is Fate.DROPPED and self.after(last) is None:
             return last.owner
-        return passage(last, self.missed or last)
+        return _passage(self.steps, last, self.missed or last)
 
     @property
     def signature(self) -> tuple[object, ...]:
@@ -244,6 +253,13 @@ class Journey:
         }
 
 
+def severity(judgement: Judgement) -> int:
+    """Return how much a judgement tells against its packet: the less, the worse it is."""
+    if judgement.lost:
+        return 0
+    return 1 if judgement.state is Checksum.BAD else 2
+
+
 def unusable(step: Step) -> bool:
     """Tell whether a receiver cannot accept a packet as it was seen here."""
     if step.state is Checksum.BAD:
@@ -253,21 +269,50 @@ def unusable(step: Step) -> bool:
     )
 
 
-def passage(before: Step | None, after: Step) -> str:
-    """Name what lies between two neighbouring hops."""
+def harm_in(steps: Sequence[Step]) -> Step | None:
+    """Return the first step at which a packet had been harmed; None where it was not."""
+    return next((step for step in steps if step.happened in HARM), None)
+
+
+def place_of_harm(steps: Sequence[Step]) -> str:
+    """Name the place where a packet was harmed, such as `router r1 (eth0 to eth1)`.
+
+    It lies between the hop that saw the harm and the one before it that saw the packet, whatever
+    is between and saw nothing: what XDP redirects passes no packet socket. Empty where no harm was
+    done.
+    """
+    harm = harm_in(steps)
+    if harm is None:
+        return ""
+    before = next((one for one in reversed(steps[: steps.index(harm)]) if one.seen), None)
+    return _passage(steps, before, harm)
+
+
+def _passage(steps: Sequence[Step], before: Step | None, after: Step) -> str:
+    """Name what lies between two steps of a way; without one before, what the other is in."""
     if before is None or before is after:
         if after.point.in_guest:
             return f"{after.owner} itself"
         return f"router {after.owner}" if after.point.in_router else after.hop
-    if before.owner == after.owner:
-        if before.point.in_router and after.point.in_router:
-            return f"router {after.owner} ({before.point.link} to {after.point.link})"
-        if before.point.in_guest or after.point.in_guest:
-            return f"{after.owner}'s network device ({before.hop} to {after.hop})"
-        return f"the veth of {after.owner} ({before.hop} to {after.hop})"
-    if before.point.at_bridge and after.point.at_bridge:
-        return f"the bridge between {before.hop} and {after.hop}"
-    return f"between {before.hop} and {after.hop}"
+    span = steps[steps.index(before) : steps.index(after) + 1]
+    return place_between([step.point for step in span])
+
+
+def place_between(points: Sequence[ObservationPoint]) -> str:
+    """Name what lies between the first and the last of points that follow each other on a path."""
+    before, after = points[0], points[-1]
+    names = f"{before.name} to {after.name}"
+    if before.element == after.element:
+        through = before.at_bridge and after.at_bridge  # in by one interface, out by another
+        if through or sum(point.in_router for point in points) > 1:
+            router = "router " if after.kind == "router" else ""
+            return f"{router}{after.element} ({before.link} to {after.link})"
+        if before.in_guest or after.in_guest:
+            return f"{after.element}'s network device ({names})"
+        return f"the veth of {after.element} ({names})"
+    if before.at_bridge and after.at_bridge and len(points) == 2:
+        return f"the bridge between {before.name} and {after.name}"
+    return f"between {before.name} and {after.name}"
 
 
 def _place(point: ObservationPoint) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from labctl.capture.correlate import MOST_PIECES, Link, Seen, match, prepare
 from labctl.capture.correlate_clocks import GUESS_SLACK_NS, HOST, Clock, guest_clock
 from labctl.capture.correlate_keys import differences
-from labctl.capture.journey import Fate, Happening, Journey, Step, unusable
+from labctl.capture.journey import Fate, Happening, Journey, Step, severity, unusable
 from labctl.capture.journey_drops import GuestDrop, with_drops
 from labctl.capture.session import Evidence, HopEvidence
 from labctl.packet.checksum import Checksum, Judgement, judge
@@ -198,12 +198,6 @@ def _judged(seen: Seen, packet: Packet) -> tuple[Judgement, str]:
     return judgement, f"inside VXLAN {inner.vni}, the outer {outer.describe()}"
 
 
-def _rank(judgement: Judgement) -> int:
-    if judgement.lost:
-        return 0
-    return 1 if judgement.state is Checksum.BAD else 2
-
-
 def _step(
     point: ObservationPoint,
     packet: Packet,
@@ -213,11 +207,11 @@ def _step(
     company: int,
 ) -> Step:
     """Tell what happened on the way here; of several pieces the worst one speaks."""
-    now, carrier = min((_judged(one, packet) for one in seen), key=lambda pair: _rank(pair[0]))
+    now, carrier = min((_judged(one, packet) for one in seen), key=lambda pair: severity(pair[0]))
     notes = [carrier] if carrier else []
     happened = Happening.SENT
     if before:
-        then = min((_judged(one, packet)[0] for one in before), key=_rank)
+        then = min((_judged(one, packet)[0] for one in before), key=severity)
         happened = _happened(then, now, damaged, len(seen) > len(before), company > 0)
         notes += differences(then.packet, now.packet)
         if damaged:

@@ -4,12 +4,14 @@ One interface block an observation point (nanoseconds), one enhanced packet bloc
 its direction and a comment that holds the judgement, so that Wireshark shows beside each packet
 what tcpdump cannot: whether somebody will still finish its checksum. The way back reads it from
 there: a packet's metadata is not in its bytes. An interface's description holds what bounds the
-evidence: its MTU, and the gaps. Source: the pcapng specification, sections 4.2 and 4.3
-(draft-ietf-opsawg-pcapng).
+evidence: its MTU, the gaps, and what tells its clock from ours. So journeys that are followed from
+a file are those that were followed from the capture itself. Source: the pcapng specification,
+sections 4.2 and 4.3 (draft-ietf-opsawg-pcapng).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import os
 import re
@@ -23,7 +25,7 @@ from pcapng.blocks import EnhancedPacket, InterfaceDescription, SectionHeader
 from pcapng.exceptions import PcapngException
 
 from labctl.capture.session import Evidence, HopEvidence, Sighting
-from labctl.capture.stream import Direction, Record, Trailer
+from labctl.capture.stream import Direction, Header, Record, Trailer
 from labctl.errors import LabctlError
 from labctl.packet import link_types
 from labctl.packet.af_packet import (
@@ -36,11 +38,17 @@ from labctl.packet.virtio import GSO_TYPES, VnetHeader
 from labctl.world import atomic
 
 _NANOSECONDS = b"\x09"
+_FIELDS = dataclasses.fields(VnetHeader)
 _FLAGS: dict[Direction, int] = {"in": 1, "out": 2}
 _STATUS = {
     str(Metadata.NEEDS_CSUM): TP_STATUS_CSUMNOTREADY,
     str(Metadata.DATA_VALID): TP_STATUS_CSUM_VALID,
 }
+BEGAN, ENDED = "its clock at the start:", "its clock at the end:"
+ARRIVED, ASKED = "our clock when it had started:", "our clock when it was to end:"
+"""The times of a hop in its interface's description, each followed by nanoseconds."""
+_VNET = "virtio header:"
+"""In a packet's comment, followed by the header's fields where any of them says something."""
 _DAMAGE = (PcapngException, ValueError, TypeError, LookupError, struct.error)
 """What python-pcapng raises of bytes that it cannot make sense of. It looks at a block's options
 only when they are asked for, so each may come at any time."""
@@ -138,6 +146,13 @@ def _description(hop: HopEvidence) -> str:
         words.append(f"receive errors: {hop.trailer.errors}")
     if hop.left_out:
         words.append(f"not kept: {hop.left_out}")
+    times = (
+        (BEGAN, hop.header and hop.header.clock_ns),
+        (ARRIVED, hop.arrived_ns),
+        (ASKED, hop.asked_ns),
+        (ENDED, hop.trailer and hop.trailer.clock_ns),
+    )
+    words += [f"{name} {time_ns} ns" for name, time_ns in times if time_ns]
     return "; ".join(words)
 
 
@@ -145,6 +160,10 @@ def _block(section: Any, interface: Any, seen: Sighting) -> Any:
     comment = seen.judgement.describe()
     if seen.judgement.lost:
         comment += " - nobody will finish this checksum"
+    vnet = seen.record.vnet
+    if any(vnet.pack()):
+        fields = ", ".join(f"{one.name} {getattr(vnet, one.name)}" for one in _FIELDS)
+        comment += f" - {_VNET} {fields}"
     return section.new_member(
         EnhancedPacket,
         interface_id=interface.interface_id,
@@ -163,17 +182,38 @@ def _hop(name: str, description: str, blocks: Sequence[Any]) -> HopEvidence:
     for block in blocks:
         record = _record(block)
         sightings.append(Sighting(name, record, record.judge(mtu)))
+    arrived_ns, asked_ns = (_time(name, description) for name in (ARRIVED, ASKED))
+    header = _header(name, description)
     told = re.search(r"dropped by the kernel: (\d+)", description)
     more = re.search(r"not kept: (\d+)", description)
     left_out = int(more[1]) if more else 0
     if not told:
         note = description.partition("cut: ")[2] or "what was lost is not known"
-        return HopEvidence(name, tuple(sightings), None, None, note, left_out=left_out)
+        for mark in ("; not kept:", f"; {BEGAN}", f"; {ARRIVED}", f"; {ASKED}"):
+            note = note.partition(mark)[0]
+        return HopEvidence(
+            name, tuple(sightings), header, None, note, arrived_ns, asked_ns, left_out
+        )
     drops = int(told[1])
     failed = re.search(r"receive errors: (\d+)", description)  # not told in older records
     errors = int(failed[1]) if failed else 0
-    trailer = Trailer(len(blocks) + drops, drops, len(blocks), errors, 0)
-    return HopEvidence(name, tuple(sightings), None, trailer, left_out=left_out)
+    ended_ns = _time(ENDED, description) or 0  # not told in older records
+    trailer = Trailer(len(blocks) + drops, drops, len(blocks), errors, ended_ns)
+    return HopEvidence(name, tuple(sightings), header, trailer, "", arrived_ns, asked_ns, left_out)
+
+
+def _time(name: str, description: str) -> int | None:
+    found = re.findall(rf"{name} ([0-9]{{1,20}}) ns", description)
+    return int(found[-1]) if found else None  # what an observer in a guest wrote stands before it
+
+
+def _header(name: str, description: str) -> Header | None:
+    """Return what is kept of a hop's header; None for an older record, which has no clock."""
+    began_ns = _time(BEGAN, description)
+    about = re.match(r"(.*?), MTU ([0-9]{1,9}), Linux ([^;]*)", description)
+    if began_ns is None or about is None:
+        return None
+    return Header(name, about[1], 0, int(about[2]), 0, began_ns, about[3], "")
 
 
 def _record(block: Any) -> Record:
@@ -191,6 +231,20 @@ def _record(block: Any) -> Record:
         ifindex=0,
         status=status,
         original_length=block.packet_len,
-        vnet=VnetHeader(0, gso, 0, 0, 0, 0),
+        vnet=_vnet(options.get("opt_comment", "")) or VnetHeader(0, gso, 0, 0, 0, 0),
         frame=block.packet_data,
     )
+
+
+def _vnet(comment: str) -> VnetHeader | None:
+    """Read the virtio header from a comment; None where it is not told, as in older records.
+
+    Raises `struct.error` for numbers that no such header can hold.
+    """
+    told = comment.partition(f" - {_VNET} ")[2]
+    if not told:
+        return None
+    numbers = re.findall(r"\w+ ([0-9]{1,9})(?:, |$)", told)
+    vnet = VnetHeader(*map(int, numbers))
+    vnet.pack()
+    return vnet

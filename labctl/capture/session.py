@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import shlex
 import signal
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +20,7 @@ from types import TracebackType
 from typing import IO
 
 from labctl.capture.limits import Limits
+from labctl.capture.point import Point
 from labctl.capture.spawn import CaptureError, Handle, Spawn, start_process, why_ended
 from labctl.capture.stream import (
     Direction,
@@ -38,48 +36,10 @@ from labctl.packet.checksum import Judgement
 from labctl.world.deadline import Deadline
 from labctl.world.process import last_words
 
-SNAP = 262144
-"""Bytes kept of each frame by default: everything, since only a whole packet can be judged."""
 LOOK_SECONDS = 0.005
 LONGEST_LOOK_SECONDS = 0.2
 _CHUNK = 1 << 20
 _ERRORS_LONGEST = 4096
-
-
-@dataclass(frozen=True)
-class Point:
-    """One observation point: the hop's name and the words that start its observer."""
-
-    hop: str
-    argv: tuple[str, ...]
-
-
-def host_point(hop: str, iface: str, netns: str = "", snap: int = SNAP) -> Point:
-    """Observe an interface of the world the observer is started in, or of a named namespace."""
-    program = str(Path(__file__).with_name("observe.py"))
-    where = ("--netns", netns) if netns else ()
-    # Isolated and without site-packages: nothing of the user's can change it, and it starts fast.
-    words = (sys.executable, "-I", "-S", program, "--hop", hop, *where, "--snap", str(snap), iface)
-    return Point(hop, words)
-
-
-def guest_point(
-    hop: str, iface: str, ssh_argv: Sequence[str], netns: str = "", snap: int = SNAP
-) -> Point:
-    """Observe an interface inside a guest that has Perl, or in a named namespace there.
-
-    `ssh_argv` ends with the guest's name.
-    """
-    enter = ["nsenter", f"--net=/run/netns/{netns}", "--"] if netns else []
-    command = shlex.join([*enter, "perl", "-e", guest_script(), hop, iface, str(snap)])
-    return Point(hop, (*ssh_argv, command))
-
-
-def guest_script() -> str:
-    """Return the Perl observer, made short: an ssh server may bound a command's length."""
-    text = Path(__file__).with_name("observe.pl").read_text(encoding="utf-8")
-    lines = (re.sub(r"\s+# .*", "", line).strip() for line in text.splitlines())
-    return "\n".join(line for line in lines if line and not line.startswith("#"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from labctl.capture.observe import MAGIC, RECORD, RECORD_HEAD, TRAILER
 from labctl.errors import LabctlError
+from labctl.kinds.observers.observe import MAGIC, RECORD, RECORD_HEAD, TRAILER
 from labctl.packet.af_packet import PACKET_OUTGOING, TP_STATUS_VLAN_VALID, VLAN_AT, vlan_tag
 from labctl.packet.checksum import Judgement, judge
 from labctl.packet.frame import VLAN_HLEN

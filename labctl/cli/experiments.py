@@ -13,7 +13,7 @@ from labctl.cli.display import Display, display, paused
 from labctl.cli.out import Styled, say
 from labctl.cli.words import accel_option, json_option, print_json, print_table
 from labctl.errors import ExitCode
-from labctl.experiments import load, runner
+from labctl.experiments import installed, load, runner
 from labctl.experiments.builtin import BUILTIN
 from labctl.guests.accel import Policy
 from labctl.lab import handover
@@ -39,6 +39,17 @@ EXITS = {
     help="Record below this folder instead.",
 )
 @click.option(
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Run only the cases whose names fit, such as 'raw/*'; may be given several times.",
+)
+@click.option(
+    "--topology",
+    metavar="FILE",
+    help="Run them on another topology, found as `labctl up` finds it.",
+)
+@click.option(
     "--keep-on-failure",
     "keep",
     is_flag=True,
@@ -50,6 +61,8 @@ def run_experiments(
     names: tuple[str, ...],
     accel: Policy,
     results: Path | None,
+    only: tuple[str, ...],
+    topology: str | None,
     keep: bool,
     reports: bool,
     as_json: bool,
@@ -60,9 +73,14 @@ def run_experiments(
     recorded; see `labctl results`.
     """
     runs: list[tuple[Run, Path]] = []
+    found = load.find(list(names))
+    if topology is not None:
+        found = [one.on(topology) for one in found]
+    if only:
+        found = [one.select(only) for one in found]
     kept: list[Lab] = []
     try:
-        for experiment in load.find(list(names)):
+        for experiment in found:
             with display() as show:
                 keeping = runner.Keeping(partial(_look, show), kept) if keep else None
                 run, path = runner.run(
@@ -136,8 +154,12 @@ def _print_page(run: Run, path: Path) -> None:
 @click.command("experiments")
 @json_option
 def list_experiments(as_json: bool) -> None:
-    """List the experiments that come with labctl, one line each."""
-    found = BUILTIN.values()
+    """List the experiments of labctl and of other packages, one line each."""
+    others = installed.entries()
+    found = [*BUILTIN.values(), *(one.experiment for one in others if one.experiment)]
+    for one in others:
+        if one.problem:
+            click.echo(f"labctl: {one.problem}", err=True)
     if as_json:
         print_json(
             [

@@ -8,8 +8,10 @@ import click
 
 from labctl.cli.out import say
 from labctl.cli.words import json_option, print_json, print_table
+from labctl.errors import UsageError, nearest, shown
 from labctl.kinds import registry
 from labctl.kinds.base import Kind
+from labctl.topology import options
 
 
 @click.command("kinds")
@@ -22,9 +24,9 @@ def kinds(kind: str | None, as_json: bool) -> None:
     are listed too, those that cannot be used with the reason.
     """
     if kind is not None:
-        _explain(registry.forwarder(kind), as_json)
+        _explain(_named(kind), as_json)
         return
-    entries = registry.entries()
+    entries = [entry for group in registry.GROUPS for entry in group.entries()]
     if as_json:
         print_json(
             [
@@ -43,26 +45,46 @@ def kinds(kind: str | None, as_json: bool) -> None:
     print_table(["kind", "what it is", "summary", "effect"], rows)
 
 
+def _named(name: str) -> list[Kind]:
+    """Return the kinds of a name: a link may be called as a forwarder is.
+
+    Raises `UsageError` where there is none, or one that cannot be used.
+    """
+    groups = [group for group in registry.GROUPS if group.is_declared(name)]
+    if not groups:
+        names = [known for group in registry.GROUPS for known in group.names()]
+        raise UsageError(f"there is no kind {shown(name)}", nearest(name, names))
+    return [group.get(name) for group in groups]
+
+
 def _facts(kind: Kind) -> dict[str, Any]:
     return {
         "name": kind.name,
         "what": kind.what,
         "summary": kind.summary,
         "effect": kind.effect.value,
+        "options": options.schema(kind).get("properties", {}),
     }
 
 
-def _explain(kind: Kind, as_json: bool) -> None:
+def _explain(kinds: list[Kind], as_json: bool) -> None:
     if as_json:
-        print_json(_facts(kind) | {"explanation": kind.explanation})
+        told = [_facts(kind) | {"explanation": kind.explanation} for kind in kinds]
+        print_json(told[0] if len(told) == 1 else told)
         return
-    say(
-        f"{kind.name} ({kind.what}): {kind.summary}; effect on unfinished checksums: "
-        f"{kind.effect.value}"
-    )
-    if kind.explanation:
-        say("")
-        say(kind.explanation.rstrip())
+    for kind in kinds:
+        say(
+            f"{kind.name} ({kind.what}): {kind.summary}; effect on unfinished checksums: "
+            f"{kind.effect.value}"
+        )
+        for name, facts in options.schema(kind).get("properties", {}).items():
+            default = f", {facts['default']} by default" if "default" in facts else ""
+            values = " or ".join(map(str, facts.get("enum", [facts.get("type", "a value")])))
+            said = f": {facts['description']}" if facts.get("description") else ""
+            say(f"  option {name} ({values}{default}){said}")
+        if kind.explanation:
+            say("")
+            say(kind.explanation.rstrip())
 
 
 COMMANDS = (kinds,)

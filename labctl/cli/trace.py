@@ -99,6 +99,10 @@ def write_html(path: Path, found: tracing.Trace, lab: Lab) -> None:
 @click.option(
     "--at", multiple=True, metavar="OWNER:LINK", help="Observe this device too (vm1:vxlan0)."
 )
+@click.option(
+    "--observer", "observers", multiple=True, metavar="KIND",
+    help="Let this observer look too, beside the packet sockets (labctl kinds).",
+)  # fmt: skip
 @click.option("--wait", is_flag=True, help="Send nothing: wait until somebody does.")
 @click.option(
     "--timeout", type=click.FloatRange(1, 3600), metavar="SECONDS",
@@ -120,6 +124,7 @@ def trace_flow(
     six: bool,
     to: str,
     at: Sequence[str],
+    observers: Sequence[str],
     wait: bool,
     timeout: float | None,
     everything: bool,
@@ -140,7 +145,10 @@ def trace_flow(
         timeout = tracing.WAIT_SECONDS
     within = Deadline(timeout, "the trace") if timeout else None
     running = Lab.attach(lab)
-    flow, path = plan(running, source, destination, protocol, port, version=version, to=to, at=at)
+    flow, path = plan(
+        running, source, destination, protocol, port,
+        version=version, to=to, at=at, observers=observers,
+    )  # fmt: skip
     if mend(running):
         click.echo(f"note: {MENDED}", err=True)
     with display() as show:

@@ -3,5 +3,6 @@
 from labctl.experiments import probes
 from labctl.experiments.model import Experiment, experiment
 from labctl.experiments.trial import Arm, Skip, Trial
+from labctl.experiments.variants import Case
 
-__all__ = ["Arm", "Experiment", "Skip", "Trial", "experiment", "probes"]
+__all__ = ["Arm", "Case", "Experiment", "Skip", "Trial", "experiment", "probes"]

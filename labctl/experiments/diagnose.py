@@ -100,7 +100,7 @@ def diagnose(
     turnable: tuple[Knob, ...] = ()
     proof = None
     if verdict.finding is Finding.LOST:
-        turnable = candidates(path, verdict, facts)
+        turnable = candidates(path, verdict, facts, flow.version)
         if proving:
             proof = prove(lab, flow, path, turnable, emit, within)
     return Diagnosis(verdict, found, facts, full, turnable, proof, tuple(notes))

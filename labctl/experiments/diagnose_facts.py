@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from labctl.experiments.trace_flow import Flow
+from labctl.guests.ethtool import Feature
+from labctl.kinds import nics
 from labctl.lab.lab import Lab
+from labctl.lab.node import Node
 from labctl.network import links
 from labctl.topology.points import ObservationPoint
 
@@ -33,7 +36,9 @@ class Facts:
     bridge_netfilter: bool = False
     """Whether bridges of the way hand this family's packets to the packet filter."""
     finishing: tuple[str, ...] = ()
-    """The ends whose guests finish their checksums themselves (tx-checksumming is off)."""
+    """The ends whose guests finish their checksums themselves already."""
+    nics: dict[str, str] = field(default_factory=dict)
+    """By end: the model of its NIC, as far as the topology has it."""
 
 
 def gather(lab: Lab, flow: Flow, path: Sequence[ObservationPoint]) -> Facts:
@@ -61,11 +66,30 @@ def gather(lab: Lab, flow: Flow, path: Sequence[ObservationPoint]) -> Facts:
             lab.place(host).call(links.bridges_filter, flow.version) for host in bridges
         ),
         finishing=tuple(
-            hop.element
-            for hop in ends
-            if not lab.node(hop.element).features(hop.link)["tx-checksumming"].active
+            hop.element for hop in ends if _completes(lab.node(hop.element), hop.link, flow.version)
         ),
+        nics={hop.element: lab.node(hop.element).interface(hop.link).model for hop in ends},
     )
+
+
+def left_to_device(features: Mapping[str, Feature], version: int) -> bool:
+    """Tell whether a guest's driver takes it on to complete the checksums of an IP version.
+
+    Raises `GuestError` where `features` do not tell.
+    """
+    names = ("tx-checksum-ip-generic", f"tx-checksum-ipv{version}")
+    told = [features[name].active for name in names if name in features]
+    return any(told) if told else features["tx-checksumming"].active
+
+
+def _completes(node: Node, interface: str, version: int) -> bool:
+    if not left_to_device(node.features(interface), version):
+        return True
+    ways = nics.model(node.interface(interface).model).completions(version)
+    if not any(way.csum_action for way in ways):
+        return False
+    told = node.run(f"tc filter show dev {interface} egress", check=False)
+    return told.ok and "csum" in told.stdout
 
 
 def _known(lab: Lab, hop: ObservationPoint) -> bool:

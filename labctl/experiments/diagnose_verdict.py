@@ -348,10 +348,12 @@ def _reasons(router: str, facts: Facts) -> Mapping[str, str]:
 
     Where it is not known what forwarded there, its counters may be of any kind.
     """
-    kind = registry.find(facts.kinds.get(router, ""))
+    kind = registry.FORWARDERS.find(facts.kinds.get(router, ""))
     if kind:
         return kind.counters
-    return {name: words for one in registry.usable() for name, words in one.counters.items()}
+    return {
+        name: words for one in registry.FORWARDERS.usable() for name, words in one.counters.items()
+    }
 
 
 def _router_lines(trace: Trace, facts: Facts) -> list[str]:

@@ -1,14 +1,21 @@
-"""From sightings to statements: a packet's states along its path, where knowledge was lost."""
+"""From journeys to statements: a packet's states along its path, where knowledge was lost.
+
+The steps are those of the packet's journey, as a trace and a report tell it; nothing is looked for
+here a second time.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from labctl.capture.session import Evidence, Sighting
+from labctl.capture import journey
+from labctl.capture.journey import Happening, place_of_harm
+from labctl.capture.journey_record import first_of, follow_along
+from labctl.capture.session import Evidence, HopEvidence, Sighting
 from labctl.experiments.trial import Arm
 from labctl.packet.checksum import Checksum, Metadata, knowledge
+from labctl.packet.frame import Packet
 from labctl.topology.points import ObservationPoint
 
 
@@ -25,80 +32,103 @@ class Wanted:
     port: int
     """The server's port, wherever it stands."""
 
+    def fits(self, packet: Packet) -> bool:
+        """Tell whether a packet, as it was sent, is of this kind and between these ends."""
+        return (
+            packet.kind == self.kind
+            and (packet.src, packet.dst) == (self.source, self.destination)
+            and self.port in (packet.sport, packet.dport)
+        )
+
 
 @dataclass(frozen=True)
 class Step:
-    """One hop of a packet's way."""
+    """One hop of a packet's way: a view of a step of its journey."""
 
-    hop: ObservationPoint
-    seen: Sighting | None
-    """None: not seen there."""
-    complete: bool
-    """Whether the observer there missed nothing, so that "not seen" can be believed."""
+    told: journey.Step
+    gap: str = ""
+    """Why "not seen" would prove nothing here, in a few words; empty where it does."""
+
+    @property
+    def hop(self) -> ObservationPoint:
+        """Where it is."""
+        return self.told.point
+
+    @property
+    def seen(self) -> Sighting | None:
+        """What was seen, of several pieces the worst; None: not seen there."""
+        return self.told.speaker
+
+    @property
+    def complete(self) -> bool:
+        """Whether the observer there missed nothing, so that "not seen" can be believed."""
+        return not self.gap
 
     @property
     def state(self) -> str:
         """What was seen, in words such as `partial, needs_csum`."""
-        if self.seen is None:
-            return "not seen" if self.complete else "unknown: the capture is not complete"
-        return knowledge(self.seen.judgement.state, self.seen.judgement.metadata)
+        told = self.told
+        if told.state is None:
+            return f"unknown: {self.gap}" if self.gap else "not seen"
+        words = knowledge(told.state, told.metadata or Metadata.NONE)
+        return f"{words}, another payload" if told.damaged else words
 
     @property
     def line(self) -> str:
         """One line of evidence: the hop, the state, and the field's value beside its two sums."""
         text = f"{self.hop.name}: {self.state}"
-        if self.seen is None:
+        told = self.told
+        if not told.seen:
             return text
-        judgement = self.seen.judgement
         sums = [
             f"{name} {value:#06x}"
             for name, value in (
-                ("field", judgement.field),
-                ("pseudo-header sum", judgement.pseudo_sum),
-                ("full sum", judgement.expected),
+                ("field", told.field),
+                ("pseudo-header sum", told.pseudo_sum),
+                ("full sum", told.expected),
             )
             if value is not None
         ]
         return f"{text} ({', '.join(sums)})"
 
 
+INCOMPLETE = "the capture is not complete"
+TOO_SOON = "the capture ended too soon"
+
+
 def walk(evidence: Evidence, path: Sequence[ObservationPoint], wanted: Wanted) -> list[Step]:
-    """Find a packet at every hop of its path, in the order it passes them."""
-    return [Step(hop, _first(evidence, hop, wanted), evidence[hop.name].complete) for hop in path]
+    """Return the way of a packet along its path, a step a hop in the order it passes them.
+
+    Raises `KeyError` where the evidence lacks a hop of the path.
+    """
+    found = first_of(
+        follow_along(evidence, path, wanted.fits),
+        wanted.kind,
+        wanted.source,
+        wanted.destination,
+        wanted.port,
+    )
+    if found is not None:
+        return [_view(step, evidence[step.hop]) for step in found.steps]
+    return [_view(_unseen(point, evidence[point.name]), evidence[point.name]) for point in path]
 
 
-def _first(evidence: Evidence, hop: ObservationPoint, wanted: Wanted) -> Sighting | None:
-    for seen in evidence[hop.name].sightings:
-        packet = seen.judgement.packet
-        if (
-            seen.judgement.kind == wanted.kind
-            and packet.src == wanted.source
-            and packet.dst == wanted.destination
-            and wanted.port in (packet.sport, packet.dport)
-        ):
-            return seen
-    return None
+def _unseen(point: ObservationPoint, hop: HopEvidence) -> journey.Step:
+    """Return the step of a packet that was seen nowhere."""
+    return journey.Step(point, Happening.NOT_SEEN if hop.complete else Happening.UNKNOWN)
 
 
-def lost_between(steps: Sequence[Step]) -> tuple[ObservationPoint, ObservationPoint] | None:
-    """Return the two hops between which a partial packet lost its `needs_csum`, or None."""
-    for earlier, later in itertools.pairwise(steps):
-        if earlier.seen is None or later.seen is None:
-            continue
-        if earlier.seen.judgement.metadata is Metadata.NEEDS_CSUM and later.seen.judgement.lost:
-            return earlier.hop, later.hop
-    return None
+def _view(step: journey.Step, hop: HopEvidence) -> Step:
+    if step.happened is Happening.NOT_SEEN:
+        return Step(step)  # a capture that is not complete is never told as that
+    if not hop.complete:
+        return Step(step, INCOMPLETE)
+    return Step(step, TOO_SOON if step.happened is Happening.UNKNOWN else "")
 
 
 def culprit(steps: Sequence[Step]) -> str:
-    """Name the place where the metadata was lost; empty when it was not."""
-    found = lost_between(steps)
-    if found is None:
-        return ""
-    earlier, later = found
-    if earlier.in_router and later.in_router and earlier.element == later.element:
-        return f"router {earlier.element} ({earlier.link} to {later.link})"
-    return f"between {earlier.name} and {later.name}"
+    """Name the place where a packet was harmed, as its journey does; empty where it was not."""
+    return place_of_harm([step.told for step in steps])
 
 
 Expectation = Callable[[ObservationPoint], tuple[Checksum, Metadata | None]]
@@ -130,19 +160,19 @@ def check_states(
     differing: list[Step] = []
     blind: list[Step] = []
     for step in steps:
-        if step.seen is None:
+        told = step.told
+        if not told.seen:
             (differing if step.complete else blind).append(step)
             continue
         state, metadata = expectation(step.hop)
-        judgement = step.seen.judgement
-        known = judgement.metadata
-        fits = known is metadata if metadata else known is not Metadata.NEEDS_CSUM
-        if judgement.state is not state or not fits:
+        fits = told.metadata is metadata if metadata else told.metadata is not Metadata.NEEDS_CSUM
+        if told.state is not state or not fits or told.damaged:
             differing.append(step)
     if differing:
         observed = "; ".join(f"{step.hop.name}: {step.state}" for step in differing)
     elif blind:
-        observed = f"the capture is not complete at {', '.join(step.hop.name for step in blind)}"
+        gaps = {gap: [s.hop.name for s in blind if s.gap == gap] for gap in (INCOMPLETE, TOO_SOON)}
+        observed = "; ".join(f"{gap} at {', '.join(at)}" for gap, at in gaps.items() if at)
     else:
         observed = f"so at all {len(steps)} hops"
     passed = None if blind and not differing else not differing

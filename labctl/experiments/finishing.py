@@ -1,33 +1,34 @@
-"""Let guests finish their checksums themselves, each in the way its driver allows."""
+"""Let guests finish their checksums themselves, each in the way that its NIC allows."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
+from labctl.kinds import nics
+from labctl.kinds.nics.base import CSUM_ACTION
 from labctl.lab.node import Node
 
-OFF = {"tx-checksumming": False}
-SEGMENTS = {"tcp-segmentation-offload": False, "generic-segmentation-offload": False}
+SEGMENTS = CSUM_ACTION.features
+"""What makes super-frames, to be turned off."""
 
 
 @contextlib.contextmanager
 def finishing(node: Node, interface: str = "eth0") -> Iterator[None]:
     """Let a guest finish the checksum of what it sends, for the length of a `with` block.
 
-    On a virtio NIC that is `ethtool -K … tx off`. Xen's netfront does not let go of IPv4
-    (xennet_fix_features: without `feature-no-csum-offload` no backend may be left without it), so
-    there the traffic control's csum action does it (net/sched/act_csum.c) when a packet leaves,
-    with segmentation off: a super-frame has no checksum of its own.
+    How depends on the NIC (`NicModel.completions`): by `ethtool -K … tx off`, or where the driver
+    does not let go of it by traffic control.
     """
-    if node.interface(interface).model != "xen":
-        with node.offload(OFF, interface):
+    way = nics.model(node.interface(interface).model).completions()[0]
+    with node.offload(way.features, interface):
+        if not way.csum_action:
             yield
-        return
-    with node.offload(SEGMENTS, interface):
-        node.run(f"tc qdisc add dev {interface} clsact")
+            return
+        qdisc, action = way.setup(interface)
+        node.run(qdisc)
         try:
-            node.run(f"tc filter add dev {interface} egress matchall action csum ip4h tcp udp icmp")
+            node.run(action)
             yield
         finally:
-            node.run(f"tc qdisc del dev {interface} clsact")
+            node.run(way.undo(interface))

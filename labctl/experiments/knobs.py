@@ -15,12 +15,13 @@ from typing import Any, Literal
 from labctl.capture import drops
 from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
-from labctl.experiments.diagnose_facts import Facts
+from labctl.experiments.diagnose_facts import Facts, left_to_device
 from labctl.experiments.diagnose_verdict import Verdict
 from labctl.experiments.knobs_state import put_back, read, restoring, unbroken
 from labctl.experiments.trace import CONNECT_SECONDS, trace
 from labctl.experiments.trace_flow import Flow, send_command
-from labctl.kinds import registry
+from labctl.kinds import nics, registry
+from labctl.kinds.nics.base import Completion
 from labctl.lab.lab import Lab
 from labctl.lab.watch import counters
 from labctl.network import features
@@ -35,11 +36,11 @@ OVER = "not tried: the time was over"
 SIGNS = 2
 """Checksum errors that make a failure: a packet and its repetition died of the same cause."""
 OFF = {"tx-checksumming": False}
+"""Of a link of the host's: its kernel completes what is sent by it."""
 
 Layer = Literal["guest", "tap", "bridge-side veth", "router-side veth", "router"]
 
 _COSTS: Mapping[str, str] = {
-    "guest": "the guest's CPU sums every packet, and segments itself: TSO goes off with it",
     "tap": "the host's CPU sums every packet to the guest and cuts super-frames",
     "bridge-side veth": "the host's CPU sums every packet to the router and cuts super-frames",
     "router-side veth": "the host's CPU sums every packet the router sends",
@@ -59,7 +60,9 @@ class Knob:
     should: bool
     """Whether it is expected to mend the flow."""
     places: tuple[ObservationPoint, ...] = ()
-    """Where a feature is turned off."""
+    """The host's links whose `tx` is turned off."""
+    guests: tuple[tuple[ObservationPoint, Completion], ...] = ()
+    """The guests' interfaces, and how each guest completes its checksums."""
     router: str = ""
     kind: str | None = None
     """What kind the router becomes."""
@@ -109,9 +112,9 @@ class Proof:
 
 
 def candidates(
-    path: Sequence[ObservationPoint], verdict: Verdict, facts: Facts
+    path: Sequence[ObservationPoint], verdict: Verdict, facts: Facts, version: int = 4
 ) -> tuple[Knob, ...]:
-    """Return the knobs that could mend lost metadata, those expected to first."""
+    """Return the knobs that could mend lost metadata of an IP version, those expected to first."""
     found: list[Knob] = []
     source, destination = path[0], path[-1]
     ends = (source, destination)
@@ -122,16 +125,11 @@ def candidates(
         turned = [hop for hop in chosen if hop.element not in done]
         if len(turned) < len(chosen):
             continue  # it is off there already: nothing would be tried
-        found.append(
-            Knob(
-                name=f"tx off in {' and '.join(hop.element for hop in turned)}",
-                layer="guest",
-                how="; ".join(f"{hop.element}: ethtool -K {hop.link} tx off" for hop in turned),
-                cost=_COSTS["guest"],
-                should=not rest,
-                places=tuple(turned),
-            )
-        )
+        models = [nics.model(facts.nics.get(hop.element, nics.DEFAULT)) for hop in turned]
+        ways = [model.completions(version) for model in models]
+        for rank in range(max(map(len, ways), default=0)):
+            taken = [way[min(rank, len(way) - 1)] for way in ways]
+            found.append(_completing(turned, taken, should=not rest))
     taps = [hop for hop in path if hop.at_bridge and hop.element in _elements(ends)]
     found.append(_links("TAP", "tap", taps, should=False))
     for name in dict.fromkeys(hop.element for hop in path if hop.in_router):
@@ -140,7 +138,7 @@ def candidates(
         inner = [hop for hop in path if hop.element == name and hop.in_router]
         found.append(_links(f"{name}'s bridge-side", "bridge-side veth", outer, should=here))
         found.append(_links(f"{name}'s own", "router-side veth", inner, should=False))
-        forwarder = registry.find(facts.kinds.get(name, ""))
+        forwarder = registry.FORWARDERS.find(facts.kinds.get(name, ""))
         found += [
             Knob(
                 name=f"{name} as {remedy.kind}",
@@ -152,9 +150,26 @@ def candidates(
                 kind=remedy.kind,
             )
             for remedy in (forwarder.remedies if forwarder else ())
-            if registry.find(remedy.kind)
+            if registry.FORWARDERS.find(remedy.kind)
         ]
     return tuple(sorted(found, key=lambda knob: not knob.should))
+
+
+def _completing(
+    ends: Sequence[ObservationPoint], ways: Sequence[Completion], *, should: bool
+) -> Knob:
+    guests = tuple(zip(ends, ways, strict=True))
+    names = [f"{way.name} in {hop.element}" for hop, way in guests]
+    if len({way.name for way in ways}) == 1:
+        names = [f"{ways[0].name} in {' and '.join(hop.element for hop in ends)}"]
+    return Knob(
+        name=" and ".join(names),
+        layer="guest",
+        how="; ".join(f"{hop.element}: {way.how(hop.link)}" for hop, way in guests),
+        cost="; ".join(dict.fromkeys(way.cost for way in ways)),
+        should=should,
+        guests=guests,
+    )
 
 
 def _elements(hops: Sequence[ObservationPoint]) -> set[str]:
@@ -205,7 +220,7 @@ def prove(
             try:
                 try:
                     with unbroken():
-                        _turn(lab, knob)
+                        _turn(lab, knob, flow.version)
                     works, text = attempt(lab, flow, path, within)
                 except LabctlError as wrong:
                     works, text = None, f"cannot be tried: {wrong.message}"
@@ -217,17 +232,19 @@ def prove(
     return Proof(tuple(trials), before.count, untouched)
 
 
-def _turn(lab: Lab, knob: Knob) -> None:
+def _turn(lab: Lab, knob: Knob, version: int) -> None:
     if knob.kind is not None:
         lab.router(knob.router).set_kind(knob.kind)
+    for hop, way in knob.guests:
+        node = lab.node(hop.context)
+        node.set_features(way.features, hop.link)
+        if way.csum_action:
+            for command in way.setup(hop.link):
+                node.run(command)
+        elif left_to_device(node.features(hop.link), version):
+            raise LabctlError(f"{hop.element}'s {hop.link} did not turn off tx-checksumming")
     for hop in knob.places:
-        if hop.in_guest:
-            node = lab.node(hop.context)
-            node.set_features(OFF, hop.link)
-            if node.features(hop.link)["tx-checksumming"].active:
-                raise LabctlError(f"{hop.element}'s {hop.link} did not turn off tx-checksumming")
-        else:
-            lab.place(hop.context).call(features.change, hop.link, OFF, hop.netns)
+        lab.place(hop.context).call(features.change, hop.link, OFF, hop.netns)
 
 
 def attempt(

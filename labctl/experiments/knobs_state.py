@@ -16,7 +16,10 @@ from types import FrameType
 
 from labctl.errors import DeadlineError, LabctlError, UsageError
 from labctl.guests import ethtool
+from labctl.kinds import nics
+from labctl.kinds.nics.base import CSUM_ACTION
 from labctl.lab.lab import Lab
+from labctl.lab.node import Node
 from labctl.network import features
 from labctl.topology.points import ObservationPoint
 from labctl.world import atomic, codec, documents, lock
@@ -39,6 +42,9 @@ class State:
     links: dict[str, dict[str, features.Feature]] = field(default_factory=dict)
     """By `XEN-HOST/NETNS/LINK`; the first is empty in the lab itself, the second at a bridge."""
     routers: dict[str, str | None] = field(default_factory=dict)
+    clsact: dict[str, bool] = field(default_factory=dict)
+    """By `NODE/INTERFACE` of guests that may complete checksums by traffic control: whether there
+    is a qdisc for it."""
 
     @property
     def count(self) -> int:
@@ -52,6 +58,7 @@ class State:
 
     def _flat(self) -> dict[str, object]:
         flat: dict[str, object] = {f"{name} kind": kind for name, kind in self.routers.items()}
+        flat |= {f"{place} clsact": there for place, there in self.clsact.items()}
         for place, found in self.guests.items():
             flat |= {f"{place} {name}": value for name, value in found.items()}
         for place, values in self.links.items():
@@ -69,18 +76,25 @@ class _Journal:
 
 def read(lab: Lab, path: Sequence[ObservationPoint]) -> State:
     """Read every feature and kind along a path; raises `LabctlError` when one cannot be."""
-    guests, links, routers = {}, {}, {}
+    guests, links, routers, clsact = {}, {}, {}, {}
     for hop in path:
         if hop.in_guest:
             node = lab.node(hop.context)
-            if any(one.name == hop.link for one in node.model.interfaces):
-                guests[f"{hop.context}/{hop.link}"] = node.features(hop.link)
+            for one in node.model.interfaces:
+                if one.name == hop.link:
+                    guests[f"{hop.context}/{hop.link}"] = node.features(hop.link)
+                    if any(way.csum_action for way in nics.model(one.model).completions()):
+                        clsact[f"{hop.context}/{hop.link}"] = _has_clsact(node, hop.link)
             continue
         values = lab.place(hop.context).call(features.read, hop.link, hop.netns)
         links[f"{hop.context}/{hop.netns}/{hop.link}"] = values
         if hop.in_router:
             routers[hop.element] = lab.router(hop.element).kind
-    return State(guests, links, routers)
+    return State(guests, links, routers, clsact)
+
+
+def _has_clsact(node: Node, interface: str) -> bool:
+    return "clsact" in node.run(f"tc qdisc show dev {interface}").stdout
 
 
 def put_back(lab: Lab, before: State, path: Sequence[ObservationPoint]) -> None:
@@ -105,6 +119,12 @@ def put_back(lab: Lab, before: State, path: Sequence[ObservationPoint]) -> None:
         name, _, interface = place.partition("/")
         with _collected(troubles):
             lab.node(name).restore_features(wanted, interface)
+    for place, there in before.clsact.items():
+        name, _, interface = place.partition("/")
+        with _collected(troubles):
+            node = lab.node(name)
+            if not there and _has_clsact(node, interface):
+                node.run(CSUM_ACTION.undo(interface))
     wrong: list[str] = []
     with _collected(troubles):
         wrong = before.differing(read(lab, path))

@@ -8,13 +8,14 @@ import sys
 import traceback
 from pathlib import Path
 
-from labctl.errors import UsageError
+from labctl.errors import LabctlError, UsageError
+from labctl.experiments import installed
 from labctl.experiments.builtin import BUILTIN
 from labctl.experiments.model import Experiment
 
 
 def find(words: list[str]) -> list[Experiment]:
-    """Return the experiments that `words` name: built-in names, or Python files that hold some.
+    """Return the experiments that `words` name: by their names, or Python files that hold some.
 
     Raises `UsageError` for a word that is neither, and for two experiments of one name, whose
     records nobody could tell apart, before anything is started.
@@ -25,9 +26,12 @@ def find(words: list[str]) -> list[Experiment]:
             found.append(BUILTIN[word])
         elif word.endswith(".py") or "/" in word:
             found += _from_file(Path(word))
+        elif (declared := installed.find(word)) is not None:
+            found.append(declared)
         else:
-            near = difflib.get_close_matches(word, BUILTIN, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(BUILTIN)}"
+            names = [*BUILTIN, *(one.name for one in installed.entries() if one.experiment)]
+            near = difflib.get_close_matches(word, names, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
             raise UsageError(f"there is no experiment {word}", f"{hint} (or name a .py file)")
     for one in found:
         others = [other for other in (*BUILTIN.values(), *found) if other.name == one.name]
@@ -58,6 +62,8 @@ def _from_file(path: Path) -> list[Experiment]:
             f.lineno for f in traceback.extract_tb(wrong.__traceback__) if f.filename == spec.origin
         ]
         where = f"{path}:{lines[-1]}" if lines else str(path)
+        if isinstance(wrong, LabctlError):
+            raise UsageError(f"{where}: {wrong.message}", wrong.hint) from None
         raise UsageError(f"{where}: {type(wrong).__name__}: {wrong}") from None
     found = [value for value in vars(module).values() if isinstance(value, Experiment)]
     if not found:

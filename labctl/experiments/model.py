@@ -7,23 +7,40 @@ def mine(trial: Trial) -> None:
     with trial.arm("ipv4", "as it comes") as arm:
         answer = probes.ssh(trial.lab, "vm1", "vm2")
         arm.check("ssh", "works", answer.text, answer.works)
+
+Where the same is done under several conditions, `variants` names them, and the body is called once
+for each combination, in an arm of that name:
+
+@experiment("mine", topology="router-hop.yaml", hypothesis="every router keeps the metadata",
+            variants={"router": ["namespace", "raw-vnet"], "ip": {"ipv4": 4, "ipv6": 6}})
+def mine(trial: Trial, arm: Arm, case: Case) -> None:
+    trial.lab.router("r1").set_kind(case["router"])
+    check_path(trial, arm, "vm1", "vm2", case["ip"])
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from labctl import topology as topologies
 from labctl.errors import UsageError
+from labctl.experiments.variants import Axis, Case, check_patterns, fits, product
 
 if TYPE_CHECKING:
-    from labctl.experiments.trial import Trial
+    from labctl.experiments.trial import Arm, Trial
     from labctl.topology import Topology
 
 Body = Callable[["Trial"], None]
+CaseBody = Callable[["Trial", "Arm", Case], Any]
+"""What is done in the arm of a case; what it returns is for the story."""
+Story = Callable[[Mapping[str, Any]], Sequence[str]]
+"""Makes the lines of the page, of what the body returned by the names of all cases."""
+Variants = Mapping[str, Axis] | Callable[["Topology"], Mapping[str, Axis]]
+"""The values of each axis by their labels, or a function that finds them in a topology."""
+UNTOLD = "an arm did not come to its end, so there is no story to tell"
 
 
 @dataclass(frozen=True)
@@ -35,7 +52,18 @@ class Experiment:
     """A topology file, found as `labctl up` finds it, or a mapping of the same shape as a file."""
     hypothesis: str
     """What is to be shown, one sentence."""
-    body: Body
+    body: Callable[..., Any]
+    """A `Body`; where there are cases, a `CaseBody`."""
+    cases: tuple[Case, ...] | Callable[[Topology], tuple[Case, ...]] = ()
+    """A function where they follow from the topology."""
+    story: Story | None = None
+    """Told once all cases came to their end."""
+    only: tuple[str, ...] = ()
+    """Patterns of the cases that are to be run; all, where there is none."""
+    is_elsewhere: bool = False
+    """Whether it runs on another topology than it was written for."""
+    package: str = ""
+    """The package that declares it under its name, where that is not labctl."""
 
     @property
     def summary(self) -> str:
@@ -55,6 +83,42 @@ class Experiment:
         """Whether it comes with labctl."""
         return self.body.__module__.startswith("labctl.")
 
+    def select(self, patterns: Sequence[str]) -> Experiment:
+        """Return the experiment with those cases only whose names fit a pattern, such as `raw/*`.
+
+        Raises `UsageError` where a pattern fits none. The others are recorded as skipped.
+        """
+        check_patterns(self.name, self._cases(self.load), patterns)
+        return replace(self, only=tuple(patterns))
+
+    def on(self, topology: str) -> Experiment:
+        """Return the experiment on another topology: a file, found as `labctl up` finds it."""
+        return replace(self, topology=topology, is_elsewhere=True)
+
+    def run(self, trial: Trial) -> None:
+        """Put it to the test on a lab that is up."""
+        if not self.cases:
+            self.body(trial)
+            return
+        cases = self._cases(lambda: trial.lab.topology)
+        ended: dict[str, Any] = {}
+        for case in cases:
+            with trial.arm(case.name, case.description) as arm:
+                if not fits(case, self.only):
+                    arm.give_up(f"not chosen by --only {' '.join(self.only)}")
+                    continue
+                ended[case.name] = self.body(trial, arm, case)
+        tried = sum(fits(case, self.only) for case in cases)
+        if tried < len(cases):
+            trial.notes.append(f"{tried} of {len(cases)} cases were chosen by --only")
+        elif self.story and len(ended) == len(cases):
+            trial.story += self.story(ended)
+        elif self.story:
+            trial.notes.append(UNTOLD)
+
+    def _cases(self, topology: Callable[[], Topology]) -> tuple[Case, ...]:
+        return self.cases(topology()) if callable(self.cases) else self.cases
+
     def load(self) -> Topology:
         """Return the topology.
 
@@ -62,7 +126,8 @@ class Experiment:
         Raises `UsageError` where there is no such file, `TopologyError` with every problem in it.
         """
         if isinstance(self.topology, str):
-            find = topologies.find_shipped if self.is_builtin else topologies.find
+            ours = self.is_builtin and not self.is_elsewhere
+            find = topologies.find_shipped if ours else topologies.find
             return topologies.load(find(self.topology))
         if not isinstance(self.topology, Mapping):
             raise UsageError(
@@ -72,12 +137,53 @@ class Experiment:
         return topologies.from_mapping(self.topology, base=Path.cwd())
 
 
+@overload
 def experiment(
     name: str, *, topology: str | Mapping[str, Any], hypothesis: str
-) -> Callable[[Body], Experiment]:
-    """Make an experiment of the function below."""
+) -> Callable[[Body], Experiment]: ...
 
-    def make(body: Body) -> Experiment:
-        return Experiment(name, topology, hypothesis, body)
+
+@overload
+def experiment(
+    name: str,
+    *,
+    topology: str | Mapping[str, Any],
+    hypothesis: str,
+    variants: Variants,
+    where: Callable[[Case], bool] | None = None,
+    describe: Callable[[Case], str] | None = None,
+    story: Story | None = None,
+) -> Callable[[CaseBody], Experiment]: ...
+
+
+def experiment(
+    name: str,
+    *,
+    topology: str | Mapping[str, Any],
+    hypothesis: str,
+    variants: Variants | None = None,
+    where: Callable[[Case], bool] | None = None,
+    describe: Callable[[Case], str] | None = None,
+    story: Story | None = None,
+) -> Callable[[Callable[..., Any]], Experiment]:
+    """Make an experiment of the function below.
+
+    With `variants` (the values of each axis, by their labels or as they are; or a function that
+    finds them in the topology) it is called once for each combination that `where` holds of, in an
+    arm called after the labels, such as `raw/ipv4`, that `describe` says a line about. Once all
+    have come to their end, `story` makes the page of what was returned, by the cases' names. Raises
+    `UsageError` for variants that give no case.
+    """
+    cases: tuple[Case, ...] | Callable[[Topology], tuple[Case, ...]] = ()
+    if callable(variants):
+
+        def cases(topology: Topology) -> tuple[Case, ...]:
+            return product(variants(topology), where, describe)
+
+    elif variants is not None:
+        cases = product(variants, where, describe)
+
+    def make(body: Callable[..., Any]) -> Experiment:
+        return Experiment(name, topology, hypothesis, body, cases, story)
 
     return make

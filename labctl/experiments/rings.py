@@ -55,7 +55,7 @@ def check_flags(
     if flags.why_not:
         arm.skip(name, words, flags.why_not)
         return
-    at_vifs = [step.seen for step in steps if step.seen is not None]
+    at_vifs = [seen for step in steps for seen in step.told.sightings]
     one = next((one for one in crossed if one.sent in at_vifs), None)
     seen = (
         [] if one is None else [(way, f) for way, f in (("out of", one.out_of), ("into", one.into))]

@@ -85,7 +85,7 @@ def run(
         look = partial(keeping.look, lab) if keeping else None
         trial = Trial(lab, recorder.captures, lab.directory / "captures", emit, look)
         try:
-            experiment.body(trial)
+            experiment.run(trial)
         finally:
             trial.undo(lambda error: arms.append(_trouble("deferred", error)))
         unfinished = False
@@ -162,11 +162,15 @@ def _keep_topology(path: Path, model: topology.Topology) -> None:
 
 
 def _command(experiment: Experiment, policy: Policy) -> str:
-    """Return what to type to run it again: the name of a built-in, or the user's file."""
+    """Return what to type to run it again: the name it is found by, or the user's file."""
     word = experiment.name
-    if not experiment.is_builtin:
+    if not (experiment.is_builtin or experiment.package):
         word = inspect.getsourcefile(experiment.body) or word
     words = ["labctl", "experiment", word]
+    if experiment.is_elsewhere:
+        words += ["--topology", experiment.topology_name]
+    for pattern in experiment.only:
+        words += ["--only", pattern]
     if policy != "auto":
         words += ["--accel", policy]
     return shlex.join(words)

@@ -15,11 +15,11 @@ from ipaddress import ip_address
 
 from labctl.capture.session import Evidence
 from labctl.errors import GuestError
-from labctl.experiments.evidence import Step
 from labctl.experiments.probes import Answer
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.lab.watch import counters
+from labctl.packet.checksum import knowledge
 from labctl.packet.frame import ETH_P_IP, TCP
 from labctl.packet.internet_checksum import ones_sum
 from labctl.packet.virtio import GSO_TCPV4, VnetHeader
@@ -102,7 +102,9 @@ def tally(evidence: Evidence, hop: ObservationPoint, destination: str, port: int
         supers=len(supers),
         longest=max((one.record.original_length for one in seen), default=0),
         segments=tuple(sorted({one.judgement.gso_size for one in supers})),
-        states=tuple(sorted({Step(hop, one, complete).state for one in supers})),
+        states=tuple(
+            sorted({knowledge(one.judgement.state, one.judgement.metadata) for one in supers})
+        ),
     )
 
 

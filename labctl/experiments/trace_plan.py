@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from labctl.errors import UsageError
 from labctl.experiments.trace_flow import Flow, Protocol
 from labctl.lab.lab import Lab
-from labctl.topology.graph import find_path
+from labctl.topology.graph import find_path, observed
 from labctl.topology.points import ObservationPoint, inside_guest, inside_router
 
 
@@ -21,11 +21,13 @@ def plan(
     version: int | None = None,
     to: str = "",
     at: Sequence[str] = (),
+    observers: Sequence[str] = (),
 ) -> tuple[Flow, tuple[ObservationPoint, ...]]:
     """Return the flow and the hops to observe it at.
 
     `to` is an address of the destination that the topology does not know, `at` names further
-    devices as OWNER:LINK. Raises `UsageError` for what the lab does not have.
+    devices as OWNER:LINK, `observers` what is to look beside the packet sockets. Raises
+    `UsageError` for what the lab does not have.
     """
     for name in (source, destination):
         if name in lab.topology.routers:
@@ -40,7 +42,7 @@ def plan(
         flow = _addressed(lab, path, protocol, port, version)
     for name in at:
         path = _with_device(lab, path, name)
-    return flow, path
+    return flow, observed(path, observers)
 
 
 def _addressed(

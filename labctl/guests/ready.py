@@ -12,6 +12,7 @@ from pathlib import Path
 from labctl.errors import DeadlineError, GuestError
 from labctl.guests import console, ssh
 from labctl.guests.spec import Guest
+from labctl.kinds import nics
 from labctl.world.deadline import Deadline
 from labctl.world.process import Result, run
 
@@ -40,7 +41,7 @@ def first_command(guest: Guest) -> str:
     Emulated NICs of real hardware negotiate for two seconds before they have a carrier; virtio has
     it at once.
     """
-    slow = [nic.name for nic in guest.nics if nic.model != "virtio"]
+    slow = [nic.name for nic in guest.nics if not nics.model(nic.model).instant_carrier]
     if not slow:
         return "true"
     return (

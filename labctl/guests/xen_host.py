@@ -12,6 +12,7 @@ from pathlib import Path
 from labctl.errors import UsageError
 from labctl.guests.keys import Key
 from labctl.guests.spec import BOOT, MGMT_INTERFACE, Dom0, Guest, Nic
+from labctl.kinds import nics
 from labctl.topology.model import DOM0_MEMORY, MGMT_BRIDGE, XEN_MEMORY, link_local
 from labctl.world import atomic
 
@@ -137,4 +138,4 @@ def guest(
 
 def management(tap: str, mac: str) -> Nic:
     """Return the NIC by which a Xen host, and its guests through it, are controlled."""
-    return Nic(MGMT_INTERFACE, tap, mac, "virtio", {})
+    return Nic(MGMT_INTERFACE, tap, mac, nics.DEFAULT, {})

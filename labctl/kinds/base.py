@@ -8,10 +8,13 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+Option = bool | int | float | str
+"""What an option of a kind may be in a topology."""
 
 
 class Effect(Enum):
@@ -25,6 +28,22 @@ class Effect(Enum):
     """It is finished, so that it is valid from here on."""
     VERIFIES = "verifies"
     """It is taken for finished, and what is not right is dropped."""
+
+
+@dataclass(frozen=True)
+class Passing:
+    """A packet that passes an element, as far as what becomes of it may hang on that."""
+
+    protocol: str
+    """Of its transport header: `tcp`, `udp`, `icmp`."""
+    version: int
+    """Of IP: 4 or 6."""
+    entry: str = ""
+    """The element's own interface by which it comes; empty where it begins there."""
+    exit: str = ""
+    """That by which it goes; empty where it ends there."""
+    gso: bool = False
+    """Whether it is a super-frame: longer than the MTU, to be cut later."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +67,11 @@ class Remedy:
         return f"kind: {self.kind} (router {router} in the topology)"
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """Of a kind that has no options."""
+
+
 class Kind(ABC):
     """Something that a topology can name."""
 
@@ -59,8 +83,16 @@ class Kind(ABC):
     """One line without its full stop: for `labctl kinds`, the schema and the docs' table."""
     effect: ClassVar[Effect]
     """What it does to an unfinished checksum; where packets fare differently, the worst of it."""
+    options: ClassVar[type[Any]] = NoOptions
+    """What `options:` in a topology may say: a frozen dataclass whose fields are `Option`s or a
+    `Literal` of some, each with a default where it can be left out. Texts under the fields are
+    shown by editors."""
     requires: ClassVar[Sequence[Tool]] = ()
     """What must be installed; nothing is started where it is not."""
+
+    def effect_on(self, passing: Passing) -> Effect:  # noqa: ARG002
+        """Return the effect on one kind of packet: `effect`, unless a kind knows better."""
+        return self.effect
 
     @property
     def explanation(self) -> str:
@@ -80,6 +112,10 @@ class RunningRouter(Protocol):
     name: str
     """The router's name, which is its network namespace's too."""
 
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """What its kind was told; `ForwarderKind.told` makes the kind's own object of it."""
+
     def run(self, argv: Sequence[str]) -> object:
         """Run a program in the namespace and wait for it."""
 
@@ -92,11 +128,11 @@ class RunningRouter(Protocol):
     def kernel_counters(self) -> dict[str, int]:
         """Return the counters of the namespace's kernel, such as `IpOutNoRoutes`."""
 
-    def start_program(self, module: str, *options: str) -> None:
-        """Start a Python module as `python -m MODULE --netns NAME OPTIONS… INTERFACES…`.
+    def start_program(self, program: str | Path, *options: str) -> None:
+        """Start Python as `python -m PROGRAM --netns NAME OPTIONS… INTERFACES…`.
 
-        It writes a line with `ready` when it forwards, on SIGUSR1 a line of JSON with `counters`,
-        and ends with SIGTERM.
+        A path is that of a Python file, started without `-m`. The program writes a line with
+        `ready` when it forwards, on SIGUSR1 a line of JSON with `counters`, and ends with SIGTERM.
         """
 
     def program_counters(self) -> dict[str, int]:
@@ -112,6 +148,10 @@ class ForwarderKind(Kind):
     `dropped at … because …`; those that tell most come first."""
     remedies: ClassVar[Sequence[Remedy]] = ()
     """What it offers where a checksum's metadata was lost in it; the best comes first."""
+
+    def told(self, router: RunningRouter) -> Any:
+        """Return what the topology says to this kind, as an object of `options`."""
+        return self.options(**router.options)
 
     @abstractmethod
     def start(self, router: RunningRouter) -> None:
@@ -130,3 +170,104 @@ class ForwarderKind(Kind):
     @abstractmethod
     def count(self, router: RunningRouter) -> dict[str, int]:
         """Return its counters now, those of `counters` among them."""
+
+
+O = TypeVar("O")  # noqa: E741 - of options
+
+
+@dataclass(frozen=True)
+class NewLink:
+    """A link that a link kind wants, as `ip link add NAME type TYPE` would make it.
+
+    It gets the network's MTU, no IPv6 address of its own, and is set up.
+    """
+
+    name: str
+    type: str
+    """As rtnetlink calls it: `bridge`, `veth`, `vxlan`, `dummy` …"""
+    peer: str = ""
+    """The other end of a veth pair."""
+    master: str = ""
+    """The bridge, among the links of the same plan, that it is a port of."""
+    peer_master: str = ""
+    """The same for the other end."""
+    settings: Mapping[str, Option] = field(default_factory=dict)
+    """What else pyroute2's `link("add", …)` takes, such as `vxlan_id`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The link's name, and that of its other end."""
+        return (self.name, self.peer) if self.peer else (self.name,)
+
+
+@dataclass(frozen=True)
+class LinkPlan:
+    """The links of one segment: plain data, so that whoever has a record needs no kind."""
+
+    links: tuple[NewLink, ...]
+    """In the order in which they are made; they are taken away the other way round."""
+    bridge: str = ""
+    """The link whose ports interfaces and wires become; empty for a wire."""
+    ends: tuple[str, ...] = ()
+    """Of a wire: the two links that become ports of the segments before and after it."""
+    points: tuple[str, ...] = ()
+    """Links where a packet can be seen that crosses from the first end to the other, in order; the
+    ports of whatever is plugged in are seen without being named here."""
+
+
+class LinkKind(Kind, Generic[O]):
+    """A segment of a network: something to plug interfaces into, or a wire between two such."""
+
+    what = "link"
+    joins: ClassVar[bool] = False
+    """Whether it is a wire: its plan has two ends, and nothing else is plugged into it."""
+
+    @abstractmethod
+    def plan(self, base: str, options: O) -> LinkPlan:
+        """Return what a segment is made of; it makes nothing.
+
+        `base` is a link name of its own for this segment, of at most `MOST_BASE` characters but for
+        the kind `bridge`: every link is called so, or begins so. `options` is what the topology
+        says.
+        """
+
+
+MOST_BASE = 11
+"""Characters of a segment's name for its links: four are left for the kind to tell them apart."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where an observer is to look."""
+
+    hop: str
+    """What its stream is to call this place."""
+    link: str
+    netns: str
+    """The named network namespace that the link is in; empty for the kernel's own."""
+    snap: int
+    """Bytes to keep of each frame."""
+
+
+class ObserverKind(Kind):
+    """A program that writes what it sees at a link, as a stream of records.
+
+    The stream is that of `labctl.capture.stream`: it begins with a header once nothing that comes
+    is missed any more, holds a record a frame, and ends with a trailer when the program's standard
+    input ends or SIGTERM comes.
+    """
+
+    what = "observer"
+    effect = Effect.KEEPS
+
+    @abstractmethod
+    def words(self, look: Look) -> Sequence[str]:
+        """Return the words that start it in the lab's own kernel; none where it cannot look."""
+
+    def guest_command(self, look: Look) -> str:  # noqa: ARG002
+        """Return the shell command that starts it in a guest or a dom0; empty for not there."""
+        return ""
+
+    def cannot(self) -> str:
+        """Say why it cannot run on this machine, besides `requires`; empty where it can."""
+        return ""

@@ -6,125 +6,248 @@ that reading a topology needs. Others are looked up when one is named, or all ar
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from labctl.errors import UsageError, nearest, shown
-from labctl.kinds.base import ForwarderKind
-from labctl.kinds.forwarders import SHIPPED
+from labctl.kinds import forwarders, links, observers
+from labctl.kinds.base import ForwarderKind, Kind, LinkKind, ObserverKind, Option
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-GROUP = "labctl.forwarders"
+K = TypeVar("K", bound=Kind)
 OURS = "labctl"
 """The distribution that the shipped kinds are declared by."""
+HERE = "this process"
+"""Stands for the distribution of a kind that was registered by its class."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A forwarder that is declared: its class, or why it cannot be used."""
+class Entry(Generic[K]):
+    """A kind that is declared: its class, or why it cannot be used."""
 
     name: str
     distribution: str
     """The package that declares it, with its version."""
-    kind: ForwarderKind | None
+    kind: K | None
     problem: str = ""
     """Why there is no `kind`."""
 
 
-def forwarder(name: str) -> ForwarderKind:
-    """Return the forwarder of a name; raises `UsageError` where none can be had."""
-    if name in SHIPPED:
-        return _shipped(name)
-    for entry in _others():
-        if entry.name == name:
-            if entry.kind is None:
-                raise UsageError(entry.problem, "repair or remove what declares it")
-            return entry.kind
-    raise UsageError(f"there is no router kind {shown(name)}", nearest(name, names()))
+class Group(Generic[K]):
+    """All kinds of one sort, such as forwarders."""
 
+    def __init__(
+        self,
+        entry_points: str,
+        base: type[K],
+        word: str,
+        shipped: Mapping[str, str],
+        also_says: tuple[str, ...] = (),
+    ) -> None:
+        """Look for subclasses of `base` among the entry points of a name, once it is needed.
 
-def is_declared(name: str) -> bool:
-    """Tell whether a forwarder of this name is declared, be it of use or not."""
-    return name in SHIPPED or any(entry.name == name for entry in _others())
+        `word` is what messages call such a kind; `also_says` are class attributes that one must
+        have beside those of every kind.
+        """
+        self.entry_points = entry_points
+        self.shipped = shipped
+        self.base = base
+        self._word = word
+        self._says = ("name", "summary", "effect", *also_says)
+        self._known: dict[str, K] = {}
+        """Of the shipped ones, those that were used."""
+        self._registered: dict[str, K] = {}
+        self._found: tuple[Entry[K], ...] | None = None
 
+    def get(self, name: str) -> K:
+        """Return the kind of a name; raises `UsageError` where none can be had."""
+        if name in self.shipped:
+            return self._shipped(name)
+        if name in self._registered:
+            return self._registered[name]
+        for entry in self._others():
+            if entry.name == name:
+                if entry.kind is None:
+                    raise UsageError(entry.problem, "repair or remove what declares it")
+                return entry.kind
+        raise UsageError(f"there is no {self._word} {shown(name)}", nearest(name, self.names()))
 
-def find(name: str) -> ForwarderKind | None:
-    """Return the forwarder of a name; None where it cannot be had, or the name is empty."""
-    try:
-        return forwarder(name) if name else None
-    except UsageError:
-        return None
+    def find(self, name: str) -> K | None:
+        """Return the kind of a name; None where it cannot be had, or the name is empty."""
+        try:
+            return self.get(name) if name else None
+        except UsageError:
+            return None
 
+    def is_declared(self, name: str) -> bool:
+        """Tell whether a kind of this name is declared, be it of use or not."""
+        if name in self.shipped or name in self._registered:
+            return True
+        return any(entry.name == name for entry in self._others())
 
-def names() -> tuple[str, ...]:
-    """Return the names of all forwarders that can be used."""
-    return (*SHIPPED, *(entry.name for entry in _others() if entry.kind))
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all kinds that can be used."""
+        others = (entry.name for entry in self._others() if entry.kind)
+        return (*self.shipped, *self._registered, *others)
 
+    def usable(self) -> tuple[K, ...]:
+        """Return all kinds that can be used, the shipped ones first."""
+        return tuple(entry.kind for entry in self.entries() if entry.kind)
 
-def usable() -> tuple[ForwarderKind, ...]:
-    """Return all forwarders that can be used, the shipped ones first."""
-    return tuple(entry.kind for entry in entries() if entry.kind)
+    def entries(self) -> tuple[Entry[K], ...]:
+        """Return all kinds that are declared, the shipped ones first."""
+        from labctl.version import __version__
 
+        ours = (Entry(name, f"{OURS} {__version__}", self._shipped(name)) for name in self.shipped)
+        here = (Entry(name, HERE, kind) for name, kind in self._registered.items())
+        return (*ours, *here, *self._others())
 
-def entries() -> tuple[Entry, ...]:
-    """Return all forwarders that are declared, the shipped ones first."""
-    from labctl.version import __version__
+    def register(self, cls: type[K]) -> type[K]:
+        """Make a kind known in this process without a package: a decorator for its class.
 
-    ours = (Entry(name, f"{OURS} {__version__}", _shipped(name)) for name in SHIPPED)
-    return (*ours, *_others())
+        For a test, or an experiment's file. Processes that other commands start know nothing of it.
+        Raises `UsageError` for a class that says too little, and for a name that is taken.
+        """
+        what = f"the {self._word} {shown(getattr(cls, 'name', cls.__name__))} of {cls.__module__}"
+        if problem := self._lacking(cls, what):
+            raise UsageError(problem, "docs/kinds.md tells what a kind must say")
+        if self.is_declared(cls.name):
+            raise UsageError(f"{what}: there is one of that name", "give it another name")
+        self._registered[cls.name] = cls()
+        return cls
 
+    def unregister(self, name: str) -> None:
+        """Forget a kind that `register` made known; no error where there is none."""
+        self._registered.pop(name, None)
 
-def forget() -> None:
-    """Look anew at what is installed when next asked; for who installs something meanwhile."""
-    _others.cache_clear()
+    def forget(self) -> None:
+        """Look anew at what is installed when next asked; for who installs something meanwhile."""
+        self._found = None
 
+    def _shipped(self, name: str) -> K:
+        if name not in self._known:
+            module, _, cls = self.shipped[name].partition(":")
+            self._known[name] = getattr(import_module(module), cls)()
+        return self._known[name]
 
-@cache
-def _shipped(name: str) -> ForwarderKind:
-    module, _, cls = SHIPPED[name].partition(":")
-    kind: ForwarderKind = getattr(import_module(module), cls)()
-    return kind
+    def _others(self) -> tuple[Entry[K], ...]:
+        """Return what other packages declare, in the order of names."""
+        if self._found is None:
+            from importlib.metadata import entry_points
 
+            declared: dict[str, list[EntryPoint]] = {}
+            for point in entry_points(group=self.entry_points):
+                if point.dist is None or point.dist.name != OURS:
+                    declared.setdefault(point.name, []).append(point)
+            self._found = tuple(self._entry(name, declared[name]) for name in sorted(declared))
+        return self._found
 
-@cache
-def _others() -> tuple[Entry, ...]:
-    """Return what other packages declare, in the order of names."""
-    from importlib.metadata import entry_points
+    def _entry(self, name: str, points: list[EntryPoint]) -> Entry[K]:
+        by = sorted(_distribution(point) for point in points)
+        if name in self.shipped:
+            by.insert(0, OURS)
+        if len(by) > 1:
+            problem = f"the {self._word} {shown(name)} is declared twice: by {' and by '.join(by)}"
+            return Entry(name, by[-1], None, problem)
+        what = f"the {self._word} {shown(name)} of {by[0]}"
+        try:
+            found = points[0].load()
+            problem = self._lacking(found, what)
+            kind = None if problem else found()
+        except Exception as wrong:  # whatever a stranger's module does when it is imported
+            why = f"{type(wrong).__name__}: {wrong}".splitlines()[0]
+            return Entry(name, by[0], None, f"{what} cannot be imported: {why}")
+        if kind is None:
+            return Entry(name, by[0], None, problem)
+        if kind.name != name:
+            return Entry(name, by[0], None, f"{what} calls itself {shown(kind.name)}")
+        return Entry(name, by[0], kind)
 
-    declared: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=GROUP):
-        if point.dist is None or point.dist.name != OURS:
-            declared.setdefault(point.name, []).append(point)
-    return tuple(_entry(name, declared[name]) for name in sorted(declared))
-
-
-def _entry(name: str, points: list[EntryPoint]) -> Entry:
-    by = sorted(_distribution(point) for point in points)
-    if name in SHIPPED:
-        by.insert(0, OURS)
-    if len(by) > 1:
-        problem = f"the router kind {shown(name)} is declared twice: by {' and by '.join(by)}"
-        return Entry(name, by[-1], None, problem)
-    what = f"the router kind {shown(name)} of {by[0]}"
-    try:
-        found = points[0].load()
-        kind = found() if isinstance(found, type) and issubclass(found, ForwarderKind) else None
-    except Exception as wrong:  # whatever a stranger's module does when it is imported
-        why = f"{type(wrong).__name__}: {wrong}".splitlines()[0]
-        return Entry(name, by[0], None, f"{what} cannot be imported: {why}")
-    if kind is None:
-        return Entry(name, by[0], None, f"{what} is no subclass of ForwarderKind")
-    needed = ("name", "summary", "effect", "counters")
-    if lacks := [one for one in needed if not hasattr(kind, one)]:
-        return Entry(name, by[0], None, f"{what} lacks {', '.join(lacks)}")
-    if kind.name != name:
-        return Entry(name, by[0], None, f"{what} calls itself {shown(kind.name)}")
-    return Entry(name, by[0], kind)
+    def _lacking(self, found: object, what: str) -> str:
+        """Say why something is no kind of this group; empty where it is."""
+        if not (isinstance(found, type) and issubclass(found, self.base)):
+            return f"{what} is no subclass of {self.base.__name__}"
+        lacks = [one for one in self._says if not hasattr(found, one)]
+        lacks += sorted(getattr(found, "__abstractmethods__", ()))
+        return f"{what} lacks {', '.join(lacks)}" if lacks else ""
 
 
 def _distribution(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
+
+
+FORWARDERS: Group[ForwarderKind] = Group(
+    "labctl.forwarders",
+    ForwarderKind,  # type: ignore[type-abstract]  # it is asked for subclasses of it
+    "router kind",
+    forwarders.SHIPPED,
+    ("counters",),
+)
+LINKS: Group[LinkKind[Any]] = Group(
+    "labctl.links",
+    LinkKind,  # type: ignore[type-abstract]
+    "link kind",
+    links.SHIPPED,
+)
+OBSERVERS: Group[ObserverKind] = Group(
+    "labctl.observers",
+    ObserverKind,  # type: ignore[type-abstract]
+    "observer",
+    observers.SHIPPED,
+)
+GROUPS: tuple[Group[Any], ...] = (FORWARDERS, LINKS, OBSERVERS)
+
+
+@contextmanager
+def registered(*classes: type[Kind]) -> Iterator[None]:
+    """Know these kinds for the length of a `with` block; raises as `Group.register` does."""
+    done: list[tuple[Group[Any], str]] = []
+    try:
+        for cls in classes:
+            group = next((one for one in GROUPS if issubclass(cls, one.base)), None)
+            if group is None:
+                raise UsageError(f"{cls.__name__} is of no sort of kinds that labctl knows")
+            group.register(cls)
+            done.append((group, cls.name))
+        yield
+    finally:
+        for group, name in done:
+            group.unregister(name)
+
+
+def forwarder(name: str) -> ForwarderKind:
+    """Return the forwarder of a name; raises `UsageError` where none can be had."""
+    return FORWARDERS.get(name)
+
+
+def link(name: str) -> LinkKind[Any]:
+    """Return the link kind of a name; raises `UsageError` where none can be had."""
+    return LINKS.get(name)
+
+
+def options(kind: Kind, given: Mapping[str, Option]) -> Any:
+    """Return what was given as the kind's options; raises `UsageError` for what it cannot take.
+
+    Types were checked when the topology was read.
+    """
+    try:
+        return kind.options(**given)
+    except TypeError as wrong:
+        why = str(wrong).removeprefix(f"{kind.options.__name__}.__init__() ")
+        raise UsageError(f"the options of {shown(kind.name)}: {why}") from None
+
+
+def observer(name: str) -> ObserverKind:
+    """Return the observer of a name; raises `UsageError` where none can be had."""
+    return OBSERVERS.get(name)
+
+
+def forget() -> None:
+    """Look anew at what is installed when next asked; for who installs something meanwhile."""
+    for group in GROUPS:
+        group.forget()

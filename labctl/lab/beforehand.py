@@ -11,16 +11,14 @@ from pathlib import Path
 from labctl.errors import HostError, UsageError
 from labctl.guests import ssh
 from labctl.images import Image, modules
-from labctl.kinds import registry
+from labctl.kinds import nics, registry
+from labctl.kinds.base import Kind
 from labctl.lab import hosted, memory, real, state
 from labctl.topology.model import DOM0_MEMORY, XEN_MEMORY, Node, Topology
 from labctl.world import process
 
 QEMU_MEMORY = 160
 """MiB that a guest's QEMU takes beside the guest's memory; seen under TCG: 160 to 230."""
-DRIVERS = {"e1000": "e1000", "e1000e": "e1000e", "rtl8139": "8139cp", "vmxnet3": "vmxnet3"}
-"""The kernel module that each NIC of QEMU's needs, as far as not every image has it. 8139too leaves
-QEMU's rtl8139 alone: it is the newer chip (rtl8139_init_one, 8139too.c)."""
 TOOLS = {
     "unshare": "util-linux",
     "nsenter": "util-linux",
@@ -92,31 +90,40 @@ def _check_drivers(node: Node, image: Image) -> None:
 
     What a kernel or an initramfs of the user's own brings is theirs to know.
     """
-    wanted = {one.name: one.model for one in node.interfaces if one.model in DRIVERS}
+    models = {one.name: nics.model(one.model) for one in node.interfaces}
+    wanted = {name: model for name, model in models.items() if not model.in_every_image}
     if not wanted or node.kernel or node.initramfs:
         return
     there = modules.names(image.initramfs)
     for name, model in wanted.items():
-        if there and DRIVERS[model] not in there:
+        if there and model.driver not in there:
             other = "image: xen-host" if node.hypervisor else "image: micro-generic and memory: 160"
             raise UsageError(
-                f"{node.name}'s {name} is {model}, "
-                f"but its image {image.name} has no driver for that ({DRIVERS[model]})",
+                f"{node.name}'s {name} is {model.name}, "
+                f"but its image {image.name} has no driver for that ({model.driver})",
                 f"write {other}, or model: virtio",
             )
 
 
-def check_routers(topology: Topology) -> None:
-    """Raise `HostError` for what the kinds of routers need and this host lacks.
+def check_kinds(topology: Topology) -> None:
+    """Raise `HostError` for what the kinds of routers and links need and this host lacks.
 
     Those in a dom0 are another machine's; what that lacks is told when they are made.
     """
-    for router in topology.outer_routers():
-        for tool in registry.forwarder(router.kind).requires:
+    users: list[tuple[str, Kind]] = [
+        (f"the router {router.name}", registry.forwarder(router.kind))
+        for router in topology.outer_routers()
+    ]
+    users += [
+        (f"the network {network.name}", registry.link(segment.kind))
+        for network in topology.outer_networks()
+        for segment in network.segments
+    ]
+    for who, kind in users:
+        for tool in kind.requires:
             if not shutil.which(tool.program, path=process.ENVIRONMENT["PATH"]):
                 raise HostError(
-                    f"{tool.program} is not installed, "
-                    f"which the router {router.name} of the kind {router.kind} needs",
+                    f"{tool.program} is not installed, which {who} of the kind {kind.name} needs",
                     f"as root, run: apt-get install {tool.package}",
                 )
 

@@ -10,6 +10,7 @@ from labctl.guests import spec, xen, xen_host
 from labctl.guests.spec import Guest, Nic
 from labctl.images import Image
 from labctl.images.kernel import runs_as_dom0, runs_under_xen, unpacked
+from labctl.kinds import nics as models
 from labctl.lab import real, shared
 from labctl.lab.state import State
 from labctl.topology.model import MGMT_BRIDGE, Node, Topology
@@ -80,7 +81,7 @@ def nics(node: Node) -> tuple[Nic, ...]:
     found = [
         Nic(one.name, one.tap, one.mac, one.model, one.offload.device) for one in node.interfaces
     ]
-    model = "xen" if node.host else "virtio"
+    model = models.DEFAULT_ON_XEN if node.host else models.DEFAULT
     return (*found, Nic(spec.MGMT_INTERFACE, node.mgmt_tap, node.mgmt_mac, model, {}))
 
 

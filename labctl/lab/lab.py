@@ -79,7 +79,7 @@ class Lab:
         folder = state.directory(name)
         beforehand.check_sockets(topology, folder)
         beforehand.check_host(uri)
-        beforehand.check_routers(topology)
+        beforehand.check_kinds(topology)
         if uri:
             hosted.check_shared(topology, uri, emit)
         begun = time.monotonic()
@@ -191,7 +191,8 @@ class Lab:
 
     def _build_routers(self, routers: Sequence[model.Router]) -> None:
         for router in routers:
-            self.place(router.host).call(namespace.build, router)
+            bridges = self.topology.bridges(router)
+            self.place(router.host).call(namespace.build, router, bridges)
             self.router(router.name).set_kind(router.kind)
 
     def _populate(self, host: model.Node) -> None:

@@ -49,8 +49,8 @@ def troubles(world: World, known: state.State) -> dict[str, dict[str, str]]:
 
 def _links(known: state.State, node: Node) -> list[tuple[str, str, str]]:
     """Return each interface of a node with its TAP and the bridge that this is in."""
-    networks = known.topology.networks
-    ours = [(one.name, one.tap, networks[one.network].bridge) for one in node.interfaces]
+    bridges = known.topology.bridges(node)
+    ours = [(one.name, one.tap, bridges[one.name]) for one in node.interfaces]
     return [*ours, (MANAGEMENT, node.mgmt_tap, MGMT_BRIDGE)]
 
 

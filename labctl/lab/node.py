@@ -12,6 +12,7 @@ from typing import TypeVar
 from labctl.errors import DeadlineError, GuestError, UsageError
 from labctl.guests import console, ethtool, ssh
 from labctl.guests.begun import NEVER_BEGUN, Begun, until_begun
+from labctl.kinds import nics
 from labctl.topology import model
 from labctl.topology.features import kernel_names
 from labctl.world.base import Process, World
@@ -238,7 +239,7 @@ class Node:
     def device(self, interface: str = "eth0") -> dict[str, bool]:
         """Return the negotiated virtio feature bits of an interface; empty where not virtio."""
         found = self.interface(interface)
-        if found.model != "virtio":
+        if not nics.model(found.model).device_features:
             return {}
         text = self.run(f"cat /sys/class/net/{found.name}/device/features").stdout
         return ethtool.parse_device(text)

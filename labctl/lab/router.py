@@ -12,7 +12,7 @@ from typing import NamedTuple
 from labctl.capture import drops
 from labctl.errors import HostError, LabctlError
 from labctl.kinds import registry
-from labctl.kinds.base import ForwarderKind
+from labctl.kinds.base import ForwarderKind, Option
 from labctl.network import features
 from labctl.routers import namespace
 from labctl.topology import model
@@ -42,6 +42,7 @@ class Router:
         folder = directory / "routers"
         folder.mkdir(mode=0o700, exist_ok=True)
         self._kind = folder / f"{router.name}.kind"
+        self._options = folder / f"{router.name}.options"
         self._pid = folder / f"{router.name}.pid"
         self._out = place.directory / f"router-{router.name}.out"
         self._err = place.directory / f"router-{router.name}.err"
@@ -62,14 +63,26 @@ class Router:
         words = ["nsenter", f"--net=/run/netns/{self.name}", "--", *argv]
         return self._place.agent().run(words, Deadline(timeout, f"{argv[0]} in {self.name}"))
 
-    def set_kind(self, kind: str) -> None:
+    @property
+    def options(self) -> dict[str, Option]:
+        """What its kind was told; what the kind leaves open is not in it."""
+        if not self._options.exists():
+            return {}
+        return dict(codec.loads(self._options.read_bytes(), dict[str, Option]))
+
+    def set_kind(self, kind: str, options: Mapping[str, Option] | None = None) -> None:
         """Let this kind of forwarding take over; what forwarded before is ended first.
 
-        Raises `UsageError` for a kind that there is not, `HostError` when its program does not
-        start.
+        Without `options` the topology's are taken, where it has this kind there. Raises
+        `UsageError` for a kind that there is not, or options that it cannot take, `HostError` when
+        its program does not start.
         """
         wanted = registry.forwarder(kind)
+        if options is None:
+            options = self.model.options if kind == self.model.kind else {}
+        registry.options(wanted, options)
         self.stop()
+        self._options.write_bytes(codec.dumps(dict(options), dict[str, Option]))
         try:
             wanted.start(self)
         except BaseException:
@@ -91,27 +104,28 @@ class Router:
         """Tell whether the namespace's kernel forwards."""
         return self._place.call(namespace.forwarding, self.model)
 
-    def start_program(self, module: str, *options: str) -> None:
+    def start_program(self, program: str | Path, *options: str) -> None:
         """Start a kind's program and wait until it forwards; see `labctl.kinds.base`.
 
         Raises `HostError` when it does not start.
         """
-        if self.model.host and not module.startswith(OURS):
+        if self.model.host and not str(program).startswith(OURS):
             raise HostError(
-                f"the router program {module} is not in dom0 of {self.model.host}",
+                f"the router program {program} is not in dom0 of {self.model.host}",
                 "take a kind of labctl's own there, or put the router into the lab itself",
             )
-        words = [*self._place.python, "-m", module, "--netns", self.name, *options]
+        words = [*self._place.python, *([] if isinstance(program, Path) else ["-m"]), str(program)]
+        words += ["--netns", self.name, *options]
         words += [interface.name for interface in self.model.interfaces]
         for file in (self._out, self._err):
             self._place.call(agent.remove, file)
-        program = Process.start(
+        started = Process.start(
             self._place.agent(), words, stdout=self._out, stderr=self._err, detached=True
         )
-        self._pid.write_text(f"{program.pid} {module}")
+        self._pid.write_text(f"{started.pid} {program}")
         deadline = Deadline(START_SECONDS, f"starting the router program of {self.name}")
         while "ready" not in self._said():
-            if program.poll() is not None:
+            if started.poll() is not None:
                 said = last_words(self._place.call(agent.read, self._err))
                 raise HostError(f"the router program of {self.name} ended: {said}")
             deadline.pause(LOOK_SECONDS)
@@ -122,7 +136,9 @@ class Router:
 
     def stop(self) -> None:
         """Let nothing forward any more."""
-        self._stop(registry.find(self._kind.read_text()) if self._kind.exists() else None)
+        self._stop(
+            registry.FORWARDERS.find(self._kind.read_text()) if self._kind.exists() else None
+        )
 
     def _stop(self, kind: ForwarderKind | None) -> None:
         try:
@@ -135,6 +151,7 @@ class Router:
         """End all that kinds have had started here, whichever it was."""
         self.set_kernel_forwarding(False)
         self._kind.unlink(missing_ok=True)
+        self._options.unlink(missing_ok=True)
         if program := _program(self._pid):
             deadline = Deadline(START_SECONDS, f"ending the router program of {self.name}")
             while self._place.runs(program.pid, program.module):
@@ -168,15 +185,15 @@ class Router:
         return _counters(news.splitlines()[-1], self.name)
 
     @contextlib.contextmanager
-    def as_kind(self, kind: str) -> Iterator[None]:
-        """Forward by another kind for the length of a `with` block."""
-        before = self.kind
-        self.set_kind(kind)
+    def as_kind(self, kind: str, options: Mapping[str, Option] | None = None) -> Iterator[None]:
+        """Forward by another kind for the length of a `with` block; see `set_kind`."""
+        before, told = self.kind, self.options
+        self.set_kind(kind, options)
         try:
             yield
         finally:
             if before:
-                self.set_kind(before)
+                self.set_kind(before, told)
             else:
                 self.stop()
 

@@ -7,19 +7,24 @@ import fcntl
 import itertools
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from labctl.capture import drops
 from labctl.capture.limits import Limits
-from labctl.capture.session import Capture, Point, guest_point, host_point
+from labctl.capture.point import Point, guest_point, host_point
+from labctl.capture.session import Capture
 from labctl.capture.spawn import Handle, Spawn
 from labctl.capture.xenflags import FlagsWatch
-from labctl.errors import GuestError, LabctlError
+from labctl.errors import GuestError, HostError, LabctlError
 from labctl.guests.begun import Begun
+from labctl.kinds import registry
+from labctl.kinds.observers import DEFAULT
 from labctl.lab.lab import Lab
 from labctl.lab.node import COMMAND_SECONDS, Node
 from labctl.topology.points import ObservationPoint
+from labctl.world import process
 from labctl.world.base import Process
 from labctl.world.deadline import Deadline
 from labctl.world.process import CommandError
@@ -42,6 +47,7 @@ def capture(
 
     Its observers must be ready in so many seconds.
     """
+    _check_observers(hops)
     points = [_point(lab, hop) for hop in hops]
     there = {point.argv: _observed_in(lab, hop) for point, hop in zip(points, hops, strict=True)}
     return Capture(
@@ -91,8 +97,22 @@ def _observed_in(lab: Lab, hop: ObservationPoint) -> Node | None:
 
 def _point(lab: Lab, hop: ObservationPoint) -> Point:
     if there := _observed_in(lab, hop):
-        return guest_point(hop.name, hop.link, there.ssh_argv(), hop.netns)
-    return host_point(hop.name, hop.link, hop.netns)
+        return guest_point(
+            hop.name, hop.link, there.ssh_argv(), hop.netns, observer=hop.observer or DEFAULT
+        )
+    return host_point(hop.name, hop.link, hop.netns, observer=hop.observer or DEFAULT)
+
+
+def _check_observers(hops: Sequence[ObservationPoint]) -> None:
+    """Raise `HostError` for what an observer needs and this host lacks, before any is started."""
+    for name in dict.fromkeys(hop.observer for hop in hops if hop.observer):
+        kind = registry.observer(name)
+        for tool in kind.requires:
+            if not shutil.which(tool.program, path=process.ENVIRONMENT["PATH"]):
+                what = f"{tool.program} is not installed, which the observer {name} needs"
+                raise HostError(what, f"as root, run: apt-get install {tool.package}")
+        if why_not := kind.cannot():
+            raise HostError(f"the observer {name} cannot run here: {why_not}", "leave it out")
 
 
 def counters(node: Node, seconds: float = COMMAND_SECONDS) -> dict[str, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.errors import HostError
+from labctl.kinds.base import NewLink
 from labctl.topology.model import MGMT_BRIDGE, Network, Node, Topology, link_local
 from labctl.world.late import Late
 from labctl.world.netns import inside
@@ -206,7 +207,7 @@ def build(topology: Topology) -> None:
                 make_tap(ip, node.mgmt_tap, MGMT_BRIDGE, 1500)
                 guard(ip, node.mgmt_tap, MGMT_BRIDGE, _behind(topology, node))
                 for interface in node.interfaces:
-                    bridge = topology.networks[interface.network].bridge
+                    bridge = topology.networks[interface.network].bridge_of(interface.segment)
                     make_tap(ip, interface.tap, bridge, interface.mtu)
         except pyroute2.NetlinkError as reason:
             if reason.code == errno.EOPNOTSUPP:
@@ -224,7 +225,41 @@ def _behind(topology: Topology, node: Node) -> list[str]:
 
 
 def _build_network(ip: pyroute2.IPRoute, network: Network) -> None:
-    make_bridge(ip, network.bridge, mtu=network.mtu, stp=network.stp, addresses=network.addresses)
+    if not network.segments:
+        make_bridge(
+            ip, network.bridge, mtu=network.mtu, stp=network.stp, addresses=network.addresses
+        )
+        return
+    masters: dict[str, str] = {}
+    for segment in network.segments:
+        for link in segment.plan.links:
+            _make_planned(ip, network, link)
+            masters |= {link.name: link.master, link.peer: link.peer_master}
+    for before, wire, after in network.joined():
+        one, other = wire.plan.ends
+        masters |= {one: before.plan.bridge, other: after.plan.bridge}
+    for name in network.links():
+        (index,) = ip.link_lookup(ifname=name)
+        if master := masters[name]:
+            ip.link("set", index=index, master=ip.link_lookup(ifname=master)[0])
+        ip.link("set", index=index, state="up")
+
+
+def _make_planned(ip: pyroute2.IPRoute, network: Network, link: NewLink) -> None:
+    """Make a link that a link kind wants; a port of nothing yet, but for a bridge not up either."""
+    if link.type == "bridge":
+        addresses = network.addresses if link.name == network.bridge else ()
+        make_bridge(ip, link.name, mtu=network.mtu, stp=network.stp, addresses=addresses)
+        return
+    more = {"peer": {"ifname": link.peer, "mtu": network.mtu}} if link.peer else {}
+    try:
+        ip.link("add", ifname=link.name, kind=link.type, mtu=network.mtu, **more, **link.settings)
+    except pyroute2.NetlinkError as reason:
+        what = f"{link.name} of network {network.name} cannot be made: {os.strerror(reason.code)}"
+        hint = f"as root, run: modprobe {link.type}" if reason.code == errno.EOPNOTSUPP else ""
+        raise HostError(what, hint) from None
+    for name in link.names:
+        _disable_ipv6(name)
 
 
 @remote
@@ -264,7 +299,7 @@ def names(topology: Topology) -> list[str]:
     """Return the names of all links that `build` makes."""
     return [
         MGMT_BRIDGE,
-        *(network.bridge for network in topology.outer_networks()),
+        *(link for network in topology.outer_networks() for link in network.links()),
         *(node.mgmt_tap for node in topology.outer_nodes()),
         *(one.tap for node in topology.outer_nodes() for one in node.interfaces),
     ]

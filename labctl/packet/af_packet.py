@@ -1,6 +1,6 @@
 """What a packet socket tells beside each frame: packet(7), include/uapi/linux/if_packet.h.
 
-`labctl/capture/observe.py` has copies of what it needs: it runs where nothing of labctl is.
+`labctl/kinds/observers/observe.py` has copies of what it needs: it runs where nothing of labctl is.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from labctl.topology.model import Network, Topology
+from labctl.kinds import links
+from labctl.topology.model import Network, Segment, Topology
 from labctl.topology.points import ObservationPoint
 
 
@@ -29,7 +30,7 @@ class Element:
 class Edge:
     """An interface: `owner` is plugged into `network`; its two hops, inside and outside.
 
-    An uplink's owner is the bridge in dom0.
+    An uplink's owner is the bridge in dom0, a wire's the bridge before it.
     """
 
     owner: str
@@ -101,7 +102,7 @@ def of_topology(topology: Topology, path: Sequence[ObservationPoint]) -> Map:
         )
         for nic in node.interfaces:
             inside = f"{node.name}:{nic.name}"
-            outer = _bridge(nic.network, node.host)
+            outer = _bridge(nic.network, node.host, nic.segment)
             owner = _bridge(nic.network, node.name) if node.hypervisor else node.name
             edges.append(Edge(owner, outer, inside, nic.tap, _labels(nic.labels)))
     for router in topology.routers.values():
@@ -111,13 +112,19 @@ def of_topology(topology: Topology, path: Sequence[ObservationPoint]) -> Map:
         )
         for port in router.interfaces:
             inside = f"{router.name}:{port.name}"
-            bridge = _bridge(port.network, router.host)
+            bridge = _bridge(port.network, router.host, port.segment)
             edges.append(Edge(router.name, bridge, inside, port.peer, _labels(port.labels)))
     inner = {name: topology.inside(name).networks for name in xen}
     spanning = {network.name for networks in inner.values() for network in networks}
     for network in topology.outer_networks():
         what = "lab bridge" if network.name in spanning else "network"
-        elements[_bridge(network.name, "")] = _network(network, "", what)
+        for segment in network.segments:
+            if not segment.is_wire:
+                key = _bridge(network.name, "", segment.name)
+                elements[key] = _segment(network, segment, key, what)
+        if not network.segments:
+            elements[_bridge(network.name, "")] = _network(network, "", what)
+        edges += _wires(network)
     for host, networks in inner.items():
         for network in networks:
             elements[_bridge(network.name, host)] = _network(network, host, "dom0 bridge")
@@ -127,9 +134,29 @@ def of_topology(topology: Topology, path: Sequence[ObservationPoint]) -> Map:
     return Map(tuple(elements.values()), tuple(edges), row or tuple(elements)[:1], tuple(frames))
 
 
-def _bridge(network: str, host: str) -> str:
+def _bridge(network: str, host: str, segment: str = "") -> str:
     """Return the key of a network's bridge in the lab, or in the dom0 of a Xen host."""
+    if segment:
+        return f"net {network}/{segment}"
     return f"net {network} in {host}" if host else f"net {network}"
+
+
+def _segment(network: Network, segment: Segment, key: str, what: str) -> Element:
+    """Return a segment; one that is the whole network is called as that is."""
+    alone = len(network.segments) == 1
+    kind = what if segment.kind == links.DEFAULT else segment.kind
+    name = network.name if alone else f"{network.name}/{segment.name}"
+    return Element(key, "network", name, kind, _labels(network.labels), "")
+
+
+def _wires(network: Network) -> list[Edge]:
+    """Return the wires of a network, each with its first and last point."""
+    edges = []
+    for before, wire, after in network.joined():
+        one, other = (_bridge(network.name, "", part.name) for part in (before, after))
+        points = wire.plan.points or wire.plan.ends
+        edges.append(Edge(one, other, points[0], points[-1], f"{wire.name}: {wire.kind}"))
+    return edges
 
 
 def _network(network: Network, host: str, what: str) -> Element:

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from labctl.capture import pcapng
 from labctl.capture.journey import Journey
-from labctl.capture.journey_build import follow
+from labctl.capture.journey_record import KINDS, first_of, follow_along
 from labctl.errors import LabctlError
-from labctl.packet.frame import Packet
 from labctl.report import recorded
 from labctl.results.model import ArmResult, Check, Run, Verdict
 from labctl.results.recorder import TOPOLOGY, capture_name
@@ -24,8 +23,6 @@ from labctl.topology import stored
 from labctl.topology.model import Topology
 from labctl.topology.points import ObservationPoint
 
-KINDS = ("SYN", "SYN-ACK", "UDP", "SCTP INIT", "ICMP echo", "ICMPv6 echo")
-"""Packets whose journey a report tells: those that fit the MTU and that nothing has merged."""
 _FAMILY = re.compile(r"[/ ]?(ipv[46])$", re.IGNORECASE)
 _KERNEL = ("TcpInCsumErrors", "drop reason")
 _CONSOLE_LINES = 30
@@ -70,7 +67,7 @@ class Arm:
 
     def first(self, kind: str) -> Journey | None:
         """Return the first journey of a kind."""
-        return next((one for one in self.journeys if one.kind == kind), None)
+        return first_of(self.journeys, kind)
 
     @property
     def ssh(self) -> Check | None:
@@ -177,20 +174,8 @@ def _arm(
     path = recorded.path_of(evidence, nodes, topology)
     if not path:
         return Arm(number, result, trouble="its capture holds no hops")
-    senders = {
-        seen.judgement.packet.src
-        for seen in evidence.hops[0].sightings
-        if seen.direction == "out" and seen.judgement.kind in KINDS
-    }
-
-    def there(packet: Packet) -> bool:
-        return packet.kind in KINDS and packet.src in senders
-
-    def back(packet: Packet) -> bool:
-        return packet.kind in KINDS and packet.src not in senders
-
     try:
-        journeys = follow(evidence, path, there) + follow(evidence, path[::-1], back)
+        journeys = follow_along(evidence, path) + follow_along(evidence, path[::-1])
     except KeyError as missing:
         return Arm(number, result, path, trouble=f"its capture lacks the hop {missing}")
     blind = [hop.hop for hop in evidence.hops if not hop.complete]

@@ -16,9 +16,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from labctl.capture.journey import Journey, summary
+from labctl.capture.journey_record import KINDS
 from labctl.report import figures, finding, offloads, pairs
 from labctl.report.figures import Subject
-from labctl.report.gather import KINDS, Arm, Report
+from labctl.report.gather import Arm, Report
 from labctl.report.signs import SIGNS, sign, words
 from labctl.results.model import Verdict
 from labctl.topology.model import Topology

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from labctl.capture.session import Evidence
 from labctl.topology.graph import points_of
@@ -36,8 +37,10 @@ def path_of(
     owners = [_owner(names, number) for number in range(len(names))]
     found = []
     for number, (name, owner) in enumerate(zip(names, owners, strict=True)):
-        if name in known:
-            found.append(known[name])
+        base, at, observer = name.partition("@")
+        if base in known:
+            point = known[base]
+            found.append(replace(point, name=name, observer=observer) if at else point)
             continue
         kind: ElementKind = "guest" if owner in nodes else "router"
         if kind == "guest" and not topology and _is_passed(names, owners, number):

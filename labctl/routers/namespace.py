@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,10 @@ _DEFAULTS = {
 
 
 @remote
-def build(router: Router) -> None:
+def build(router: Router, bridges: Mapping[str, str]) -> None:
     """Make a router's namespace, its interfaces on their bridges, addresses and routes.
+
+    `bridges` are the links that its interfaces become ports of, by their names.
 
     It does not forward yet: see `set_forwarding`. What was made is taken away again on an error.
     Raises `HostError` where a bridge is missing or the kernel lacks a part.
@@ -50,7 +53,7 @@ def build(router: Router) -> None:
         inside(router.name, _prepare)
         with pyroute2.IPRoute() as ipr:
             for interface in router.interfaces:
-                _plug(ipr, router.name, interface)
+                _plug(ipr, router.name, interface, bridges[interface.name])
         inside(router.name, _configure, router)
     except (OSError, pyroute2.NetlinkError) as wrong:
         remove(router)
@@ -113,11 +116,11 @@ def _forwards() -> bool:
     return all(knob.read_text().strip() == "1" for knob in knobs if knob.exists())
 
 
-def _plug(ipr: pyroute2.IPRoute, name: str, interface: RouterInterface) -> None:
-    """Make a veth with one end in the namespace and the other on the network's bridge."""
-    bridges = ipr.link_lookup(ifname=interface.network)
+def _plug(ipr: pyroute2.IPRoute, name: str, interface: RouterInterface, bridge: str) -> None:
+    """Make a veth with one end in the namespace and the other on a bridge."""
+    bridges = ipr.link_lookup(ifname=bridge)
     if not bridges:
-        raise HostError(f"the bridge {interface.network} of router {name} does not exist")
+        raise HostError(f"the bridge {bridge} of router {name} does not exist")
     inner = {
         "ifname": interface.name,
         "net_ns_fd": name,

@@ -167,7 +167,7 @@ class Router:
         if mac is None:
             self._wait(key, message)
         else:
-            self._send(key, mac, message)
+            self.send(key, mac, message)
 
     def _wait(self, key: Key, message: bytearray) -> None:
         """Keep a frame until its neighbour's MAC address is known."""
@@ -185,7 +185,11 @@ class Router:
             queue.append(message)
             self._held += len(message)
 
-    def _send(self, key: Key, mac: bytes, message: bytearray) -> None:
+    def send(self, key: Key, mac: bytes, message: bytearray) -> None:
+        """Send a frame, which begins at its port's `offset`, to a neighbour; count what came of it.
+
+        A program of another kind may change the frame, or its virtio header, before it does so.
+        """
         port = self.ports[key[0]]
         own = self.tables.macs.get(key[0])
         if own is None:  # the interface is gone
@@ -208,7 +212,7 @@ class Router:
                 self.counters["unresolved"] += len(waited)
                 continue
             for message in waited:
-                self._send(key, mac, message)
+                self.send(key, mac, message)
 
     def give_up(self) -> None:
         """Drop what has waited too long."""
@@ -273,8 +277,8 @@ def say(about: dict[str, object]) -> None:
     sys.stdout.flush()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
+def main(argv: Sequence[str] | None = None, kind: type[Router] = Router) -> int:
+    """Run the program; returns its exit status. `kind` is the router that forwards in it."""
     words = argparse.ArgumentParser(prog="raw")
     words.add_argument("--netns", help="the named network namespace to enter")
     words.add_argument("--vnet", action="store_true", help="keep the virtio header")
@@ -290,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if asked.netns:
             namespaces.setns(asked.netns, flags=0)
-        router = Router(asked.interfaces, asked.vnet)
+        router = kind(asked.interfaces, asked.vnet)
         # What comes now anybody may have sent. To ask for neighbours takes CAP_NET_ADMIN.
         confine.forgo(confine.CAP_NET_ADMIN)
     except OSError as wrong:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labctl.errors import nearest, shown
+from labctl.kinds import nics
 from labctl.topology import addressing, hosting, model, shape
-from labctl.topology.features import DEVICE_MODELS, FEATURES
+from labctl.topology.features import FEATURES
 from labctl.topology.fields import MIN_IPV6_MTU
 from labctl.topology.resolve import absolute
 from labctl.topology.tree import Loc, Report
@@ -26,7 +27,7 @@ def check(topology: model.Topology, written: shape.Topology, base: Path, report:
     """Report everything that does not fit together."""
     _names(topology, report)
     _macs(topology, report)
-    _links(topology, report)
+    _links(topology, written, report)
     _offload_names(topology, report)
     _device_offloads(topology, written, report)
     _files(written, base, report)
@@ -63,10 +64,15 @@ def _names(topology: model.Topology, report: Report) -> None:
     for _, owner, interface in _interfaces(topology):
         link = interface.tap if isinstance(interface, model.Interface) else interface.peer
         links[link] = owner
-    for name in topology.networks:
+    for name, network in topology.networks.items():
         if name in links:
             message = f"the network's name {name} is also the link name of an interface"
             report.add(("networks", name), message, f"it is one of {links[name]}'s", key=True)
+        for link in network.links():
+            owner = links.setdefault(link, f"network {name}")
+            if link != name and owner != f"network {name}":
+                message = f"a link of network {name} would be called {link}, as one of {owner}'s"
+                report.add(("networks", name), message, "rename one of them", key=True)
 
 
 def _macs(topology: model.Topology, report: Report) -> None:
@@ -77,7 +83,7 @@ def _macs(topology: model.Topology, report: Report) -> None:
             report.add((*loc, "mac"), f"the MAC address {interface.mac} is also {other}")
 
 
-def _links(topology: model.Topology, report: Report) -> None:
+def _links(topology: model.Topology, written: shape.Topology, report: Report) -> None:
     defined = set(report.root.walk(("networks",))[-1].mapping or ())  # faulty ones too
     for name, network in topology.networks.items():
         six = [*network.subnets, *network.addresses]
@@ -89,6 +95,10 @@ def _links(topology: model.Topology, report: Report) -> None:
             report.add((*loc, "network"), message, nearest(interface.network, topology.networks))
             continue
         there = topology.networks.get(interface.network)
+        said = written.networks.get(interface.network)
+        # Where its segments could not be planned, nothing can be said of them.
+        if there and bool(there.segments) >= bool(said and said.segments):
+            _plugged(loc, interface, there, report)
         if there and interface.mtu > there.mtu and report.whole(("networks", there.name)):
             message = f"mtu {interface.mtu} is more than the {there.mtu} of network {there.name}"
             report.add((*loc, "mtu"), message, "raise the network's, or lower this one")
@@ -99,8 +109,35 @@ def _links(topology: model.Topology, report: Report) -> None:
             _host_side(loc, interface, report)
 
 
+def _plugged(
+    loc: Loc,
+    interface: model.Interface | model.RouterInterface,
+    network: model.Network,
+    report: Report,
+) -> None:
+    """Report an interface that says no segment, or one that it cannot be plugged into."""
+    if not report.whole(("networks", network.name)):
+        return
+    known = {one.name: one for one in network.segments}
+    plugs = [one.name for one in network.segments if not one.is_wire]
+    hint = f"it has {', '.join(plugs)}" if len(plugs) > 1 or interface.segment else ""
+    if not known and interface.segment:
+        what = f"network {network.name} has no segments"
+        report.add((*loc, "segment"), what, "leave the key out", key=True)
+    elif known and not interface.segment:
+        what = f"network {network.name} has several segments, and this names none"
+        report.add((*loc, "network"), what, f"{hint}: write segment: {plugs[0]}")
+    elif known and interface.segment not in known:
+        what = f"network {network.name} has no segment {shown(interface.segment)}"
+        report.add((*loc, "segment"), what, nearest(interface.segment, plugs))
+    elif known and known[interface.segment].is_wire:
+        what = f"{interface.segment} is a wire, nothing can be plugged into it"
+        report.add((*loc, "segment"), what, hint)
+
+
 def _host_side(loc: Loc, interface: model.Interface, report: Report) -> None:
-    what, most = ("vif", MAX_VIF_MTU) if interface.model == "xen" else ("TAP", MAX_TAP_MTU)
+    on_xen = nics.model(interface.model).on_xen
+    what, most = ("vif", MAX_VIF_MTU) if on_xen else ("TAP", MAX_TAP_MTU)
     if interface.mtu > most:
         message = f"mtu {interface.mtu} is more than a {what} can have"
         report.add((*loc, "mtu"), message, f"the most is {most}")
@@ -133,7 +170,7 @@ def _offload_names(topology: model.Topology, report: Report) -> None:
 def _device_offloads(topology: model.Topology, written: shape.Topology, report: Report) -> None:
     for name, node in topology.nodes.items():
         for index, interface in enumerate(node.interfaces):
-            if interface.model in DEVICE_MODELS or not interface.offload.device:
+            if nics.model(interface.model).device_features or not interface.offload.device:
                 continue
             # Point to the innermost layer that asks for it.
             mine: Loc = ("nodes", name, "interfaces", index)

@@ -118,9 +118,6 @@ Without prefix they are attributes of libvirt's `<driver><host/>` (what the host
 guest), with `guest_` of `<driver><guest/>` (what the guest may be sent).
 """
 
-DEVICE_MODELS: tuple[str, ...] = ("virtio",)
-"""The NIC models that have device features."""
-
 
 def kernel_names(feature: str) -> tuple[str, ...]:
     """Return the kernel's names of what a canonical feature covers (one for a single feature).

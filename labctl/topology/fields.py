@@ -21,7 +21,7 @@ from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from labctl.errors import UsageError, nearest, shown
-from labctl.kinds import registry
+from labctl.kinds import nics, registry
 from labctl.topology.features import DEVICE_FEATURES, FEATURES
 
 MIN_MEMORY = 96
@@ -36,6 +36,8 @@ MAX_LABELS = 16
 MAX_LABEL_KEY = 32
 MAX_LABEL = 64
 """Characters of a label's text: it must fit into a drawing."""
+MAX_SEGMENT = 15
+"""Characters of a segment's name within its network."""
 LINK_NAME = 15
 """Octets a Linux link's name may have (IFNAMSIZ with its terminating zero is 16)."""
 
@@ -274,15 +276,41 @@ def _node_ref(value: object) -> str:
     return _text(value, "the Xen host's name", "xen1")
 
 
-def _forwarder(value: object) -> str:
-    if not isinstance(value, str) or not registry.is_declared(value):
+def _known_kind(group: registry.Group[Any], value: object) -> str:
+    if not isinstance(value, str) or not group.is_declared(value):
         word = str(None if isinstance(value, dict | list) else value)
-        refuse(f"there is no kind {_kind(value)}", nearest(word, registry.names()))
+        refuse(f"there is no kind {_kind(value)}", nearest(word, group.names()))
     try:
-        registry.forwarder(value)
+        group.get(value)
     except UsageError as wrong:
         refuse(wrong.message, wrong.hint)
     return value
+
+
+def _forwarder(value: object) -> str:
+    return _known_kind(registry.FORWARDERS, value)
+
+
+def _link_kind(value: object) -> str:
+    return _known_kind(registry.LINKS, value)
+
+
+def _nic_model(value: object) -> str:
+    if not isinstance(value, str) or value not in nics.SHIPPED:
+        word = str(None if isinstance(value, dict | list) else value)
+        refuse(f"there is no model {_kind(value)}", nearest(word, nics.SHIPPED))
+    return value
+
+
+def _segment(name: str) -> str:
+    if len(name) > MAX_SEGMENT or not _LINK.fullmatch(name):
+        hint = f"letters, digits, hyphens and underscores, at most {MAX_SEGMENT}"
+        refuse(f"{shown(name)} cannot be a segment's name", hint)
+    return name
+
+
+def _segment_ref(value: object) -> str:
+    return _text(value, "the segment's name", "west")
 
 
 def _file(value: object) -> str:
@@ -370,6 +398,12 @@ LinkName = Annotated[
     _schema(type="string", maxLength=LINK_NAME, pattern=f"^{_LINK.pattern}$"),
 ]
 NetworkRef = Annotated[str, PlainValidator(_network_ref), _schema(type="string")]
+SegmentName = Annotated[
+    str,
+    AfterValidator(_segment),
+    _schema(type="string", maxLength=MAX_SEGMENT, pattern=f"^{_LINK.pattern}$"),
+]
+SegmentRef = Annotated[str, PlainValidator(_segment_ref), _schema(type="string")]
 NodeRef = Annotated[str, PlainValidator(_node_ref), _schema(type="string")]
 ImageName = Annotated[
     str, PlainValidator(_image), _schema(type="string", maxLength=63, pattern=f"^{_NAME.pattern}$")
@@ -380,6 +414,10 @@ TopologyName = Annotated[
     _schema(type="string", maxLength=63, pattern=f"^{_NAME.pattern}$"),
 ]
 Forwarder = Annotated[str, PlainValidator(_forwarder), _schema(type="string")]
+LinkKind = Annotated[str, PlainValidator(_link_kind), _schema(type="string")]
+NicModel = Annotated[
+    str, PlainValidator(_nic_model), _schema(type="string", enum=list(nics.SHIPPED))
+]
 File = Annotated[str, PlainValidator(_file), _schema(type="string", minLength=1)]
 LabelKey = Annotated[
     str,

@@ -1,22 +1,28 @@
 """A topology as a graph: what packets pass, the ports between, and the one search for a path.
 
-Its elements are guests, routers, the uplinks of Xen hosts, and segments, which join the ports of
-the others. What the points of a kind of element are is said by its `ports` (a segment's by its
-`points`) and nowhere else, so that a path's points follow from the elements on it.
+Its elements are guests, routers, the uplinks of Xen hosts, wires, and segments, which join the
+ports of the others. What the points of a kind of element are is said by its `ports` (a segment's by
+its `points`) and nowhere else, so that a path's points follow from the elements on it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
 from labctl.errors import UsageError
-from labctl.topology.model import Interface, Node, Router, Topology
+from labctl.kinds import registry
+from labctl.kinds.base import Look
+from labctl.kinds.links import DEFAULT as DEFAULT_LINK
+from labctl.topology import model
+from labctl.topology.model import Interface, Network, Node, Router, Topology
 from labctl.topology.points import (
     ObservationPoint,
+    along_wire,
     inside_guest,
     inside_router,
     inside_uplink,
@@ -26,11 +32,18 @@ from labctl.topology.points import (
 
 @dataclass(frozen=True)
 class Segment:
-    """What joins ports: a network's bridge in the lab, or its bridge in the dom0 of a Xen host."""
+    """What joins ports: a network's bridge in the lab, or its bridge in the dom0 of a Xen host.
+
+    Where a network has several segments, one of those that are no wires.
+    """
 
     network: str
     host: str = ""
     """The Xen host in whose dom0 it is; empty for the lab itself."""
+    name: str = ""
+    """The segment's own name, where the network is no single bridge."""
+    kind: str = field(default=DEFAULT_LINK, compare=False)
+    """The name of its link kind (`labctl.kinds`); told of those on a path."""
 
     @property
     def points(self) -> tuple[ObservationPoint, ...]:
@@ -62,7 +75,7 @@ class GuestElement:
         return tuple(
             Port(
                 one.name,
-                Segment(one.network, node.host),
+                Segment(one.network, node.host, one.segment),
                 (
                     inside_guest(node.name, one.name),
                     outer_end("guest", node.name, one.tap, node.host),
@@ -85,9 +98,10 @@ class Uplink:
     def ports(self) -> tuple[Port, ...]:
         """A port in dom0, where it is a NIC, and one in the lab, where it is a TAP."""
         host, one = self.node.name, self.interface
+        outside = Segment(one.network, name=one.segment)
         return (
             Port(one.name, Segment(one.network, host), (inside_uplink(host, one.name),)),
-            Port(one.name, Segment(one.network), (outer_end("uplink", host, one.tap),)),
+            Port(one.name, outside, (outer_end("uplink", host, one.tap),)),
         )
 
 
@@ -106,7 +120,7 @@ class RouterElement:
         return tuple(
             Port(
                 one.name,
-                Segment(one.network, router.host),
+                Segment(one.network, router.host, one.segment),
                 (
                     inside_router(router.name, one.name, router.host),
                     outer_end("router", router.name, one.peer, router.host),
@@ -116,7 +130,38 @@ class RouterElement:
         )
 
 
-Joining = Uplink | RouterElement
+@dataclass(frozen=True)
+class Wire:
+    """A segment that joins the two beside it, such as a veth pair."""
+
+    network: Network
+    before: model.Segment
+    segment: model.Segment
+    after: model.Segment
+    adds: ClassVar[int] = 0
+    """By how many routers a path is longer for it."""
+
+    @property
+    def name(self) -> str:
+        """Network and segment, such as `lan/wire`."""
+        return f"{self.network.name}/{self.segment.name}"
+
+    @cached_property
+    def ports(self) -> tuple[Port, ...]:
+        """A port at each end; each has its half of the points on the way."""
+        plan = self.segment.plan
+        points = tuple(along_wire(self.name, link) for link in plan.points)
+        half = len(points) // 2
+        one, other = (
+            Segment(self.network.name, name=part.name) for part in (self.before, self.after)
+        )
+        return (
+            Port(plan.ends[0], one, points[:half][::-1]),
+            Port(plan.ends[1], other, points[half:]),
+        )
+
+
+Joining = Uplink | RouterElement | Wire
 """What joins segments."""
 Element = GuestElement | Segment | Joining
 
@@ -153,6 +198,29 @@ class PacketPath:
     def points(self) -> tuple[ObservationPoint, ...]:
         """All points passed, in order."""
         return tuple(point for one in self.traversals for point in one.points)
+
+
+def observed(
+    points: Sequence[ObservationPoint], observers: Sequence[str]
+) -> tuple[ObservationPoint, ...]:
+    """Return a path's points with those that further observers have beside them.
+
+    Raises `UsageError` for an observer that there is not. One that cannot look at a point, such as
+    inside a guest, has none there. A packet goes out by a link and comes in by the next, all along
+    a path. Where it goes out a further observer is taken to be passed before the packet socket,
+    which is the last thing before the driver (`dev_hard_start_xmit`), where it comes in after it.
+    """
+    found: list[ObservationPoint] = []
+    kinds = [registry.observer(name) for name in observers]
+    for number, point in enumerate(points):
+        look = Look(point.name, point.link, point.netns, 0)
+        more = [
+            dataclasses.replace(point, name=f"{point.name}@{kind.name}", observer=kind.name)
+            for kind in kinds
+            if (kind.guest_command(look) if point.context else kind.words(look))
+        ]
+        found += [*more, point] if number % 2 == 0 else [point, *more]
+    return tuple(found)
 
 
 def points_of(topology: Topology) -> dict[str, ObservationPoint]:
@@ -194,7 +262,7 @@ def find_path(
         segment = here.segment
         if segment in goals:
             goal = goals[segment]
-            rest = (Traversal(segment, here, goal), Traversal(end, goal, None))
+            rest = (Traversal(_told(topology, segment), here, goal), Traversal(end, goal, None))
             return PacketPath((*walked, *rest))
         if segment in seen:
             continue
@@ -203,7 +271,8 @@ def find_path(
             for beyond in element.ports:
                 if beyond.segment == segment:
                     continue
-                passed = (Traversal(segment, here, entry), Traversal(element, entry, beyond))
+                reached = Traversal(_told(topology, segment), here, entry)
+                passed = (reached, Traversal(element, entry, beyond))
                 put = waiting.append if element.adds else waiting.appendleft
                 put(((*walked, *passed), beyond))
     raise UsageError(
@@ -212,11 +281,21 @@ def find_path(
     )
 
 
+def _told(topology: Topology, segment: Segment) -> Segment:
+    """Return a segment with its kind."""
+    parts = topology.networks[segment.network].segments
+    kind = next((one.kind for one in parts if one.name == segment.name), segment.kind)
+    return dataclasses.replace(segment, kind=kind)
+
+
 def _joining(topology: Topology) -> Iterable[Joining]:
     """Yield what joins segments, in the order in which the search tries them."""
     for node in topology.xen_hosts():
         for interface in node.interfaces:
             yield Uplink(node, interface)
+    for network in topology.networks.values():
+        for before, wire, after in network.joined():
+            yield Wire(network, before, wire, after)
     for router in topology.routers.values():
         yield RouterElement(router)
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from labctl.errors import nearest, shown
+from labctl.kinds import nics
 from labctl.topology import model, shape
 from labctl.topology.tree import Loc, Report
 
@@ -72,11 +73,11 @@ def _models(
     if (node.host and node.hypervisor) or _doubtful(report, loc, "host", "hypervisor"):
         return
     for index, interface in enumerate(node.interfaces):
-        if (interface.model == "xen") == bool(node.host):
+        if nics.model(interface.model).on_xen == bool(node.host):
             continue
         # Point to the innermost layer that asks for it.
         mine: Loc = (*loc, "interfaces", index)
-        layers: list[tuple[Loc, shape.Model | None]] = [
+        layers: list[tuple[Loc, str | None]] = [
             (mine, written.nodes[node.name].interfaces[index].model),
             (loc, written.nodes[node.name].model),
             (("defaults",), written.defaults.model),
@@ -153,6 +154,10 @@ def _joined(topology: model.Topology, report: Report) -> None:
 def _names(topology: model.Topology, report: Report) -> None:
     for host in topology.xen_hosts():
         for network in topology.inside(host.name).networks:
+            if network.segments:
+                message = f"network {network.name} is on the Xen host {host.name}, and no bridge"
+                hint = "there every network is one bridge: leave out kind and segments"
+                report.add(("networks", network.name), message, hint, key=True)
             if _DOM0_LINK.fullmatch(network.bridge):
                 message = f"a network on a Xen host cannot be named {network.name}"
                 hint = f"a NIC of {host.name} has this name"

@@ -25,7 +25,7 @@ def load(path: Path) -> Topology:
     key = _key(path)
     known: Topology | None = kept.load(KIND, key, Topology) if key else None
     # A kind may be another package's, which is gone by now.
-    if known and all(registry.find(router.kind) for router in known.routers.values()):
+    if known and _usable(known):
         return known
     from labctl.topology import reading
 
@@ -34,6 +34,13 @@ def load(path: Path) -> Topology:
     if key and not any(files) and _key(path) == key:  # what was read is what the key is of
         kept.keep(KIND, key, topology, Topology)
     return topology
+
+
+def _usable(topology: Topology) -> bool:
+    segments = [one for network in topology.networks.values() for one in network.segments]
+    return all(registry.FORWARDERS.find(router.kind) for router in topology.routers.values()) and (
+        all(registry.LINKS.find(segment.kind) for segment in segments)
+    )
 
 
 def _key(path: Path) -> str:

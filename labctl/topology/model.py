@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from labctl.errors import UsageError, nearest, shown
-from labctl.kinds import registry
-from labctl.topology.features import DEVICE_FEATURES, DEVICE_MODELS
+from labctl.kinds import nics, registry
+from labctl.kinds.base import LinkPlan, Option
+from labctl.topology.features import DEVICE_FEATURES
 
 _T = TypeVar("_T")
 
@@ -50,16 +51,54 @@ class Offload:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A part of a network that is made of several, or of one that is no bridge."""
+
+    name: str
+    kind: str
+    """The name of a link kind (`labctl.kinds`)."""
+    options: dict[str, Option]
+    """What the topology says to the kind."""
+    plan: LinkPlan
+    """The links that it is made of."""
+
+    @property
+    def is_wire(self) -> bool:
+        """Whether it joins the segments beside it, and nothing is plugged into it."""
+        return bool(self.plan.ends)
+
+
+@dataclass(frozen=True)
 class Network:
-    """A bridge; `bridge` is its link name, `mtu` in octets."""
+    """What interfaces are plugged into; `mtu` in octets."""
 
     name: str
     bridge: str
+    """The link name of its bridge, of the first one where it is of several segments."""
     mtu: int
     stp: bool
     subnets: tuple[IPv4Network | IPv6Network, ...]
     addresses: tuple[IPv4Interface | IPv6Interface, ...]
     labels: dict[str, str] = field(default_factory=dict)
+    segments: tuple[Segment, ...] = ()
+    """From one end to the other, bridges and the wires between them; empty for one bridge."""
+
+    def bridge_of(self, segment: str) -> str:
+        """Return the link that an interface in a segment is a port of; `segment` as it has it."""
+        return next((one.plan.bridge for one in self.segments if one.name == segment), self.bridge)
+
+    def joined(self) -> tuple[tuple[Segment, Segment, Segment], ...]:
+        """Return every wire between the two segments that it joins: (before, wire, after)."""
+        threes = zip(self.segments, self.segments[1:], self.segments[2:], strict=False)
+        return tuple((one, wire, other) for one, wire, other in threes if wire.is_wire)
+
+    def links(self) -> tuple[str, ...]:
+        """Return the names of all links that it is made of, in the order in which they are."""
+        if not self.segments:
+            return (self.bridge,)
+        return tuple(
+            name for one in self.segments for link in one.plan.links for name in link.names
+        )
 
 
 @dataclass(frozen=True)
@@ -86,6 +125,8 @@ class Interface:
     offload: Offload
     tap: str
     labels: dict[str, str] = field(default_factory=dict)
+    segment: str = ""
+    """The segment of the network; empty where that is one bridge."""
 
 
 def link_local(mac: str) -> str:
@@ -130,6 +171,8 @@ class RouterInterface:
     mtu: int
     peer: str
     labels: dict[str, str] = field(default_factory=dict)
+    segment: str = ""
+    """The segment of the network; empty where that is one bridge."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +186,8 @@ class Router:
     routes: tuple[Route, ...]
     labels: dict[str, str] = field(default_factory=dict)
     host: str = ""
+    options: dict[str, Option] = field(default_factory=dict)
+    """What the topology says to its kind."""
 
 
 @dataclass(frozen=True)
@@ -179,18 +224,22 @@ class Topology:
         for node in content["nodes"].values():
             node["kernel"] = node["kernel"] is not None
             node["initramfs"] = node["initramfs"] is not None
-        # Topologies without Xen keep the digests from before there was any.
-        for thing in (*content["nodes"].values(), *content["routers"].values()):
-            for key in ("hypervisor", "host"):
-                if not thing.get(key, True):
-                    del thing[key]
         for things in (content["networks"], content["nodes"], content["routers"]):
             for thing in things.values():
-                del thing["labels"]
-                for interface in thing.get("interfaces", ()):
-                    del interface["labels"]
+                for part in (thing, *thing.get("interfaces", ())):
+                    del part["labels"]
+                    # Topologies that say nothing of these keep the digests from before them.
+                    for key in ("hypervisor", "host", "segments", "segment", "options"):
+                        if not part.get(key, True):
+                            del part[key]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def bridges(self, thing: Node | Router) -> dict[str, str]:
+        """Return the link that each interface of a node or router is a port of, by its name."""
+        return {
+            one.name: self.networks[one.network].bridge_of(one.segment) for one in thing.interfaces
+        }
 
     def xen_hosts(self) -> tuple[Node, ...]:
         """Return the nodes that others may live on."""
@@ -241,7 +290,7 @@ class Topology:
                 raise UsageError(f"a virtio device has no feature {shown(feature)}", hint)
         interfaces = []
         for interface in old.interfaces:
-            if interface.model not in DEVICE_MODELS:
+            if not nics.model(interface.model).device_features:
                 where = f"{node}'s {interface.name} is {interface.model}"
                 hint = "set guest or tap features" if old.host else "use model: virtio"
                 raise UsageError(f"{where}: only virtio has device offloads", hint)
@@ -252,13 +301,13 @@ class Topology:
         return dataclasses.replace(self, nodes={**self.nodes, node: new})
 
     def with_router_kind(self, router: str, kind: str) -> Topology:
-        """Return a copy where `router` is of this kind.
+        """Return a copy where `router` is of this kind, with its options left out.
 
-        Raises `UsageError` for an unknown router or kind.
+        Raises `UsageError` for an unknown router or kind, or one that needs options.
         """
         old = _known(self.routers, router, "router")
-        registry.forwarder(kind)
-        new = dataclasses.replace(old, kind=kind)
+        registry.options(registry.forwarder(kind), {})
+        new = dataclasses.replace(old, kind=kind, options={})
         return dataclasses.replace(self, routers={**self.routers, router: new})
 
 

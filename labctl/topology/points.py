@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-ElementKind = Literal["guest", "router", "uplink"]
+ElementKind = Literal["guest", "router", "uplink", "wire"]
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,11 @@ class ObservationPoint:
 
     name: str
     """Unique in a topology, and known from records: `vm1:eth0` is inside a node or router,
-    `vm1-eth0` the outer end of that interface (a TAP or vif, or a veth at the bridge)."""
+    `vm1-eth0` the outer end of that interface (a TAP or vif, or a veth at the bridge). A link of
+    a wire has its own name."""
     element: str
-    """The guest or router it belongs to, or the Xen host whose uplink it is of."""
+    """The guest or router it belongs to, the Xen host whose uplink it is of, or the wire between
+    two segments of a network, such as `lan/wire`."""
     kind: ElementKind
     """What it belongs to; the properties below say what follows from that."""
     link: str
@@ -31,6 +33,9 @@ class ObservationPoint:
     """The name of the network namespace within that context, empty for the context's own."""
     inside: bool
     """Whether it is inside its element; else it is the outer end, at a bridge."""
+    observer: str = ""
+    """What observes it where that is not a packet socket: the name of an observer
+    (`labctl.kinds`), which the point's name ends with: `vm1-eth0@tc-bpf`."""
 
     @property
     def in_guest(self) -> bool:
@@ -44,8 +49,13 @@ class ObservationPoint:
 
     @property
     def at_bridge(self) -> bool:
-        """Whether it is the outer end of an interface, a bridge's port."""
+        """Whether it is in no guest or router: the outer end of an interface, or on a wire."""
         return not self.inside
+
+    @property
+    def on_wire(self) -> bool:
+        """Whether it is a link of a wire between two segments."""
+        return self.kind == "wire"
 
     @property
     def of_guest(self) -> bool:
@@ -81,3 +91,8 @@ def inside_uplink(host: str, link: str) -> ObservationPoint:
 def outer_end(kind: ElementKind, element: str, link: str, host: str = "") -> ObservationPoint:
     """Return the point at the bridge's end of an interface, in the lab or in the dom0 of `host`."""
     return ObservationPoint(link, element, kind, link, host, "", inside=False)
+
+
+def along_wire(wire: str, link: str) -> ObservationPoint:
+    """Return the point at a link of a wire between two segments of a network in the lab."""
+    return ObservationPoint(link, wire, "wire", link, "", "", inside=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from labctl.errors import UsageError
-from labctl.topology import model, text
+from labctl.topology import model, segments, text
 from labctl.topology.check import check
 from labctl.topology.problems import Problem, TopologyError
 from labctl.topology.resolve import resolve
@@ -78,7 +78,9 @@ def _from_tree(
     report = Report(root, file)
     written = shaped(root, report)
     if written is not None:
-        topology = resolve(written, name, base, source)
+        planned = segments.plan(written, report)
+        routers = segments.router_options(written, report)
+        topology = resolve(written, name, base, source, planned, routers)
         check(topology, written, base, report)
         if not problems and not report.problems:
             return topology

@@ -6,10 +6,12 @@ Always succeeds for a valid shape; what does not fit together is found afterward
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 
+from labctl.kinds import nics
+from labctl.kinds.base import Option
 from labctl.topology import model, shape
 from labctl.topology.features import in_order
 from labctl.topology.fields import LINK_NAME
@@ -61,16 +63,27 @@ class _Names:
             attempt += 1
 
 
-def resolve(written: shape.Topology, name: str, base: Path, source: Path | None) -> model.Topology:
+def resolve(
+    written: shape.Topology,
+    name: str,
+    base: Path,
+    source: Path | None,
+    segments: Mapping[str, tuple[model.Segment, ...]],
+    options: Mapping[str, dict[str, Option]],
+) -> model.Topology:
     """Return the resolved model of `written`.
 
-    `name` serves where the file gives none; paths are relative to `base`.
+    `name` serves where the file gives none; paths are relative to `base`. `segments` are those of
+    each network, `options` what is said to each router's kind.
     """
     name = written.name or name
     explicit = [interface.mac for interface in _interfaces(written) if interface.mac]
-    names = _Names(name, explicit, written.networks)
+    links = [link for one in segments.values() for part in one for link in part.plan.links]
+    taken = [name for link in links for name in link.names]
+    names = _Names(name, explicit, [*written.networks, *taken])
     networks = {
-        key: _network(key, network or shape.Network()) for key, network in written.networks.items()
+        key: _network(key, network or shape.Network(), segments[key])
+        for key, network in written.networks.items()
     }
     # In the order of names, so that moving a node in the file changes nothing.
     nodes = {
@@ -78,7 +91,8 @@ def resolve(written: shape.Topology, name: str, base: Path, source: Path | None)
         for key in sorted(written.nodes)
     }
     routers = {
-        key: _router(key, written.routers[key], networks, names) for key in sorted(written.routers)
+        key: _router(key, written.routers[key], networks, names, options[key])
+        for key in sorted(written.routers)
     }
     return model.Topology(
         name=name,
@@ -98,16 +112,28 @@ def _interfaces(
         yield from router.interfaces
 
 
-def _network(name: str, written: shape.Network) -> model.Network:
+def _network(
+    name: str, written: shape.Network, segments: tuple[model.Segment, ...]
+) -> model.Network:
+    bridges = [one.plan.bridge for one in segments if not one.is_wire]
     return model.Network(
         name=name,
-        bridge=name,
+        bridge=bridges[0] if bridges else name,
         mtu=written.mtu,
         stp=written.stp,
         subnets=tuple(written.subnets),
         addresses=tuple(written.addresses),
         labels=dict(written.labels),
+        segments=segments,
     )
+
+
+def _plugged(written: shape.Interface | shape.RouterInterface, there: model.Network | None) -> str:
+    """Return the segment that an interface is in, by default the only one there is."""
+    if written.segment is not None:
+        return written.segment
+    plugs = [one.name for one in there.segments if not one.is_wire] if there else []
+    return plugs[0] if len(plugs) == 1 else ""
 
 
 def _mtu(written: int | None, network: str, networks: dict[str, model.Network]) -> int:
@@ -133,7 +159,8 @@ def _node(
             model=defaults.model,
             offload=defaults.offload,
         )
-    nic = written.model or ("xen" if written.host else defaults.model) or "virtio"
+    usual = nics.DEFAULT_ON_XEN if written.host else defaults.model
+    nic = written.model or usual or nics.DEFAULT
 
     def own_file(key: str) -> Path | None:
         # An explicit null takes the image's again, whatever the defaults say.
@@ -155,6 +182,7 @@ def _node(
                 offload=_offload(defaults.offload, written.offload, interface.offload),
                 tap=names.link(name, eth),
                 labels=dict(interface.labels),
+                segment=_plugged(interface, networks.get(interface.network)),
             )
         )
     return model.Node(
@@ -175,7 +203,11 @@ def _node(
 
 
 def _router(
-    name: str, written: shape.Router, networks: dict[str, model.Network], names: _Names
+    name: str,
+    written: shape.Router,
+    networks: dict[str, model.Network],
+    names: _Names,
+    options: dict[str, Option],
 ) -> model.Router:
     interfaces = tuple(
         model.RouterInterface(
@@ -186,6 +218,7 @@ def _router(
             mtu=_mtu(interface.mtu, interface.network, networks),
             peer=names.link(name, f"eth{index}"),
             labels=dict(interface.labels),
+            segment=_plugged(interface, networks.get(interface.network)),
         )
         for index, interface in enumerate(written.interfaces)
     )
@@ -196,6 +229,7 @@ def _router(
         routes=tuple(_route(route) for route in written.routes),
         labels=dict(written.labels),
         host=written.host or "",
+        options=options,
     )
 
 

@@ -7,17 +7,17 @@ docstrings under the fields are what editors show, through the JSON Schema.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from labctl.kinds import forwarders, registry
+from labctl.kinds import forwarders, links, registry
+from labctl.kinds.base import Kind
 from labctl.topology import fields
 
 WIDTH = 93
 """Of a line of a description: as in those that stand in this file."""
-
-Model = Literal["virtio", "e1000", "e1000e", "rtl8139", "vmxnet3", "xen"]
 
 
 class _Shape(BaseModel):
@@ -44,8 +44,23 @@ class Offload(_Shape):
     """Features the virtio device offers to the guest's driver: {csum: off, guest_csum: off}."""
 
 
+class Segment(_Shape):
+    """A part of a network: something to plug interfaces into, or a wire between two such."""
+
+    kind: fields.LinkKind = links.DEFAULT
+    options: dict[str, Any] = Field(default_factory=dict, max_length=64)
+    """What the kind is told; each kind has options of its own."""
+
+
 class Network(_Labelled):
-    """A Linux bridge that connects interfaces."""
+    """What interfaces are plugged into; a Linux bridge unless it says otherwise."""
+
+    kind: fields.LinkKind | None = None
+    options: dict[str, Any] = Field(default_factory=dict, max_length=64)
+    """What the kind is told; each kind has options of its own."""
+    segments: dict[fields.SegmentName, Segment | None] = Field(default_factory=dict, max_length=64)
+    """Parts it is made of, from one end to the other, in place of a kind: bridges, and between each
+    two of them a wire. {west: {}, wire: {kind: veth}, east: {}}"""
 
     mtu: fields.Mtu = 1500
     """Octets of an IP packet that every port of the bridge carries."""
@@ -71,11 +86,13 @@ class Interface(_Labelled):
 
     network: fields.NetworkRef
     """The network it is plugged into."""
+    segment: fields.SegmentRef | None = None
+    """The segment of the network, where it has several; a wire is none to plug anything into."""
     addresses: list[fields.Address] = Field(default_factory=list, max_length=256)
     """IPv4 and IPv6 addresses with prefix lengths."""
     mac: fields.Mac | None = None
     """Its MAC address; made from the names by default, always the same."""
-    model: Model | None = None
+    model: fields.NicModel | None = None
     """The NIC that QEMU emulates; xen for a guest of a Xen host, which has no other kind."""
     mtu: fields.Mtu | None = None
     """Octets; the network's by default, and at most that."""
@@ -94,7 +111,7 @@ class _Inherited(_Shape):
     """Memory in MiB, or with a unit: 256M, 1G; 128 by default, 2048 for a Xen host."""
     vcpus: fields.Vcpus | None = None
     """Virtual CPUs; 1 by default, 2 for a Xen host."""
-    model: Model | None = None
+    model: fields.NicModel | None = None
     """The NIC that QEMU emulates, for interfaces that name none; virtio by default. Guests of a Xen
     host have xen."""
     offload: Offload | None = None
@@ -124,6 +141,8 @@ class RouterInterface(_Labelled):
 
     network: fields.NetworkRef
     """The network it is plugged into."""
+    segment: fields.SegmentRef | None = None
+    """The segment of the network, where it has several; a wire is none to plug anything into."""
     addresses: list[fields.Address] = Field(default_factory=list, max_length=256)
     """IPv4 and IPv6 addresses with prefix lengths."""
     mac: fields.Mac | None = None
@@ -138,6 +157,8 @@ class Router(_Labelled):
     host: fields.NodeRef | None = None
     """The Xen host in whose dom0 this router is; none by default: it is in the lab itself."""
     kind: fields.Forwarder = forwarders.DEFAULT
+    options: dict[str, Any] = Field(default_factory=dict, max_length=64)
+    """What the kind is told; each kind has options of its own."""
     interfaces: list[RouterInterface] = Field(max_length=64)
     """Its interfaces, two or more."""
     routes: list[Route] = Field(default_factory=list, max_length=1024)
@@ -166,20 +187,37 @@ def schema() -> dict[str, Any]:
     # Keys of the user's own, for YAML anchors; taken out before the models see the file.
     made["patternProperties"] = {"^x-": {"description": "Yours: labctl does not read it."}}
     made["properties"]["nodes"]["minProperties"] = 1
-    router = made["$defs"]["Router"]["properties"]
-    router["interfaces"]["minItems"] = 2
-    router["kind"] = _kind(router["kind"])
+    router = made["$defs"]["Router"]
+    router["properties"]["interfaces"]["minItems"] = 2
+    _tell_kinds(router, registry.FORWARDERS.usable(), forwarders.DEFAULT)
+    _tell_kinds(made["$defs"]["Segment"], registry.LINKS.usable(), links.DEFAULT)
+    alone = [kind for kind in registry.LINKS.usable() if not kind.joins]
+    _tell_kinds(made["$defs"]["Network"], alone, links.DEFAULT)
     for names in ("networks", "nodes", "routers"):
         made["properties"][names]["additionalProperties"] = False
     return made
 
 
-def _kind(made: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a router's kind with what is installed, its keys in pydantic's order."""
-    kinds = registry.usable()
+def _tell_kinds(made: dict[str, Any], kinds: Sequence[Kind], default: str) -> None:
+    """Say in a schema what kinds there are, and what options each has."""
+    from labctl.topology import options  # which knows this module
+
     told = " ".join(f"{kind.name}: {kind.summary}." for kind in kinds)
-    more = {
+    written = made["properties"]["kind"]
+    more: dict[str, Any] = {
         "enum": [kind.name for kind in kinds],
         "description": textwrap.fill(told, WIDTH, break_on_hyphens=False),
     }
-    return dict(sorted((made | more).items()))
+    if "anyOf" in written:  # it can be left out, as null too
+        del written["anyOf"]
+        more |= {"type": ["string", "null"], "enum": [*more["enum"], None]}
+    made["properties"]["kind"] = dict(sorted((written | more).items()))
+    made["allOf"] = [
+        {
+            # Where the key may be left out, the default's options are meant.
+            "if": {"properties": {"kind": {"const": kind.name}}}
+            | ({} if kind.name == default else {"required": ["kind"]}),
+            "then": {"properties": {"options": options.schema(kind)}},
+        }
+        for kind in kinds
+    ]

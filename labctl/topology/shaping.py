@@ -54,6 +54,11 @@ def shaped(root: Item, report: Report) -> shape.Topology | None:
     return None
 
 
+def tell(detail: ErrorDetails, loc: Loc, report: Report) -> None:
+    """Report what pydantic says of the value at `loc`."""
+    _tell(detail, loc, report.root.walk(loc)[-1], False, report)
+
+
 def _kind(item: Item) -> str:
     if item.mapping is not None:
         return "a mapping"

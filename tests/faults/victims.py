@@ -6,7 +6,7 @@ from live import words_of
 
 ROLES = (
     ("qemu", ("qemu-system",)),
-    ("observer", ("capture/observe.py",)),
+    ("observer", ("kinds/observers/observe.py",)),
     ("router", ("labctl.routers.raw",)),
     ("unshare", ("unshare --",)),
     ("init", ("world/init.py",)),

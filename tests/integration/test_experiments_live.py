@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from junitparser import JUnitXml
 from live import SOLO, Place, Watch, place
 from pcapng import FileScanner
 from pcapng.blocks import EnhancedPacket, InterfaceDescription
+
+from labctl.report.gather import from_record
+from labctl.results.model import Run
 
 pytestmark = pytest.mark.integration
 
@@ -75,7 +79,26 @@ def _passes(here: Place, watch: Watch, name: str, arms: set[str]) -> tuple[dict[
         assert "labctl: ready" in (path / "console" / f"{node}.log").read_text()
     listed = here.ok("results", "--json").json()[0]
     assert (listed["id"], listed["verdict"]) == (path.name, "pass")
+    _the_report_tells_the_same_steps(path)
     return record, path
+
+
+def _the_report_tells_the_same_steps(path: Path) -> None:
+    """Check that a record's captures are followed to what the checks of its run had as evidence."""
+    data = json.loads((path / "result.json").read_text())
+    data.pop("schema_version")
+    compared = 0
+    for arm in from_record(path, Run.from_json(data)).arms:
+        for check in arm.result.checks:
+            if not re.match("(SYN|SYN-ACK|UDP) vm", check.name):
+                continue
+            journey = arm.first(check.name.partition(" ")[0])
+            assert journey is not None, (arm.name, check.name)
+            told = {f"{step.hop}: {step.knowledge}" for step in journey.steps}
+            seen = {line.partition(" (")[0] for line in check.evidence}
+            assert seen <= told, (arm.name, check.name)
+            compared += len(seen)
+    assert compared
 
 
 def test_bridged_passes_and_is_recorded(here: Place, watch: Watch) -> None:
@@ -128,29 +151,62 @@ def test_offload_passes_and_is_recorded(here: Place, watch: Watch) -> None:
     }
 
 
+def test_effects_finds_a_copying_router_in_a_users_topology(here: Place, watch: Watch) -> None:
+    text = (Path(__file__).resolve().parents[2] / "topologies" / "three-networks.yaml").read_text()
+    before, after = text.split("  r2:\n    kind: namespace")
+    here.write("mine.yaml", f"{before}  r2:\n    kind: raw{after}")
+    words = ("effects", "--topology", "mine.yaml", "--only", "*/ipv4", "--json")
+    record, _ = _record(here.ok("experiment", *words).json())
+    watch.nothing_left()
+    verdicts = {arm["name"]: arm["verdict"] for arm in record["arms"]}
+    assert verdicts == {
+        f"{way}/{ip}": "pass" if ip == "ipv4" else "skip"
+        for way in ("vm1 to vm2", "vm2 to vm1")
+        for ip in ("ipv4", "ipv6")
+    }
+    assert record["notes"] == ["2 of 4 cases were chosen by --only"]
+    assert record["command"].endswith("--topology mine.yaml --only '*/ipv4'")
+    blamed = {
+        arm["name"]: check["observed"]
+        for arm in record["arms"]
+        for check in arm["checks"]
+        if check["name"] == "metadata lost, SYN"
+    }
+    assert blamed == {
+        "vm1 to vm2/ipv4": "router r2 (eth0 to eth1)",
+        "vm2 to vm1/ipv4": "router r2 (eth1 to eth0)",
+    }
+
+
 MUTATED = """
-from labctl.experiments import Trial, experiment
-from labctl.experiments.builtin.router_hop import check_broken
-from labctl.experiments.crossing import check_passes, cross
+from labctl.experiments import Arm, Case, Trial, experiment
+from labctl.experiments.expectations import check_path
+from labctl.kinds import registry
+from labctl.kinds.base import Effect
+
+WRONG = {
+    "healthy through raw": ("raw", Effect.KEEPS),
+    "complete through raw": ("raw", Effect.COMPLETES),
+    "broken through the kernel": ("namespace", Effect.LOSES),
+    "complete through the kernel": ("namespace", Effect.COMPLETES),
+}
 
 
-@experiment("mutated", topology="router-hop.yaml", hypothesis="the opposite of what is true")
-def mutated(trial: Trial) -> None:
-    router = trial.lab.router("r1")
-    with trial.arm("healthy through raw", "wrong") as arm:
-        router.set_kind("raw")
-        check_passes(arm, cross(trial, arm, "vm1", "vm2", 4), finished=False)
-    with trial.arm("complete through raw", "wrong") as arm:
-        check_passes(arm, cross(trial, arm, "vm1", "vm2", 4), finished=True)
-    with trial.arm("broken through the kernel", "wrong") as arm:
-        router.set_kind("namespace")
-        check_broken(arm, cross(trial, arm, "vm1", "vm2", 4))
-    with trial.arm("complete through the kernel", "wrong") as arm:
-        check_passes(arm, cross(trial, arm, "vm1", "vm2", 4), finished=True)
+@experiment(
+    "mutated",
+    topology="router-hop.yaml",
+    hypothesis="the opposite of what is true",
+    variants={"wrong": WRONG},
+)
+def mutated(trial: Trial, arm: Arm, case: Case) -> None:
+    kind, effect = case["wrong"]
+    trial.lab.router("r1").set_kind(kind)
+    type(registry.forwarder(kind)).effect = effect
+    check_path(trial, arm, "vm1", "vm2", 4)
 """
 
 
-def test_router_hop_fails_where_its_expectation_is_wrong(here: Place, watch: Watch) -> None:
+def test_a_wrong_effect_of_a_router_fails(here: Place, watch: Watch) -> None:
     here.write("mutated.py", MUTATED)
     told = here.run("experiment", "mutated.py", "--json")
     watch.nothing_left()

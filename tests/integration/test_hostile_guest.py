@@ -18,12 +18,12 @@ from live import LABCTL, until
 
 from labctl import probes
 from labctl.capture.limits import FRAMES_PER_SECOND
-from labctl.capture.observe import MAGIC, RECORD, RECORD_HEAD
 from labctl.capture.spawn import CaptureError
 from labctl.errors import GuestError, LabctlError
 from labctl.experiments.diagnose import diagnose
 from labctl.experiments.trace import trace
 from labctl.experiments.trace_plan import plan
+from labctl.kinds.observers.observe import MAGIC, RECORD, RECORD_HEAD
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.lab.watch import counters

@@ -29,7 +29,8 @@ from netlab import (
 from pyroute2 import IPRoute
 
 from labctl.capture.drops import grown, parse_counters
-from labctl.capture.session import Capture, host_point
+from labctl.capture.point import host_point
+from labctl.capture.session import Capture
 from labctl.capture.spawn import Handle, start_process
 from labctl.errors import HostError
 from labctl.routers import namespace
@@ -38,6 +39,7 @@ from labctl.world.deadline import Deadline
 from labctl.world.netns import inside
 
 pytestmark = pytest.mark.integration
+BRIDGES = {"eth0": "net1", "eth1": "net2"}
 VM2 = {4: "10.0.2.2", 6: "fd00:2::2"}
 
 
@@ -68,7 +70,7 @@ def network(mtu: int = 1500) -> Router:
             gateways=(f"10.0.{number}.1", f"fd00:{number}::1"),
         )
     made = router(mtu)
-    namespace.build(made)
+    namespace.build(made, BRIDGES)
     return made
 
 
@@ -206,14 +208,14 @@ def test_changing_the_kind_of_a_running_router_changes_who_forwards(tmp_path: Pa
     with IPRoute() as ipr:
         assert not ipr.link_lookup(ifname="r1-net1")
     namespace.remove(made)  # twice is no error
-    namespace.build(made)
+    namespace.build(made, BRIDGES)
 
 
 @isolated
 def test_a_router_without_its_bridge_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     bridge("net1")
     with pytest.raises(HostError, match="the bridge net2 of router r1 does not exist"):
-        namespace.build(router())
+        namespace.build(router(), BRIDGES)
     assert not Path("/run/netns/r1").exists()
     with IPRoute() as ipr:
         assert not ipr.link_lookup(ifname="r1-net1")

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from live import Place, Watch, place
 
+from labctl.topology import find
+
 pytestmark = pytest.mark.integration
 
 
@@ -74,6 +76,29 @@ def test_xen_router_hop_names_the_copying_router(here: Place, watch: Watch) -> N
         ssh = _observed(record, arm)["ssh"]
         assert ssh.startswith("hangs" if arm.startswith("raw/") else "works")
     assert _observed(record, "raw/ipv4")["metadata lost, SYN"] == "router r1 (eth0 to eth1)"
+
+
+@pytest.mark.slow
+def test_a_proof_offers_xen_guests_the_csum_action_and_takes_it_away(
+    here: Place, watch: Watch
+) -> None:
+    text = find("xen-router-hop.yaml").read_text()
+    assert "kind: namespace" in text
+    here.ok("up", str(here.write("raw.yaml", text.replace("kind: namespace", "kind: raw"))))
+    told = here.run("diagnose", "vm1", "vm2", "--tcp", "22", "--prove", "--json")
+    assert told.status == 1, told.stderr
+    found = told.json()
+    assert (found["finding"], found["where"]) == ("metadata lost", "router r1 (eth0 to eth1)")
+    came = {trial["knob"]: trial["works"] for trial in found["proof"]["trials"]}
+    assert came["csum action in vm1 and vm2"] is True
+    assert came["csum action in vm1"] is False
+    assert not any(name.startswith("tx off in vm") for name in came)
+    for guest in ("vm1", "vm2"):
+        assert "clsact" not in here.ok("exec", guest, "--", "tc", "qdisc").stdout
+        features = here.ok("exec", guest, "--", "ethtool", "-k", "eth0").stdout
+        assert "tcp-segmentation-offload: on" in features
+    here.ok("down")
+    watch.nothing_left()
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from xenlive import XenLab, xen_lab
 
-from labctl.capture.session import Sighting, guest_point
+from labctl.capture.point import guest_point
+from labctl.capture.session import Sighting
 from labctl.capture.spawn import Handle
 from labctl.capture.xenflags import FlagsEvidence, FlagsSeen, FlagsWatch, beside
 from labctl.guests import ssh

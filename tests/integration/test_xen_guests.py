@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from xenlive import XenLab, xen_lab
 
-from labctl.capture.session import guest_point
+from labctl.capture.point import guest_point
 from labctl.errors import GuestError
 from labctl.guests import ssh, xen
 from labctl.packet.checksum import Checksum, Metadata

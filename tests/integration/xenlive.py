@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl import images
-from labctl.capture.session import Capture, Point
+from labctl.capture.point import Point
+from labctl.capture.session import Capture
 from labctl.capture.spawn import Handle
 from labctl.events import Event
 from labctl.guests import driver, keys, spec, ssh, xen, xen_host

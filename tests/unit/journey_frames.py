@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from labctl.capture.session import HopEvidence, judged
+from labctl.capture.session import Evidence, HopEvidence, judged
 from labctl.capture.stream import Header, Record, Stream, Trailer
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.packet.internet_checksum import ones_sum
 from labctl.packet.virtio import VnetHeader
 from labctl.topology import find, load
 from labctl.topology.graph import find_path
+from labctl.topology.points import ObservationPoint
 
 BEGIN = 1_700_000_000_000_000_000
 MS = 1_000_000
 MTU = 1500
+AHEAD = 7_000_000_000  # vm2's clock
 
 
 @dataclass(frozen=True)
@@ -123,3 +125,52 @@ def along(packet: Pkt, **after_router: Any) -> list[Pkt]:
     """The packet at each hop of `PATH`: the router takes one from its TTL, and changes so much."""
     routed = replace(packet, ttl=packet.ttl - 1, mac=7, **after_router)
     return [packet] * 4 + [routed] * 4
+
+
+def evidence(
+    ways: Sequence[Sequence[Pkt | None]],
+    *,
+    cut: Sequence[str] = (),
+    gap: int = 1000,
+    path: Sequence[ObservationPoint] = PATH,
+) -> Evidence:
+    """Each way is a packet at every hop (None: not seen there), sent `gap` microseconds apart."""
+    hops = []
+    for number, place in enumerate(path):
+        seen = [
+            (index * gap + number * 10, packet)
+            for index, way in enumerate(ways)
+            if (packet := way[number]) is not None
+        ]
+        hops.append(
+            hop(
+                place.name,
+                seen,
+                out=number % 2 == 0,
+                cut=place.name in cut,
+                clock_ns=AHEAD if place.name == "vm2:eth0" else 0,
+            )
+        )
+    return Evidence(tuple(hops))
+
+
+def tunnelled() -> Evidence:
+    """A SYN that goes inside VXLAN between the guests; on the way its inner note is lost."""
+    inner = Pkt(dst="10.0.1.2")
+    outer = Pkt(
+        src="192.0.2.1", dst="192.0.2.2", dport=4789, number=17, state=Checksum.ABSENT,
+        payload=b"\x08\0\0\0\0\0\x07\0" + inner.frame(),
+    )  # fmt: skip
+    begins = 14 + 20 + 16
+    hops = []
+    for number, place in enumerate(PATH):
+        packet = inner if number in (0, 7) else outer
+        seen = hop(place.name, [(number * 10, packet)])
+        if packet is outer and number < 5:  # the virtio header points at the inner checksum
+            record = seen.sightings[0].record
+            vnet = replace(record.vnet, csum_start=begins + 34, csum_offset=16)
+            record = replace(record, vnet=vnet)
+            sighting = replace(seen.sightings[0], record=record, judgement=record.judge())
+            seen = replace(seen, sightings=(sighting,))
+        hops.append(seen)
+    return Evidence(tuple(hops))

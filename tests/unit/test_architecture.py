@@ -234,3 +234,12 @@ def test_what_is_called_in_an_agent_may_be_called_there() -> None:
     assert len(called) > 20
     for name in called:
         assert remote.signature(name).result is not ...
+
+
+def test_every_place_that_contributing_names_is_there() -> None:
+    root = PACKAGE.parent
+    text = (root / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:labctl|images|topologies|tests|docs)/[^` ]*)`", text)
+    assert len(named) > 10
+    missing = [name for name in named if not (root / name).exists()]
+    assert not missing

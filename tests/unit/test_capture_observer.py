@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.capture.observe import RECEIVE_BUFFER, receive_buffer
+from labctl.kinds.observers.observe import RECEIVE_BUFFER, receive_buffer
 
 
 @pytest.mark.parametrize(

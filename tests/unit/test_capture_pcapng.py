@@ -49,7 +49,10 @@ def test_a_comment_beside_each_packet_tells_what_its_bytes_do_not(tmp_path: Path
             for block in FileScanner(file)
             if isinstance(block, EnhancedPacket)
         ]
-    assert told[0] == "SYN: partial, needs_csum"
+    assert told[0] == (
+        "SYN: partial, needs_csum - virtio header: flags 1, gso_type 0, hdr_len 0, gso_size 0, "
+        "csum_start 34, csum_offset 16"
+    )
     assert "no metadata - nobody will finish" in told[1]
 
 

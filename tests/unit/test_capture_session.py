@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from test_capture_stream import FRAME, WHOLE, head, record
 
-from labctl.capture.session import Capture, Point, guest_script, host_point
+from labctl.capture.point import Point, host_point
+from labctl.capture.session import Capture
 from labctl.capture.spawn import CaptureError, Handle, start_process
 from labctl.errors import DeadlineError
+from labctl.kinds.observers.packet_socket import guest_script
 from labctl.world.deadline import Deadline
 
 

@@ -130,7 +130,7 @@ def test_nothing_prints_beside_the_one_way_out() -> None:
         r"click\.(style|secho)\(": {"cli/out.py"},
         r"sys\.(__stdout__|__stderr__)|std(out|err)\.buffer|os\.write\(sys": {
             "cli/terminal.py",  # a console on the user's terminal
-            "capture/observe.py",  # no part of the command: a program of its own
+            "kinds/observers/observe.py",  # no part of the command: a program of its own
         },
     }
     for pattern, places in allowed.items():

@@ -25,7 +25,7 @@ class Node:
     """A guest with one interface and one feature."""
 
     def __init__(self) -> None:
-        self.model = SimpleNamespace(interfaces=[SimpleNamespace(name="eth0")])
+        self.model = SimpleNamespace(interfaces=[SimpleNamespace(name="eth0", model="virtio")])
         self.now = {TX: ethtool.Feature(True, False, True)}
 
     def features(self, _link: str) -> dict[str, ethtool.Feature]:

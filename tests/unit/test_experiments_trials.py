@@ -25,6 +25,7 @@ from labctl.lab.lab import Lab
 from labctl.results import junit, store
 from labctl.results.model import Environment, Run, Verdict
 from labctl.results.tables import list_table
+from labctl.topology.graph import PacketPath
 
 Body = Callable[[Trial], None]
 
@@ -219,7 +220,7 @@ def test_checksum_errors_are_none_only_where_it_could_be_told(
     tmp_path: Path, answer: Answer, verdict: Verdict
 ) -> None:
     arm = Arm("a", "an arm", tmp_path, silent)
-    check_no_errors(arm, Crossing((), "10.0.1.1", "10.0.1.2", "vm1", "vm2", ssh=answer))
+    check_no_errors(arm, Crossing(PacketPath(()), "10.0.1.1", "10.0.1.2", "vm1", "vm2", ssh=answer))
     assert arm.checks[0].verdict is verdict
 
 

@@ -17,11 +17,11 @@ from labctl.capture.session import Evidence
 from labctl.errors import GuestError
 from labctl.events import silent
 from labctl.experiments import Experiment, Trial, superframes
-from labctl.experiments.builtin import xen_offload_gso
-from labctl.experiments.builtin.router_hop import check_broken
-from labctl.experiments.builtin.xen_offload import Rows, _check_at_work, xen_offload
-from labctl.experiments.builtin.xen_to_virtio import xen_to_virtio
+from labctl.experiments.builtin.xen_offload import gso
+from labctl.experiments.builtin.xen_offload.experiment import Rows, _check_at_work, xen_offload
+from labctl.experiments.builtin.xen_to_virtio.experiment import xen_to_virtio
 from labctl.experiments.crossing import Crossing
+from labctl.experiments.expectations import check_crossing
 from labctl.experiments.probes import Answer
 from labctl.experiments.superframes import fixups, grown, super_frame, tally
 from labctl.experiments.trial import Arm
@@ -29,9 +29,10 @@ from labctl.packet.checksum import Checksum, Metadata, judge
 from labctl.packet.virtio import VnetHeader
 from labctl.results.model import Verdict
 from labctl.topology import find, load
-from labctl.topology.graph import find_path
-from labctl.topology.points import ObservationPoint, outer_end
+from labctl.topology.graph import PacketPath, find_path
+from labctl.topology.points import outer_end
 
+COPYING = load(find("xen-to-virtio")).with_router_kind("r1", "raw")
 HERE = outer_end("guest", "vm2", "vm2-eth0", "xen1")
 SMALL = Pkt(dport=5001, flags=0x18, payload=b"a" * 100)
 SUPER = replace(SMALL, payload=b"a" * 3000, gso=1, gso_size=1448)
@@ -107,8 +108,8 @@ def test_super_frames_must_be_open_and_of_a_known_size(
     packets: tuple[Pkt, ...], cut: bool, some: Verdict, none: Verdict
 ) -> None:
     one = arm()
-    xen_offload_gso._some(one, counted(*packets, cut=cut))
-    xen_offload_gso._none(one, counted(*packets, cut=cut))
+    gso._some(one, counted(*packets, cut=cut))
+    gso._none(one, counted(*packets, cut=cut))
     assert [check.verdict for check in one.checks] == [some, none]
 
 
@@ -202,10 +203,9 @@ def test_the_receiver_tells_what_its_program_ended_with_before_the_count(tmp_pat
 # --- tables -------------------------------------------------------------------------------------
 
 
-def crossing(
-    path: tuple[ObservationPoint, ...], until: int, after: dict[str, Any], ssh: Answer
-) -> Crossing:
+def crossing(route: PacketPath, until: int, after: dict[str, Any], ssh: Answer) -> Crossing:
     """Return a crossing of a SYN, and of its answer, that changed at hop number `until`."""
+    path = route.points
     first, last = path[0].element, path[-1].element
     syn = Pkt()
     answer = Pkt(src=syn.dst, dst=syn.src, sport=22, dport=40000, flags=0x12)
@@ -213,13 +213,13 @@ def crossing(
     for number, one in enumerate(path):
         there = replace(syn, **after) if number >= until else syn
         seen.append(hop(one.name, [(0, there), (1, answer)]))
-    found = Crossing(path, syn.src, syn.dst, first, last, ssh=ssh)
+    found = Crossing(route, syn.src, syn.dst, first, last, ssh=ssh)
     found.evidence = Evidence(tuple(seen))
     return found
 
 
 def test_an_answer_stands_in_the_columns_of_the_way_there() -> None:
-    path = find_path(load(find("xen-offload")), "vm1", "vm2", "eth0").points
+    path = find_path(load(find("xen-offload")), "vm1", "vm2", "eth0")
     found = crossing(path, 2, VALID, WORKS)
     assert found.evidence
     rows = Rows(("vm1", "its vif", "vm2's vif", "vm2"))
@@ -233,7 +233,7 @@ def test_an_answer_stands_in_the_columns_of_the_way_there() -> None:
 
 
 def test_a_lost_note_is_not_told_like_an_open_sum() -> None:
-    path = find_path(load(find("xen-offload")), "vm1", "vm2", "eth0").points
+    path = find_path(load(find("xen-offload")), "vm1", "vm2", "eth0")
     rows = Rows(("vm1", "its vif", "vm2's vif", "vm2"))
     rows.add("there", crossing(path, 3, LOST, HANGS))
     assert rows.rows[0][3:5] == ["partial", "partial, LOST"]
@@ -243,12 +243,12 @@ def test_a_lost_note_is_not_told_like_an_open_sum() -> None:
 
 
 def judged(source: str, destination: str, until: int, grown: int) -> dict[str, Verdict]:
-    path = find_path(load(find("xen-to-virtio")), source, destination, "eth0").points
+    path = find_path(COPYING, source, destination, "eth0")
     errors = {destination: {"TcpInCsumErrors": grown}} if grown else {}
     found = crossing(path, until, LOST, replace(HANGS, errors=errors))
     found.no_drops = {destination: "its kernel does not trace drops"}
     one = arm()
-    check_broken(one, found)
+    check_crossing(one, found)
     return {check.name: check.verdict for check in one.checks}
 
 
@@ -272,18 +272,18 @@ def test_a_loss_elsewhere_than_in_the_router_fails(until: int) -> None:
 
 
 def test_the_senders_kernel_does_not_speak_for_the_receivers() -> None:
-    path = find_path(load(find("xen-to-virtio")), "vm1", "vm3", "eth0").points
+    path = find_path(COPYING, "vm1", "vm3", "eth0")
     found = crossing(path, 6, LOST, HANGS)
     found.no_drops = {"vm1": "its kernel does not trace drops"}
     found.drops = {"vm1": (), "vm3": (Drop(1.0, 2048, "tcp_v4_rcv+0x1", "TCP_CSUM"),)}
     one = arm()
-    check_broken(one, found)
+    check_crossing(one, found)
     verdicts = {check.name: check.verdict for check in one.checks}
     assert verdicts["drop reason at vm3"] is Verdict.PASS
 
 
 def test_a_hop_that_missed_the_packet_leaves_open_where_the_metadata_was_lost() -> None:
-    path = find_path(load(find("xen-to-virtio")), "vm1", "vm3", "eth0").points
+    path = find_path(COPYING, "vm1", "vm3", "eth0")
     found = crossing(path, 6, LOST, HANGS)
     found.no_drops = {"vm3": "its kernel does not trace drops"}
     assert found.evidence
@@ -292,7 +292,7 @@ def test_a_hop_that_missed_the_packet_leaves_open_where_the_metadata_was_lost() 
     ]
     found.evidence = Evidence(tuple(blind))
     one = arm()
-    check_broken(one, found)
+    check_crossing(one, found)
     verdicts = {check.name: check.verdict for check in one.checks}
     assert verdicts["metadata lost, SYN"] is Verdict.ERROR
     assert verdicts["SYN vm1 to vm3"] is Verdict.ERROR
@@ -334,7 +334,7 @@ def test_a_lab_that_fails_in_every_arm_is_an_error_and_no_story(
 ) -> None:
     lab: Any = SimpleNamespace(topology=one.load(), node=lambda _: Dead(), router=lambda _: Dead())
     trial = Trial(lab, tmp_path, tmp_path)
-    one.body(trial)
+    one.run(trial)
     assert len(trial.arms) == 12
     assert {arm.verdict for arm in trial.arms} == {Verdict.ERROR}
     assert trial.story == []

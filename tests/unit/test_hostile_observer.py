@@ -20,7 +20,6 @@ from labctl.capture.journey import Fate
 from labctl.capture.journey_build import follow
 from labctl.capture.journey_drops import GuestDrop
 from labctl.capture.limits import Limits
-from labctl.capture.observe import MAGIC, RECORD, TRAILER
 from labctl.capture.pcapng import read as read_pcapng
 from labctl.capture.pcapng import write as write_pcapng
 from labctl.capture.session import Capture, Evidence
@@ -29,6 +28,7 @@ from labctl.capture.stream import StreamError, StreamParser, parse_stream
 from labctl.errors import clean
 from labctl.experiments.trace_evidence import limited
 from labctl.experiments.trace_flow import Flow, Returning
+from labctl.kinds.observers.observe import MAGIC, RECORD, TRAILER
 from labctl.packet.frame import parse
 from labctl.world import agent
 from labctl.world.deadline import Deadline

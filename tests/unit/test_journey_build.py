@@ -8,7 +8,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from journey_frames import BEGIN, LOST, MS, PATH, VALID, Pkt, along, hop
+from journey_frames import (
+    AHEAD,
+    BEGIN,
+    LOST,
+    MS,
+    PATH,
+    VALID,
+    Pkt,
+    along,
+    evidence,
+    hop,
+    tunnelled,
+)
 
 from labctl.capture.correlate_clocks import Clock
 from labctl.capture.journey import Fate, Happening, Journey, summary
@@ -21,37 +33,9 @@ from labctl.topology import find, load
 from labctl.topology.graph import find_path
 from labctl.topology.points import ObservationPoint, outer_end
 
-AHEAD = 7_000_000_000  # vm2's clock
-
 
 def wanted(packet: Packet) -> bool:
     return packet.src == "10.0.1.1" and packet.protocol in ("tcp", "udp")
-
-
-def evidence(
-    ways: Sequence[Sequence[Pkt | None]],
-    *,
-    cut: Sequence[str] = (),
-    gap: int = 1000,
-) -> Evidence:
-    """Each way is a packet at every hop (None: not seen there), sent `gap` microseconds apart."""
-    hops = []
-    for number, place in enumerate(PATH):
-        seen = [
-            (index * gap + number * 10, packet)
-            for index, way in enumerate(ways)
-            if (packet := way[number]) is not None
-        ]
-        hops.append(
-            hop(
-                place.name,
-                seen,
-                out=place.name in ("vm1:eth0", "r1:eth1", "vm2-eth0"),
-                cut=place.name in cut,
-                clock_ns=AHEAD if place.name == "vm2:eth0" else 0,
-            )
-        )
-    return Evidence(tuple(hops))
 
 
 def course(journey: Journey) -> list[Happening]:
@@ -282,24 +266,7 @@ def test_fragments_are_the_packet_they_were_cut_from() -> None:
 
 
 def test_in_a_tunnel_the_inner_packet_is_judged() -> None:
-    inner = Pkt(dst="10.0.1.2")
-    outer = Pkt(
-        src="192.0.2.1", dst="192.0.2.2", dport=4789, number=17, state=Checksum.ABSENT,
-        payload=b"\x08\0\0\0\0\0\x07\0" + inner.frame(),
-    )  # fmt: skip
-    begins = 14 + 20 + 16
-    hops = []
-    for number, place in enumerate(PATH):
-        packet = inner if number in (0, 7) else outer
-        seen = hop(place.name, [(number * 10, packet)])
-        if packet is outer and number < 5:  # the virtio header points at the inner checksum
-            record = seen.sightings[0].record
-            vnet = replace(record.vnet, csum_start=begins + 34, csum_offset=16)
-            record = replace(record, vnet=vnet)
-            sighting = replace(seen.sightings[0], record=record, judgement=record.judge())
-            seen = replace(seen, sightings=(sighting,))
-        hops.append(seen)
-    (journey,) = follow(Evidence(tuple(hops)), PATH, wanted)
+    (journey,) = follow(tunnelled(), PATH, wanted)
     assert journey.kind == "SYN"
     assert [step.knowledge for step in journey.steps[:5]] == ["partial, needs_csum"] * 5
     assert "inside VXLAN 7, the outer UDP: absent, needs_csum" in journey.steps[1].notes

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.capture import observe
+from labctl.kinds.observers import observe
 from labctl.packet import af_packet, virtio
 from labctl.packet.virtio import VNET_NEEDS_CSUM, VNET_SIZE, VnetHeader, shift
 

@@ -249,7 +249,11 @@ def test_every_shipped_topology_is_drawn_whole_and_apart(name: str, shape: Shape
     topology = load(find(name))
     path = _longest_path(topology)
     plan = drawing.place(chart.of_topology(topology, path), path, shape)
-    bridges = [net.name for net in topology.outer_networks()]
+    bridges = [
+        f"{net.name}/{part.name}" if part else net.name
+        for net in topology.outer_networks()
+        for part in (tuple(one for one in net.segments if not one.is_wire) or (None,))
+    ]
     for host in topology.xen_hosts():
         bridges += [net.name for net in topology.inside(host.name).networks]
     nodes = [node.name for node in topology.nodes.values() if not node.hypervisor]

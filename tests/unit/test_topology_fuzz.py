@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from labctl.topology import Problem, Topology, TopologyError, find, from_mapping, loads
 
 MORE = "x-more: &more {offload: {tap: {tx: off}}}\n"
-SOUND = [find(name).read_text() + MORE for name in ("router-hop", "xen-uplink")]
+SOUND = [find(name).read_text() + MORE for name in ("router-hop", "xen-uplink", "two-bridges")]
 KEYS = """
     name defaults networks nodes routers interfaces network addresses mac model mtu offload
     guest tap device tx csum routes to via kind memory vcpus kernel subnets stp hypervisor host
+    segments segment options
     [key] x-a
 """
 VALUES = """
     default raw 10.0.1.1/24 10.0.1.0/24 fd00::1/64 10.0.1.9 52:54:00:00:00:01 [key] on off ~
-    0 -1 1.5 lan vm1 << 1G xen h
+    0 -1 1.5 lan vm1 << 1G xen h west veth bridge
 """
 WORDS = [*KEYS.split(), *VALUES.split()]
 TOKENS = [*WORDS, ": ", "\n", "  ", "- ", "{", "}", "[", "]", ", ", "&a ", "*a", "!!int ", '"', "|"]

@@ -19,6 +19,7 @@ _MODULES = {
     "xen-router-hop": "router_hop",
     "xen-offload": "offload",
     "xen-to-virtio": "xen_to_virtio",
+    "effects": "effects",
 }
 
 NAMES = tuple(_MODULES)

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from labctl.experiments.explained.model import Arm, Explanation, Role, Way
+from labctl.experiments.explained.prose import prose
 from labctl.experiments.explained.stages import ONE_BRIDGE
 
 WHOLE: tuple[tuple[Role, str], ...] = (("sender guest", "partial, needs_csum"),)
 FINISHED: tuple[tuple[Role, str], ...] = (("sender guest", "valid"),)
 
-_MECHANISM = """
-The sender's kernel leaves the checksum for its NIC to finish. The field holds the sum of the
-pseudo-header (addresses, protocol, length), and a note beside the packet says that the rest is to
-be done. There is no NIC: the packet goes from memory to memory, and each kernel and each ring on
-the way hands the note on. So the receiver knows that the packet was never on a wire and takes it
-as it is. tcpdump shows the field and not the note, hence "incorrect". Nothing is wrong.
-"""
+_MECHANISM = prose("bridged")
 
 _COMMON = (
     "The field is the pseudo-header sum, to the bit, at every hop: labctl computes that sum and "

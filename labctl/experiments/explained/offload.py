@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from labctl.experiments.explained.bridged import FINISHED, WHOLE
 from labctl.experiments.explained.model import Arm, Cell, Cure, Explanation, Role, Stage, Way
+from labctl.experiments.explained.prose import prose
 from labctl.experiments.explained.router_hop import LOST
 from labctl.experiments.explained.stages import FROM_HOST, KNOWN, PARTIAL, RECEIVER, SENDER
 from labctl.kinds.forwarders.raw import Raw
@@ -15,14 +16,7 @@ AT_RECEIVER: tuple[tuple[Role, str], ...] = (
     ("receiver host", "valid"),
 )
 
-_MECHANISM = """
-A sum that TCP left open is finished at the first device that does not offer to do it itself: each
-time a packet is about to be handed to a device, validate_xmit_skb() compares what the packet needs
-with what the device offers, and skb_csum_hwoffload_help() has skb_checksum_help() finish it in
-software. So a setting is a statement about one device in one direction. To know whether it helps,
-ask two things: does the packet pass that device before the place where the note is lost, and does
-the answer pass such a device too?
-"""
+_MECHANISM = prose("offload")
 
 _STAGES = (
     SENDER,

@@ -5,10 +5,12 @@ A part is a box of the drawing. An uplink is none: its two ends are ports of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from labctl.experiments.explained.model import Role, Way
+from labctl.kinds.nics.virtio import Virtio
 from labctl.topology.graph import (
     Element,
     GuestElement,
@@ -17,6 +19,7 @@ from labctl.topology.graph import (
     Segment,
     Traversal,
     Uplink,
+    Wire,
     find_path,
 )
 from labctl.topology.model import Interface, Node, Topology
@@ -74,6 +77,8 @@ def route(topology: Topology, way: Way) -> tuple[Part, ...]:
             parts.append(_guest(here.element, here))
         elif isinstance(here.element, RouterElement):
             parts.append(_router(here.element, here))
+        elif isinstance(here.element, Wire):
+            parts.append(_along(here.element, here, path[:number]))
     return tuple(parts)
 
 
@@ -106,16 +111,30 @@ def _router(element: RouterElement, here: Traversal) -> Part:
     )
 
 
+def _along(wire: Wire, here: Traversal, passed: Sequence[Traversal]) -> Part:
+    """Return a wire with its points; they play the part of the bridge's port before them."""
+    behind = any(isinstance(one.element, RouterElement) for one in passed)
+    role: Role = "router out host" if behind else "sender host"
+    return Part(
+        f"{wire.name}: {wire.segment.kind}",
+        "bridge",
+        "",
+        tuple(Point(point.name, role, wire.segment.kind) for point in here.points),
+        _VETH,
+    )
+
+
 def _bridge(topology: Topology, segment: Segment, before: Traversal, after: Traversal) -> Part:
     """Return the bridge between two elements, with the port of each."""
-    link = topology.networks[segment.network].bridge
+    link = topology.networks[segment.network].bridge_of(segment.name)
     return Part(
         f"{link}: bridge in dom0" if segment.host else f"{link}: bridge",
         "bridge",
         segment.host,
-        (
-            _port(before.element, before.points[-1], first=True),
-            _port(after.element, after.points[0], first=False),
+        tuple(
+            _port(beside.element, point, first=beside is before)
+            for beside, point in ((before, before.points[-1]), (after, after.points[0]))
+            if not isinstance(beside.element, Wire)  # they are told with the wire
         ),
         _below(after),
     )
@@ -152,7 +171,7 @@ def _wire(node: Node, interface: Interface) -> str:
     """Say what is between a NIC and its TAP or vif."""
     if node.host:
         return _RING
-    return _VIRTIO if interface.model == "virtio" else f"{interface.model} of QEMU, /dev/net/tun"
+    return _VIRTIO if interface.model == Virtio.name else f"{interface.model} of QEMU, /dev/net/tun"
 
 
 def points(parts: tuple[Part, ...]) -> list[Point]:

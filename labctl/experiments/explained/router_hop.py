@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from labctl.experiments.explained.bridged import FINISHED, WHOLE
 from labctl.experiments.explained.model import Arm, Cell, Cure, Explanation, Role, Stage, Way
+from labctl.experiments.explained.prose import prose
 from labctl.experiments.explained.stages import (
     BRIDGE,
     DROPPING,
@@ -39,13 +40,7 @@ def through(kind: type[ForwarderKind], change: str, why: str) -> Arm:
     return Arm(kind.name, change, LOST if lost else WHOLE, "hangs" if lost else "works", why)
 
 
-_MECHANISM = """
-Up to the router the story is that of one bridge: an unfinished checksum, and a note beside the
-packet. The kernel's own forwarding hands the note on. A program that reads frames from one packet
-socket and writes them to another gets the bytes and hands on the bytes: what the kernel knew about
-them ends at the read, and the write makes a new packet about which nothing is known. The field is
-still the pseudo-header sum, nobody will finish it, and the receiver takes it for damage.
-"""
+_MECHANISM = prose("router_hop")
 
 TO_ROUTER = Stage(
     "into the router",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from labctl.experiments.explained.bridged import FINISHED, WHOLE
 from labctl.experiments.explained.model import Arm, Cell, Cure, Explanation, Stage, Story, Way
+from labctl.experiments.explained.prose import prose
 from labctl.experiments.explained.router_hop import (
     NAMESPACE,
     RAW,
@@ -30,13 +31,7 @@ from labctl.kinds.forwarders.namespace import Namespace
 from labctl.kinds.forwarders.raw import Raw
 from labctl.kinds.forwarders.raw_vnet import RawVnet
 
-_MECHANISM = """
-The note crosses three borders on this way, and has another form behind each. From the guest to
-dom0 it is csum_blank in Xen's ring, in dom0 it is CHECKSUM_PARTIAL, over the uplink it is
-NEEDS_CSUM in a virtio header, outside it is CHECKSUM_PARTIAL again, and into the QEMU guest once
-more NEEDS_CSUM. Each translation is complete, so a Xen guest's unfinished packet arrives at a QEMU
-guest as one of its own kind. And a copying router loses it here as it does in either world alone.
-"""
+_MECHANISM = prose("xen_to_virtio")
 
 
 def _only(stage: Stage, story: Story, name: str = "") -> Stage:

@@ -19,12 +19,12 @@ from ..target import Target, WrongError, printed
 KEYS = """
     name defaults networks nodes routers interfaces network addresses mac model mtu offload guest
     tap device tx csum routes to via kind memory vcpus kernel initramfs image subnets stp hypervisor
-    host labels x-a <<
+    host labels x-a << segments segment options
 """
 VALUES = """
     default raw raw-vnet kernel 10.0.1.1/24 10.0.1.0/24 fd00::1/64 fd00::/64 10.0.1.9 fd00::9
     10.0.2.0/24 52:54:00:00:00:01 on off 96 1G lan wan vm1 vm2 r1 h xen virtio e1000 micro role
-    ~/x ./bzImage a.b 0 -1 1.5
+    west wire veth bridge ~/x ./bzImage a.b 0 -1 1.5
 """
 WORDS = [*KEYS.split(), *VALUES.split(), "[key]", "tx-checksumming", "x" * 16]
 MARKS = [": ", "\n", "\n  ", "  - ", "{", "}", "[", "]", ", ", "&a ", "*a", "!!int ", "!!float ",

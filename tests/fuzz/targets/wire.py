@@ -13,9 +13,9 @@ from typing import Any
 
 from inspect_files import any_frame
 
-from labctl.capture.observe import MAGIC, RECORD, RECORD_HEAD, TRAILER
 from labctl.capture.session import judged
 from labctl.capture.stream import parse_stream
+from labctl.kinds.observers.observe import MAGIC, RECORD, RECORD_HEAD, TRAILER
 from labctl.topology import Topology, find, load
 from labctl.world import codec
 

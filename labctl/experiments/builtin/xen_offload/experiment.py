@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from labctl.experiments.builtin.xen_offload_gso import super_frames
-from labctl.experiments.crossing import (
-    Crossing,
-    check_answer,
-    check_in_effect,
-    check_no_errors,
-    check_passes,
-    cross,
-)
-from labctl.experiments.evidence import Step, check_states, everywhere, until
+from labctl.experiments.builtin.router_hop.experiment import IP
+from labctl.experiments.builtin.xen_offload import gso
+from labctl.experiments.crossing import Crossing, check_in_effect, cross
+from labctl.experiments.evidence import Step
+from labctl.experiments.expectations import check_crossing
 from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
 from labctl.experiments.story import aligned
 from labctl.experiments.trial import Arm, Trial
+from labctl.experiments.variants import Case
+from labctl.kinds import nics
+from labctl.kinds.base import Effect
+from labctl.kinds.nics.e1000 import E1000
+from labctl.kinds.nics.virtio import Virtio
 from labctl.lab.node import Node
-from labctl.packet.checksum import Checksum, Metadata
+from labctl.topology.expected import Ends, Expected
 
-FINISHED: tuple[Checksum, Metadata | None] = (Checksum.VALID, None)
 OFF = {"tx-checksumming": False}
 ASKED = "tx-checksum-ipv4: on [requested off]"
 GUESTS = ("vm1", "vm2")
@@ -59,45 +59,10 @@ def _short(step: Step) -> str:
     return "partial, LOST" if judgement.lost else str(judgement.state)
 
 
-@experiment(
-    "xen-offload",
-    topology="xen-offload.yaml",
-    hypothesis="Between netfront and netback other switches finish a checksum than between virtio "
-    "and a TAP: `tx off` in the guest does nothing for IPv4, tx off on the receiver's vif or "
-    "traffic control in the guest does, and so does an uplink that is no virtio NIC.",
-)
-def xen_offload(trial: Trial) -> None:
-    """Checksum and segmentation switches of Xen guests, vifs and uplinks: which do anything."""
-    inside = Rows(("vm1", "its vif", "vm2's vif", "vm2"))
-    for version in (4, 6):
-        with trial.arm(f"defaults/ipv{version}", "control: offloads as they come") as arm:
-            crossing = cross(trial, arm, *GUESTS, version, with_ping=False)
-            check_passes(arm, crossing, finished=False)
-            inside.add(f"defaults, IPv{version}", crossing)
-    for version in (4, 6):
-        with trial.arm(f"guest tx off/ipv{version}", "ethtool -K tx off in both guests") as arm:
-            crossing = _guest_tx_off(trial, arm, version)
-            inside.add(f"guest tx off, IPv{version}", crossing)
-    with trial.arm("vif tx off/ipv4", "ethtool -K tx off on the receiver's vif in dom0") as arm:
-        crossing = _vif_tx_off(trial, arm)
-        inside.add("vm2's vif tx off, IPv4", crossing)
-        inside.add("  the answer, vm2 to vm1", crossing, answer=True)
-    for version in (4, 6):
-        what = "tc … action csum in both guests, TSO and GSO off"
-        with trial.arm(f"guest tc csum/ipv{version}", what) as arm:
-            crossing = _guest_tc_csum(trial, arm, version)
-            inside.add(f"guest tc csum, IPv{version}", crossing)
-    outside = Rows(("vm1", "its vif", "dom0's NIC", "the NIC's TAP", "vm3's TAP", "vm3"))
-    for model, interface in (("virtio", "eth0"), ("e1000", "eth1")):
-        with trial.arm(f"uplink {model}/ipv4", f"to vm3, the Xen host's NIC is {model}") as arm:
-            crossing = _uplink(trial, arm, model, interface)
-            outside.add(f"uplink {model}, IPv4", crossing)
-            outside.add("  the answer, vm3 to vm1", crossing, answer=True)
-    told = super_frames(trial)
-    if len(inside.rows) == 8 and len(outside.rows) == 4 and told:
-        trial.story += _story(inside, outside, told)
-    else:
-        trial.notes.append("an arm did not come to its end, so there is no story to tell")
+def _defaults(trial: Trial, arm: Arm, version: int) -> Crossing:
+    crossing = cross(trial, arm, *GUESTS, version, with_ping=False)
+    check_crossing(arm, crossing)
+    return crossing
 
 
 def _guest_tx_off(trial: Trial, arm: Arm, version: int) -> Crossing:
@@ -113,7 +78,7 @@ def _guest_tx_off(trial: Trial, arm: Arm, version: int) -> Crossing:
             check_in_effect(arm, f"{name} tx-checksum-ipv4", True, now["tx-checksum-ipv4"].active)
             check_in_effect(arm, f"{name} tx-checksum-ipv6", False, now["tx-checksum-ipv6"].active)
         crossing = cross(trial, arm, *GUESTS, version, with_ping=False)
-    check_passes(arm, crossing, finished=version == 6)
+    check_crossing(arm, crossing, Ends(finished_by=GUESTS if version == 6 else ()))
     return crossing
 
 
@@ -127,22 +92,20 @@ def _asked(node: Node) -> Iterator[str]:
         node.restore_features(before)
 
 
-def _vif_tx_off(trial: Trial, arm: Arm) -> Crossing:
-    """Let dom0 finish what goes to vm2, and only that."""
+def _vif_tx_off(trial: Trial, arm: Arm, version: int) -> Crossing:
+    """Let dom0 finish what goes to vm2, and only that: nobody touches vm1's vif."""
     vif = trial.lab.node("vm2").interface().tap
     with trial.lab.tap_offload(vif, OFF) as now:
         for feature in ("tx-checksum-ipv4", "tx-checksum-ipv6"):
             check_in_effect(arm, f"{vif} {feature}", False, now[feature].active)
-        crossing = cross(trial, arm, *GUESTS, 4, with_ping=False)
-    _check_arrived(arm, crossing)
-    expected = f"partial with needs_csum in vm1 and at its vif, valid from {vif} on"
-    for wanted in (crossing.syn, crossing.datagram):
-        expectation = until("vm1-eth0", crossing.path, FINISHED)
-        check_states(arm, crossing.steps(wanted), wanted, expected, expectation)
-    # Nobody has touched vm1's vif, so the answer is as in the control.
-    unfinished = everywhere(Checksum.PARTIAL, Metadata.NEEDS_CSUM)
-    steps = crossing.steps(crossing.syn_ack)
-    check_states(arm, steps, crossing.syn_ack, "partial with needs_csum at every hop", unfinished)
+        crossing = cross(trial, arm, *GUESTS, version, with_ping=False)
+
+    def words(expected: Expected) -> str:
+        if not expected.changes:
+            return expected.words
+        return f"partial with needs_csum in vm1 and at its vif, valid from {vif} on"
+
+    check_crossing(arm, crossing, Ends(completing=(vif,)), words=words)
     return crossing
 
 
@@ -160,7 +123,7 @@ def _guest_tc_csum(trial: Trial, arm: Arm, version: int) -> Crossing:
         arm.check(
             f"{node.name}'s csum action, after", "gone", "there" if left else "gone", not left
         )
-    check_passes(arm, crossing, finished=True)
+    check_crossing(arm, crossing, Ends(finished_by=GUESTS))
     return crossing
 
 
@@ -173,42 +136,48 @@ def _check_at_work(arm: Arm, node: Node) -> None:
     arm.check(f"{node.name}'s csum action", "at work", observed, passed)
 
 
-def _uplink(trial: Trial, arm: Arm, model: str, interface: str) -> Crossing:
+def _uplink(trial: Trial, arm: Arm, model: str, interface: str, version: int) -> Crossing:
     """Talk to vm3 over one of the Xen host's two NICs: virtio carries the note, e1000 cannot."""
-    driver = {"virtio": "virtio_net", "e1000": "e1000"}[model]
+    nic = nics.model(model)
+    driver = nic.driver
     path = f"/sys/class/net/{interface}/device/driver"
     found = trial.lab.node("xen1").run(f"basename $(readlink {path})").stdout.strip()
     arm.check(f"driver of xen1's {interface}", driver, found, found == driver)
     tap = f"xen1-{interface}"
     active = trial.lab.tap_features(tap)["tx-checksum-ip-generic"].active
-    check_in_effect(arm, f"{tap} tx-checksum-ip-generic", model == "virtio", active)
-    crossing = cross(trial, arm, "vm1", "vm3", 4, interface=interface, with_ping=False)
-    if model == "virtio":
-        check_passes(arm, crossing, finished=False)
-        return crossing
-    _check_arrived(arm, crossing)
-    last = f"xen1:{interface}"
-    expected = f"partial with needs_csum as far as {last}, valid from {tap} on"
-    for wanted in (crossing.syn, crossing.datagram):
-        expectation = until(last, crossing.path, FINISHED)
-        check_states(arm, crossing.steps(wanted), wanted, expected, expectation)
-    # The other way the lab's kernel finishes: QEMU has told it that this TAP cannot take a note.
-    last = f"vm3-{interface}"
-    expected = f"partial with needs_csum as far as {last}, valid from {tap} on"
-    expectation = until(last, crossing.path[::-1], FINISHED)
-    steps = crossing.steps(crossing.syn_ack)
-    check_states(arm, steps, crossing.syn_ack, expected, expectation)
+    check_in_effect(arm, f"{tap} tx-checksum-ip-generic", nic.received is Effect.KEEPS, active)
+    crossing = cross(trial, arm, "vm1", "vm3", version, interface=interface, with_ping=False)
+    check_crossing(arm, crossing)
     return crossing
 
 
-def _check_arrived(arm: Arm, crossing: Crossing) -> None:
-    check_answer(arm, "ssh", crossing.ssh, works=True)
-    check_answer(arm, "udp", crossing.udp, works=True)
-    check_no_errors(arm, crossing)
+def _uplink_virtio(trial: Trial, arm: Arm, version: int) -> Crossing:
+    return _uplink(trial, arm, Virtio.name, "eth0", version)
 
 
-def _story(inside: Rows, outside: Rows, told: list[str]) -> list[str]:
+def _uplink_e1000(trial: Trial, arm: Arm, version: int) -> Crossing:
+    return _uplink(trial, arm, E1000.name, "eth1", version)
+
+
+def _story(found: Mapping[str, Any]) -> list[str]:
     """Tell which switch does what to somebody who meets them for the first time."""
+    inside = Rows(("vm1", "its vif", "vm2's vif", "vm2"))
+    for name in ("defaults", "guest tx off"):
+        for ip, version in IP.items():
+            inside.add(f"{name}, IPv{version}", found[f"{name}/{ip}"])
+    inside.add("vm2's vif tx off, IPv4", found["vif tx off/ipv4"])
+    inside.add("  the answer, vm2 to vm1", found["vif tx off/ipv4"], answer=True)
+    for ip, version in IP.items():
+        inside.add(f"guest tc csum, IPv{version}", found[f"guest tc csum/{ip}"])
+    outside = Rows(("vm1", "its vif", "dom0's NIC", "the NIC's TAP", "vm3's TAP", "vm3"))
+    for name in ("uplink virtio", "uplink e1000"):
+        outside.add(f"{name}, IPv4", found[f"{name}/ipv4"])
+        outside.add("  the answer, vm3 to vm1", found[f"{name}/ipv4"], answer=True)
+    super_frames = {
+        "TSO on": found["gso on/ipv4"],
+        "TSO and GSO off": found["gso off/ipv4"],
+        "put there by hand": found["gso unmarked/ipv4"],
+    }
     return [
         "vm1 ── vm1-eth0 ── lan ── vm2-eth0 ── vm2            (all but the guests: dom0)",
         "",
@@ -240,5 +209,48 @@ def _story(inside: Rows, outside: Rows, told: list[str]) -> list[str]:
         "the emulated NIC does, as a real one would. The other way the lab's own kernel finishes,",
         "for QEMU has told it that a TAP before an e1000 takes nothing unfinished.",
         "",
-        *told,
+        *gso.told(super_frames),
     ]
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Something to turn, and what is done then."""
+
+    what: str
+    act: Callable[[Trial, Arm, int], Any]
+    """Given the IP version; returns what the story tells of."""
+    versions: tuple[int, ...] = (4,)
+
+
+SWITCHES = {
+    "defaults": Switch("control: offloads as they come", _defaults, (4, 6)),
+    "guest tx off": Switch("ethtool -K tx off in both guests", _guest_tx_off, (4, 6)),
+    "vif tx off": Switch("ethtool -K tx off on the receiver's vif in dom0", _vif_tx_off),
+    "guest tc csum": Switch(
+        "tc … action csum in both guests, TSO and GSO off", _guest_tc_csum, (4, 6)
+    ),
+    "uplink virtio": Switch("to vm3, the Xen host's NIC is virtio", _uplink_virtio),
+    "uplink e1000": Switch("to vm3, the Xen host's NIC is e1000", _uplink_e1000),
+    "gso on": Switch("a transfer with TSO and GSO as they come", gso.as_they_come),
+    "gso off": Switch("control: the same transfer, TSO and GSO off in vm1", gso.turned_off),
+    "gso unmarked": Switch(
+        "a super-frame without needs_csum, its sum wrong, put on vm2's vif in dom0", gso.unmarked
+    ),
+}
+
+
+@experiment(
+    "xen-offload",
+    topology="xen-offload.yaml",
+    hypothesis="Between netfront and netback other switches finish a checksum than between virtio "
+    "and a TAP: `tx off` in the guest does nothing for IPv4, tx off on the receiver's vif or "
+    "traffic control in the guest does, and so does an uplink that is no virtio NIC.",
+    variants={"switch": SWITCHES, "ip": IP},
+    where=lambda case: case["ip"] in case["switch"].versions,
+    describe=lambda case: str(case["switch"].what),
+    story=_story,
+)
+def xen_offload(trial: Trial, arm: Arm, case: Case) -> Any:
+    """Checksum and segmentation switches of Xen guests, vifs and uplinks: which do anything."""
+    return case["switch"].act(trial, arm, case["ip"])

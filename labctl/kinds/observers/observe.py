@@ -201,8 +201,8 @@ class Observer:
         self.out.flush()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the observer; returns the exit status."""
+def main(argv: Sequence[str] | None = None, kind: type[Observer] = Observer) -> int:
+    """Run the observer; returns the exit status. `kind` is what reads the socket."""
     words = argparse.ArgumentParser(prog="observe")
     words.add_argument("--hop", required=True)
     words.add_argument("--netns")
@@ -223,8 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"cannot observe {asked.iface}: {wrong}\n")
         return 1
     out = sys.stdout.buffer
-    observer = Observer(sock, out, asked.snap, ask(sock, SIOCGIFINDEX, asked.iface))
     try:
+        observer = kind(sock, out, asked.snap, ask(sock, SIOCGIFINDEX, asked.iface))
         out.write(first)
         out.flush()
         observer.watch((sys.stdin.fileno(), read_end))

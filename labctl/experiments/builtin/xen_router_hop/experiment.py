@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from labctl.experiments.builtin.router_hop import complete, cross_each, lost_at, tables
+from collections.abc import Mapping
+
+from labctl.experiments.builtin.router_hop.experiment import (
+    cross_router,
+    describe,
+    lost_at,
+    tables,
+    variants,
+)
+from labctl.experiments.crossing import Crossing
 from labctl.experiments.model import experiment
-from labctl.experiments.trial import Trial
+from labctl.experiments.trial import Arm, Trial
+from labctl.experiments.variants import Case
 from labctl.kinds.forwarders.raw_vnet import RawVnet
 
 
-@experiment(
-    "xen-router-hop",
-    topology="xen-router-hop.yaml",
-    hypothesis="Between two Xen guests SSH hangs behind a router in dom0 that copies packets as "
-    "they are: netback tells the next guest nothing of a checksum that the copy forgot about.",
-)
-def xen_router_hop(trial: Trial) -> None:
-    """A router in dom0 that copies packets: SSH between Xen guests hangs; names the hop."""
-    what = "each guest finishes its checksums by tc's csum action"
-    found = cross_each(trial, cure="tc-csum", what=what)
-    if not complete(found):
-        trial.notes.append("an arm did not come to its end, so there is no story to tell")
-        return
+def _story(found: Mapping[str, Crossing]) -> list[str]:
     kept = RawVnet.name
-    trial.story += [
+    return [
         "vm1 ── vm1-eth0 ── left ── r1 ── right ── vm2-eth0 ── vm2    (dom0, but for the guests)",
         "",
         *tables(found),
@@ -42,3 +40,17 @@ def xen_router_hop(trial: Trial) -> None:
         "On Xen `ethtool -K eth0 tx off` does not do that for IPv4 (netfront keeps the feature",
         "on), the csum action of traffic control does: see `labctl experiment xen-offload`.",
     ]
+
+
+@experiment(
+    "xen-router-hop",
+    topology="xen-router-hop.yaml",
+    hypothesis="Between two Xen guests SSH hangs behind a router in dom0 that copies packets as "
+    "they are: netback tells the next guest nothing of a checksum that the copy forgot about.",
+    variants=variants("tc-csum", "each guest finishes its checksums by tc's csum action"),
+    describe=describe,
+    story=_story,
+)
+def xen_router_hop(trial: Trial, arm: Arm, case: Case) -> Crossing:
+    """A router in dom0 that copies packets: SSH between Xen guests hangs; names the hop."""
+    return cross_router(trial, arm, case)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from labctl.experiments import rings
-from labctl.experiments.crossing import Crossing, check_passes, cross
+from labctl.experiments.crossing import Crossing, cross
+from labctl.experiments.expectations import check_crossing
 from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
 from labctl.experiments.story import table
 from labctl.experiments.trial import Arm, Trial
+from labctl.experiments.variants import Case
 from labctl.lab.watch import watch_flags
+from labctl.topology.expected import Ends
 from labctl.world.deadline import Deadline
 
+GUESTS = ("vm1", "vm2")
 VIFS = ("vm1-eth0", "vm2-eth0")
+CONTROL = "control/tc-csum"
+"""With nothing left to finish the same hops must show finished sums, and the rings no flag."""
+COLUMNS = {"ipv4": "IPv4", "ipv6": "IPv6", CONTROL: "IPv4, tc csum"}
 STOP_SECONDS = 60.0
 EXPLANATION = """
 vm1's kernel leaves the pseudo-header's sum in the checksum field and marks the packet
@@ -31,49 +40,61 @@ virtio header.
 """
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What one case found."""
+
+    crossing: Crossing
+    passages: list[rings.Passage]
+
+
+def _story(found: Mapping[str, Shown]) -> list[str]:
+    columns = {
+        COLUMNS[name]: (one.crossing.steps(one.crossing.syn), one.crossing.ssh)
+        for name, one in found.items()
+    }
+    lines = ["vm1 ── vm1-eth0 ── lan ── vm2-eth0 ── vm2    (dom0, but for the guests)", ""]
+    lines += ["The first packet of SSH (SYN) from vm1 to vm2:", "", *table(columns)]
+    for name, one in found.items():
+        lines += ["", f"Packet by packet, {COLUMNS[name]}:", ""]
+        senders = {one.crossing.there: "vm1", one.crossing.back: "vm2"}
+        lines += rings.lines(one.passages, senders)
+    return [*lines, *EXPLANATION.splitlines()]
+
+
+def _describe(case: Case) -> str:
+    if case.name == CONTROL:
+        return "each guest finishes its sums by tc, IPv4"
+    return "one bridge in dom0, offloads as they come"
+
+
 @experiment(
     "xen-bridged",
     topology="xen-bridged.yaml",
     hypothesis="Between two Xen guests on one host SSH works although every checksum covers only "
     "the pseudo-header, because csum_blank and data_validated travel from ring to ring.",
+    variants={"ip": {"ipv4": 4, "ipv6": 6, CONTROL: 4}},
+    describe=_describe,
+    story=_story,
 )
-def xen_bridged(trial: Trial) -> None:
+def xen_bridged(trial: Trial, arm: Arm, case: Case) -> Shown:
     """Two Xen guests on one bridge: SSH works with sums of the pseudo-header only; shows why."""
-    found: dict[str, Crossing] = {}
-    crossed: dict[str, list[rings.Passage]] = {}
-    for version in (4, 6):
-        with trial.arm(f"ipv{version}", "one bridge in dom0, offloads as they come") as arm:
-            crossing, passed = _cross(trial, arm, version, flags=rings.BOTH)
-            check_passes(arm, crossing, finished=False)
-            found[f"IPv{version}"], crossed[f"IPv{version}"] = crossing, passed
-    # The control: with nothing left to finish the same hops must show finished sums, and no flag.
-    with (
-        trial.arm("control/tc-csum", "each guest finishes its sums by tc, IPv4") as arm,
-        contextlib.ExitStack() as stack,
-    ):
-        for name in ("vm1", "vm2"):
+    finishers = GUESTS if case.name == CONTROL else ()
+    with contextlib.ExitStack() as stack:
+        for name in finishers:
             stack.enter_context(finishing(trial.lab.node(name)))
-        crossing, passed = _cross(trial, arm, 4, flags=())
-        check_passes(arm, crossing, finished=True)
-        found["IPv4, tc csum"], crossed["IPv4, tc csum"] = crossing, passed
-    trial.story += ["vm1 ── vm1-eth0 ── lan ── vm2-eth0 ── vm2    (dom0, but for the guests)", ""]
-    trial.story += ["The first packet of SSH (SYN) from vm1 to vm2:", ""]
-    trial.story += table({name: (one.steps(one.syn), one.ssh) for name, one in found.items()})
-    for name, one in found.items():
-        trial.story += ["", f"Packet by packet, {name}:", ""]
-        trial.story += rings.lines(crossed[name], {one.there: "vm1", one.back: "vm2"})
-    trial.story += EXPLANATION.splitlines()
+        shown = _cross(trial, arm, case["ip"], flags=() if finishers else rings.BOTH)
+        check_crossing(arm, shown.crossing, Ends(finished_by=finishers))
+    return shown
 
 
-def _cross(
-    trial: Trial, arm: Arm, version: int, *, flags: tuple[str, ...]
-) -> tuple[Crossing, list[rings.Passage]]:
+def _cross(trial: Trial, arm: Arm, version: int, *, flags: tuple[str, ...]) -> Shown:
     """Cross the bridge while the rings are watched, and check what they say of three packets."""
     with watch_flags(trial.lab, "xen1", VIFS, trial.scratch(f"{arm.name} flags")) as watch:
-        crossing = cross(trial, arm, "vm1", "vm2", version)
+        crossing = cross(trial, arm, *GUESTS, version)
         told = watch.stop(Deadline(STOP_SECONDS, "ending the observer of the flags"))
     assert crossing.evidence is not None
     crossed = rings.passages(crossing.evidence, told, VIFS)
     for wanted in (crossing.syn, crossing.syn_ack, crossing.datagram):
         rings.check_flags(arm, told, crossed, crossing.steps(wanted), wanted, flags)
-    return crossing, crossed
+    return Shown(crossing, crossed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from labctl.experiments.crossing import check_in_effect
 from labctl.experiments.finishing import SEGMENTS
@@ -29,37 +29,43 @@ OPEN = ("partial, needs_csum",)
 UNFIXED = "did not grow, at both netfronts and both vifs"
 
 
-def super_frames(trial: Trial) -> list[str]:
-    """Run the three arms about super-frames; return their part of the story, or nothing."""
+def as_they_come(trial: Trial, arm: Arm, version: int) -> list[Tally]:
+    """Send a transfer; every hop must see super-frames."""
+    found = _watched(trial, arm, _path(trial), BULK_PORT, lambda: _send(trial, arm, version))
+    for one in found:
+        _some(arm, one)
+    return found
+
+
+def turned_off(trial: Trial, arm: Arm, version: int) -> list[Tally]:
+    """Send the same with TSO and GSO off in vm1; no hop before vm2 may see a super-frame."""
+    with trial.lab.node("vm1").offload(SEGMENTS) as now:
+        for feature in SEGMENTS:
+            check_in_effect(arm, f"vm1 {feature}", False, now[feature].active)
+        found = _watched(trial, arm, _path(trial), BULK_PORT, lambda: _send(trial, arm, version))
+    for one in found[:-1]:  # in vm2 GRO joins what arrives in one go
+        _none(arm, one)
+    return found
+
+
+def unmarked(trial: Trial, arm: Arm, _version: int) -> list[Tally]:
+    """Put a super-frame without its note on vm2's vif by hand; it must have one all the same."""
     lab = trial.lab
     vm1, vm2 = lab.node("vm1"), lab.node("vm2")
-    path = find_path(lab.topology, "vm1", "vm2", "eth0").points
-    rows: dict[str, list[Tally]] = {}
+    path = _path(trial)[2:]
+    found = _watched(trial, arm, path, HAND_PORT, lambda: send_unmarked(lab, vm1, vm2))
+    for one in found:
+        _some(arm, one)
+    return found
 
-    def send(arm: Arm) -> None:
-        answer = bulk(lab, "vm1", "vm2", vm2.address(4))
-        arm.check("transfer", "all of it arrives", answer.text, answer.works)
 
-    with trial.arm("gso on/ipv4", "a transfer with TSO and GSO as they come") as arm:
-        found = _watched(trial, arm, path, BULK_PORT, lambda: send(arm))
-        for one in found:
-            _some(arm, one)
-        rows["TSO on"] = found
-    with trial.arm("gso off/ipv4", "control: the same transfer, TSO and GSO off in vm1") as arm:
-        with vm1.offload(SEGMENTS) as now:
-            for feature in SEGMENTS:
-                check_in_effect(arm, f"vm1 {feature}", False, now[feature].active)
-            found = _watched(trial, arm, path, BULK_PORT, lambda: send(arm))
-        for one in found[:-1]:  # in vm2 GRO joins what arrives in one go
-            _none(arm, one)
-        rows["TSO and GSO off"] = found
-    what = "a super-frame without needs_csum, its sum wrong, put on vm2's vif in dom0"
-    with trial.arm("gso unmarked/ipv4", what) as arm:
-        found = _watched(trial, arm, path[2:], HAND_PORT, lambda: send_unmarked(lab, vm1, vm2))
-        for one in found:
-            _some(arm, one)
-        rows["put there by hand"] = found
-    return _told(rows) if len(rows) == 3 else []
+def _path(trial: Trial) -> tuple[ObservationPoint, ...]:
+    return find_path(trial.lab.topology, "vm1", "vm2", "eth0").points
+
+
+def _send(trial: Trial, arm: Arm, version: int) -> None:
+    answer = bulk(trial.lab, "vm1", "vm2", trial.lab.node("vm2").address(version))
+    arm.check("transfer", "all of it arrives", answer.text, answer.works)
 
 
 def _watched(
@@ -99,7 +105,8 @@ def _none(arm: Arm, seen: Tally) -> None:
     arm.check(f"super-frames at {seen.hop.name}", "none", seen.text, passed)
 
 
-def _told(rows: dict[str, list[Tally]]) -> list[str]:
+def told(rows: Mapping[str, list[Tally]]) -> list[str]:
+    """Tell the part of the story about super-frames, of what the three arms found."""
     lines = ["Super-frames from vm1 to vm2: frames longer than the MTU, to be cut later.", ""]
     for name, found in rows.items():
         lines.append(f"  {name}")

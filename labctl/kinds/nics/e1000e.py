@@ -1,0 +1,20 @@
+"""Intel's 82574L, as QEMU emulates it."""
+
+from __future__ import annotations
+
+from labctl.kinds.base import Effect
+from labctl.kinds.nics.base import NicModel
+
+
+class E1000e(NicModel):
+    """The driver's order becomes a virtio header (QEMU: net_tx_pkt_build_vheader).
+
+    What comes unfinished the device completes (net_rx_pkt_fix_l4_csum), and calls it verified.
+    """
+
+    name = "e1000e"
+    summary = "emulated: the driver's order goes on in the TAP's virtio header"
+    effect = Effect.KEEPS
+    received = Effect.COMPLETES
+    driver = "e1000e"
+    carrier = "a virtio header that QEMU makes of the driver's order"

@@ -1,0 +1,19 @@
+"""virtio-net: the device that was made for hypervisors."""
+
+from __future__ import annotations
+
+from labctl.kinds.base import Effect
+from labctl.kinds.nics.base import NicModel
+
+
+class Virtio(NicModel):
+    """The note is in the header before each frame, and QEMU hands it to the TAP as it is."""
+
+    name = "virtio"
+    summary = "paravirtual: the note travels in the virtio header"
+    effect = Effect.KEEPS
+    driver = "virtio_net"
+    carrier = "VIRTIO_NET_HDR_F_NEEDS_CSUM in the virtio header"
+    in_every_image = True
+    instant_carrier = True
+    device_features = True

@@ -1,0 +1,12 @@
+"""The observers that come with labctl, declared as forwarders are (`labctl.kinds.forwarders`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SHIPPED: Mapping[str, str] = {
+    "packet-socket": "labctl.kinds.observers.packet_socket:PacketSocket",
+}
+"""By name, where the class is; in the order in which they are shown."""
+DEFAULT = "packet-socket"
+"""The one that observes every hop."""

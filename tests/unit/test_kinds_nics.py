@@ -1,0 +1,33 @@
+"""NIC models: every word of a topology has one, and says how its guest completes checksums."""
+
+from __future__ import annotations
+
+import pytest
+
+from labctl.errors import UsageError
+from labctl.kinds import nics
+from labctl.kinds.nics.base import NicModel
+from labctl.topology import shape
+
+
+def test_the_models_are_those_that_a_topology_may_name() -> None:
+    made = shape.schema()["$defs"]["Interface"]["properties"]["model"]
+    assert made["anyOf"][0]["enum"] == list(nics.SHIPPED)
+    assert [model.name for model in nics.models()] == list(nics.SHIPPED)
+
+
+@pytest.mark.parametrize("model", nics.models(), ids=lambda one: one.name)
+def test_the_first_way_to_complete_checksums_is_one_for_both_ip_versions(
+    model: NicModel,
+) -> None:
+    best = model.completions()[0]
+    for version in (4, 6):
+        assert best.name in [way.name for way in model.completions(version)]
+    assert model.summary
+    assert not model.summary.endswith(".")
+
+
+def test_a_model_that_does_not_exist_is_told_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="there is no NIC model 'e1001'") as wrong:
+        nics.model("e1001")
+    assert "e1000" in wrong.value.hint
