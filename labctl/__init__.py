@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from labctl.lab.waiting import background, wait_for_port, wait_until
     from labctl.packet.checksum import Checksum, Judgement, Metadata
     from labctl.results.model import ArmResult, Check, Run, Verdict
+    from labctl.topology.expected import Ends
     from labctl.topology.graph import PacketPath, find_path
     from labctl.topology.model import Topology
     from labctl.topology.points import ObservationPoint
@@ -69,6 +70,7 @@ __all__ = [
     "DeadlineError",
     "Drop",
     "Effect",
+    "Ends",
     "Evidence",
     "Experiment",
     "ForwarderKind",
@@ -153,6 +155,7 @@ _HOMES = {
     "labctl.lab.waiting": "background wait_for_port wait_until",
     "labctl.packet.checksum": "Checksum Judgement Metadata",
     "labctl.results.model": "ArmResult Check Run Verdict",
+    "labctl.topology.expected": "Ends",
     "labctl.topology.graph": "PacketPath find_path",
     "labctl.topology.model": "Topology",
     "labctl.topology.points": "ObservationPoint",

@@ -30,6 +30,7 @@ FUNCTIONS = {
 NOT_FOR_AUTHORS = {
     "Arm": {"interrupted", "result", "undo"},
     "Deadline": {"landed", "travelling"},
+    "Experiment": {"run"},
     "Lab": {
         "check_console", "check_running", "console_words", "hypervisor", "place", "tap_features",
         "versions",
@@ -39,13 +40,15 @@ NOT_FOR_AUTHORS = {
         "features", "forwards", "kernel_counters", "kernel_forwards", "program_counters",
         "set_kernel_forwarding", "start_program", "stop",
     },
-    "Topology": {"inside", "outer_networks", "outer_nodes", "outer_routers", "xen_hosts"},
+    "Topology": {
+        "bridges", "inside", "outer_networks", "outer_nodes", "outer_routers", "xen_hosts",
+    },
     "Trial": {"undo"},
 }  # fmt: skip
 """What labctl itself calls of them, or what only few will miss."""
 NOT_MADE_BY_AUTHORS = {
-    "Arm", "Capture", "Experiment", "Job", "Kind", "ForwarderKind", "Lab", "Node", "Router",
-    "RunningRouter", "Skip", "TopologyError", "Trial",
+    "Arm", "Capture", "Experiment", "Job", "Kind", "ForwarderKind", "Lab", "LinkKind", "Node",
+    "ObserverKind", "Router", "RunningRouter", "Skip", "Step", "TopologyError", "Trial",
 }  # fmt: skip
 """Classes of which an author gets objects, or which have no signature of interest."""
 
