@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Kind,
         LinkKind,
         LinkPlan,
+        Look,
         NewLink,
         ObserverKind,
         Passing,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from labctl.lab.waiting import background, wait_for_port, wait_until
     from labctl.packet.checksum import Checksum, Judgement, Metadata
     from labctl.results.model import ArmResult, Check, Run, Verdict
-    from labctl.topology.expected import Ends
+    from labctl.topology.expected import Ends, Expected
     from labctl.topology.graph import PacketPath, find_path
     from labctl.topology.model import Topology
     from labctl.topology.points import ObservationPoint
@@ -72,6 +73,7 @@ __all__ = [
     "Effect",
     "Ends",
     "Evidence",
+    "Expected",
     "Experiment",
     "ForwarderKind",
     "GuestError",
@@ -84,6 +86,7 @@ __all__ = [
     "LabctlError",
     "LinkKind",
     "LinkPlan",
+    "Look",
     "Metadata",
     "NewLink",
     "Node",
@@ -147,15 +150,15 @@ _HOMES = {
     "labctl.experiments.probes": "Answer",
     "labctl.experiments.require": "require",
     "labctl.experiments.trial": "Arm Skip Trial",
-    "labctl.kinds.base": "Effect ForwarderKind Kind LinkKind LinkPlan NewLink "
-    "ObserverKind Passing Remedy RunningRouter Tool",
+    "labctl.kinds.base": "Effect ForwarderKind Kind LinkKind LinkPlan Look "
+    "NewLink ObserverKind Passing Remedy RunningRouter Tool",
     "labctl.lab.lab": "Lab",
     "labctl.lab.node": "Job Node",
     "labctl.lab.router": "Router",
     "labctl.lab.waiting": "background wait_for_port wait_until",
     "labctl.packet.checksum": "Checksum Judgement Metadata",
     "labctl.results.model": "ArmResult Check Run Verdict",
-    "labctl.topology.expected": "Ends",
+    "labctl.topology.expected": "Ends Expected",
     "labctl.topology.graph": "PacketPath find_path",
     "labctl.topology.model": "Topology",
     "labctl.topology.points": "ObservationPoint",
