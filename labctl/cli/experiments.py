@@ -114,7 +114,7 @@ def _print_page(run: Run, path: Path) -> None:
 @click.command("experiments")
 @json_option
 def list_experiments(as_json: bool) -> None:
-    """List the experiments of labctl and of other packages, one line each."""
+    """List the experiments that can be run by name, one line each."""
     others = installed.entries()
     found = [*BUILTIN.values(), *(one.experiment for one in others if one.experiment)]
     for one in others:
