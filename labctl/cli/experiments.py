@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
 
 from labctl.cli import report
-from labctl.cli.display import display
+from labctl.cli.display import Display, display, paused
 from labctl.cli.out import Styled, say
 from labctl.cli.words import accel_option, json_option, print_json, print_table
 from labctl.errors import ExitCode
 from labctl.experiments import installed, load, runner
 from labctl.experiments.builtin import BUILTIN
 from labctl.guests.accel import Policy
+from labctl.lab import handover
+from labctl.lab.lab import Lab
 from labctl.results.model import Run, Verdict, combine
 
 EXITS = {
@@ -46,6 +49,12 @@ EXITS = {
     metavar="FILE",
     help="Run them on another topology, found as `labctl up` finds it.",
 )
+@click.option(
+    "--keep-on-failure",
+    "keep",
+    is_flag=True,
+    help="Stop at the first arm that does not pass and leave its lab up; see docs/experiments.md.",
+)
 @click.option("--report", "reports", is_flag=True, help="Make a page of each; see labctl report.")
 @json_option
 def run_experiments(
@@ -54,6 +63,7 @@ def run_experiments(
     results: Path | None,
     only: tuple[str, ...],
     topology: str | None,
+    keep: bool,
     reports: bool,
     as_json: bool,
 ) -> None:
@@ -68,18 +78,48 @@ def run_experiments(
         found = [one.on(topology) for one in found]
     if only:
         found = [one.select(only) for one in found]
-    for experiment in found:
-        with display() as show:
-            run, path = runner.run(experiment, policy=accel, results=results, emit=show)
-        runs.append((run, path))
-        if not as_json:
-            _print_page(run, path)
-        if reports:
-            page = report.write(run, path)
-            click.echo(f"report: {page}", err=as_json)
+    kept: list[Lab] = []
+    try:
+        for experiment in found:
+            with display() as show:
+                keeping = runner.Keeping(partial(_look, show), kept) if keep else None
+                run, path = runner.run(
+                    experiment, policy=accel, results=results, emit=show, keeping=keeping
+                )
+            runs.append((run, path))
+            if not as_json:
+                _print_page(run, path)
+            if reports:
+                page = report.write(run, path)
+                click.echo(f"report: {page}", err=as_json)
+    except KeyboardInterrupt:
+        if not kept:
+            raise
+        click.echo("labctl: interrupted; what this command had brought up is down, but", err=True)
+        sys.exit(ExitCode.INTERRUPTED)
+    finally:
+        for lab in kept:
+            _print_commands(f"lab {lab.name} stays up:", lab)
     if as_json:
         print_json([{"path": str(path), **run.to_json()} for run, path in runs])
     sys.exit(EXITS[combine(run.verdict for run, _ in runs)])
+
+
+def _look(show: Display, lab: Lab, what: str) -> None:
+    """Stop in an arm that does not pass, where there is somebody at a terminal."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    with paused(show):
+        click.echo(f"{what}\n", err=True)
+        _print_commands(f"lab {lab.name} is as this arm has it now. In another terminal:", lab)
+        click.echo(
+            "Enter ends the experiment and leaves the lab up, Ctrl-C takes it down.", err=True
+        )
+        sys.stdin.readline()
+
+
+def _print_commands(title: str, lab: Lab) -> None:
+    click.echo("\n  ".join([title, *handover.commands(lab)]), err=True)
 
 
 def _print_page(run: Run, path: Path) -> None:
