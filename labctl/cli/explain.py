@@ -1,21 +1,22 @@
-"""The verb that explains a built-in experiment."""
+"""The verb that explains a built-in experiment, or a kind."""
 
 from __future__ import annotations
 
 import click
 
+from labctl.cli import kinds
 from labctl.cli.out import Styled, say
 from labctl.cli.words import json_option, print_json, print_table
 
 
 @click.command("explain")
-@click.argument("experiment", required=False, metavar="[EXPERIMENT]")
+@click.argument("experiment", required=False, metavar="[EXPERIMENT|KIND]")
 @json_option
 def explain(experiment: str | None, as_json: bool) -> None:
     """Explain EXPERIMENT: the mechanism hop by hop, the evidence.
 
-    Kernel functions are named, and Xen and virtio told side by side. Without EXPERIMENT: which
-    ones there are.
+    Kernel functions are named, and Xen and virtio told side by side. Of a KIND that labs are made
+    of: what it does, as `labctl kinds` tells it. Without either: which experiments there are.
     """
     from labctl.experiments.explained import NAMES, find
     from labctl.experiments.explained.page import lines
@@ -30,6 +31,9 @@ def explain(experiment: str | None, as_json: bool) -> None:
                 ["experiment", "what it is about"],
                 [[one.explanation.name, one.title] for one in found],
             )
+        return
+    if experiment not in NAMES and kinds.is_known(experiment):
+        kinds.explain(experiment, as_json)
         return
     told = resolve(find(experiment))
     if as_json:

@@ -24,7 +24,7 @@ def kinds(kind: str | None, as_json: bool) -> None:
     are listed too, those that cannot be used with the reason.
     """
     if kind is not None:
-        _explain(_named(kind), as_json)
+        explain(kind, as_json)
         return
     entries = [entry for group in registry.GROUPS for entry in group.entries()]
     if as_json:
@@ -43,6 +43,11 @@ def kinds(kind: str | None, as_json: bool) -> None:
         for one in entries
     ]
     print_table(["kind", "what it is", "summary", "effect"], rows)
+
+
+def is_known(name: str) -> bool:
+    """Tell whether a kind of this name is declared, of whatever sort."""
+    return any(group.is_declared(name) for group in registry.GROUPS)
 
 
 def _named(name: str) -> list[Kind]:
@@ -67,12 +72,14 @@ def _facts(kind: Kind) -> dict[str, Any]:
     }
 
 
-def _explain(kinds: list[Kind], as_json: bool) -> None:
+def explain(name: str, as_json: bool) -> None:
+    """Print what a kind is and does; raises `UsageError` where there is none of the name."""
+    named = _named(name)
     if as_json:
-        told = [_facts(kind) | {"explanation": kind.explanation} for kind in kinds]
+        told = [_facts(kind) | {"explanation": kind.explanation} for kind in named]
         print_json(told[0] if len(told) == 1 else told)
         return
-    for kind in kinds:
+    for kind in named:
         say(
             f"{kind.name} ({kind.what}): {kind.summary}; effect on unfinished checksums: "
             f"{kind.effect.value}"

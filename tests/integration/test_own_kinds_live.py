@@ -96,6 +96,7 @@ def test_they_are_listed_and_explained(here: Place) -> None:
     assert told["veth-chain"]["what"] == "link"
     assert told["udp-loser"]["effect"] == "loses"
     assert "A page of its own." in here.ok("kinds", "veth-chain").stdout
+    assert "A page of its own." in here.ok("explain", "udp-loser").stdout
 
 
 def test_tcp_passes_them_with_its_metadata_and_every_point_is_seen(here: Place) -> None:

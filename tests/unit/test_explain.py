@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from labctl.cli.explain import explain
+from labctl.cli.kinds import kinds
 from labctl.errors import UsageError
 from labctl.experiments.builtin import BUILTIN
 from labctl.experiments.explained import NAMES, find
@@ -214,3 +215,10 @@ def test_an_unknown_experiment_is_told_with_the_nearest_and_the_list(word: str, 
         find(word)
     assert caught.value.hint.startswith(hint)
     assert "xen-to-virtio" in caught.value.hint
+
+
+def test_a_kind_is_explained_as_the_verb_for_kinds_does() -> None:
+    told = CliRunner().invoke(explain, ["raw-vnet"])
+    assert told.exit_code == 0
+    assert told.output == CliRunner().invoke(kinds, ["raw-vnet"]).output
+    assert "virtio header" in told.output
