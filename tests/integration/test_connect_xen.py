@@ -121,8 +121,11 @@ class Real:
         return self.lab.node("xen9").run(line, timeout=120, check=False).ok
 
     def look(self) -> list[str]:
-        """Everything in dom0 that a lab could leave there."""
-        return sorted(self.dom0(LOOK).splitlines())
+        """Everything in dom0 that a lab could leave there.
+
+        But for what Python keeps beside labctl's own code there, which comes as it is imported.
+        """
+        return sorted(one for one in self.dom0(LOOK).splitlines() if "__pycache__" not in one)
 
     @contextmanager
     def unreachable(self) -> Iterator[None]:
