@@ -26,7 +26,7 @@ def kinds(kind: str | None, as_json: bool) -> None:
     if kind is not None:
         explain(kind, as_json)
         return
-    entries = [entry for group in registry.GROUPS for entry in group.entries()]
+    entries = list(registry.known())
     if as_json:
         print_json(
             [
@@ -47,7 +47,7 @@ def kinds(kind: str | None, as_json: bool) -> None:
 
 def is_known(name: str) -> bool:
     """Tell whether a kind of this name is declared, of whatever sort."""
-    return any(group.is_declared(name) for group in registry.GROUPS)
+    return any(entry.name == name for entry in registry.known())
 
 
 def _named(name: str) -> list[Kind]:
@@ -55,11 +55,14 @@ def _named(name: str) -> list[Kind]:
 
     Raises `UsageError` where there is none, or one that cannot be used.
     """
-    groups = [group for group in registry.GROUPS if group.is_declared(name)]
-    if not groups:
-        names = [known for group in registry.GROUPS for known in group.names()]
+    found = [entry for entry in registry.known() if entry.name == name]
+    if not found:
+        names = [entry.name for entry in registry.known()]
         raise UsageError(f"there is no kind {shown(name)}", nearest(name, names))
-    return [group.get(name) for group in groups]
+    for entry in found:
+        if entry.problem:
+            raise UsageError(entry.problem, "repair or remove what declares it")
+    return [entry.kind for entry in found if entry.kind]
 
 
 def _facts(kind: Kind) -> dict[str, Any]:

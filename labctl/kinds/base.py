@@ -5,6 +5,7 @@ Standard library only: this is imported by every command, and in a dom0 too.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -96,10 +97,13 @@ class Kind(ABC):
 
     @property
     def explanation(self) -> str:
-        """Markdown, from the file of the same name beside the kind's module; empty without one."""
+        """Markdown, from the file of the same name beside the kind's module, or its docstring."""
         file = sys.modules[type(self).__module__].__file__
         page = Path(file).with_suffix(".md") if file else None
-        return page.read_text(encoding="utf-8") if page and page.is_file() else ""
+        if page and page.is_file():
+            return page.read_text(encoding="utf-8")
+        own = vars(type(self)).get("__doc__")
+        return f"{inspect.cleandoc(own)}\n" if own else ""
 
 
 class RunningRouter(Protocol):

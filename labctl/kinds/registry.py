@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from labctl.errors import UsageError, nearest, shown
-from labctl.kinds import forwarders, links, observers
+from labctl.kinds import forwarders, links, nics, observers
 from labctl.kinds.base import ForwarderKind, Kind, LinkKind, ObserverKind, Option
 
 if TYPE_CHECKING:
@@ -228,6 +228,16 @@ def forwarder(name: str) -> ForwarderKind:
 def link(name: str) -> LinkKind[Any]:
     """Return the link kind of a name; raises `UsageError` where none can be had."""
     return LINKS.get(name)
+
+
+def known() -> Iterator[Entry[Any]]:
+    """Yield all kinds that are declared, of whatever sort, NIC models among them."""
+    from labctl.version import __version__
+
+    for group in GROUPS:
+        yield from group.entries()
+    for model in nics.models():
+        yield Entry(model.name, f"{OURS} {__version__}", model)
 
 
 def options(kind: Kind, given: Mapping[str, Option]) -> Any:

@@ -21,7 +21,7 @@ from labctl.errors import HostError, UsageError
 from labctl.experiments.diagnose_facts import Facts
 from labctl.experiments.diagnose_verdict import Finding, Verdict, conclude
 from labctl.experiments.knobs import candidates
-from labctl.kinds import registry
+from labctl.kinds import nics, registry
 from labctl.kinds.base import Effect, Option
 from labctl.kinds.forwarders import DEFAULT, SHIPPED
 from labctl.lab.beforehand import check_kinds
@@ -339,6 +339,7 @@ def test_the_verb_lists_and_explains(packages: Path) -> None:
         EXAMPLE,
         *registry.LINKS.shipped,
         *registry.OBSERVERS.shipped,
+        *nics.SHIPPED,
     ]
     assert told[len(SHIPPED)] == {
         "name": EXAMPLE,
