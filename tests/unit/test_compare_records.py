@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from compare_records import differences, main, states
+from labctl.results import Recorder
 from labctl.results.model import ArmResult, Check, Environment, Run, Verdict
 
 LINES = (
@@ -57,10 +57,12 @@ def test_everything_else_is_told(after: Run, told: str) -> None:
 
 
 def test_folders_of_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, one in (("a", run(SYN, COUNT)), ("b", run(SYN))):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "result.json").write_text(json.dumps(one.to_json()))
-    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    kept = []
+    for one in (run(SYN, COUNT), run(SYN)):
+        with Recorder.create("e", tmp_path) as recorder:
+            recorder.finish(replace(one, id=recorder.id))
+        kept.append(str(recorder.path))
+    a, b = kept
     assert main([a, a]) == 0
     assert "e: 2 checks, 0 differences" in capsys.readouterr().out
     assert main([a, b]) == 1
