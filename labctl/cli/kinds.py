@@ -11,7 +11,6 @@ from labctl.cli.words import json_option, print_json, print_table
 from labctl.errors import UsageError, nearest, shown
 from labctl.kinds import registry
 from labctl.kinds.base import Kind
-from labctl.topology import options
 
 
 @click.command("kinds")
@@ -65,13 +64,20 @@ def _named(name: str) -> list[Kind]:
     return [entry.kind for entry in found if entry.kind]
 
 
+def _options(kind: Kind) -> dict[str, Any]:
+    """Return the schema of a kind's options, by their names."""
+    from labctl.topology import options  # pydantic takes its time, and the table needs none
+
+    return dict(options.schema(kind).get("properties", {}))
+
+
 def _facts(kind: Kind) -> dict[str, Any]:
     return {
         "name": kind.name,
         "what": kind.what,
         "summary": kind.summary,
         "effect": kind.effect.value,
-        "options": options.schema(kind).get("properties", {}),
+        "options": _options(kind),
     }
 
 
@@ -87,7 +93,7 @@ def explain(name: str, as_json: bool) -> None:
             f"{kind.name} ({kind.what}): {kind.summary}; effect on unfinished checksums: "
             f"{kind.effect.value}"
         )
-        for name, facts in options.schema(kind).get("properties", {}).items():
+        for name, facts in _options(kind).items():
             default = f", {facts['default']} by default" if "default" in facts else ""
             values = " or ".join(map(str, facts.get("enum", [facts.get("type", "a value")])))
             said = f": {facts['description']}" if facts.get("description") else ""
