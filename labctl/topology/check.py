@@ -70,7 +70,7 @@ def _names(topology: model.Topology, report: Report) -> None:
             report.add(("networks", name), message, f"it is one of {links[name]}'s", key=True)
         for link in network.links():
             owner = links.setdefault(link, f"network {name}")
-            if link != name and owner != f"network {name}":
+            if owner != f"network {name}" and (link != name or owner.startswith("network ")):
                 message = f"a link of network {name} would be called {link}, as one of {owner}'s"
                 report.add(("networks", name), message, "rename one of them", key=True)
 

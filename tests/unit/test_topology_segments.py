@@ -195,3 +195,12 @@ def test_a_report_draws_each_segment_and_the_wire_between() -> None:
     assert (wire.network, wire.inside, wire.outside) == (
         "net lan/east", "lan-wire-a0", "lan-wire-b1"
     )  # fmt: skip
+
+
+def test_a_network_called_as_a_link_of_another_is_refused_wherever_it_stands() -> None:
+    for text in (
+        CHAIN.replace("networks:\n", "networks:\n  lan-wire-a0: {}\n"),
+        CHAIN.replace("nodes:\n", "  lan-wire-a0: {}\nnodes:\n"),
+    ):
+        found = problems(text)
+        assert any("called lan-wire-a0, as one of network lan" in one for one in found), found
