@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from labctl.errors import UsageError, shown
 from labctl.experiments.builtin import BUILTIN
 from labctl.experiments.model import Experiment
+from labctl.kinds import declared
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "labctl.experiments"
-OURS = "labctl"
-"""The distribution that declares the shipped ones."""
 
 
 @dataclass(frozen=True)
@@ -46,32 +45,15 @@ def find(name: str) -> Experiment | None:
 @cache
 def entries() -> tuple[Entry, ...]:
     """Return what other packages than labctl declare, by name."""
-    from importlib.metadata import entry_points  # here: most commands need none, and it is slow
-
-    declared: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=GROUP):
-        if point.dist is None or point.dist.name != OURS:
-            declared.setdefault(point.name, []).append(point)
-    return tuple(_entry(name, declared[name]) for name in sorted(declared))
+    return tuple(_entry(name, points) for name, points in declared.others(GROUP).items())
 
 
 def _entry(name: str, points: list[EntryPoint]) -> Entry:
-    by = sorted(f"{one.dist.name} {one.dist.version}" for one in points if one.dist)
-    package = by[-1] if by else "an unknown package"
-    if name in BUILTIN:
-        by.insert(0, OURS)
-    what = f"the experiment {shown(name)}"
-    if len(by) > 1:
-        problem = f"{what} is declared twice: by {' and by '.join(by)}"
-        return Entry(name, package, None, problem)
-    try:
-        found = points[0].load()
-    except Exception as wrong:  # whatever a stranger's module does when it is imported
-        why = f"{type(wrong).__name__}: {wrong}".splitlines()[0]
-        return Entry(name, package, None, f"{what} of {package} cannot be imported: {why}")
-    if not isinstance(found, Experiment):
-        return Entry(name, package, None, f"{what} of {package} is none")
-    if found.name != name:
-        problem = f"{what} of {package} calls itself {shown(found.name)}"
-        return Entry(name, package, None, problem)
-    return Entry(name, package, replace(found, package=package))
+    def make(found: object, what: str) -> tuple[Experiment | None, str]:
+        if not isinstance(found, Experiment):
+            return None, f"{what} is none"
+        wrong = "" if found.name == name else f"{what} calls itself {shown(found.name)}"
+        return (None if wrong else found), wrong
+
+    found, package, problem = declared.load("experiment", points, make, is_ours=name in BUILTIN)
+    return Entry(name, package, found and replace(found, package=package), problem)

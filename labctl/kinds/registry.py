@@ -13,15 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from labctl.errors import UsageError, nearest, shown
-from labctl.kinds import forwarders, links, nics, observers
+from labctl.kinds import declared, forwarders, links, nics, observers
 from labctl.kinds.base import ForwarderKind, Kind, LinkKind, ObserverKind, Option
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 K = TypeVar("K", bound=Kind)
-OURS = "labctl"
-"""The distribution that the shipped kinds are declared by."""
 HERE = "this process"
 """Stands for the distribution of a kind that was registered by its class."""
 
@@ -103,7 +101,10 @@ class Group(Generic[K]):
         """Return all kinds that are declared, the shipped ones first."""
         from labctl.version import __version__
 
-        ours = (Entry(name, f"{OURS} {__version__}", self._shipped(name)) for name in self.shipped)
+        ours = (
+            Entry(name, f"{declared.OURS} {__version__}", self._shipped(name))
+            for name in self.shipped
+        )
         here = (Entry(name, HERE, kind) for name, kind in self._registered.items())
         return (*ours, *here, *self._others())
 
@@ -138,35 +139,23 @@ class Group(Generic[K]):
     def _others(self) -> tuple[Entry[K], ...]:
         """Return what other packages declare, in the order of names."""
         if self._found is None:
-            from importlib.metadata import entry_points
-
-            declared: dict[str, list[EntryPoint]] = {}
-            for point in entry_points(group=self.entry_points):
-                if point.dist is None or point.dist.name != OURS:
-                    declared.setdefault(point.name, []).append(point)
-            self._found = tuple(self._entry(name, declared[name]) for name in sorted(declared))
+            self._found = tuple(
+                self._entry(name, points)
+                for name, points in declared.others(self.entry_points).items()
+            )
         return self._found
 
     def _entry(self, name: str, points: list[EntryPoint]) -> Entry[K]:
-        by = sorted(_distribution(point) for point in points)
-        if name in self.shipped:
-            by.insert(0, OURS)
-        if len(by) > 1:
-            problem = f"the {self._word} {shown(name)} is declared twice: by {' and by '.join(by)}"
-            return Entry(name, by[-1], None, problem)
-        what = f"the {self._word} {shown(name)} of {by[0]}"
-        try:
-            found = points[0].load()
-            problem = self._lacking(found, what)
-            kind = None if problem else found()
-        except Exception as wrong:  # whatever a stranger's module does when it is imported
-            why = f"{type(wrong).__name__}: {wrong}".splitlines()[0]
-            return Entry(name, by[0], None, f"{what} cannot be imported: {why}")
-        if kind is None:
-            return Entry(name, by[0], None, problem)
-        if kind.name != name:
-            return Entry(name, by[0], None, f"{what} calls itself {shown(kind.name)}")
-        return Entry(name, by[0], kind)
+        def make(found: object, what: str) -> tuple[K | None, str]:
+            if problem := self._lacking(found, what):
+                return None, problem
+            kind: K = found()  # type: ignore[operator]  # it is a class: see _lacking
+            wrong = "" if kind.name == name else f"{what} calls itself {shown(kind.name)}"
+            return (None if wrong else kind), wrong
+
+        is_ours = name in self.shipped
+        kind, package, problem = declared.load(self._word, points, make, is_ours=is_ours)
+        return Entry(name, package, kind, problem)
 
     def _lacking(self, found: object, what: str) -> str:
         """Say why something is no kind of this group; empty where it is."""
@@ -177,8 +166,10 @@ class Group(Generic[K]):
         return f"{what} lacks {', '.join(lacks)}" if lacks else ""
 
 
-def _distribution(point: EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
+def _ours() -> str:
+    from labctl.version import __version__
+
+    return f"{declared.OURS} {__version__}"
 
 
 FORWARDERS: Group[ForwarderKind] = Group(
@@ -232,12 +223,10 @@ def link(name: str) -> LinkKind[Any]:
 
 def known() -> Iterator[Entry[Any]]:
     """Yield all kinds that are declared, of whatever sort, NIC models among them."""
-    from labctl.version import __version__
-
     for group in GROUPS:
         yield from group.entries()
     for model in nics.models():
-        yield Entry(model.name, f"{OURS} {__version__}", model)
+        yield Entry(model.name, _ours(), model)
 
 
 def options(kind: Kind, given: Mapping[str, Option]) -> Any:
