@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,6 +31,7 @@ from labctl.world.deadline import Deadline
 START_SECONDS = 30.0
 END_SECONDS = 30.0
 ASK_SECONDS = 5.0
+LOCK_POLL_SECONDS = 0.02
 IDENTITY = "world.json"
 SO_PASSCRED = 16
 OWN_SYS = 'mount -t sysfs -o ro,nosuid,nodev,noexec labctl /sys 2>/dev/null; exec "$@"'
@@ -273,7 +275,10 @@ def end(directory: Path, only: Identity | None = None) -> None:
         if world := only or identity:
             end_process(world, directory)
         if made and not others:
-            if _is_locked(inside):
+            # The lock of a PID 1 that somebody else has ended goes last: after what the directory
+            # tells of it, and after what shows in /proc that it is the one meant (do_exit gives up
+            # its memory before its files).
+            if _is_locked(inside, ASK_SECONDS):
                 raise _elsewhere(directory)
             owned.remove_handle(directory, inside)
 
@@ -309,11 +314,17 @@ def end_process(identity: Identity, directory: Path) -> None:
             raise Deadline(END_SECONDS, f"ending the world of {directory}").error()
 
 
-def _is_locked(inside: int) -> bool:
-    try:
-        fcntl.flock(inside, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: others may ask just now too
-    except BlockingIOError:
-        return True
+def _is_locked(inside: int, seconds: float = 0) -> bool:
+    """Whether a directory is still locked after some seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(inside, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: others may ask just now
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return True
+            time.sleep(LOCK_POLL_SECONDS)
     fcntl.flock(inside, fcntl.LOCK_UN)
     return False
 

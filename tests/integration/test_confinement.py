@@ -291,12 +291,20 @@ def test_a_root_that_cannot_be_taken_off_is_left_all_the_same() -> None:
             confine.mount(str(entry), plain / entry.name, "", confine.MS_BIND | confine.MS_REC)
     (plain / "run" / "base").mkdir()
 
+    held: list[subprocess.Popen[bytes]] = []
+
     def viewed() -> int:
         confine.own_mounts()
         os.chroot(plain)
         os.chdir("/")
         confine.view(base, owner=NOBODY)
-        child = subprocess.Popen(["sleep", "600"])
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        assert child.stdout.read(1) == b"\n"  # it has loaded its libraries, which are gone next
+        held.append(child)
         confine.empty_view()
         assert list(Path("/").iterdir()) == []
         return child.pid

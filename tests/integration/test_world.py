@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -302,6 +303,17 @@ def test_ending_twice_or_from_two_sides_is_no_error(folder: Path) -> None:
         thread.join()
     assert not folder.exists()
     world.end()
+
+
+def test_a_directory_that_its_pid_1_is_just_removing_is_no_world_elsewhere(folder: Path) -> None:
+    owned.make(folder)  # with its mark, and what told of the world is gone already
+    removing = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(removing, fcntl.LOCK_EX)
+    timer = threading.Timer(0.3, os.close, (removing,))
+    timer.start()
+    space.end(folder)
+    timer.join()
+    assert not folder.exists()
 
 
 def test_another_process_of_the_same_number_is_left_alone(folder: Path) -> None:
