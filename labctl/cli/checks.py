@@ -42,7 +42,7 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 def schema() -> None:
     """Print the JSON Schema of topology files, for editors."""
-    print_json(topology.schema())
+    print_json(topology.json_schema())
 
 
 @click.command()

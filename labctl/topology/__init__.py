@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from labctl.topology.problems import Problem, TopologyError
     from labctl.topology.reading import from_mapping, load, loads
-    from labctl.topology.shape import schema
+    from labctl.topology.shape import json_schema
 
 __all__ = [
     "FEATURES",
@@ -42,10 +42,10 @@ __all__ = [
     "find",
     "find_shipped",
     "from_mapping",
+    "json_schema",
     "kernel_names",
     "load",
     "loads",
-    "schema",
     "shipped",
 ]
 
@@ -54,7 +54,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("Problem", "TopologyError"), "problems"),
     **dict.fromkeys(("find", "find_shipped", "shipped"), "finding"),
     **dict.fromkeys(("from_mapping", "load", "loads"), "reading"),
-    "schema": "shape",
+    "json_schema": "shape",
 }
 """Where a name comes from when it is not the model."""
 

@@ -180,7 +180,7 @@ class Topology(_Shape):
     """Routers by name."""
 
 
-def schema() -> dict[str, Any]:
+def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a topology file, made from these models."""
     made = Topology.model_json_schema()
     made["$schema"] = "https://json-schema.org/draft/2020-12/schema"

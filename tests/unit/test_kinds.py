@@ -26,7 +26,7 @@ from labctl.kinds.base import Effect, Option
 from labctl.kinds.forwarders import DEFAULT, SHIPPED
 from labctl.lab.beforehand import check_kinds
 from labctl.routers.raw import COUNTERS
-from labctl.topology import TopologyError, kept, loads, schema
+from labctl.topology import TopologyError, json_schema, kept, loads
 from labctl.topology.model import Topology
 from outside import ROOT, install, install_example
 
@@ -138,7 +138,7 @@ def test_one_of_another_package_can_be_named(packages: Path) -> None:
     made = topology(EXAMPLE)
     assert made.routers["r1"].kind == EXAMPLE
     assert topology(DEFAULT).with_router_kind("r1", EXAMPLE) == made
-    kind = schema()["$defs"]["Router"]["properties"]["kind"]
+    kind = json_schema()["$defs"]["Router"]["properties"]["kind"]
     assert kind["enum"] == [*SHIPPED, EXAMPLE]
     assert (
         kind["description"]

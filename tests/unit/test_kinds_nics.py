@@ -11,7 +11,7 @@ from labctl.topology import shape
 
 
 def test_the_models_are_those_that_a_topology_may_name() -> None:
-    made = shape.schema()["$defs"]["Interface"]["properties"]["model"]
+    made = shape.json_schema()["$defs"]["Interface"]["properties"]["model"]
     assert made["anyOf"][0]["enum"] == list(nics.SHIPPED)
     assert [model.name for model in nics.models()] == list(nics.SHIPPED)
 

@@ -15,7 +15,7 @@ from labctl.kinds import registry
 from labctl.kinds.links import DEFAULT
 from labctl.network import links
 from labctl.report.chart import of_topology
-from labctl.topology import TopologyError, from_mapping, loads, schema
+from labctl.topology import TopologyError, from_mapping, json_schema, loads
 from labctl.topology.graph import find_path
 from labctl.topology.model import Topology
 from labctl.topology.stored import from_json, to_json
@@ -150,14 +150,14 @@ def test_on_a_xen_host_a_network_is_one_bridge() -> None:
 
 
 def test_the_schema_completes_kinds_and_their_options() -> None:
-    validator = jsonschema.Draft202012Validator(schema())
+    validator = jsonschema.Draft202012Validator(json_schema())
     validator.validate(yaml.safe_load(CHAIN))
     for wrong in ("{length: x}", "{}", "{length: 2, colour: blue}", "{length: 2, more: 1}"):
         told = yaml.safe_load(CHAIN.replace("{length: 2}", wrong))
         assert list(validator.iter_errors(told)), wrong
     (rule,) = [
         one["then"]["properties"]["options"]
-        for one in schema()["$defs"]["Segment"]["allOf"]
+        for one in json_schema()["$defs"]["Segment"]["allOf"]
         if one["if"]["properties"]["kind"]["const"] == "veth-chain"
     ]
     assert rule["properties"]["length"]["description"] == "How many veth pairs it has, 1 to 9."

@@ -15,7 +15,7 @@ import yaml
 
 from labctl.errors import HostError, UsageError
 from labctl.shipped import folder
-from labctl.topology import TopologyError, find, from_mapping, load, schema, shipped
+from labctl.topology import TopologyError, find, from_mapping, json_schema, load, shipped
 
 FILES = shipped()
 
@@ -31,7 +31,7 @@ def test_a_shipped_topology_is_sound_and_helps_editors(path: Path) -> None:
     assert topology.name == path.stem
     lines = path.read_text().splitlines()
     assert lines[0] == "# yaml-language-server: $schema=schema.json"
-    jsonschema.Draft202012Validator(schema()).validate(yaml.safe_load(path.read_text()))
+    jsonschema.Draft202012Validator(json_schema()).validate(yaml.safe_load(path.read_text()))
 
 
 def test_the_addresses_of_the_first_stories_are_as_documented() -> None:
@@ -48,11 +48,11 @@ def test_the_addresses_of_the_first_stories_are_as_documented() -> None:
 
 def test_the_committed_schema_is_that_of_the_model() -> None:
     committed = json.loads((folder("topologies") / "schema.json").read_text())
-    assert committed == schema(), "run: labctl schema > topologies/schema.json"
+    assert committed == json_schema(), "run: labctl schema > topologies/schema.json"
 
 
 def test_the_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.Draft202012Validator.check_schema(json_schema())
 
 
 def every_property(part: Any) -> Iterator[tuple[str, Any]]:
@@ -61,7 +61,7 @@ def every_property(part: Any) -> Iterator[tuple[str, Any]]:
 
 
 def test_every_property_of_the_schema_is_described() -> None:
-    found = list(every_property(schema()))
+    found = list(every_property(json_schema()))
     assert len(found) > 30
     assert [name for name, made in found if not made.get("description")] == []
 
@@ -86,7 +86,7 @@ def test_every_property_of_the_schema_is_described() -> None:
     ids=str,
 )
 def test_the_schema_refuses_what_labctl_refuses(wrong: dict[str, Any]) -> None:
-    validator = jsonschema.Draft202012Validator(schema())
+    validator = jsonschema.Draft202012Validator(json_schema())
     assert not validator.is_valid(wrong)
     with pytest.raises(TopologyError):
         from_mapping(wrong)
@@ -96,7 +96,7 @@ def test_the_schema_refuses_what_labctl_refuses(wrong: dict[str, Any]) -> None:
 def test_the_schema_takes_memory_as_labctl_does(memory: int | str) -> None:
     written = {"nodes": {"a": {"memory": memory}}}
     from_mapping(written)
-    jsonschema.Draft202012Validator(schema()).validate(written)
+    jsonschema.Draft202012Validator(json_schema()).validate(written)
 
 
 def test_the_schema_takes_what_labctl_takes() -> None:
@@ -106,7 +106,7 @@ def test_the_schema_takes_what_labctl_takes() -> None:
         "networks": {"lan": None, "wan": {"mtu": 9000, "stp": True}},
         "nodes": {"a": {"memory": "1G", "offload": {"tap": {"tx": "off", "sg": True}}}},
     }
-    jsonschema.Draft202012Validator(schema()).validate(right)
+    jsonschema.Draft202012Validator(json_schema()).validate(right)
 
 
 def test_a_name_is_looked_for_here_then_among_the_shipped(

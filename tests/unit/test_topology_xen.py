@@ -17,9 +17,9 @@ from labctl.topology import (
     TopologyError,
     find,
     from_mapping,
+    json_schema,
     load,
     loads,
-    schema,
     stored,
 )
 from labctl.world import codec
@@ -223,7 +223,7 @@ def test_vif_names_fit_and_differ_however_long_the_guests_names_are() -> None:
 
 
 def test_the_schema_takes_xen_hosts() -> None:
-    validator = jsonschema.Draft202012Validator(schema())
+    validator = jsonschema.Draft202012Validator(json_schema())
     validator.validate(both_sides())
     for wrong in ({"hypervisor": "kvm"}, {"host": 1}):
         assert not validator.is_valid({"nodes": {"a": wrong}})

@@ -9,7 +9,7 @@ from random import Random
 
 from labctl.cli.words import print_error
 from labctl.errors import UsageError
-from labctl.topology import load, schema, shipped, stored
+from labctl.topology import json_schema, load, shipped, stored
 from labctl.topology.tree import MAX_BYTES
 
 from ..mutate import Make, as_json, changed, derived
@@ -57,7 +57,7 @@ def seeds() -> Sequence[bytes]:
 
 @cache
 def _derived() -> Make:
-    return derived(schema(), WORDS)
+    return derived(json_schema(), WORDS)
 
 
 def make(rng: Random) -> bytes:
