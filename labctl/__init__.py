@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from labctl.capture.session import Capture, Evidence, HopEvidence, Sighting
     from labctl.errors import DeadlineError, GuestError, HostError, LabctlError, UsageError
     from labctl.experiments import probes
-    from labctl.experiments.crossing import (
+    from labctl.experiments.evidence import Step, Wanted, check_states, culprit, everywhere, walk
+    from labctl.experiments.expectations import check_crossing, check_path
+    from labctl.experiments.model import Experiment, experiment
+    from labctl.experiments.probes import Answer
+    from labctl.experiments.require import require
+    from labctl.experiments.run_context import Arm, Skip, Trial
+    from labctl.experiments.software_checksums import finishing
+    from labctl.experiments.traffic_run import (
         Crossing,
         check_answer,
         check_in_effect,
         check_no_errors,
         cross,
     )
-    from labctl.experiments.evidence import Step, Wanted, check_states, culprit, everywhere, walk
-    from labctl.experiments.expectations import check_crossing, check_path
-    from labctl.experiments.finishing import finishing
-    from labctl.experiments.model import Experiment, experiment
-    from labctl.experiments.probes import Answer
-    from labctl.experiments.require import require
-    from labctl.experiments.trial import Arm, Skip, Trial
     from labctl.experiments.variants import Case
     from labctl.kinds.base import (
         Effect,
@@ -48,14 +48,14 @@ if TYPE_CHECKING:
     from labctl.lab.waiting import background, wait_for_port, wait_until
     from labctl.packet.checksum import Checksum, Judgement, Metadata
     from labctl.results.model import ArmResult, Check, Run, Verdict
+    from labctl.sandbox.deadline import Deadline
+    from labctl.sandbox.process import CommandError, Result
     from labctl.topology.expected import Ends, Expected
     from labctl.topology.graph import PacketPath, find_path
     from labctl.topology.model import Topology
     from labctl.topology.points import ObservationPoint
     from labctl.topology.problems import TopologyError
     from labctl.version import __version__
-    from labctl.world.deadline import Deadline
-    from labctl.world.process import CommandError, Result
 
 __all__ = [
     "Answer",
@@ -141,15 +141,15 @@ _HOMES = {
     "labctl.capture.drops": "Drop",
     "labctl.capture.session": "Capture Evidence HopEvidence Sighting",
     "labctl.errors": "DeadlineError GuestError HostError LabctlError UsageError",
-    "labctl.experiments.crossing": "Crossing check_answer check_in_effect check_no_errors cross",
+    "labctl.experiments.traffic_run": "Crossing check_answer check_in_effect check_no_errors cross",
     "labctl.experiments.expectations": "check_crossing check_path",
     "labctl.experiments.variants": "Case",
     "labctl.experiments.evidence": "Step Wanted check_states culprit everywhere walk",
-    "labctl.experiments.finishing": "finishing",
+    "labctl.experiments.software_checksums": "finishing",
     "labctl.experiments.model": "Experiment experiment",
     "labctl.experiments.probes": "Answer",
     "labctl.experiments.require": "require",
-    "labctl.experiments.trial": "Arm Skip Trial",
+    "labctl.experiments.run_context": "Arm Skip Trial",
     "labctl.kinds.base": "Effect ForwarderKind Kind LinkKind LinkPlan Look "
     "NewLink ObserverKind Passing Remedy RunningRouter Tool",
     "labctl.lab.lab": "Lab",
@@ -164,8 +164,8 @@ _HOMES = {
     "labctl.topology.points": "ObservationPoint",
     "labctl.topology.problems": "TopologyError",
     "labctl.version": "__version__",
-    "labctl.world.deadline": "Deadline",
-    "labctl.world.process": "CommandError Result",
+    "labctl.sandbox.deadline": "Deadline",
+    "labctl.sandbox.process": "CommandError Result",
 }
 """The names that each module gives. A test holds both equal to the imports above."""
 

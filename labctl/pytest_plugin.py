@@ -209,8 +209,8 @@ def observe(request: pytest.FixtureRequest, tmp_path: Path) -> Observe:
         lab: Lab, source: str, destination: str, *, interface: str | None = None
     ) -> Iterator[Observation]:
         from labctl.lab.watch import capture
+        from labctl.sandbox.deadline import Deadline
         from labctl.topology.graph import find_path
-        from labctl.world.deadline import Deadline
 
         number = len(run.observations)
         path = find_path(lab.topology, source, destination, interface).points
@@ -310,7 +310,9 @@ def pytest_runtest_call() -> Iterator[None]:
 
 
 def _is_skip(error: BaseException) -> bool:
-    trials = sys.modules.get("labctl.experiments.trial")  # who has not imported it raises none
+    trials = sys.modules.get(
+        "labctl.experiments.run_context"
+    )  # who has not imported it raises none
     return trials is not None and isinstance(error, trials.Skip)
 
 

@@ -15,7 +15,7 @@ from labctl.packet.virtio import VnetHeader
 from labctl.results import ArmResult, Check, Environment, Recorder, Run, Verdict
 from labctl.results.model import Offloads
 from labctl.results.recorder import TOPOLOGY, capture_name
-from labctl.topology import find, load, stored
+from labctl.topology import find, load, serialize
 from labctl.topology.graph import find_path
 
 BEGIN = 1_700_000_000_000_000_000
@@ -116,7 +116,7 @@ def record(root: Path, *, versions: Sequence[int] = (4, 6), topology: bool = Tru
                 arms.append(arm(name, works=LOST not in states))
                 pcapng.write(recorder.captures / capture_name(name), seen(states, version))
         if topology:
-            data = stored.to_json(load(find("router-hop.yaml")))
+            data = serialize.to_json(load(find("router-hop.yaml")))
             (recorder.path / TOPOLOGY).write_text(json.dumps(data))
         recorder.finish(judge(recorder, arms))
     return recorder.path
@@ -137,7 +137,7 @@ def xen_record(root: Path, name: str) -> Path:
                 arms.append(arm(label, works=LOST not in states))
                 sights = seen(states, version, path=[hop.name for hop in path])
                 pcapng.write(recorder.captures / capture_name(label), sights)
-        (recorder.path / TOPOLOGY).write_text(json.dumps(stored.to_json(topology)))
+        (recorder.path / TOPOLOGY).write_text(json.dumps(serialize.to_json(topology)))
         recorder.finish(judge(recorder, arms, offloads=offloads))
     return recorder.path
 

@@ -17,9 +17,9 @@ from labctl.backends.state import State
 from labctl.events import Emit
 from labctl.guests import driver, xen
 from labctl.guests.spec import Accel
+from labctl.sandbox.base import World
+from labctl.sandbox.client import Agent
 from labctl.topology.model import MGMT_BRIDGE, Node, Topology
-from labctl.world.base import World
-from labctl.world.client import Agent
 
 
 @dataclass(frozen=True)

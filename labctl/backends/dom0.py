@@ -19,14 +19,14 @@ from pathlib import Path
 
 from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
-from labctl.world import agent
-from labctl.world.base import Place, World
-from labctl.world.client import Agent, Other
-from labctl.world.deadline import Deadline
-from labctl.world.process import WATCH_SECONDS, Result, last_words
+from labctl.sandbox import agent
+from labctl.sandbox.base import Place, World
+from labctl.sandbox.client import Agent, Other
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import WATCH_SECONDS, Result, last_words
 
 ROOMS = (
-    "__init__.py", "version.py", "errors.py", "events.py", "packet", "world", "kinds", "topology",
+    "__init__.py", "version.py", "errors.py", "events.py", "packet", "sandbox", "kinds", "topology",
     "network", "routers",
 )  # fmt: skip
 """What runs in dom0, and what that imports."""
@@ -84,7 +84,7 @@ class Dom0(Place):
                 f"read its console: labctl logs {self._host}",
             )
         log = self.directory / "agent.log"
-        line = f"exec {shlex.join([*self.python, '-m', 'labctl.world.agent'])} 2>>{log}"
+        line = f"exec {shlex.join([*self.python, '-m', 'labctl.sandbox.agent'])} 2>>{log}"
         # The pid in the world, to end it by.
         # What ssh says goes nowhere: the host may say anything, and this is the user's terminal.
         begin = 'echo $$ >"$0"; exec "$@" 2>/dev/null'

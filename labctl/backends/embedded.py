@@ -14,11 +14,11 @@ from labctl.backends.state import State
 from labctl.events import Emit
 from labctl.guests import driver
 from labctl.network import links
+from labctl.sandbox import paths
+from labctl.sandbox.base import World
+from labctl.sandbox.client import Agent
+from labctl.sandbox.namespaces import Space
 from labctl.topology.model import Topology
-from labctl.world import paths
-from labctl.world.base import World
-from labctl.world.client import Agent
-from labctl.world.space import Space
 
 
 class Embedded(Backend):

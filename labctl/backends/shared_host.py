@@ -16,10 +16,10 @@ from labctl.backends.base import Backend
 from labctl.backends.state import State
 from labctl.errors import LabctlError, UsageError
 from labctl.guests import driver, ssh
-from labctl.world.base import World
-from labctl.world.client import Agent
-from labctl.world.deadline import Deadline
-from labctl.world.host import Host
+from labctl.sandbox.base import World
+from labctl.sandbox.client import Agent
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.host import Host
 
 
 class SharedHost(Backend):

@@ -13,8 +13,8 @@ from labctl.events import Emit, Event
 from labctl.guests import driver
 from labctl.network import links
 from labctl.routers import namespace, programs
+from labctl.sandbox.base import World
 from labctl.topology.model import Topology
-from labctl.world.base import World
 
 NETNS = Path("/run/netns")
 BRIDGED = Path("/proc/sys/net/bridge")

@@ -26,11 +26,11 @@ from labctl.events import Emit, Event
 from labctl.guests import ssh, xen
 from labctl.network import links
 from labctl.routers import namespace
+from labctl.sandbox import agent
+from labctl.sandbox.base import World
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import Result, last_words
 from labctl.topology.model import Node, Topology
-from labctl.world import agent
-from labctl.world.base import World
-from labctl.world.deadline import Deadline
-from labctl.world.process import Result, last_words
 
 SECONDS = 60.0
 UPLOAD_SECONDS = 600.0

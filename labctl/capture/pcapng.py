@@ -35,7 +35,7 @@ from labctl.packet.af_packet import (
 )
 from labctl.packet.checksum import Metadata
 from labctl.packet.virtio import GSO_TYPES, VnetHeader
-from labctl.world import atomic
+from labctl.sandbox import atomic
 
 _NANOSECONDS = b"\x09"
 _FIELDS = dataclasses.fields(VnetHeader)

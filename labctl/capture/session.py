@@ -33,8 +33,8 @@ from labctl.capture.stream import (
 )
 from labctl.errors import LabctlError
 from labctl.packet.checksum import Judgement
-from labctl.world.deadline import Deadline
-from labctl.world.process import last_words
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import last_words
 
 LOOK_SECONDS = 0.005
 LONGEST_LOOK_SECONDS = 0.2

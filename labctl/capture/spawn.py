@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from labctl.errors import LabctlError
-from labctl.world.deadline import Deadline
-from labctl.world.process import environment
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import environment
 
 
 class CaptureError(LabctlError):

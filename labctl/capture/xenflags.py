@@ -33,8 +33,8 @@ from labctl.capture.session import Sighting
 from labctl.capture.spawn import Handle, Spawn, start_process
 from labctl.capture.xenflags_program import HEAD, RECORD
 from labctl.errors import LabctlError
-from labctl.world.deadline import Deadline
-from labctl.world.process import last_words
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import last_words
 
 Way = Literal["tx", "rx"]
 """`tx`: a request of the guest, its packet is `in` at the vif; `rx`: a response to it, `out`."""

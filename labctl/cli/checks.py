@@ -7,7 +7,7 @@ import sys
 import click
 
 from labctl import topology
-from labctl.cli.words import json_option, print_error, print_json, print_table
+from labctl.cli.options import json_option, print_error, print_json, print_table
 from labctl.errors import ExitCode, UsageError
 from labctl.lab import doctor as prerequisites
 

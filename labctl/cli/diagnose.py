@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from labctl.cli.display import display
+from labctl.cli.options import json_option, lab_option, print_json, print_table, writable
 from labctl.cli.out import Styled, say
 from labctl.cli.trace import (
     chosen_protocol,
@@ -15,14 +16,13 @@ from labctl.cli.trace import (
     print_journey,
     write_pcapng,
 )
-from labctl.cli.words import json_option, lab_option, print_json, print_table, writable
+from labctl.diagnosis import diagnose as diagnosing
+from labctl.diagnosis.remedies import Knob, Proof
+from labctl.diagnosis.verdict import Finding
 from labctl.errors import ExitCode
-from labctl.experiments import diagnose as diagnosing
-from labctl.experiments.diagnose_verdict import Finding
-from labctl.experiments.knobs import Knob, Proof
-from labctl.experiments.trace_plan import plan
 from labctl.lab.lab import Lab
-from labctl.world.deadline import Deadline
+from labctl.sandbox.deadline import Deadline
+from labctl.tracing.plan import plan
 
 
 @click.command("diagnose")

@@ -10,8 +10,8 @@ import click
 
 from labctl.cli import report
 from labctl.cli.display import Display, display, paused
+from labctl.cli.options import accel_option, json_option, print_json, print_table
 from labctl.cli.out import Styled, say
-from labctl.cli.words import accel_option, json_option, print_json, print_table
 from labctl.errors import ExitCode
 from labctl.experiments import installed, load, runner
 from labctl.experiments.builtin import BUILTIN

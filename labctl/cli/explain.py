@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from labctl.cli import kinds
+from labctl.cli.options import json_option, print_json, print_table
 from labctl.cli.out import Styled, say
-from labctl.cli.words import json_option, print_json, print_table
 
 
 @click.command("explain")
@@ -20,7 +20,7 @@ def explain(experiment: str | None, as_json: bool) -> None:
     """
     from labctl.experiments.explained import NAMES, find
     from labctl.experiments.explained.page import lines
-    from labctl.experiments.explained.telling import resolve
+    from labctl.experiments.explained.resolve import resolve
 
     if experiment is None:
         found = [resolve(find(name)) for name in NAMES]

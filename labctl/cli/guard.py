@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from labctl.cli.words import print_error
+from labctl.cli.options import print_error
 from labctl.errors import LabctlError
 
 LOOK_SECONDS = 1.0

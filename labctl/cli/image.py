@@ -8,7 +8,7 @@ import click
 
 from labctl import images
 from labctl.cli.display import display
-from labctl.cli.words import json_option, print_json, print_table
+from labctl.cli.options import json_option, print_json, print_table
 
 
 @click.group()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from labctl.cli.options import json_option, print_json, print_table
 from labctl.cli.out import Styled, say
-from labctl.cli.words import json_option, print_json, print_table
 from labctl.errors import ExitCode
 
 if TYPE_CHECKING:

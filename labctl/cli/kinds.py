@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from labctl.cli.options import json_option, print_json, print_table
 from labctl.cli.out import say
-from labctl.cli.words import json_option, print_json, print_table
 from labctl.errors import UsageError, nearest, shown
 from labctl.kinds import registry
 from labctl.kinds.base import Kind

@@ -17,16 +17,11 @@ from click.core import ParameterSource
 
 from labctl.cli import terminal
 from labctl.cli.guard import guard
-from labctl.cli.words import (
-    json_option,
-    lab_option,
-    print_json,
-    print_table,
-)
+from labctl.cli.options import json_option, lab_option, print_json, print_table
 from labctl.errors import ExitCode, GuestError, LabctlError, UsageError
 from labctl.guests import console as console_log
 from labctl.guests import xen
-from labctl.lab import ending, orphans, state, status
+from labctl.lab import orphans, state, status, teardown
 from labctl.lab.lab import Lab
 from labctl.lab.orphans import Orphan
 
@@ -78,11 +73,11 @@ def down(context: click.Context, lab: str | None, everything: bool, as_json: boo
 def _end(lab: Path | Orphan) -> str:
     """End a lab and say so."""
     if isinstance(lab, Path):
-        ending.end(lab)
+        teardown.end(lab)
         return f"lab {lab.name} is down"
     lab.end()
     if lab.directory.is_dir() and not state.alive(lab.directory):
-        ending.end(lab.directory)  # what its PID 1 could not remove
+        teardown.end(lab.directory)  # what its PID 1 could not remove
     guests = f", with {', '.join(lab.guests)}" if lab.guests else ""
     return f"lab {lab.name} is down; it ran without its folder {lab.directory}{guests}"
 

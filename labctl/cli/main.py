@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 import click
 
 from labctl.cli import out
+from labctl.cli.options import print_error
 from labctl.cli.verbs import Verbs
-from labctl.cli.words import print_error
 from labctl.errors import ExitCode, LabctlError, exhausted, refusal
 from labctl.version import __version__
 

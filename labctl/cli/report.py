@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from labctl.cli.words import json_option, print_json, writable
+from labctl.cli.options import json_option, print_json, writable
 from labctl.errors import LabctlError, UsageError
 from labctl.report import gather, page
 from labctl.results import Run, store
 from labctl.results.recorder import RESULT
-from labctl.world import atomic
+from labctl.sandbox import atomic
 
 REPORT = "report.html"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from labctl.cli.words import json_option, print_json, print_table
+from labctl.cli.options import json_option, print_json, print_table
 from labctl.errors import ExitCode
 from labctl.results import difference, store, tables
 from labctl.results.tables import Table

@@ -11,7 +11,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from labctl.cli.page import CleanConsole
+from labctl.cli.console import CleanConsole
 from labctl.events import Event
 
 MARKS = {"start": "…", "progress": "·", "done": "✓", "failed": "✗"}

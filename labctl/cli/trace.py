@@ -12,18 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from labctl.capture import pcapng
-from labctl.capture.journey import Fate, Happening, Journey, Step, summary
+from labctl.cli.console import Page
 from labctl.cli.display import display
+from labctl.cli.options import json_option, lab_option, print_json, writable
 from labctl.cli.out import Styled, say
-from labctl.cli.page import Page
-from labctl.cli.words import json_option, lab_option, print_json, writable
+from labctl.diagnosis.settings import MENDED, mend
 from labctl.errors import ExitCode, LabctlError, UsageError
-from labctl.experiments import trace as tracing
-from labctl.experiments.knobs_state import MENDED, mend
-from labctl.experiments.trace_flow import Protocol
-from labctl.experiments.trace_plan import plan
 from labctl.lab.lab import Lab
-from labctl.world.deadline import Deadline
+from labctl.sandbox.deadline import Deadline
+from labctl.tracing import trace as tracing
+from labctl.tracing.flow import Protocol
+from labctl.tracing.packet_trace import Fate, Happening, Journey, Step, summary
+from labctl.tracing.plan import plan
 
 TABLES = 8
 """At most so many tables unless all are asked for."""

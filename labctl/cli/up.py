@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from labctl.cli.display import display
-from labctl.cli.words import accel_option, connect_option, json_option, print_json
-from labctl.lab import ahead
+from labctl.cli.options import accel_option, connect_option, json_option, print_json
+from labctl.lab import prestart
 
 if TYPE_CHECKING:
     from labctl.guests.accel import Policy
@@ -29,13 +29,13 @@ def up(file: str, name: str | None, accel: Policy, uri: str, as_json: bool) -> N
     FILE is a path, or the name of a file in this folder or of a shipped one (bridged.yaml).
     """
     # Beside our own imports, and reading the topology; should that fail, it ends with this process.
-    agent = ahead.start_agent(uri)
+    agent = prestart.start_agent(uri)
     from labctl import topology
-    from labctl.lab import ending, status
+    from labctl.lab import status, teardown
     from labctl.lab.lab import Lab
-    from labctl.topology import kept
+    from labctl.topology import load_cache
 
-    model = kept.load(topology.find(file))
+    model = load_cache.load(topology.find(file))
     begun = time.monotonic()
     with display() as show:
         lab = Lab.up(model, name=name, policy=accel, uri=uri, emit=show, keep=True, agent=agent)
@@ -49,7 +49,7 @@ def up(file: str, name: str | None, accel: Policy, uri: str, as_json: bool) -> N
             _tell(lab, seconds)
         sys.stdout.flush()
     except BaseException:  # whoever is told of an error must not find a lab
-        ending.end(lab.directory)
+        teardown.end(lab.directory)
         raise
 
 

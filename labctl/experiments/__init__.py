@@ -2,7 +2,7 @@
 
 from labctl.experiments import probes
 from labctl.experiments.model import Experiment, experiment
-from labctl.experiments.trial import Arm, Skip, Trial
+from labctl.experiments.run_context import Arm, Skip, Trial
 from labctl.experiments.variants import Case
 
 __all__ = ["Arm", "Case", "Experiment", "Skip", "Trial", "experiment", "probes"]

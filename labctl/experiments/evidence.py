@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from labctl.capture import journey
-from labctl.capture.journey import Happening, place_of_harm
-from labctl.capture.journey_record import first_of, follow_along
 from labctl.capture.session import Evidence, HopEvidence, Sighting
-from labctl.experiments.trial import Arm
+from labctl.experiments.run_context import Arm
 from labctl.packet.checksum import Checksum, Metadata, knowledge
 from labctl.packet.frame import Packet
 from labctl.topology.points import ObservationPoint
+from labctl.tracing import packet_trace
+from labctl.tracing.packet_trace import Happening, place_of_harm
+from labctl.tracing.recorded import first_of, follow_along
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Wanted:
 class Step:
     """One hop of a packet's way: a view of a step of its journey."""
 
-    told: journey.Step
+    told: packet_trace.Step
     gap: str = ""
     """Why "not seen" would prove nothing here, in a few words; empty where it does."""
 
@@ -113,12 +113,12 @@ def walk(evidence: Evidence, path: Sequence[ObservationPoint], wanted: Wanted) -
     return [_view(_unseen(point, evidence[point.name]), evidence[point.name]) for point in path]
 
 
-def _unseen(point: ObservationPoint, hop: HopEvidence) -> journey.Step:
+def _unseen(point: ObservationPoint, hop: HopEvidence) -> packet_trace.Step:
     """Return the step of a packet that was seen nowhere."""
-    return journey.Step(point, Happening.NOT_SEEN if hop.complete else Happening.UNKNOWN)
+    return packet_trace.Step(point, Happening.NOT_SEEN if hop.complete else Happening.UNKNOWN)
 
 
-def _view(step: journey.Step, hop: HopEvidence) -> Step:
+def _view(step: packet_trace.Step, hop: HopEvidence) -> Step:
     if step.happened is Happening.NOT_SEEN:
         return Step(step)  # a capture that is not complete is never told as that
     if not hop.complete:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from labctl.capture.journey import place_between
-from labctl.experiments.crossing import Crossing, check_answer, check_no_errors, cross
 from labctl.experiments.evidence import Wanted, check_states, culprit
 from labctl.experiments.probes import Answer
-from labctl.experiments.trial import Arm, Trial
+from labctl.experiments.run_context import Arm, Trial
+from labctl.experiments.traffic_run import Crossing, check_answer, check_no_errors, cross
 from labctl.topology.expected import AS_THEY_COME, Change, Ends, Expected, expect
 from labctl.topology.graph import GuestElement, PacketPath, Traversal, Uplink
 from labctl.topology.points import ObservationPoint
+from labctl.tracing.packet_trace import place_between
 
 Words = Callable[[Expected], str]
 """How a check says what is expected of a packet."""

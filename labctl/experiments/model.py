@@ -30,7 +30,7 @@ from labctl.errors import UsageError
 from labctl.experiments.variants import Axis, Case, check_patterns, fits, product
 
 if TYPE_CHECKING:
-    from labctl.experiments.trial import Arm, Trial
+    from labctl.experiments.run_context import Arm, Trial
     from labctl.topology import Topology
 
 Body = Callable[["Trial"], None]

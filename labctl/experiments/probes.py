@@ -24,8 +24,8 @@ from labctl.experiments.endpoints import check_port, resolve
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.lab.watch import counters
-from labctl.world.deadline import Deadline
-from labctl.world.process import Result, last_words
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import Result, last_words
 
 SSH_PORT = 22
 SSH_SECONDS = 90.0

@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 
 from labctl.errors import UsageError, shown
-from labctl.experiments.trial import Skip
+from labctl.experiments.run_context import Skip
 from labctl.lab.node import Node
-from labctl.world.process import ENVIRONMENT
+from labctl.sandbox.process import ENVIRONMENT
 
 Names = str | Sequence[str]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from labctl.capture.session import Evidence, Sighting
 from labctl.capture.xenflags import FlagsEvidence, FlagsSeen, beside
 from labctl.experiments.evidence import Step, Wanted
-from labctl.experiments.story import aligned
-from labctl.experiments.trial import Arm
+from labctl.experiments.run_context import Arm
+from labctl.experiments.text_tables import aligned
 from labctl.packet.checksum import Checksum
 
 BOTH = ("csum_blank", "data_validated")

@@ -17,7 +17,7 @@ from labctl import topology
 from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
 from labctl.experiments.model import Experiment
-from labctl.experiments.trial import (
+from labctl.experiments.run_context import (
     NOT_PASSED,
     UNCHECKED,
     Skip,
@@ -32,8 +32,8 @@ from labctl.lab import handover
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Environment, Run, Verdict, host_environment
 from labctl.results.recorder import INTERRUPTED, TOPOLOGY, Recorder, numbered
-from labctl.topology import stored
-from labctl.world import atomic
+from labctl.sandbox import atomic
+from labctl.topology import serialize
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Keeping:
     """That a lab stays up where its experiment does not pass, so that somebody can look into it."""
 
     look: Callable[[Lab, str], None] = lambda _lab, _what: None
-    """See `labctl.experiments.trial.Look`; the lab is up."""
+    """See `labctl.experiments.run_context.Look`; the lab is up."""
     kept: list[Lab] = field(default_factory=list)
     """The labs that were kept, also where something went wrong afterwards."""
 
@@ -155,7 +155,7 @@ def _together(tried: list[ArmResult], ours: list[ArmResult]) -> list[ArmResult]:
 def _keep_topology(path: Path, model: topology.Topology) -> None:
     """Keep the topology as it was resolved, so that a report can draw it wherever it is made."""
     try:
-        text = json.dumps(stored.to_json(model), indent=2) + "\n"
+        text = json.dumps(serialize.to_json(model), indent=2) + "\n"
         atomic.write(path, text, atomic.public())
     except OSError as error:
         raise LabctlError(f"cannot record in {path.parent}: {error.strerror}") from error

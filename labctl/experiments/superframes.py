@@ -23,8 +23,8 @@ from labctl.packet.checksum import knowledge
 from labctl.packet.frame import ETH_P_IP, TCP
 from labctl.packet.internet_checksum import ones_sum
 from labctl.packet.virtio import GSO_TCPV4, VnetHeader
+from labctl.sandbox.deadline import Deadline
 from labctl.topology.points import ObservationPoint
-from labctl.world.deadline import Deadline
 
 FIXUP = "rx_gso_checksum_fixup"
 """How many super-frames a driver took from its ring without `csum_blank`, and made `partial` itself

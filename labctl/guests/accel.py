@@ -20,9 +20,9 @@ from typing import Literal
 
 from labctl.errors import HostError
 from labctl.events import Emit, Event, silent
-from labctl.guests import attempt, driver
+from labctl.guests import boot_probe, driver
 from labctl.guests.spec import Accel, Guest
-from labctl.world import atomic, owned, paths, scratch
+from labctl.sandbox import atomic, owned, paths, scratch
 
 Policy = Literal["auto", "require", "off"]
 
@@ -177,7 +177,12 @@ def probe(kernel: Path, initramfs: Path, memory: int, cmdline: str, capabilities
         hypervisor = driver.Hypervisor(root, "", capabilities)
         return Answer(
             world.call(
-                attempt.why_no_user_space, hypervisor, guest, "kvm", SILENCE_SECONDS, PROBE_SECONDS
+                boot_probe.why_no_user_space,
+                hypervisor,
+                guest,
+                "kvm",
+                SILENCE_SECONDS,
+                PROBE_SECONDS,
             )
         )
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from labctl.errors import HostError
 from labctl.guests import launch
 from labctl.guests.domain import EMULATOR
-from labctl.world import confine
-from labctl.world.deadline import Deadline
-from labctl.world.process import last_words, start_as
-from labctl.world.remote import remote
+from labctl.sandbox import confine
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import last_words, start_as
+from labctl.sandbox.remote import remote
 
 if TYPE_CHECKING:
     import subprocess

@@ -24,10 +24,10 @@ from labctl.events import Emit, Event
 from labctl.guests import launch, ready
 from labctl.guests.domain import domain_xml
 from labctl.guests.spec import Accel, Guest
-from labctl.world.deadline import Deadline
-from labctl.world.late import Late
-from labctl.world.process import last_words
-from labctl.world.remote import remote
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.lazy_import import Late
+from labctl.sandbox.process import last_words
+from labctl.sandbox.remote import remote
 
 if TYPE_CHECKING:
     import libvirt

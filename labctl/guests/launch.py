@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 from labctl.errors import HostError
 from labctl.guests.domain import domain_xml
 from labctl.guests.spec import Accel, Guest
-from labctl.world import confine
-from labctl.world.late import Late
+from labctl.sandbox import confine
+from labctl.sandbox.lazy_import import Late
 
 if TYPE_CHECKING:
     import libvirt

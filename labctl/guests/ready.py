@@ -13,8 +13,8 @@ from labctl.errors import DeadlineError, GuestError
 from labctl.guests import console, ssh
 from labctl.guests.spec import Guest
 from labctl.kinds import nics
-from labctl.world.deadline import Deadline
-from labctl.world.process import Result, run
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import Result, run
 
 READY = b"labctl: ready"
 TROUBLE = b"labctl: error:"

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from labctl.guests.keys import Key
+from labctl.sandbox import atomic
 from labctl.topology.model import link_local
-from labctl.world import atomic
 
 CONFIG = "ssh_config"
 SOCKETS = "c"

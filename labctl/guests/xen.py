@@ -24,15 +24,15 @@ from xml.etree.ElementTree import SubElement
 from labctl.errors import GuestError, HostError, LabctlError, UsageError
 from labctl.events import Emit
 from labctl.guests import console, driver, ssh
-from labctl.guests.begun import until_begun
 from labctl.guests.domain import NAMESPACE
 from labctl.guests.spec import Guest, drive_serial
+from labctl.guests.ssh_retry import until_begun
 from labctl.guests.xen_host import BOOT_FOLDER, COMMAND_LINE_LIMIT
-from labctl.world import agent, atomic
-from labctl.world.deadline import Deadline
-from labctl.world.late import Late
-from labctl.world.process import WATCH_SECONDS, Result, last_words, run
-from labctl.world.remote import remote
+from labctl.sandbox import agent, atomic
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.lazy_import import Late
+from labctl.sandbox.process import WATCH_SECONDS, Result, last_words, run
+from labctl.sandbox.remote import remote
 
 if TYPE_CHECKING:
     import libvirt

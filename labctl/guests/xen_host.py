@@ -13,8 +13,8 @@ from labctl.errors import UsageError
 from labctl.guests.keys import Key
 from labctl.guests.spec import BOOT, MGMT_INTERFACE, Dom0, Guest, Nic
 from labctl.kinds import nics
+from labctl.sandbox import atomic
 from labctl.topology.model import DOM0_MEMORY, MGMT_BRIDGE, XEN_MEMORY, link_local
-from labctl.world import atomic
 
 CPU = "Nehalem,+rdrand"
 """With an emulated SMAP dom0 dies early, without it newer models corrupt memory; libvirt in dom0

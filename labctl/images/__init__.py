@@ -9,7 +9,7 @@ from labctl.images.cache import Image
 
 if TYPE_CHECKING:
     from labctl.images.assemble import ListedImage, build, list_images, lock, remove
-    from labctl.images.kept import get
+    from labctl.images.lookup import get
 
 CMDLINE = (
     "console=ttyS0 quiet net.ifnames=0 panic=-1 tsc=reliable no_timer_check mitigations=off"
@@ -28,5 +28,5 @@ def __getattr__(name: str) -> object:
     """Import on first use: most of labctl only knows what an image is."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "kept" if name == "get" else "assemble"
+    module = "lookup" if name == "get" else "assemble"
     return getattr(import_module(f"{__name__}.{module}"), name)

@@ -18,14 +18,14 @@ import yaml
 
 from labctl.errors import LabctlError, UsageError, refusal
 from labctl.events import Emit, Event, silent
-from labctl.images import cache, kept, places, recipe
+from labctl.images import cache, lookup, recipe, recipe_paths
 from labctl.images.cache import Image
 from labctl.images.kernel import quickest
 from labctl.images.recipe import LoadedRecipe, Lock
 from labctl.images.tree import Entry, Tree
-from labctl.world import atomic, owned
-from labctl.world.deadline import Deadline
-from labctl.world.late import Late
+from labctl.sandbox import atomic, owned
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.lazy_import import Late
 
 # Listing images must not wait for what building one needs.
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def compose(
 def list_images() -> list[ListedImage]:
     """Return every known recipe with the image it stands for now, sorted by name."""
     listed = []
-    for name in places.names():
+    for name in recipe_paths.names():
         try:
             loaded = recipe.load(name)
         except UsageError as error:
@@ -188,15 +188,15 @@ def remove(name: str | None = None) -> list[str]:
     """
     with cache.builder(Deadline(_BUILD_SECONDS, "waiting for a build to end")):
         folders = cache.folders_of(name)
-        if name is not None and not folders and name not in places.names():
-            near = difflib.get_close_matches(name, places.names(), n=1, cutoff=0.4)
+        if name is not None and not folders and name not in recipe_paths.names():
+            near = difflib.get_close_matches(name, recipe_paths.names(), n=1, cutoff=0.4)
             raise UsageError(
                 f"there is no image {name}", f"did you mean {near[0]}?" if near else ""
             )
         for folder in folders:
             cache.remove(folder)
         if name is None:
-            for rest in (cache.packages(), cache.kernels(), cache.root() / kept.KIND):
+            for rest in (cache.packages(), cache.kernels(), cache.root() / lookup.KIND):
                 owned.remove(rest)
             cache.remove_packages()
     left = [folder for folder in folders if os.path.lexists(folder)]

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from labctl.errors import HostError, refusal
-from labctl.world import lock, owned, paths
-from labctl.world.deadline import Deadline
-from labctl.world.init import MARK
+from labctl.sandbox import lock, owned, paths
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.init import MARK
 
 _SHORT = 12
 _BUILDING = ".building-"

@@ -15,8 +15,8 @@ from elftools.elf.segments import InterpSegment
 
 from labctl.errors import LabctlError, UsageError
 from labctl.images.tree import Entry, Tree
-from labctl.world.deadline import Deadline
-from labctl.world.process import run
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import run
 
 _LIBRARY_FOLDERS = ("usr/lib/x86_64-linux-gnu", "usr/lib", "usr/lib64")
 

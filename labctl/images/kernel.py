@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 from labctl.errors import UsageError
 from labctl.images import cache
-from labctl.world import owned
-from labctl.world.deadline import Deadline
+from labctl.sandbox import owned
+from labctl.sandbox.deadline import Deadline
 
 ELF = b"\x7fELF"
 XEN_P2M = 15

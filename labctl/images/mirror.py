@@ -22,9 +22,9 @@ from debian.deb822 import Packages
 from labctl.errors import HostError, LabctlError, UsageError, refusal
 from labctl.events import Emit, Event
 from labctl.images.recipe import Lock, LockedPackage, Recipe
-from labctl.world import owned, paths
-from labctl.world.deadline import Deadline
-from labctl.world.process import run
+from labctl.sandbox import owned, paths
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import run
 
 MIRROR_VARIABLE = "LABCTL_DEBIAN_MIRROR"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")

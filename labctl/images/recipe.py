@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from labctl.errors import UsageError
-from labctl.images import places
+from labctl.images import recipe_paths
 from labctl.topology import text
 from labctl.topology.tree import MAX_BYTES
 
@@ -190,11 +190,11 @@ def load(name: str) -> LoadedRecipe:
 
 
 def _find(name: str) -> Path:
-    for top in places.folders():
+    for top in recipe_paths.folders():
         with contextlib.suppress(OSError):  # such as a name that is too long for any file
             if name and "/" not in name and (top / name / "recipe.yaml").is_file():
                 return top / name
-    known = places.names()
+    known = recipe_paths.names()
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
     raise UsageError(f"there is no image {name}", hint)

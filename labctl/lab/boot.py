@@ -17,7 +17,7 @@ from typing import BinaryIO
 from labctl.errors import UsageError
 from labctl.guests.spec import BOOT
 from labctl.images.tree import private_file
-from labctl.world import atomic
+from labctl.sandbox import atomic
 
 CONFIG = "labctl.conf"
 _BLOCK = 1 << 20

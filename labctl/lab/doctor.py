@@ -15,8 +15,8 @@ from labctl.errors import LabctlError, refusal
 from labctl.guests import accel, confinement, driver
 from labctl.lab import memory
 from labctl.network import links
+from labctl.sandbox import namespace_permission, owned, paths, scratch
 from labctl.topology import from_mapping
-from labctl.world import forbidden, owned, paths, scratch
 
 MEMORY_MIB = 1024
 """What two guests and their translation caches need."""
@@ -92,7 +92,7 @@ def _ids() -> Iterator[Finding]:
     """Subordinate ids."""
     if os.geteuid() == 0:
         return
-    if lacking := forbidden.no_ids():
+    if lacking := namespace_permission.no_ids():
         without = "labs work, but no program in them can be another user than root"
         yield Finding("subordinate ids", "skip", f"{lacking.message}; {without}", lacking.hint)
     else:

@@ -19,16 +19,23 @@ from labctl.events import Emit, Event, silent
 from labctl.guests import accel, console, driver, keys, ssh, xen
 from labctl.guests.spec import Accel, Guest, boot_lines
 from labctl.images import Image
-from labctl.lab import beforehand, boot, hosted, naming, state, status
+from labctl.lab import (
+    boot,
+    naming,
+    preflight,
+    state,
+    status,
+    xen_guests,
+)
 from labctl.lab.node import Node
 from labctl.lab.router import Router
 from labctl.network import features
 from labctl.routers import namespace
+from labctl.sandbox import paths
+from labctl.sandbox.base import Place, World
+from labctl.sandbox.client import Agent
+from labctl.sandbox.deadline import Deadline
 from labctl.topology import model
-from labctl.world import paths
-from labctl.world.base import Place, World
-from labctl.world.client import Agent
-from labctl.world.deadline import Deadline
 
 
 class Lab:
@@ -70,17 +77,17 @@ class Lab:
         It is called `name`, by default after the topology (`labctl.lab.naming`). Unless `keep` is
         set the lab ends with this process, however that ends. With the `uri` of a system's libvirt
         the lab lives in the host's own namespaces; then only `down` ends it.
-        An `agent` may have been started ahead (`labctl.lab.ahead`), unless there is a `uri`.
+        An `agent` may have been started ahead (`labctl.lab.prestart`), unless there is a `uri`.
         Raises `UsageError` for a name that is wrong or taken, `HostError`, `GuestError` or
         `DeadlineError` for what failed.
         """
         name = naming.from_topology(topology.name) if name is None else name
         naming.check(name)
         folder = state.directory(name)
-        beforehand.check_sockets(topology, folder)
+        preflight.check_sockets(topology, folder)
         backend = backends.of(uri)
-        beforehand.check_host(backend)
-        beforehand.check_kinds(topology)
+        preflight.check_host(backend)
+        preflight.check_kinds(topology)
         backend.check(topology, emit)
         begun = time.monotonic()
         timings: dict[str, float] = {}
@@ -88,9 +95,9 @@ class Lab:
             booted = backend.booted(topology)
             wanted = sorted({node.image for node in booted})
             found = {image: images.get(image, emit=emit) for image in wanted}
-            beforehand.check(topology, found, backend)
+            preflight.check(topology, found, backend)
             chosen = backend.accel or _choose_accel(policy, found, emit)
-        with _timed(timings, "world"), state.creating(folder):
+        with _timed(timings, "sandbox"), state.creating(folder):
             world = backend.create_world(folder, agent)
         lab = None
         try:
@@ -190,7 +197,7 @@ class Lab:
         """
         inside = self.topology.inside(host.name)
         dom0 = self._dom0s[host.name]
-        guests = [hosted.xen_guest(self._state, node, self.directory) for node in inside.nodes]
+        guests = [xen_guests.xen_guest(self._state, node, self.directory) for node in inside.nodes]
         self._backend.prepare_dom0(self.world, self._state, dom0, guests, self._emit)
         self._build_routers(inside.routers)
         self.world.agent().call_with_events(
@@ -224,7 +231,7 @@ class Lab:
         """Put together what a node's guest is made of."""
         domain = self._backend.domain(self._state, node.name)
         if node.hypervisor:
-            return hosted.host_guest(self._state, node, domain, self.directory)
+            return xen_guests.host_guest(self._state, node, domain, self.directory)
         console = self.directory / "console"
         image = self.images[node.name]
         known = self._state
@@ -238,7 +245,7 @@ class Lab:
             kernel=files.kernel(node.name, node.kernel or image.kernel),
             initramfs=files.initramfs(node.name, node.initramfs or image.initramfs, lines),
             cmdline=images.CMDLINE,
-            nics=hosted.nics(node),
+            nics=xen_guests.nics(node),
             console=console / f"{node.name}.sock",
             log=console / f"{node.name}.log",
         )

@@ -9,13 +9,13 @@ from pathlib import Path
 from labctl import backends
 from labctl.backends.state import State
 from labctl.errors import LabctlError
-from labctl.lab import condition
+from labctl.lab import guest_state
+from labctl.sandbox import linkflags
+from labctl.sandbox.base import World
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.linkflags import IFF_RUNNING, IFF_UP
+from labctl.sandbox.process import run
 from labctl.topology.model import MGMT_BRIDGE, Node
-from labctl.world import linkflags
-from labctl.world.base import World
-from labctl.world.deadline import Deadline
-from labctl.world.linkflags import IFF_RUNNING, IFF_UP
-from labctl.world.process import run
 
 ASK_SECONDS = 20.0
 MANAGEMENT = "management"
@@ -39,7 +39,7 @@ def troubles(world: World, known: State) -> dict[str, dict[str, str]]:
         raise LabctlError("a lab's links cannot be read", "run: labctl doctor") from None
     found = {}
     for node in nodes:
-        down = condition.taken_down(condition.told_by_libvirt(world, known, node.name))
+        down = guest_state.taken_down(guest_state.told_by_libvirt(world, known, node.name))
         lost = {
             name: why
             for name, tap, bridge in _links(known, node)

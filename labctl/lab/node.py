@@ -11,13 +11,13 @@ from typing import TypeVar
 
 from labctl.errors import DeadlineError, GuestError, UsageError
 from labctl.guests import console, ethtool, ssh
-from labctl.guests.begun import NEVER_BEGUN, Begun, until_begun
+from labctl.guests.ssh_retry import NEVER_BEGUN, Begun, until_begun
 from labctl.kinds import nics
+from labctl.sandbox.base import Process, World
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import LONGEST_WORDS, MOST_OUTPUT, CommandError, Result, last_words
 from labctl.topology import model
 from labctl.topology.features import kernel_names
-from labctl.world.base import Process, World
-from labctl.world.deadline import Deadline
-from labctl.world.process import LONGEST_WORDS, MOST_OUTPUT, CommandError, Result, last_words
 
 T = TypeVar("T")
 

@@ -1,8 +1,8 @@
 """Labs that run although their folder has gone, or no longer tells of them.
 
 systemd unmounts the folder of a session when the user logs out, and anybody may remove files. The
-lab runs on all the same, so it is found by its PID 1 (`labctl.world.inits`). Nothing but its end is
-offered: what it knew of itself went with its folder.
+lab runs on all the same, so it is found by its PID 1 (`labctl.sandbox.init_scan`). Nothing but its
+end is offered: what it knew of itself went with its folder.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 from labctl.errors import DeadlineError
 from labctl.lab import naming
-from labctl.world import inits, owned, paths, space
-from labctl.world.deadline import Deadline
-from labctl.world.space import Identity
+from labctl.sandbox import init_scan, namespaces, owned, paths
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.namespaces import Identity
 
 MAKING = ".lock"
 """In the runtime folder: locked by whoever makes a world there (`labctl.lab.state.creating`)."""
@@ -64,7 +64,7 @@ class Orphan:
 
     def end(self) -> None:
         """End it; raises `DeadlineError` when its PID 1 does not go."""
-        space.end_process(self.identity, self.directory)
+        namespaces.end_process(self.identity, self.directory)
 
 
 def find() -> list[Orphan]:
@@ -83,19 +83,19 @@ def named(name: str) -> list[Orphan]:
     return [one for one in find() if one.name == name]
 
 
-def _inits() -> list[inits.Init]:
+def _inits() -> list[init_scan.Init]:
     """Return the inits of labs of this user's folders that are not those their folders tell of."""
     folders = paths.runtimes()
     return [
         one
-        for one in inits.find()
+        for one in init_scan.find()
         if one.directory.parent in folders
         and naming.is_name(one.directory.name)
         and not _tells_of(one)
     ]
 
 
-def _tells_of(one: inits.Init) -> bool:
+def _tells_of(one: init_scan.Init) -> bool:
     if not paths.is_ours(one.directory.parent):
         return False
     try:
@@ -103,16 +103,16 @@ def _tells_of(one: inits.Init) -> bool:
     except OSError:
         return False
     try:
-        told = space.identity_in(inside, one.directory)
+        told = namespaces.identity_in(inside, one.directory)
         made = owned.bears_mark(inside, one.directory)  # without it no other verb finds the lab
     finally:
         os.close(inside)
     return made and told is not None and (told.pid, told.mark) == (one.pid, one.mark)
 
 
-def _orphan(one: inits.Init) -> Orphan:
+def _orphan(one: init_scan.Init) -> Orphan:
     # What runs in a lab is not trusted, not even the words of its commands.
-    guests = tuple(guest for guest in inits.guests(one.pid) if _GUEST.fullmatch(guest))
+    guests = tuple(guest for guest in init_scan.guests(one.pid) if _GUEST.fullmatch(guest))
     identity = Identity(one.pid, one.mark, os.geteuid() != 0)
     return Orphan(one.directory.name, one.directory, one.since, guests, identity)
 

@@ -13,11 +13,11 @@ from labctl.kinds import registry
 from labctl.kinds.base import ForwarderKind, Option
 from labctl.network import features
 from labctl.routers import namespace, programs
+from labctl.sandbox import agent, codec, jsontext
+from labctl.sandbox.base import Place, Process
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import Result, last_words
 from labctl.topology import model
-from labctl.world import agent, codec, jsontext
-from labctl.world.base import Place, Process
-from labctl.world.deadline import Deadline
-from labctl.world.process import Result, last_words
 
 COMMAND_SECONDS = 30.0
 START_SECONDS = 120.0

@@ -10,9 +10,20 @@ from pathlib import Path
 from labctl.backends.state import State
 from labctl.errors import LabctlError, UsageError
 from labctl.lab import orphans
-from labctl.world import atomic, codec, documents, host, lock, owned, paths, scratch, space, trusted
-from labctl.world.base import World
-from labctl.world.deadline import Deadline
+from labctl.sandbox import (
+    atomic,
+    codec,
+    documents,
+    host,
+    lock,
+    namespaces,
+    owned,
+    paths,
+    scratch,
+    trusted,
+)
+from labctl.sandbox.base import World
+from labctl.sandbox.deadline import Deadline
 
 STATE = "lab.state"
 VERSION = 1
@@ -68,7 +79,7 @@ def load(folder: Path) -> State:
 
 def known() -> list[Path]:
     """List the directories of labs, running or left behind by a killed PID 1."""
-    marks = (space.IDENTITY, host.MARKER)
+    marks = (namespaces.IDENTITY, host.MARKER)
     folders = [folder for folder in paths.runtimes() if paths.is_ours(folder)]
     return [
         entry
@@ -108,7 +119,7 @@ def creating(folder: Path) -> Iterator[None]:
             hidden = entry.name.startswith(".")
             if not hidden and owned.is_made(entry) and not alive(entry):
                 with contextlib.suppress(LabctlError):  # it runs all the same; not ours to tell of
-                    space.end(entry)
+                    namespaces.end(entry)
         scratch.sweep()
         yield
 
@@ -118,7 +129,7 @@ def attach(folder: Path) -> World:
     try:
         if (folder / host.MARKER).exists():
             return host.Host.attach(folder)
-        return space.Space.attach(folder)
+        return namespaces.Space.attach(folder)
     except (OSError, ValueError, TypeError):
         raise LabctlError(f"there is no lab in {folder}", "run: labctl status") from None
 

@@ -15,13 +15,13 @@ from labctl.backends.dom0 import Dom0
 from labctl.backends.state import State
 from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
-from labctl.lab import condition, linkstate, state
+from labctl.lab import guest_state, linkstate, state
 from labctl.lab.router import Router
+from labctl.sandbox.base import Place, World
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import run
 from labctl.topology.model import Interface, Node, RouterInterface
 from labctl.topology.model import Router as RouterModel
-from labctl.world.base import Place, World
-from labctl.world.deadline import Deadline
-from labctl.world.process import run
 
 ASK_SECONDS = 20.0
 
@@ -104,10 +104,10 @@ def check_machine(world: World, known: State, node: str) -> None:
     """Raise `GuestError` when the QEMU of a node, or of the Xen host it is on, has ended."""
     nodes = known.topology.nodes
     machine = nodes[node].host or node
-    found = condition.of_machine(world, known, machine)
+    found = guest_state.of_machine(world, known, machine)
     if not found.runs:
         what = f"the Xen host {machine}" if nodes[machine].hypervisor else machine
-        raise condition.error(what, machine, found)
+        raise guest_state.error(what, machine, found)
 
 
 def dom0(world: World, known: State, host: str) -> Dom0:
@@ -146,7 +146,7 @@ def _states(world: World, known: State) -> dict[str, str]:
     """Return for each node whether it is `running`, `ended`, or `unknown` as dom0 is silent."""
     found = {}
     for node in known.topology.outer_nodes():
-        found[node.name] = condition.of_machine(world, known, node.name).state
+        found[node.name] = guest_state.of_machine(world, known, node.name).state
         if node.hypervisor:
             found |= _inside(world, known, node.name)
     return found
@@ -155,7 +155,7 @@ def _states(world: World, known: State) -> dict[str, str]:
 def _inside(world: World, known: State, host: str) -> dict[str, str]:
     """Return the state of each guest on a Xen host."""
     nodes = known.topology.inside(host).nodes
-    if not nodes or not condition.of_machine(world, known, host).runs:
+    if not nodes or not guest_state.of_machine(world, known, host).runs:
         return {node.name: "ended" for node in nodes}
     words = [*world.enter(), *ssh.command(world.directory, host), "ls /sys/class/net"]
     try:
@@ -165,7 +165,7 @@ def _inside(world: World, known: State, host: str) -> dict[str, str]:
             watch=lambda: check_machine(world, known, host),
         )
     except LabctlError:
-        state_of = "unknown" if condition.of_machine(world, known, host).runs else "ended"
+        state_of = "unknown" if guest_state.of_machine(world, known, host).runs else "ended"
         found = {node.name: state_of for node in nodes}
         # Of a host that the lab did not start nothing else tells.
         started = backends.of(known.uri).boots(known.topology.nodes[host])

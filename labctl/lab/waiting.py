@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from labctl.errors import DeadlineError, GuestError, LabctlError, UsageError, shown
 from labctl.lab.node import Job, Node
-from labctl.world.deadline import Deadline
+from labctl.sandbox.deadline import Deadline
 
 T = TypeVar("T")
 

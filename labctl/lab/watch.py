@@ -18,16 +18,16 @@ from labctl.capture.session import Capture
 from labctl.capture.spawn import Handle, Spawn
 from labctl.capture.xenflags import FlagsWatch
 from labctl.errors import GuestError, HostError, LabctlError
-from labctl.guests.begun import Begun
+from labctl.guests.ssh_retry import Begun
 from labctl.kinds import registry
 from labctl.kinds.observers import DEFAULT
 from labctl.lab.lab import Lab
 from labctl.lab.node import COMMAND_SECONDS, Node
+from labctl.sandbox import process
+from labctl.sandbox.base import Process
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import CommandError
 from labctl.topology.points import ObservationPoint
-from labctl.world import process
-from labctl.world.base import Process
-from labctl.world.deadline import Deadline
-from labctl.world.process import CommandError
 
 START_SECONDS = 60.0
 """For all observers to be ready; Perl takes a second to start in a busy emulated guest."""

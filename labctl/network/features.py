@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labctl.errors import HostError, UsageError
+from labctl.sandbox.lazy_import import Late
+from labctl.sandbox.netns import inside
+from labctl.sandbox.remote import remote
 from labctl.topology.features import FEATURES, kernel_names
-from labctl.world.late import Late
-from labctl.world.netns import inside
-from labctl.world.remote import remote
 
 if TYPE_CHECKING:
     from pyroute2 import ethtool

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from labctl.errors import HostError
 from labctl.kinds.base import NewLink
+from labctl.sandbox.lazy_import import Late
+from labctl.sandbox.netns import inside
+from labctl.sandbox.remote import remote
 from labctl.topology.model import MGMT_BRIDGE, Network, Node, Topology, link_local
-from labctl.world.late import Late
-from labctl.world.netns import inside
-from labctl.world.remote import remote
 
 if TYPE_CHECKING:
     import pyroute2

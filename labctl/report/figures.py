@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labctl.capture.journey import HARM, Journey
-from labctl.lab.whereabouts import whereabouts
+from labctl.lab.hop_locations import whereabouts
 from labctl.report import chart, drawing
 from labctl.report.drawing import Drawing
 from labctl.report.gather import Arm
-from labctl.report.signs import SIGNS, Sign, sign, words
+from labctl.report.legend import SIGNS, Sign, sign, words
 from labctl.topology.model import Topology
 from labctl.topology.points import ObservationPoint
+from labctl.tracing.packet_trace import HARM, Journey
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from labctl.capture.journey import Fate, Happening, Journey
 from labctl.packet.checksum import Checksum
 from labctl.report.gather import Arm, Report
 from labctl.results.model import Check, Run, Verdict
+from labctl.tracing.packet_trace import Fate, Happening, Journey
 
 _FEW = 3
 _LONG = 110

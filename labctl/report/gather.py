@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl.capture import pcapng
-from labctl.capture.journey import Journey
-from labctl.capture.journey_record import KINDS, first_of, follow_along
 from labctl.errors import LabctlError
 from labctl.report import recorded
 from labctl.results.model import ArmResult, Check, Run, Verdict
 from labctl.results.recorder import TOPOLOGY, capture_name
-from labctl.topology import stored
+from labctl.topology import serialize
 from labctl.topology.model import Topology
 from labctl.topology.points import ObservationPoint
+from labctl.tracing.packet_trace import Journey
+from labctl.tracing.recorded import KINDS, first_of, follow_along
 
 _FAMILY = re.compile(r"[/ ]?(ipv[46])$", re.IGNORECASE)
 _KERNEL = ("TcpInCsumErrors", "drop reason")
@@ -147,7 +147,7 @@ def from_record(directory: Path, run: Run) -> Report:
 
 def _topology(directory: Path) -> Topology | None:
     try:
-        return stored.from_json(json.loads((directory / TOPOLOGY).read_bytes()))
+        return serialize.from_json(json.loads((directory / TOPOLOGY).read_bytes()))
     except (OSError, ValueError, RecursionError):
         return None  # a record from before topologies were kept, or a damaged one
 

@@ -15,15 +15,15 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from labctl.capture.journey import Journey, summary
-from labctl.capture.journey_record import KINDS
-from labctl.report import figures, finding, offloads, pairs
+from labctl.report import comparison, figures, finding, offloads
 from labctl.report.figures import Subject
 from labctl.report.gather import Arm, Report
-from labctl.report.signs import SIGNS, sign, words
+from labctl.report.legend import SIGNS, sign, words
 from labctl.results.model import Verdict
 from labctl.topology.model import Topology
 from labctl.topology.points import ObservationPoint
+from labctl.tracing.packet_trace import Journey, summary
+from labctl.tracing.recorded import KINDS
 from labctl.version import __version__
 
 _UNFIT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -67,7 +67,7 @@ def render(report: Report) -> str:
         hint=figures.hint(drawn),
         legend=figures.legend(drawn),
         signs=SIGNS,
-        pairs=pairs.pairs(report),
+        pairs=comparison.pairs(report),
         matrices=_matrices(report),
         changed=offloads.changed(report.run.environment.offloads, report.arms, report.topology),
         offloads=offloads.everything(report.run.environment.offloads, report.topology),
@@ -103,7 +103,7 @@ def render_journeys(
         for journey, count in courses
     ]
     drawn = figures.draw(subjects, topology)
-    told = [pairs.alone(subject.name, subject.journey, subject.path) for subject in subjects]
+    told = [comparison.alone(subject.name, subject.journey, subject.path) for subject in subjects]
     told.sort(key=lambda pair: pair.left_journey.well)
     return _template("journeys.html.j2").render(
         title=title,

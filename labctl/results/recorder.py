@@ -22,14 +22,14 @@ from typing import IO, Self
 from labctl.errors import LabctlError
 from labctl.results import junit
 from labctl.results.model import Run
-from labctl.world import atomic, lock, owned
-from labctl.world.trusted import check_private
+from labctl.sandbox import atomic, lock, owned
+from labctl.sandbox.trusted import check_private
 
 SCHEMA_VERSION = 1
 RESULT = "result.json"
 JUNIT = "junit.xml"
 TOPOLOGY = "topology.json"
-"""The lab's topology as it was resolved, see `labctl.topology.stored`."""
+"""The lab's topology as it was resolved, see `labctl.topology.serialize`."""
 MARKER = "running"
 INTERRUPTED = "interrupted: what follows from the rest is not known"
 """The note in the record of a run that was told to end before it had tried everything."""

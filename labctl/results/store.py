@@ -26,7 +26,7 @@ from labctl.results.recorder import (
     SCHEMA_VERSION,
     results_root,
 )
-from labctl.world import lock
+from labctl.sandbox import lock
 
 _ID = re.compile(r"(\d{8}T\d{6}\.\d{3}Z)-(.+)-[0-9a-f]{4}")
 _LAST = re.compile(r"last(?:~(\d+))?")

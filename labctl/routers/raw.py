@@ -48,7 +48,7 @@ from labctl.packet.af_packet import (
 from labctl.packet.frame import LONGEST_FRAME, VLAN_HLEN
 from labctl.packet.virtio import VNET_SIZE, shift
 from labctl.routers.tables import Key, Tables
-from labctl.world import confine
+from labctl.sandbox import confine
 
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 BATCH = 64

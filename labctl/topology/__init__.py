@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from labctl.topology.features import FEATURES, kernel_names
-    from labctl.topology.finding import find, find_shipped, shipped
+    from labctl.topology.loader import from_mapping, load, loads
+    from labctl.topology.lookup import find, find_shipped, shipped
     from labctl.topology.model import (
         MGMT_BRIDGE,
         Interface,
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
         Topology,
     )
     from labctl.topology.problems import Problem, TopologyError
-    from labctl.topology.reading import from_mapping, load, loads
-    from labctl.topology.shape import json_schema
+    from labctl.topology.schema import json_schema
 
 __all__ = [
     "FEATURES",
@@ -52,9 +52,9 @@ __all__ = [
 _ELSEWHERE = {
     **dict.fromkeys(("FEATURES", "kernel_names"), "features"),
     **dict.fromkeys(("Problem", "TopologyError"), "problems"),
-    **dict.fromkeys(("find", "find_shipped", "shipped"), "finding"),
-    **dict.fromkeys(("from_mapping", "load", "loads"), "reading"),
-    "json_schema": "shape",
+    **dict.fromkeys(("find", "find_shipped", "shipped"), "lookup"),
+    **dict.fromkeys(("from_mapping", "load", "loads"), "loader"),
+    "json_schema": "schema",
 }
 """Where a name comes from when it is not the model."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labctl.errors import nearest, shown
 from labctl.kinds import nics
-from labctl.topology import addressing, hosting, model, shape
+from labctl.topology import addressing, hosting, model, schema
 from labctl.topology.features import FEATURES
 from labctl.topology.fields import MIN_IPV6_MTU
 from labctl.topology.resolve import absolute
@@ -23,7 +23,7 @@ MAX_VIF_MTU = 65517
 """Octets: 65535 less a header with a VLAN tag (xenvif_alloc, xen-netback/interface.c)."""
 
 
-def check(topology: model.Topology, written: shape.Topology, base: Path, report: Report) -> None:
+def check(topology: model.Topology, written: schema.Topology, base: Path, report: Report) -> None:
     """Report everything that does not fit together."""
     _names(topology, report)
     _macs(topology, report)
@@ -83,7 +83,7 @@ def _macs(topology: model.Topology, report: Report) -> None:
             report.add((*loc, "mac"), f"the MAC address {interface.mac} is also {other}")
 
 
-def _links(topology: model.Topology, written: shape.Topology, report: Report) -> None:
+def _links(topology: model.Topology, written: schema.Topology, report: Report) -> None:
     defined = set(report.root.walk(("networks",))[-1].mapping or ())  # faulty ones too
     for name, network in topology.networks.items():
         six = [*network.subnets, *network.addresses]
@@ -167,14 +167,14 @@ def _offload_names(topology: model.Topology, report: Report) -> None:
                     report.add((*loc, name), message, "keep one of them", key=True)
 
 
-def _device_offloads(topology: model.Topology, written: shape.Topology, report: Report) -> None:
+def _device_offloads(topology: model.Topology, written: schema.Topology, report: Report) -> None:
     for name, node in topology.nodes.items():
         for index, interface in enumerate(node.interfaces):
             if nics.model(interface.model).device_features or not interface.offload.device:
                 continue
             # Point to the innermost layer that asks for it.
             mine: Loc = ("nodes", name, "interfaces", index)
-            layers: list[tuple[Loc, shape.Offload | None]] = [
+            layers: list[tuple[Loc, schema.Offload | None]] = [
                 (mine, written.nodes[name].interfaces[index].offload),
                 (("nodes", name), written.nodes[name].offload),
                 (("defaults",), written.defaults.offload),
@@ -191,8 +191,8 @@ def _device_offloads(topology: model.Topology, written: shape.Topology, report: 
             report.add((*loc, "offload", "device"), message, hint, key=True)
 
 
-def _files(written: shape.Topology, base: Path, report: Report) -> None:
-    holders: list[tuple[Loc, shape.Defaults | shape.Node]] = [(("defaults",), written.defaults)]
+def _files(written: schema.Topology, base: Path, report: Report) -> None:
+    holders: list[tuple[Loc, schema.Defaults | schema.Node]] = [(("defaults",), written.defaults)]
     holders += [(("nodes", name), node) for name, node in written.nodes.items()]
     for loc, holder in holders:
         for key in ("kernel", "initramfs"):

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 from labctl.errors import nearest, shown
 from labctl.kinds import nics
-from labctl.topology import model, shape
+from labctl.topology import model, schema
 from labctl.topology.tree import Loc, Report
 
 _DOM0_LINK = re.compile(r"eth[0-9]+|mgmt0")
 """dom0's own NICs have these names."""
 
 
-def check(topology: model.Topology, written: shape.Topology, report: Report) -> None:
+def check(topology: model.Topology, written: schema.Topology, report: Report) -> None:
     """Report everything that does not fit."""
     for loc, holder in _things(topology):
         if holder.host:
@@ -66,7 +66,7 @@ def _home(
 
 
 def _models(
-    node: model.Node, topology: model.Topology, written: shape.Topology, report: Report
+    node: model.Node, topology: model.Topology, written: schema.Topology, report: Report
 ) -> None:
     """Find NICs of a kind that does not exist where their node lives."""
     loc: Loc = ("nodes", node.name)

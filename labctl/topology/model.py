@@ -1,7 +1,7 @@
 """A topology with nothing left open: all defaults applied, all names and MAC addresses made.
 
 This is what the rest of labctl works with. Objects are frozen and are written as JSON by their
-annotations (`labctl.world.codec`); what is in their dicts must not be changed.
+annotations (`labctl.sandbox.codec`); what is in their dicts must not be changed.
 """
 
 from __future__ import annotations

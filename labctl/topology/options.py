@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from labctl.errors import nearest, shown
 from labctl.kinds.base import Kind, Option
-from labctl.topology.shaping import tell
 from labctl.topology.tree import Loc, Report
+from labctl.topology.validation import tell
 
 
 def read(

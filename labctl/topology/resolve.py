@@ -12,7 +12,7 @@ from pathlib import Path
 
 from labctl.kinds import nics
 from labctl.kinds.base import Option
-from labctl.topology import model, shape
+from labctl.topology import model, schema
 from labctl.topology.features import in_order
 from labctl.topology.fields import LINK_NAME
 
@@ -64,7 +64,7 @@ class _Names:
 
 
 def resolve(
-    written: shape.Topology,
+    written: schema.Topology,
     name: str,
     base: Path,
     source: Path | None,
@@ -82,7 +82,7 @@ def resolve(
     taken = [name for link in links for name in link.names]
     names = _Names(name, explicit, [*written.networks, *taken])
     networks = {
-        key: _network(key, network or shape.Network(), segments[key])
+        key: _network(key, network or schema.Network(), segments[key])
         for key, network in written.networks.items()
     }
     # In the order of names, so that moving a node in the file changes nothing.
@@ -104,8 +104,8 @@ def resolve(
 
 
 def _interfaces(
-    written: shape.Topology,
-) -> Iterator[shape.Interface | shape.RouterInterface]:
+    written: schema.Topology,
+) -> Iterator[schema.Interface | schema.RouterInterface]:
     for node in written.nodes.values():
         yield from node.interfaces
     for router in written.routers.values():
@@ -113,7 +113,7 @@ def _interfaces(
 
 
 def _network(
-    name: str, written: shape.Network, segments: tuple[model.Segment, ...]
+    name: str, written: schema.Network, segments: tuple[model.Segment, ...]
 ) -> model.Network:
     bridges = [one.plan.bridge for one in segments if not one.is_wire]
     return model.Network(
@@ -128,7 +128,9 @@ def _network(
     )
 
 
-def _plugged(written: shape.Interface | shape.RouterInterface, there: model.Network | None) -> str:
+def _plugged(
+    written: schema.Interface | schema.RouterInterface, there: model.Network | None
+) -> str:
     """Return the segment that an interface is in, by default the only one there is."""
     if written.segment is not None:
         return written.segment
@@ -144,15 +146,15 @@ def _mtu(written: int | None, network: str, networks: dict[str, model.Network]) 
 
 def _node(
     name: str,
-    written: shape.Node,
-    defaults: shape.Defaults,
+    written: schema.Node,
+    defaults: schema.Defaults,
     networks: dict[str, model.Network],
     names: _Names,
     base: Path,
 ) -> model.Node:
     if written.hypervisor:
         # A guest's image and size are none for a host of guests; what defaults say of NICs is.
-        defaults = shape.Defaults(
+        defaults = schema.Defaults(
             image=XEN_IMAGE,
             memory=XEN_MEMORY,
             vcpus=XEN_VCPUS,
@@ -204,7 +206,7 @@ def _node(
 
 def _router(
     name: str,
-    written: shape.Router,
+    written: schema.Router,
     networks: dict[str, model.Network],
     names: _Names,
     options: dict[str, Option],
@@ -233,13 +235,13 @@ def _router(
     )
 
 
-def _route(written: shape.Route) -> model.Route:
+def _route(written: schema.Route) -> model.Route:
     everything = "0.0.0.0/0" if written.via.version == 4 else "::/0"
     to = everything if written.to == "default" else written.to
     return model.Route(ip_network(to), written.via)
 
 
-def _offload(*layers: shape.Offload | None) -> model.Offload:
+def _offload(*layers: schema.Offload | None) -> model.Offload:
     guest: dict[str, bool] = {}
     tap: dict[str, bool] = {}
     device: dict[str, bool] = {}

@@ -12,12 +12,12 @@ from typing import Any
 from labctl.errors import shown
 from labctl.kinds import links, registry
 from labctl.kinds.base import MOST_BASE, LinkKind, LinkPlan, Option
-from labctl.topology import model, options, shape
+from labctl.topology import model, options, schema
 from labctl.topology.fields import LINK_NAME
 from labctl.topology.tree import Loc, Report
 
 
-def plan(written: shape.Topology, report: Report) -> dict[str, tuple[model.Segment, ...]]:
+def plan(written: schema.Topology, report: Report) -> dict[str, tuple[model.Segment, ...]]:
     """Return the segments of every network; none for one bridge, and for what is wrong.
 
     What is wrong goes into `report`.
@@ -27,12 +27,12 @@ def plan(written: shape.Topology, report: Report) -> dict[str, tuple[model.Segme
     for name, network in written.networks.items():
         loc: Loc = ("networks", name)
         before = len(report.problems)
-        found = _segments(name, network or shape.Network(), loc, taken, report)
+        found = _segments(name, network or schema.Network(), loc, taken, report)
         made[name] = tuple(found) if len(report.problems) == before else ()
     return made
 
 
-def router_options(written: shape.Topology, report: Report) -> dict[str, dict[str, Option]]:
+def router_options(written: schema.Topology, report: Report) -> dict[str, dict[str, Option]]:
     """Return what is said to every router's kind; what is wrong goes into `report`."""
     return {
         name: options.read(
@@ -43,7 +43,7 @@ def router_options(written: shape.Topology, report: Report) -> dict[str, dict[st
 
 
 def _segments(
-    name: str, network: shape.Network, loc: Loc, taken: set[str], report: Report
+    name: str, network: schema.Network, loc: Loc, taken: set[str], report: Report
 ) -> list[model.Segment]:
     if not network.segments:
         kind = registry.link(network.kind or links.DEFAULT)
@@ -60,7 +60,7 @@ def _segments(
             report.add((*loc, key), what, f"move {key} to a segment", key=True)
     found = []
     for segment, written in network.segments.items():
-        said = written or shape.Segment()
+        said = written or schema.Segment()
         at = (*loc, "segments", segment)
         kind = registry.link(said.kind)
         made = _segment(name, segment, kind, said.options, at, taken, report)

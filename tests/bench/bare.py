@@ -104,8 +104,8 @@ def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, An
     from labctl.guests import domain, keys, ssh
     from labctl.lab.lab import Lab
     from labctl.network import links
-    from labctl.world import paths
-    from labctl.world.space import Space
+    from labctl.sandbox import paths
+    from labctl.sandbox.namespaces import Space
 
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=paths.runtime()) as parent:
         world = Space.create(Path(parent) / "w")

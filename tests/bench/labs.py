@@ -18,12 +18,12 @@ from typing import Any
 from labctl import topology
 from labctl.guests import accel
 from labctl.lab import state
+from labctl.sandbox import namespaces
 from labctl.topology.model import Topology
-from labctl.world import space
 
 from . import bare, machine
 
-STAGES = ("start", "images", "world", "network", "boot", "rest")
+STAGES = ("start", "images", "sandbox", "network", "boot", "rest")
 UP_GOAL = 1.15
 DOWN_GOAL = 1.0
 
@@ -86,7 +86,7 @@ def measure(model: Topology, file: Path, policy: str) -> Ours:
         before = machine.children_cpu()
         up, told = labctl("up", str(file), "--accel", policy)
         cpu = machine.children_cpu() - before
-        world = space.Space.attach(folder)
+        world = namespaces.Space.attach(folder)
         run = folder / "embed" / "run" / "qemu"
         own = [node.name for node in model.outer_nodes()]  # guests of a Xen host are in its QEMU
         pids = [int((run / f"{name}.pid").read_text()) for name in own]
@@ -94,7 +94,7 @@ def measure(model: Topology, file: Path, policy: str) -> Ours:
         used = [machine.memory(world, pid) for pid in pids]
         down, _ = labctl("down", model.name)
     finally:
-        space.end(folder)
+        namespaces.end(folder)
     stages = {name: told["timings"].get(name, 0.0) for name in STAGES}
     # What Lab.up does not time: Python, imports and the topology before it, and the way out.
     stages["start"] = up - told["timings"]["up"]
@@ -179,7 +179,7 @@ def main(arguments: list[str]) -> None:
     numbers = [int(word) for word in options.guests.split(",")]
 
     from labctl import images
-    from labctl.world import paths
+    from labctl.sandbox import paths
 
     image = images.get("micro")  # built before any clock runs, and KVM probed
     capabilities = paths.cache() / "libvirt"

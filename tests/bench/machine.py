@@ -9,9 +9,9 @@ import resource
 from datetime import UTC, datetime
 from pathlib import Path
 
-from labctl.world.deadline import Deadline
-from labctl.world.process import run
-from labctl.world.space import Space
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.namespaces import Space
+from labctl.sandbox.process import run
 
 
 def facts(accel: str) -> dict[str, str]:

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
 
     from labctl import images
     from labctl.images.kernel import unpacked
-    from labctl.world import paths
+    from labctl.sandbox import paths
 
     micro, host = images.get("micro"), images.get("xen-host")
     for image in (micro, host):

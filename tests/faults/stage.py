@@ -14,7 +14,7 @@ from pathlib import Path
 
 from live import SOLO, STORY, Place, Watch
 
-from labctl.world.init import MARK
+from labctl.sandbox.init import MARK
 from runner.inside.machine import Snapshot, Things
 
 from . import settings, strike, victims

@@ -9,9 +9,9 @@ ROLES = (
     ("observer", ("kinds/observers/observe.py",)),
     ("router", ("labctl.routers.raw",)),
     ("unshare", ("unshare --",)),
-    ("init", ("world/init.py",)),
+    ("init", ("sandbox/init.py",)),
     ("other", ("nsenter ",)),
-    ("agent", ("labctl.world.agent",)),
+    ("agent", ("labctl.sandbox.agent",)),
     ("agent", ("/labctl ",)),
 )
 """By words of the command line, the first that fits. The agent of a new lab is forked from labctl

@@ -21,7 +21,7 @@ from pyroute2 import IPRoute
 
 from labctl import wait_until
 from labctl.guests.accel import Policy
-from labctl.world.space import start_ticks
+from labctl.sandbox.namespaces import start_ticks
 
 LABCTL = str(Path(sys.executable).parent / "labctl")
 SECONDS = 240.0

@@ -21,8 +21,8 @@ import pytest
 from pyroute2 import IPRoute
 from pyroute2 import netns as namespaces
 
-from labctl.world.deadline import Deadline
-from labctl.world.netns import inside
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.netns import inside
 
 P = ParamSpec("P")
 _NEWNS, _NEWPID, _NEWNET, _PRIVATE = 0x00020000, 0x20000000, 0x40000000, 1 << 18 | 1 << 14

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from labctl import images
-from labctl.guests import attempt, driver
+from labctl.guests import boot_probe, driver
 from labctl.guests.accel import TALKATIVE
 from labctl.guests.spec import Guest
-from labctl.world import paths, scratch
+from labctl.sandbox import paths, scratch
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +31,7 @@ def why_not(
             console=root / "c", log=root / "c.log",
         )  # fmt: skip
         hypervisor = driver.Hypervisor(root, "", paths.cache() / "libvirt")
-        told = world.call(attempt.why_no_user_space, hypervisor, guest, "tcg", silence, seconds)
+        told = world.call(boot_probe.why_no_user_space, hypervisor, guest, "tcg", silence, seconds)
         assert world.call(driver.running, hypervisor) == []
         return told
 

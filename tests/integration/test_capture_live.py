@@ -30,8 +30,8 @@ from labctl.capture.session import Capture, HopEvidence
 from labctl.capture.spawn import CaptureError
 from labctl.capture.stream import read_stream
 from labctl.packet.checksum import Checksum, Judgement, Metadata
-from labctl.world.deadline import Deadline
-from labctl.world.netns import inside
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.netns import inside
 
 pytestmark = pytest.mark.integration
 

@@ -226,7 +226,7 @@ def test_a_lab_whose_agent_was_killed_says_so_and_goes_down(
         agents = {
             pid
             for pid in watch.processes()
-            if "labctl.world.agent" in (words := words_of(pid)) and "nsenter" not in words
+            if "labctl.sandbox.agent" in (words := words_of(pid)) and "nsenter" not in words
         }
         (agent,) = agents
         os.kill(agent, signal.SIGKILL)

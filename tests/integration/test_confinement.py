@@ -15,8 +15,8 @@ from netlab import isolated
 
 from labctl import images
 from labctl.guests.launch import FIRST_USER
-from labctl.world import confine
-from labctl.world.space import Space
+from labctl.sandbox import confine
+from labctl.sandbox.namespaces import Space
 
 pytestmark = pytest.mark.integration
 

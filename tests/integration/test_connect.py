@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from live import SOLO, Done, until
 
-from labctl.world.base import Process
-from labctl.world.deadline import Deadline
-from labctl.world.space import Space
+from labctl.sandbox.base import Process
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.namespaces import Space
 
 LIBVIRTD = Path("/usr/sbin/libvirtd")
 SECONDS = 300.0

@@ -21,7 +21,7 @@ from live import Done, until
 from labctl import topology
 from labctl.guests import xen_host
 from labctl.lab.lab import Lab
-from labctl.world.deadline import Deadline
+from labctl.sandbox.deadline import Deadline
 
 SECONDS = 800.0
 LABCTL = [sys.executable, "-m", "labctl.cli.main"]

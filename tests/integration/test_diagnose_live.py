@@ -12,18 +12,25 @@ from typing import Literal
 
 import pytest
 
+from labctl.diagnosis import remedies
+from labctl.diagnosis.diagnose import Diagnosis, diagnose
+from labctl.diagnosis.settings import (
+    State,
+    mend,
+    put_back,
+    read,
+    restoring,
+    unbroken,
+)
+from labctl.diagnosis.verdict import Finding
 from labctl.errors import UsageError
-from labctl.experiments import knobs
-from labctl.experiments.diagnose import Diagnosis, diagnose
-from labctl.experiments.diagnose_verdict import Finding
-from labctl.experiments.knobs_state import State, mend, put_back, read, restoring, unbroken
-from labctl.experiments.trace_plan import plan
 from labctl.lab.lab import Lab
 from labctl.pytest_plugin import LabFactory
+from labctl.sandbox.base import Process
+from labctl.sandbox.deadline import Deadline
 from labctl.topology.graph import find_path
 from labctl.topology.points import ObservationPoint
-from labctl.world.base import Process
-from labctl.world.deadline import Deadline
+from labctl.tracing.plan import plan
 
 pytestmark = pytest.mark.integration
 OFF = {"tx-checksumming": False}
@@ -286,11 +293,11 @@ def test_an_interrupted_proof_puts_everything_back(
             raise Stop
         return False, "hangs"
 
-    monkeypatch.setattr(knobs, "attempt", interrupted)
+    monkeypatch.setattr(remedies, "attempt", interrupted)
     flow, path = plan(lab, "vm1", "vm2", "tcp", 22)
     found = ask(lab, "raw")
     with pytest.raises(Stop):
-        knobs.prove(lab, flow, path, found.knobs)
+        remedies.prove(lab, flow, path, found.knobs)
     assert all(turned), "each knob was really turned"
     assert state(lab).differing(before) == []
     assert not mend(lab), "nothing is left to do"
@@ -320,11 +327,11 @@ def test_a_proof_tries_nothing_that_there_is_no_time_for(lab: Lab) -> None:
     lab.router("r1").set_kind("raw")
     found = ask(lab, "raw")
     flow, path = plan(lab, "vm1", "vm2", "tcp", 22)
-    proof = knobs.prove(lab, flow, path, found.knobs, within=Deadline(0, "the diagnosis"))
+    proof = remedies.prove(lab, flow, path, found.knobs, within=Deadline(0, "the diagnosis"))
     assert [(trial.works, trial.text) for trial in proof.trials] == [
-        (None, knobs.OVER) for _ in found.knobs
+        (None, remedies.OVER) for _ in found.knobs
     ]
-    assert proof.before == knobs.OVER
+    assert proof.before == remedies.OVER
 
 
 def test_ctrl_c_waits_for_a_change_to_be_whole() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from live import Place, descendants, place, process_of, until, words_of
 
-from labctl.world.space import Space
+from labctl.sandbox.namespaces import Space
 
 pytestmark = pytest.mark.integration
 
@@ -122,4 +122,4 @@ def test_an_agent_that_ends_is_told_from_a_lab_that_does(here: Place) -> None:
 
 
 def _agents(pid: int) -> list[int]:
-    return [one for one in descendants(pid) if "labctl.world.agent" in words_of(one)]
+    return [one for one in descendants(pid) if "labctl.sandbox.agent" in words_of(one)]

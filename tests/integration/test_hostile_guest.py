@@ -19,19 +19,19 @@ from live import LABCTL, until
 from labctl import probes
 from labctl.capture.limits import FRAMES_PER_SECOND
 from labctl.capture.spawn import CaptureError
+from labctl.diagnosis.diagnose import diagnose
 from labctl.errors import GuestError, LabctlError
-from labctl.experiments.diagnose import diagnose
-from labctl.experiments.trace import trace
-from labctl.experiments.trace_plan import plan
 from labctl.kinds.observers.observe import MAGIC, RECORD, RECORD_HEAD
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.lab.watch import counters
 from labctl.packet.frame import parse
 from labctl.pytest_plugin import LabFactory
-from labctl.world import init
-from labctl.world.deadline import Deadline
-from labctl.world.process import CommandError
+from labctl.sandbox import init
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import CommandError
+from labctl.tracing.plan import plan
+from labctl.tracing.trace import trace
 
 pytestmark = pytest.mark.integration
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from labctl import images
 from labctl.images import Image, cache, mirror, recipe
 from labctl.lab import boot
-from labctl.world.deadline import Deadline
+from labctl.sandbox.deadline import Deadline
 
 pytestmark = pytest.mark.integration
 

@@ -11,9 +11,9 @@ import pytest
 
 from labctl.errors import HostError, LabctlError
 from labctl.network import features, links
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.namespaces import Space
 from labctl.topology import FEATURES, Topology, find, from_mapping, kernel_names, load, shipped
-from labctl.world.deadline import Deadline
-from labctl.world.space import Space
 
 pytestmark = [
     pytest.mark.integration,

@@ -16,8 +16,8 @@ from live import LABCTL, Done, as_user, needs_users, place
 
 from labctl.errors import UsageError
 from labctl.lab import orphans, state
-from labctl.world import space
-from labctl.world.space import IDENTITY, Space
+from labctl.sandbox import namespaces
+from labctl.sandbox.namespaces import IDENTITY, Space
 
 pytestmark = pytest.mark.integration
 
@@ -38,7 +38,7 @@ def world(runtime: Path) -> Iterator[Space]:
     (runtime / "one" / "something").touch()
     made.keep()
     yield made
-    space.end_process(made.identity, made.directory)
+    namespaces.end_process(made.identity, made.directory)
 
 
 def labctl(*words: str, through: tuple[str, ...] = ()) -> Done:
@@ -194,7 +194,7 @@ export LABCTL_RUNTIME_DIR= XDG_RUNTIME_DIR=$HOME/session
 mkdir -m 700 $XDG_RUNTIME_DIR
 {sys.executable} - <<END
 from labctl.lab import state
-from labctl.world.space import Space
+from labctl.sandbox.namespaces import Space
 with state.creating(state.directory("one")):
     made = Space.create(state.directory("one"))
 made.keep()

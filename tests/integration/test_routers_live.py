@@ -34,9 +34,9 @@ from labctl.capture.session import Capture
 from labctl.capture.spawn import Handle, start_process
 from labctl.errors import HostError
 from labctl.routers import namespace
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.netns import inside
 from labctl.topology.model import Route, Router, RouterInterface
-from labctl.world.deadline import Deadline
-from labctl.world.netns import inside
 
 pytestmark = pytest.mark.integration
 BRIDGES = {"eth0": "net1", "eth1": "net2"}

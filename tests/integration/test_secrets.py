@@ -12,10 +12,10 @@ from live import SOLO, STORY, Place, place
 
 from labctl.backends.state import State
 from labctl.lab import state
+from labctl.sandbox import owned
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import run
 from labctl.topology.model import MGMT_BRIDGE, link_local
-from labctl.world import owned
-from labctl.world.deadline import Deadline
-from labctl.world.process import run
 
 pytestmark = pytest.mark.integration
 

@@ -14,16 +14,16 @@ from typing import Literal
 import pytest
 
 from labctl.capture import pcapng
-from labctl.capture.journey import Fate, Happening
 from labctl.capture.stream import read_stream
 from labctl.errors import LabctlError, UsageError
 from labctl.events import Event
-from labctl.experiments.trace import Trace, trace
-from labctl.experiments.trace_plan import plan
 from labctl.lab.lab import Lab
 from labctl.lab.watch import watch_drops
 from labctl.pytest_plugin import LabFactory
-from labctl.world.deadline import Deadline
+from labctl.sandbox.deadline import Deadline
+from labctl.tracing.packet_trace import Fate, Happening
+from labctl.tracing.plan import plan
+from labctl.tracing.trace import Trace, trace
 
 pytestmark = pytest.mark.integration
 HOPS = ["vm1:eth0", "vm1-eth0", "r1-eth0", "r1:eth0", "r1:eth1", "r1-eth1", "vm2-eth0", "vm2:eth0"]

@@ -10,15 +10,15 @@ import pytest
 from labctl.capture import pcapng
 from labctl.capture.drops import CHECKSUM_COUNTERS, grown
 from labctl.capture.session import Evidence
-from labctl.experiments.trace_flow import Flow, send_command
 from labctl.inspect.run import inspect
 from labctl.lab.lab import Lab
 from labctl.lab.watch import capture, counters
 from labctl.packet.checksum import Checksum, Judgement, judge
 from labctl.packet.tunnels import decapsulate
 from labctl.pytest_plugin import LabFactory
+from labctl.sandbox.deadline import Deadline
 from labctl.topology.points import inside_guest
-from labctl.world.deadline import Deadline
+from labctl.tracing.flow import Flow, send_command
 
 pytestmark = pytest.mark.integration
 

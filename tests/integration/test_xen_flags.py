@@ -14,8 +14,8 @@ from labctl.capture.spawn import Handle
 from labctl.capture.xenflags import FlagsEvidence, FlagsSeen, FlagsWatch, beside
 from labctl.guests import ssh
 from labctl.packet.checksum import Checksum
-from labctl.world.base import Process
-from labctl.world.deadline import Deadline
+from labctl.sandbox.base import Process
+from labctl.sandbox.deadline import Deadline
 
 pytestmark = pytest.mark.integration
 

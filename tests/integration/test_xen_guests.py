@@ -13,7 +13,7 @@ from labctl.capture.point import guest_point
 from labctl.errors import GuestError
 from labctl.guests import ssh, xen
 from labctl.packet.checksum import Checksum, Metadata
-from labctl.world.deadline import Deadline
+from labctl.sandbox.deadline import Deadline
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

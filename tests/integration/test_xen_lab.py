@@ -373,8 +373,8 @@ import os, signal
 from pathlib import Path
 from labctl.errors import GuestError
 from labctl.experiments import Trial, experiment
-from labctl.world import agent
-from labctl.world.deadline import Deadline
+from labctl.sandbox import agent
+from labctl.sandbox.deadline import Deadline
 
 
 @experiment("story", topology="host.yaml", hypothesis="what has died is named")

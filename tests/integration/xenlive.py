@@ -18,12 +18,12 @@ from labctl.guests import driver, keys, spec, ssh, xen, xen_host
 from labctl.guests.spec import Guest, Nic
 from labctl.images.kernel import unpacked
 from labctl.network import links
-from labctl.topology import finding, reading
+from labctl.sandbox.base import Process
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.namespaces import Space
+from labctl.sandbox.process import Result
+from labctl.topology import loader, lookup
 from labctl.topology.model import DOM0_MEMORY, MGMT_BRIDGE, Topology
-from labctl.world.base import Process
-from labctl.world.deadline import Deadline
-from labctl.world.process import Result
-from labctl.world.space import Space
 
 COMMAND_SECONDS = 120.0
 
@@ -93,7 +93,7 @@ def xen_lab(
     change: Callable[[Topology], Topology] = lambda topology: topology,
 ) -> Iterator[XenLab]:
     """Make the world, the networks and the files of a shipped topology with one Xen host."""
-    topology = change(reading.load(finding.find(name)))
+    topology = change(loader.load(lookup.find(name)))
     (host,) = topology.xen_hosts()
     inside = topology.inside(host.name)
     image, micro = images.get("xen-host"), images.get("micro")

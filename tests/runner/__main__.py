@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from labctl.errors import LabctlError
-from labctl.world import owned, paths
+from labctl.sandbox import owned, paths
 
 from . import plan, sessions, soak, store
 from .image import CHECKOUT, HOMES, SUITES, USER, say

@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.world import owned, paths
+from labctl.sandbox import owned, paths
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]

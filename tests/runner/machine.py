@@ -22,8 +22,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.world import owned, paths
-from labctl.world.deadline import Deadline
+from labctl.sandbox import owned, paths
+from labctl.sandbox.deadline import Deadline
 
 from .image import HOMES, HOST, Image
 

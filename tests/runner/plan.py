@@ -84,14 +84,14 @@ LIBVIRTD = (
 """What it keeps of any guest that it ever ran, of whomever: a profile, a log, what QEMU can do."""
 
 TESTS = (
-    "tests/integration/test_agent_ahead.py",
+    "tests/integration/test_agent_prestart.py",
     "tests/integration/test_lab_verbs.py",
     "tests/integration/test_lab_plugin.py",
 )
 KILLS = ("tests/integration/test_cleanup_killed.py",)
 """A session of their own: dozens of labs come up to be killed."""
 ROOT_TESTS = (
-    "tests/integration/test_world.py",
+    "tests/integration/test_sandbox.py",
     "tests/integration/test_network.py",
     "tests/integration/test_user.py",
 )

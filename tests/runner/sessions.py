@@ -20,7 +20,7 @@ from labctl import images
 from labctl.errors import LabctlError, UsageError
 from labctl.guests import accel
 from labctl.images import cache
-from labctl.world import owned, paths
+from labctl.sandbox import owned, paths
 
 from . import plan, store
 from .image import HOMES, Image, say, write_bundle

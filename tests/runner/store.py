@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from labctl.world import owned, paths
-from labctl.world.deadline import Deadline
+from labctl.sandbox import owned, paths
+from labctl.sandbox.deadline import Deadline
 
 from .image import CHECKOUT, HERE, Image, authorities, build, remove, say
 

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Literal
 from labctl import images
 from labctl.errors import LabctlError
 from labctl.guests import ssh, xen, xen_host
-from labctl.topology import reading
+from labctl.sandbox.deadline import Deadline
+from labctl.topology import loader
 from labctl.topology.model import Topology
-from labctl.world.deadline import Deadline
 
 from . import place
 from .content import Content, CorruptionError, archived_files, check_files, digest, scan
@@ -90,7 +90,7 @@ def topology_of(guests: int) -> Topology:
             ],
         }
     subnets = ["10.0.1.0/24", "fd00:1::/64"]
-    return reading.from_mapping(
+    return loader.from_mapping(
         {"name": "xen-soak", "networks": {"lan": {"subnets": subnets}}, "nodes": nodes}
     )
 
@@ -209,15 +209,15 @@ class Soak:
     def check_memory(self) -> int:
         """Read again all memory that was filled, and the files of images; return its octets."""
         with ThreadPoolExecutor(2) as pool:
-            reading = [
+            loader = [
                 pool.submit(place.check_memory, self.lab, name, content, self.digests[name])
                 for name, content in self.contents.items()
             ]
             looking = [pool.submit(self.check_files, name) for name in self.contents]
             for done in looking:
                 done.result()
-            octets = sum(done.result() for done in reading)
-        self.counts.add(memory=octets, digests=len(reading))
+            octets = sum(done.result() for done in loader)
+        self.counts.add(memory=octets, digests=len(loader))
         return octets
 
     def round(self) -> str:

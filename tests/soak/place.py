@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from labctl.guests import ssh
 from labctl.guests.xen import boot_file
-from labctl.world.deadline import Deadline
-from labctl.world.process import Result
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import Result
 
 from .content import MIB, Content, CorruptionError, difference, digest, listed_files
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from labctl.world.space import Space
+    from labctl.sandbox.namespaces import Space
 
 MEMORY = "/tmp/soak/memory"
 SECONDS = 300.0

@@ -11,14 +11,14 @@ from typing import cast
 
 from labctl.errors import LabctlError, UsageError
 from labctl.events import Emit, Event
-from labctl.world.remote import remote
+from labctl.sandbox.remote import remote
 
 START = f"""\
 import sys
 sys.path.append({str(Path(__file__).parent)!r})
 import agent_side
-from labctl.world import agent, frames
-frames.MOST = {1 << 20}
+from labctl.sandbox import agent, framing
+framing.MOST = {1 << 20}
 agent.main()
 """
 """An agent that has this module, and sends no long answers."""

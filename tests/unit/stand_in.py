@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.world import inits
-from labctl.world.space import Identity, start_ticks
+from labctl.sandbox import init_scan
+from labctl.sandbox.namespaces import Identity, start_ticks
 
 
 @pytest.fixture
 def any_process_is_an_init(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every process that runs bear the mark that `standing` gives it."""
-    monkeypatch.setattr(inits, "mark_of", _mark)
+    monkeypatch.setattr(init_scan, "mark_of", _mark)
 
 
 def standing(pid: int) -> Identity:

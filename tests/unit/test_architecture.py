@@ -16,13 +16,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from labctl.kinds.forwarders import SHIPPED
-from labctl.world import remote
+from labctl.sandbox import remote
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "labctl"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 MAY_START_PROGRAMS = {
-    "world",  # the gate itself, and what is behind it
+    "sandbox",  # the gate itself, and what is behind it
     "__main__.py",  # Python anew, where the locale is not UTF-8
     "capture/spawn.py",  # observers of a host without a world
     "cli/terminal.py",  # a console on the user's terminal, by a program in the lab's world
@@ -58,7 +58,7 @@ def test_rooms_know_only_the_rooms_below(copy: Path) -> None:
     [
         ("topology", "import labctl.lab"),
         ("guests", "from labctl.network import nothing"),
-        ("errors.py", "import labctl.world"),
+        ("errors.py", "import labctl.sandbox"),
         ("kinds", "from labctl import Lab"),
     ],
 )
@@ -181,7 +181,7 @@ def test_programs_are_started_at_the_gate_only() -> None:
         for name, _line in calls(path)
         if pattern.fullmatch(name)
     }
-    rooms = {name.split("/")[0] if name.startswith("world/") else name for name in found}
+    rooms = {name.split("/")[0] if name.startswith("sandbox/") else name for name in found}
     assert rooms <= MAY_START_PROGRAMS
 
 

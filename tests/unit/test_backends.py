@@ -15,9 +15,9 @@ from labctl.backends.state import State
 from labctl.backends.system_libvirt import SystemLibvirt
 from labctl.backends.xen_remote import XenRemote
 from labctl.guests.keys import Key
-from labctl.lab import ahead
+from labctl.lab import prestart
+from labctl.sandbox.client import Agent
 from labctl.topology import find, load
-from labctl.world.client import Agent
 
 XEN = "xen+ssh://root@xen.example/system"
 SYSTEM = "qemu:///system"
@@ -60,7 +60,7 @@ def test_an_agent_is_started_ahead_for_a_world_of_the_labs_own_only(
 ) -> None:
     agent = object()
     monkeypatch.setattr(Agent, "ahead", lambda _modules: agent)
-    assert [ahead.start_agent(uri) for uri in EVERY] == [agent, None, None]
+    assert [prestart.start_agent(uri) for uri in EVERY] == [agent, None, None]
 
 
 def test_only_a_real_xen_host_is_there_already() -> None:

@@ -15,7 +15,7 @@ from labctl.capture.session import Capture
 from labctl.capture.spawn import CaptureError, Handle, start_process
 from labctl.errors import DeadlineError
 from labctl.kinds.observers.packet_socket import guest_script
-from labctl.world.deadline import Deadline
+from labctl.sandbox.deadline import Deadline
 
 
 def stand_in(hop: str, first: bytes, last: bytes = b"", then: str = "sys.stdin.read()") -> Point:

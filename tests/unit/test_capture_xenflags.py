@@ -24,7 +24,7 @@ from labctl.capture.xenflags import (
 from labctl.capture.xenflags_program import RECORD, RX, TX
 from labctl.packet.af_packet import PACKET_OUTGOING
 from labctl.packet.virtio import VnetHeader
-from labctl.world.deadline import Deadline
+from labctl.sandbox.deadline import Deadline
 
 SECOND = 1_000_000_000
 OFFSET = 1000 * SECOND

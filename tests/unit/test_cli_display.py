@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from labctl.cli import words
+from labctl.cli import options
 from labctl.cli.display import Lines, display, paused
 from labctl.cli.screen import Screen
 from labctl.events import Event
@@ -116,7 +116,7 @@ def test_a_table_in_a_pipe_keeps_long_words_and_takes_nothing_for_markup(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     long = "x" * 150
-    words.print_table(["one", "two"], [[long, "[red]pass[/red]"], ["pass", ""]], "title")
+    options.print_table(["one", "two"], [[long, "[red]pass[/red]"], ["pass", ""]], "title")
     out = capsys.readouterr().out
     assert long in out
     assert "[red]pass[/red]" in out

@@ -27,11 +27,11 @@ from labctl.cli.display import Lines
 from labctl.cli.verbs import VERBS
 from labctl.errors import ExitCode, GuestError, LabctlError
 from labctl.experiments import runner
-from labctl.lab import ahead, ending, state, status
+from labctl.lab import prestart, state, status, teardown
 from labctl.lab.lab import Lab
 from labctl.results.model import ArmResult, Check, Environment, Run, Verdict
-from labctl.world import owned
-from labctl.world.space import IDENTITY
+from labctl.sandbox import owned
+from labctl.sandbox.namespaces import IDENTITY
 
 pytest_plugins = ["cli_words", "stand_in"]
 pytestmark = pytest.mark.usefixtures("runtime", "any_process_is_an_init")
@@ -239,14 +239,14 @@ def test_one_lab_that_does_not_go_does_not_keep_the_others(
 ) -> None:
     for name in ("one", "two"):
         make(runtime, name)
-    real = ending.end
+    real = teardown.end
 
     def end(folder: Path) -> None:
         if folder.name == "one":
             raise LabctlError("a link stays")
         real(folder)
 
-    monkeypatch.setattr(ending, "end", end)
+    monkeypatch.setattr(teardown, "end", end)
     told = labctl("down", "--all")
     assert (told.code, told.out, told.err) == (
         ExitCode.ERROR,
@@ -295,9 +295,9 @@ def test_a_lab_that_cannot_be_told_of_does_not_stay(
             pass
 
     ended: list[Path] = []
-    monkeypatch.setattr(ahead, "start_agent", lambda _uri: None)
+    monkeypatch.setattr(prestart, "start_agent", lambda _uri: None)
     monkeypatch.setattr(Lab, "up", lambda *_, **__: Fake())
-    monkeypatch.setattr(ending, "end", ended.append)
+    monkeypatch.setattr(teardown, "end", ended.append)
     monkeypatch.setattr(status, "describe", lambda _folder: {})
     for name in ("_tell", "print_json"):
         monkeypatch.setattr(sys.modules["labctl.cli.up"], name, raising(fault))

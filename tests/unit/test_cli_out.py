@@ -15,9 +15,9 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from labctl.cli import out, words
+from labctl.cli import options, out
+from labctl.cli.console import Page
 from labctl.cli.out import CleanStream, Styled, say
-from labctl.cli.page import Page
 from labctl.errors import ExitCode, GuestError
 
 PACKAGE = Path(__file__).resolve().parents[2] / "labctl"
@@ -86,7 +86,7 @@ def test_tables_are_clean_and_keep_their_styles(terminal: Terminal) -> None:
 
 def test_a_table_of_words_takes_no_markup_and_shows_all_of_it(terminal: Terminal) -> None:
     raw = terminal()
-    words.print_table(
+    options.print_table(
         ["a"], [["[bold]x[/bold]"], [EVIL]], title="[red]y[/red] [link=file:///z]z[/link]"
     )
     assert "[bold]x[/bold]" in raw.getvalue()
@@ -96,7 +96,7 @@ def test_a_table_of_words_takes_no_markup_and_shows_all_of_it(terminal: Terminal
 
 def test_json_is_made_safe_by_its_own_escapes(terminal: Terminal) -> None:
     raw = terminal()
-    words.print_json({EVIL: ["ü", EVIL]})
+    options.print_json({EVIL: ["ü", EVIL]})
     text = raw.getvalue()
     assert json.loads(text) == {EVIL: ["ü", EVIL]}
     assert "ü" in text
@@ -113,9 +113,9 @@ def test_an_error_is_clean_from_the_start() -> None:
 def test_the_command_says_clean_errors(tmp_path: Path, as_json: bool) -> None:
     file = tmp_path / "x.yaml"
     file.write_text('"\\e[2J\\x9b": 1\nnodes: {"v\\e]0;m": {}}\n')
-    words = [sys.executable, "-m", "labctl.cli.main", "validate", str(file)]
+    options = [sys.executable, "-m", "labctl.cli.main", "validate", str(file)]
     done = subprocess.run(
-        [*words, "--json"] if as_json else words, capture_output=True, check=False
+        [*options, "--json"] if as_json else options, capture_output=True, check=False
     )
     assert done.returncode == ExitCode.USAGE
     text = (done.stdout + done.stderr).decode()
@@ -126,7 +126,7 @@ def test_the_command_says_clean_errors(tmp_path: Path, as_json: bool) -> None:
 def test_nothing_prints_beside_the_one_way_out() -> None:
     """Consoles are clean ones, styles stand apart from texts, and bytes go out in two places."""
     allowed = {
-        r"\bConsole\(": {"cli/page.py"},
+        r"\bConsole\(": {"cli/console.py"},
         r"click\.(style|secho)\(": {"cli/out.py"},
         r"sys\.(__stdout__|__stderr__)|std(out|err)\.buffer|os\.write\(sys": {
             "cli/terminal.py",  # a console on the user's terminal

@@ -46,5 +46,5 @@ def test_verbs_on_a_running_lab_start_without_what_brings_one_up() -> None:
 
 
 def test_a_process_inside_a_lab_starts_without_what_reads_topologies() -> None:
-    needed = "import labctl.world.agent, labctl.guests.driver, labctl.network.links"
+    needed = "import labctl.sandbox.agent, labctl.guests.driver, labctl.network.links"
     assert not imported(needed) & HEAVY

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from test_capture_xenflags import flagged, frame, sighting
 
-from labctl.capture import journey
-from labctl.capture.journey import Happening
 from labctl.capture.session import Evidence, HopEvidence, Sighting
 from labctl.capture.xenflags import FlagsEvidence, FlagsSeen
 from labctl.experiments import rings
 from labctl.experiments.evidence import INCOMPLETE, Step, Wanted
-from labctl.experiments.trial import Arm
+from labctl.experiments.run_context import Arm
 from labctl.results.model import Verdict
 from labctl.topology.points import outer_end
+from labctl.tracing import packet_trace
+from labctl.tracing.packet_trace import Happening
 
 VIFS = ("vm1-eth0", "vm2-eth0")
 HERE = outer_end("guest", "vm1", "vm1-eth0", "xen1")
@@ -46,7 +46,7 @@ def told(out_of: int | None, into: int | None, note: str = "") -> FlagsEvidence:
 def verdict(flags: FlagsEvidence, expected: tuple[str, ...], tmp_path: Path) -> Verdict:
     evidence, sent = crossing()
     arm = Arm("arm", "", tmp_path, lambda _event: None)
-    steps = [Step(journey.Step(HERE, Happening.SENT, pieces=1, sightings=(sent,)))]
+    steps = [Step(packet_trace.Step(HERE, Happening.SENT, pieces=1, sightings=(sent,)))]
     crossed = rings.passages(evidence, flags, VIFS)
     rings.check_flags(arm, flags, crossed, steps, WANTED, expected)
     return arm.checks[0].verdict
@@ -78,7 +78,7 @@ def test_what_was_missed_is_an_error_and_no_fail(tmp_path: Path) -> None:
 def test_a_packet_that_a_capture_may_have_missed_is_an_error_and_no_fail(tmp_path: Path) -> None:
     for gap, expected in (("", Verdict.FAIL), (INCOMPLETE, Verdict.ERROR)):
         arm = Arm("arm", "", tmp_path, lambda _event: None)
-        steps = [Step(journey.Step(HERE, Happening.UNKNOWN), gap)]
+        steps = [Step(packet_trace.Step(HERE, Happening.UNKNOWN), gap)]
         rings.check_flags(arm, told(3, 3), [], steps, WANTED, rings.BOTH)
         assert arm.checks[0].verdict is expected
 

@@ -10,7 +10,7 @@ import pytest
 
 from labctl.errors import GuestError, LabctlError
 from labctl.experiments.deferred import Deferred
-from labctl.experiments.trial import Arm, Skip, Trial
+from labctl.experiments.run_context import Arm, Skip, Trial
 from labctl.results.model import ArmResult, Verdict
 
 

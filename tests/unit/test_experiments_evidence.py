@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from journey_frames import LOST, MS, PATH, VALID, Pkt, along, evidence
+from tracing_frames import LOST, MS, PATH, VALID, Pkt, along, evidence
 
-from labctl.capture.journey_build import follow
 from labctl.capture.session import Evidence
 from labctl.events import silent
 from labctl.experiments.evidence import (
@@ -23,11 +22,12 @@ from labctl.experiments.evidence import (
     walk,
 )
 from labctl.experiments.probes import Answer
-from labctl.experiments.story import table
-from labctl.experiments.trial import Arm
+from labctl.experiments.run_context import Arm
+from labctl.experiments.text_tables import table
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.results.model import Verdict
 from labctl.topology.points import ObservationPoint
+from labctl.tracing.follow import follow
 
 SYN = Wanted("SYN vm1 to vm2", "SYN", "10.0.1.1", "10.0.2.2", 22)
 GOOD = Pkt()

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journey_frames import LOST, VALID, Pkt, hop
+from tracing_frames import LOST, VALID, Pkt, hop
 
 from labctl.capture.drops import Drop
 from labctl.capture.session import Evidence
 from labctl.events import silent
-from labctl.experiments.crossing import Crossing
 from labctl.experiments.expectations import check_crossing, expected_of, in_effect
 from labctl.experiments.probes import UDP_PORT, Answer
-from labctl.experiments.trial import Arm
+from labctl.experiments.run_context import Arm
+from labctl.experiments.traffic_run import Crossing
 from labctl.kinds.base import Effect, Passing
 from labctl.kinds.forwarders.raw_vnet import RawVnet
 from labctl.kinds.links.bridge import Bridge

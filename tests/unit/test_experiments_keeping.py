@@ -12,9 +12,9 @@ import pytest
 from labctl import topology
 from labctl.errors import GuestError, LabctlError
 from labctl.experiments import Experiment, Trial, runner
-from labctl.experiments import trial as trials
+from labctl.experiments import run_context as trials
+from labctl.experiments.run_context import Skip
 from labctl.experiments.runner import Keeping
-from labctl.experiments.trial import Skip
 from labctl.lab.lab import Lab
 from labctl.results import store
 from labctl.results.model import Run, Verdict

@@ -12,8 +12,8 @@ from labctl import topology
 from labctl.errors import UsageError
 from labctl.experiments import probes
 from labctl.experiments.probes import Answer
-from labctl.experiments.story import table
-from labctl.world.process import Result
+from labctl.experiments.text_tables import table
+from labctl.sandbox.process import Result
 
 MODEL = topology.from_mapping(
     {

@@ -11,8 +11,8 @@ import pytest
 
 from labctl.errors import GuestError, UsageError
 from labctl.experiments.require import require
-from labctl.experiments.trial import Skip
-from labctl.world.process import Result
+from labctl.experiments.run_context import Skip
+from labctl.sandbox.process import Result
 
 
 class Node:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from journey_frames import LOST, VALID, Pkt, hop
+from tracing_frames import LOST, VALID, Pkt, hop
 
 from labctl.capture.drops import Drop
 from labctl.capture.session import Evidence
@@ -20,11 +20,11 @@ from labctl.experiments import Experiment, Trial, superframes
 from labctl.experiments.builtin.xen_offload import gso
 from labctl.experiments.builtin.xen_offload.experiment import Rows, _check_at_work, xen_offload
 from labctl.experiments.builtin.xen_to_virtio.experiment import xen_to_virtio
-from labctl.experiments.crossing import Crossing
 from labctl.experiments.expectations import check_crossing
 from labctl.experiments.probes import Answer
+from labctl.experiments.run_context import Arm
 from labctl.experiments.superframes import fixups, grown, super_frame, tally
-from labctl.experiments.trial import Arm
+from labctl.experiments.traffic_run import Crossing
 from labctl.packet.checksum import Checksum, Metadata, judge
 from labctl.packet.virtio import VnetHeader
 from labctl.results.model import Verdict

@@ -15,8 +15,8 @@ from labctl.experiments.explained.drawing import draw
 from labctl.experiments.explained.functions import FUNCTIONS, named
 from labctl.experiments.explained.model import Way
 from labctl.experiments.explained.page import WIDTH, lines
+from labctl.experiments.explained.resolve import Told, resolve, texts
 from labctl.experiments.explained.route import points, route
-from labctl.experiments.explained.telling import Told, resolve, texts
 from labctl.topology import from_mapping, load, shipped
 from labctl.topology.graph import find_path
 from labctl.topology.model import Topology

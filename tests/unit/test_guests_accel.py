@@ -15,11 +15,11 @@ import pytest
 
 from labctl.errors import HostError
 from labctl.events import Event, silent
-from labctl.guests import accel, attempt, driver
+from labctl.guests import accel, boot_probe, driver
 from labctl.guests.spec import Guest
 from labctl.images import Image
 from labctl.lab import doctor, lab
-from labctl.world.space import Space
+from labctl.sandbox.namespaces import Space
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def test_a_device_that_a_container_forbids_is_not_told_as_a_group(
     ],
 )
 def test_of_what_libvirt_says_the_first_words_of_qemu_are_told(said: str, first: str) -> None:
-    assert attempt._first_words(said) == first
+    assert boot_probe._first_words(said) == first
 
 
 def test_what_qemu_said_before_it_gave_up_is_found_in_its_log(tmp_path: Path) -> None:
@@ -279,10 +279,10 @@ def test_what_qemu_said_before_it_gave_up_is_found_in_its_log(tmp_path: Path) ->
         "2026-01-01 00:00:00.100+0000: Domain id=1 is tainted: custom-hypervisor-feature\n"
     )
     log.write_text(f"{command}KVM internal error. Suberror: 1\nEAX=00000000 EBX=00000000\n")
-    assert attempt._of_qemu(log) == "KVM internal error. Suberror: 1"
+    assert boot_probe._of_qemu(log) == "KVM internal error. Suberror: 1"
     log.write_text(f"{command}2026-01-01 00:00:01.000+0000: shutting down, reason=crashed\n")
-    assert attempt._of_qemu(log) == ""
-    assert attempt._of_qemu(tmp_path / "none") == ""
+    assert boot_probe._of_qemu(log) == ""
+    assert boot_probe._of_qemu(tmp_path / "none") == ""
 
 
 class Slow:
@@ -326,13 +326,13 @@ def test_a_slow_kernel_is_waited_for_as_long_as_it_speaks(
     log = tmp_path / "log"
     log.touch()
     slow = Slow(log, says)
-    monkeypatch.setattr(attempt, "time", slow)
-    monkeypatch.setattr("labctl.world.deadline.time", slow)
+    monkeypatch.setattr(boot_probe, "time", slow)
+    monkeypatch.setattr("labctl.sandbox.deadline.time", slow)
     monkeypatch.setattr(
-        attempt, "libvirt", SimpleNamespace(VIR_DOMAIN_RUNNING=1, libvirtError=OSError)
+        boot_probe, "libvirt", SimpleNamespace(VIR_DOMAIN_RUNNING=1, libvirtError=OSError)
     )
     limits = accel.SILENCE_SECONDS, accel.PROBE_SECONDS
-    told_now = attempt._silent_or_ended(slow, driver.Hypervisor(tmp_path), probed(log), *limits)
+    told_now = boot_probe._silent_or_ended(slow, driver.Hypervisor(tmp_path), probed(log), *limits)
     assert told_now == told
 
 
@@ -351,22 +351,24 @@ def test_a_mute_kernel_is_waited_for_as_long_as_it_runs(
     log = tmp_path / "log"
     log.touch()
     slow = Slow(log, lambda now: b"labctl: no configuration\n" if now >= 100 else b"")
-    monkeypatch.setattr(attempt, "time", slow)
-    monkeypatch.setattr("labctl.world.deadline.time", slow)
-    monkeypatch.setattr(attempt, "_guest_ticks", lambda *_: int(slow.now * attempt.TICKS * share))
+    monkeypatch.setattr(boot_probe, "time", slow)
+    monkeypatch.setattr("labctl.sandbox.deadline.time", slow)
     monkeypatch.setattr(
-        attempt, "libvirt", SimpleNamespace(VIR_DOMAIN_RUNNING=1, libvirtError=OSError)
+        boot_probe, "_guest_ticks", lambda *_: int(slow.now * boot_probe.TICKS * share)
+    )
+    monkeypatch.setattr(
+        boot_probe, "libvirt", SimpleNamespace(VIR_DOMAIN_RUNNING=1, libvirtError=OSError)
     )
     limits = accel.SILENCE_SECONDS, accel.PROBE_SECONDS
-    found = attempt._silent_or_ended(slow, driver.Hypervisor(tmp_path), probed(log), *limits)
+    found = boot_probe._silent_or_ended(slow, driver.Hypervisor(tmp_path), probed(log), *limits)
     assert found == told
 
 
 def test_what_ran_of_a_guest_is_what_linux_counts_for_its_qemu(tmp_path: Path) -> None:
     hypervisor = driver.Hypervisor(tmp_path)
     guest = probed(tmp_path / "log")
-    assert attempt._guest_ticks(hypervisor, guest) == 0
+    assert boot_probe._guest_ticks(hypervisor, guest) == 0
     pids = tmp_path / "run" / "qemu"
     pids.mkdir(parents=True)
     (pids / "probe.pid").write_text(f"{os.getpid()}\n")
-    assert attempt._guest_ticks(hypervisor, guest) == 0  # this process runs no guest
+    assert boot_probe._guest_ticks(hypervisor, guest) == 0  # this process runs no guest

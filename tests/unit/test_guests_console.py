@@ -9,7 +9,7 @@ import pytest
 
 from labctl.guests import console
 from labctl.guests.console import Watcher, pieces, tail, text
-from labctl.world import init
+from labctl.sandbox import init
 
 READY, TROUBLE = b"labctl: ready", b"labctl: error:"
 

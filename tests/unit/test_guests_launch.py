@@ -15,7 +15,7 @@ from labctl.errors import HostError
 from labctl.guests import confinement, launch
 from labctl.guests.spec import Dom0
 from labctl.lab import doctor
-from labctl.world import confine
+from labctl.sandbox import confine
 
 
 class Libvirt:

@@ -11,14 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from journey_frames import BEGIN, PATH, Pkt, hop
 from test_capture_session import soon, stand_in
 from test_capture_stream import FRAME, WHOLE, head, record, tail
+from tracing_frames import BEGIN, PATH, Pkt, hop
 
-from labctl.capture import drops, journey_drops
-from labctl.capture.journey import Fate
-from labctl.capture.journey_build import follow
-from labctl.capture.journey_drops import GuestDrop
+from labctl.capture import drops
 from labctl.capture.limits import Limits
 from labctl.capture.pcapng import read as read_pcapng
 from labctl.capture.pcapng import write as write_pcapng
@@ -26,13 +23,17 @@ from labctl.capture.session import Capture, Evidence
 from labctl.capture.spawn import CaptureError
 from labctl.capture.stream import StreamError, StreamParser, parse_stream
 from labctl.errors import clean
-from labctl.experiments.trace_evidence import limited
-from labctl.experiments.trace_flow import Flow, Returning
 from labctl.kinds.observers.observe import MAGIC, RECORD, TRAILER
 from labctl.packet.frame import parse
-from labctl.world import agent
-from labctl.world.deadline import Deadline
-from labctl.world.process import LONGEST_WORDS, CommandError, last_words, run
+from labctl.sandbox import agent
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import LONGEST_WORDS, CommandError, last_words, run
+from labctl.tracing import drop_events
+from labctl.tracing.drop_events import GuestDrop
+from labctl.tracing.evidence import limited
+from labctl.tracing.flow import Flow, Returning
+from labctl.tracing.follow import follow
+from labctl.tracing.packet_trace import Fate
 
 # --- the stream, by shape ------------------------------------------------------------------------
 
@@ -203,18 +204,18 @@ def test_a_flood_of_drops_is_not_compared_with_a_flood_of_packets(
         for n, place in enumerate(PATH)
     ))  # fmt: skip
     compared = 0
-    may_be = journey_drops._Ended._may_be
+    may_be = drop_events._Ended._may_be
 
     def counting(self: Any, drop: GuestDrop, key: int) -> bool:
         nonlocal compared
         compared += 1
         return may_be(self, drop, key)
 
-    monkeypatch.setattr(journey_drops._Ended, "_may_be", counting)
+    monkeypatch.setattr(drop_events._Ended, "_may_be", counting)
     told = [GuestDrop("vm2", BEGIN + n * 50_000, 2048, "UDP_CSUM") for n in range(6000)]
     found = follow(evidence, PATH, lambda packet: packet.protocol == "tcp", drops=told)
     assert {journey.fate for journey in found} == {Fate.ARRIVED}
-    assert compared <= journey_drops.MOST_DROPS * 2 * journey_drops._NEAREST
+    assert compared <= drop_events.MOST_DROPS * 2 * drop_events._NEAREST
 
 
 def test_answers_are_told_by_both_ends_with_ports_and_fragments_without() -> None:

@@ -16,9 +16,9 @@ from labctl.errors import DeadlineError, HostError, LabctlError, UsageError
 from labctl.events import Event
 from labctl.images import assemble, cache, closure, recipe, unpack
 from labctl.images.tree import Entry, Tree
-from labctl.world import owned
-from labctl.world.deadline import Deadline
-from labctl.world.init import MARK
+from labctl.sandbox import owned
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.init import MARK
 
 pytest_plugins = ["debian_archive"]
 

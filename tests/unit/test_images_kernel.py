@@ -17,7 +17,7 @@ from elf_files import DOM0_BUS, GUEST_NOTES, elf
 from labctl.errors import UsageError
 from labctl.images import cache
 from labctl.images.kernel import quickest, runs_as_dom0, runs_under_xen, unpacked
-from labctl.world.init import MARK
+from labctl.sandbox.init import MARK
 
 ELF = b"\x7fELF" + bytes(range(256)) * 40
 

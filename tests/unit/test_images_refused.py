@@ -16,8 +16,8 @@ from labctl import images
 from labctl.errors import HostError, LabctlError, UsageError
 from labctl.images import cache, mirror, recipe
 from labctl.images.tree import Tree
-from labctl.world.init import MARK
-from labctl.world.process import Result
+from labctl.sandbox.init import MARK
+from labctl.sandbox.process import Result
 
 pytest_plugins = ["debian_archive"]
 

@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from journey_frames import PATH
-from test_diagnose_verdict import FACTS, stopped_at
+from test_diagnosis_verdict import FACTS, stopped_at
+from tracing_frames import PATH
 
 from labctl.cli.main import cli
+from labctl.diagnosis.facts import Facts
+from labctl.diagnosis.remedies import candidates
+from labctl.diagnosis.verdict import Finding, Verdict, conclude
 from labctl.errors import HostError, UsageError
-from labctl.experiments.diagnose_facts import Facts
-from labctl.experiments.diagnose_verdict import Finding, Verdict, conclude
-from labctl.experiments.knobs import candidates
 from labctl.kinds import nics, registry
 from labctl.kinds.base import Effect, Option
 from labctl.kinds.forwarders import DEFAULT, SHIPPED
-from labctl.lab.beforehand import check_kinds
+from labctl.lab.preflight import check_kinds
 from labctl.routers.raw import COUNTERS
-from labctl.topology import TopologyError, json_schema, kept, loads
+from labctl.topology import TopologyError, json_schema, load_cache, loads
 from labctl.topology.model import Topology
 from outside import ROOT, install, install_example
 
@@ -220,12 +220,12 @@ def test_what_was_read_before_is_no_good_without_its_kind(
     registry.forget()
     file = tmp_path / "mine.yaml"
     file.write_text(TEXT.replace("KIND", EXAMPLE))
-    assert kept.load(file) == kept.load(file)
+    assert load_cache.load(file) == load_cache.load(file)
     (packages / "walled.py").write_text("import not_there_at_all")
     del sys.modules["walled"]
     registry.forget()
     with pytest.raises(TopologyError, match="cannot be imported"):
-        kept.load(file)
+        load_cache.load(file)
 
 
 def test_what_a_kind_needs_is_asked_for_before_anything_starts(packages: Path) -> None:

@@ -7,11 +7,11 @@ import pytest
 from labctl.errors import UsageError
 from labctl.kinds import nics
 from labctl.kinds.nics.base import NicModel
-from labctl.topology import shape
+from labctl.topology import schema
 
 
 def test_the_models_are_those_that_a_topology_may_name() -> None:
-    made = shape.json_schema()["$defs"]["Interface"]["properties"]["model"]
+    made = schema.json_schema()["$defs"]["Interface"]["properties"]["model"]
     assert made["anyOf"][0]["enum"] == list(nics.SHIPPED)
     assert [model.name for model in nics.models()] == list(nics.SHIPPED)
 

@@ -12,7 +12,7 @@ from labctl.backends.embedded import Embedded
 from labctl.errors import UsageError
 from labctl.images import Image, modules
 from labctl.images.tree import Entry, Tree
-from labctl.lab import beforehand
+from labctl.lab import preflight
 from labctl.topology import Topology, from_mapping
 
 EMBEDDED = Embedded("")
@@ -54,33 +54,33 @@ def test_a_nic_without_driver_is_refused_with_an_image_that_has_it(
     model: str, driver: str, micro: Mapping[str, Image], tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError) as told:
-        beforehand.check(lab(model), micro, EMBEDDED)
+        preflight.check(lab(model), micro, EMBEDDED)
     expected = f"vm1's eth1 is {model}, but its image micro has no driver for that ({driver})"
     assert told.value.message == expected
     assert told.value.hint == "write image: micro-generic and memory: 160, or model: virtio"
-    beforehand.check(lab(model), {"micro": image(tmp_path, "other", driver)}, EMBEDDED)
+    preflight.check(lab(model), {"micro": image(tmp_path, "other", driver)}, EMBEDDED)
 
 
 def test_a_driver_that_the_kernel_has_built_in_is_there(tmp_path: Path) -> None:
     builtin = "kernel/drivers/net/ethernet/intel/e1000/e1000.ko\n"
-    beforehand.check(lab("e1000"), {"micro": image(tmp_path, "one", builtin=builtin)}, EMBEDDED)
+    preflight.check(lab("e1000"), {"micro": image(tmp_path, "one", builtin=builtin)}, EMBEDDED)
 
 
 def test_virtio_is_never_asked_about(tmp_path: Path) -> None:
-    beforehand.check(lab("virtio"), {"micro": image(tmp_path, "one", "other")}, EMBEDDED)
+    preflight.check(lab("virtio"), {"micro": image(tmp_path, "one", "other")}, EMBEDDED)
 
 
 def test_where_the_drivers_are_not_known_the_nic_may_be_tried(
     micro: Mapping[str, Image], tmp_path: Path
 ) -> None:
-    beforehand.check(lab("e1000"), {"micro": image(tmp_path, "one", "x", builtin=None)}, EMBEDDED)
+    preflight.check(lab("e1000"), {"micro": image(tmp_path, "one", "x", builtin=None)}, EMBEDDED)
     odd = image(tmp_path, "odd")
     odd.initramfs.write_bytes(b"\x1f\x8bno archive")
-    beforehand.check(lab("e1000"), {"micro": odd}, EMBEDDED)
+    preflight.check(lab("e1000"), {"micro": odd}, EMBEDDED)
     own = tmp_path / "own"
     own.touch()
     for key in ("kernel", "initramfs"):
-        beforehand.check(lab("e1000", **{key: own}), micro, EMBEDDED)
+        preflight.check(lab("e1000", **{key: own}), micro, EMBEDDED)
 
 
 def test_modules_are_told_by_the_names_that_the_kernel_uses(tmp_path: Path) -> None:

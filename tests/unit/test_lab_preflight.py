@@ -11,10 +11,10 @@ import pytest
 
 from labctl.backends.embedded import Embedded
 from labctl.errors import HostError
-from labctl.lab import beforehand, memory
+from labctl.lab import memory, preflight
 from labctl.lab.lab import Lab
+from labctl.sandbox import process
 from labctl.topology import find, load
-from labctl.world import process
 
 MEMINFO = "MemTotal: 9999999 kB\nMemAvailable: 4096000 kB\nSwapFree: 0 kB\n"
 
@@ -34,7 +34,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_missing_program_is_told_with_its_package(program: str, tools: Path) -> None:
     (tools / program).unlink()
     with pytest.raises(HostError, match=f"^{program} is not installed$") as error:
-        beforehand.check_host(Embedded(""))
+        preflight.check_host(Embedded(""))
     assert Embedded.programs[program] in error.value.hint
 
 
@@ -57,9 +57,9 @@ def test_what_is_no_tun_device_is_told_before_anything_is_made(
         file.symlink_to(os.devnull)
     elif what == "file":
         file.touch()
-    monkeypatch.setattr(beforehand, "TUN", file)
+    monkeypatch.setattr(preflight, "TUN", file)
     with pytest.raises(HostError, match=r"cannot be used|something else than the TUN") as error:
-        beforehand.check_host(Embedded(""))
+        preflight.check_host(Embedded(""))
     assert error.value.hint
 
 

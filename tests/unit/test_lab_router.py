@@ -13,8 +13,8 @@ from labctl.errors import HostError, LabctlError, UsageError
 from labctl.kinds import registry
 from labctl.kinds.base import Effect, ForwarderKind, RunningRouter
 from labctl.lab.router import Router, _counters
+from labctl.sandbox.base import Place
 from labctl.topology import model
-from labctl.world.base import Place
 
 
 def test_the_counters_of_a_program_are_read() -> None:

@@ -21,14 +21,21 @@ from labctl.backends.system_libvirt import SystemLibvirt
 from labctl.errors import LabctlError, UsageError
 from labctl.guests.keys import Key
 from labctl.images import Image
-from labctl.lab import beforehand, condition, ending, linkstate, state, status
+from labctl.lab import (
+    guest_state,
+    linkstate,
+    preflight,
+    state,
+    status,
+    teardown,
+)
 from labctl.lab.lab import Lab
+from labctl.sandbox import owned, paths, trusted
+from labctl.sandbox.init import MARK
+from labctl.sandbox.namespaces import IDENTITY, Identity
 from labctl.topology import find as find_topology
 from labctl.topology import from_mapping
 from labctl.topology import load as load_topology
-from labctl.world import owned, paths, trusted
-from labctl.world.init import MARK
-from labctl.world.space import IDENTITY, Identity
 
 IMAGE = Image(
     name="micro", digest="ab" * 32, kernel=Path("k"), initramfs=Path("i"), kernel_release="6.1",
@@ -142,7 +149,7 @@ def test_a_state_that_is_a_pickle_is_not_loaded_and_the_lab_goes_all_the_same(
         state.load(folder)
     assert ("which an older labctl wrote" in told.value.message) == bool(mark)
     assert "\n" not in told.value.message
-    ending.end(folder)
+    teardown.end(folder)
     assert not folder.exists()
     assert not (tmp_path / "made").exists()
 
@@ -201,7 +208,7 @@ def test_no_process_is_ended_that_others_could_have_named(runtime: Path) -> None
     folder = make(runtime, "one")
     folder.chmod(0o777)
     assert not state.alive(folder)
-    ending.end(folder)  # this very process is named in it
+    teardown.end(folder)  # this very process is named in it
     assert not folder.exists()
 
 
@@ -275,7 +282,7 @@ def test_a_nodes_name_too_long_for_its_sockets_is_refused_before_anything_starts
     longest = f"{runtime}/one/c/{node}.0123456789abcdef"
     monkeypatch.setattr(state, "SOCKET_LIMIT", len(longest) - over)
     if not over:
-        beforehand.check_sockets(topology, state.directory("one"))
+        preflight.check_sockets(topology, state.directory("one"))
         return
     monkeypatch.setattr(state, "creating", lambda _: pytest.fail("something was made"))
     much = f"the name {node} are {over} characters? too long"
@@ -334,7 +341,7 @@ def test_a_lab_that_has_lost_a_link_is_damaged(
     state.save(folder, known("one"))
     lost = {"vm1": {"eth0": "its TAP vm1-eth0 is down"}}
     monkeypatch.setattr(linkstate, "troubles", lambda *_: lost)
-    monkeypatch.setattr(condition, "of_machine", lambda *_: condition.RUNNING)
+    monkeypatch.setattr(guest_state, "of_machine", lambda *_: guest_state.RUNNING)
     told = status.describe(folder)
     assert told["state"] == "damaged"
     parts = {part["name"]: part for part in told["parts"] if part["is"] == "node"}
@@ -360,14 +367,14 @@ def test_a_lab_that_goes_while_it_is_looked_at_is_dead(
 
 def test_a_dead_lab_leaves_nothing_when_it_is_ended(runtime: Path) -> None:
     folder = make(runtime, "dead", alive=False)
-    ending.end(folder)
+    teardown.end(folder)
     assert not folder.exists()
-    ending.end(folder)
+    teardown.end(folder)
 
 
 def test_a_shared_lab_that_never_got_a_state_is_ended(runtime: Path) -> None:
     folder = make(runtime, "host", host=True)
-    ending.end(folder)
+    teardown.end(folder)
     assert not folder.exists()
 
 
@@ -375,7 +382,7 @@ def test_a_shared_lab_whose_state_cannot_be_read_is_kept(runtime: Path) -> None:
     folder = make(runtime, "host", host=True)
     (folder / state.STATE).write_bytes(b"\x80\x04N.")
     with pytest.raises(LabctlError, match=r"made here cannot be told: .* an older labctl") as t:
-        ending.end(folder)
+        teardown.end(folder)
     assert "\n" not in t.value.message
     assert f"rm -r {folder}" in t.value.hint
     assert state.known() == [folder]
@@ -392,10 +399,10 @@ def test_a_shared_lab_that_cannot_be_dismantled_is_kept_for_another_try(
 
     monkeypatch.setattr(SystemLibvirt, "remove", refuse)
     with pytest.raises(LabctlError, match="cannot be removed"):
-        ending.end(folder)
+        teardown.end(folder)
     assert state.known() == [folder]
     monkeypatch.setattr(SystemLibvirt, "remove", lambda *_: None)
-    ending.end(folder)
+    teardown.end(folder)
     assert not folder.exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from labctl.errors import DeadlineError, GuestError, UsageError
 from labctl.lab.waiting import background, listening, wait_for_port, wait_until
-from labctl.world.process import CommandError, Result
+from labctl.sandbox.process import CommandError, Result
 
 
 class Job:

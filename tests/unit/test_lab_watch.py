@@ -13,7 +13,7 @@ from tracefs import Tracefs
 from labctl.errors import LabctlError
 from labctl.lab.node import Node
 from labctl.lab.watch import watch_drops
-from labctl.world.process import CommandError, Result
+from labctl.sandbox.process import CommandError, Result
 
 
 class Guest:

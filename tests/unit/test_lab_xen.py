@@ -21,17 +21,17 @@ from labctl.backends.embedded import Embedded
 from labctl.backends.state import State
 from labctl.errors import DeadlineError, GuestError, HostError, UsageError
 from labctl.guests import ready
-from labctl.guests.begun import Begun
 from labctl.guests.keys import Key
 from labctl.guests.spec import Dom0 as Dom0Kernel
 from labctl.guests.spec import Guest
+from labctl.guests.ssh_retry import Begun
 from labctl.images import Image
-from labctl.lab import beforehand, hosted, memory, node
+from labctl.lab import memory, node, preflight, xen_guests
+from labctl.sandbox import codec
+from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.process import run
 from labctl.topology import Topology, find, from_mapping, load
 from labctl.topology.graph import find_path
-from labctl.world import codec
-from labctl.world.deadline import Deadline
-from labctl.world.process import run
 
 EMBEDDED = Embedded("")
 
@@ -157,11 +157,11 @@ def test_a_kernel_without_support_is_refused_by_node_and_file(
     tmp_path: Path,
 ) -> None:
     topology = load(find("xen-bridged"))
-    beforehand.check(topology, images, EMBEDDED)
+    preflight.check(topology, images, EMBEDDED)
     own = tmp_path / "own"
     own.write_bytes(elf(*notes))
     with pytest.raises(UsageError, match=f"the kernel of {name}, {own}, has {why}") as told:
-        beforehand.check(with_kernel(topology, name, own), images, EMBEDDED)
+        preflight.check(with_kernel(topology, name, own), images, EMBEDDED)
     assert "CONFIG_XEN" in told.value.hint
 
 
@@ -170,13 +170,13 @@ def test_outside_of_xen_any_kernel_may_be_tried(
 ) -> None:
     own = tmp_path / "own"
     own.write_bytes(b"no kernel at all")
-    beforehand.check(with_kernel(load(find("xen-uplink")), "vm3", own), images, EMBEDDED)
+    preflight.check(with_kernel(load(find("xen-uplink")), "vm3", own), images, EMBEDDED)
 
 
 def test_a_host_without_a_hypervisor_is_refused(images: dict[str, Image]) -> None:
     images["xen-host"] = dataclasses.replace(images["xen-host"], hypervisor=None)
     with pytest.raises(UsageError, match="the image xen-host of xen1 holds no hypervisor"):
-        beforehand.check(load(find("xen-bridged")), images, EMBEDDED)
+        preflight.check(load(find("xen-bridged")), images, EMBEDDED)
 
 
 # --- memory -------------------------------------------------------------------------------------
@@ -185,15 +185,15 @@ def test_a_host_without_a_hypervisor_is_refused(images: dict[str, Image]) -> Non
 def test_a_node_with_less_than_its_image_takes_is_refused(images: dict[str, Image]) -> None:
     images["micro"] = dataclasses.replace(images["micro"], memory=200)
     with pytest.raises(UsageError, match="vm1 has 128 MiB; its image micro needs 200 to boot"):
-        beforehand.check(load(find("xen-bridged")), images, EMBEDDED)
+        preflight.check(load(find("xen-bridged")), images, EMBEDDED)
 
 
 def test_of_a_xen_host_only_what_is_used_counts() -> None:
     bridged = load(find("xen-bridged"))
     assert bridged.nodes["xen1"].memory == 2048
-    assert beforehand.needed_memory(bridged) == 512 + 128 + 2 * 128 + beforehand.QEMU_MEMORY
+    assert preflight.needed_memory(bridged) == 512 + 128 + 2 * 128 + preflight.QEMU_MEMORY
     both = load(find("xen-uplink"))
-    assert beforehand.needed_memory(both) == 512 + 128 + 2 * 128 + 2 * beforehand.QEMU_MEMORY
+    assert preflight.needed_memory(both) == 512 + 128 + 2 * 128 + 2 * preflight.QEMU_MEMORY
 
 
 @pytest.mark.parametrize(("free", "swap", "fits"), [(900, 0, False), (900, 400, True)])
@@ -213,12 +213,12 @@ def test_a_host_without_room_gets_one_clear_line(
     monkeypatch.setattr(memory, "CGROUPS", tmp_path)
     topology = load(find("xen-bridged"))
     if fits:
-        beforehand.check(topology, images, EMBEDDED)
+        preflight.check(topology, images, EMBEDDED)
         return
     with pytest.raises(
         HostError, match=r"^xen-bridged takes about 1056 MiB of memory, and this host has 900 left$"
     ) as error:
-        beforehand.check(topology, images, EMBEDDED)
+        preflight.check(topology, images, EMBEDDED)
     assert error.value.hint
 
 
@@ -255,7 +255,7 @@ def test_a_host_is_given_its_bridges_uplinks_and_its_guests_files(
 ) -> None:
     topology = load(find("xen-uplink"))
     one = known(images, topology)
-    host = hosted.host_guest(one, topology.nodes["xen1"], "xen1", tmp_path)
+    host = xen_guests.host_guest(one, topology.nodes["xen1"], "xen1", tmp_path)
     assert [nic.tap for nic in host.nics] == ["xen1-eth0", "xen1-mgmt"]
     assert host.drives == (images["micro"].kernel, images["micro"].initramfs)
     assert host.dom0
@@ -290,7 +290,7 @@ def test_dom0_is_told_of_its_uplinks_mtu_offloads_and_routes(
         }
     )
     x1 = topology.nodes["x1"]
-    told = hosted.host_guest(known(images, topology), x1, "x1", tmp_path).config
+    told = xen_guests.host_guest(known(images, topology), x1, "x1", tmp_path).config
     assert told
     lines = told.read_text().splitlines()
     assert "bridge lan 9000 10.0.0.9/24" in lines
@@ -303,7 +303,7 @@ def test_a_guest_is_told_of_its_interfaces_and_peers(
     images: Mapping[str, Image], tmp_path: Path
 ) -> None:
     topology = load(find("xen-router-hop"))
-    guest = hosted.xen_guest(known(images, topology), topology.nodes["vm1"], tmp_path)
+    guest = xen_guests.xen_guest(known(images, topology), topology.nodes["vm1"], tmp_path)
     assert guest.bridges == {"vm1-eth0": "left", "vm1-mgmt": "mgmt"}
     assert [nic.model for nic in guest.guest.nics] == ["xen", "xen"]
     assert "host vm1\n" in guest.lines
@@ -314,7 +314,7 @@ def test_a_guest_is_told_of_its_interfaces_and_peers(
 def test_dom0_is_given_what_its_functions_import_and_no_more() -> None:
     with tarfile.open(fileobj=io.BytesIO(packed()), mode="r:gz") as tar:
         names = {name for name in tar.getnames() if "__pycache__" not in name}
-    needed = {"world/agent.py", "network/links.py", "routers/raw.py", "routers/namespace.py"}
+    needed = {"sandbox/agent.py", "network/links.py", "routers/raw.py", "routers/namespace.py"}
     assert {f"labctl/{name}" for name in needed} < names
     assert "pyroute2/__init__.py" in names
     rooms = {name.split("/")[1] for name in names if name.startswith("labctl/")}

@@ -10,7 +10,7 @@ import pytest
 # Pytester forgets the modules that a run inside this process has loaded; extensions such as
 # PyYAML's do not bear to be loaded twice.
 import labctl.lab.lab
-import labctl.topology.reading  # noqa: F401
+import labctl.topology.loader  # noqa: F401
 
 pytest_plugins = ["pytester"]
 

@@ -13,8 +13,6 @@ import pytest
 
 import report_records
 from labctl.capture import pcapng
-from labctl.capture.journey import Journey
-from labctl.capture.journey_build import follow
 from labctl.capture.session import Evidence
 from labctl.report import finding, gather, page
 from labctl.results import ArmResult, Check, Recorder, Verdict, load
@@ -23,6 +21,8 @@ from labctl.topology import find
 from labctl.topology import load as load_topology
 from labctl.topology.graph import find_path
 from labctl.topology.points import ObservationPoint
+from labctl.tracing.follow import follow
+from labctl.tracing.packet_trace import Journey
 from report_records import FLAG, LOST, VALID, XEN, arm, record, xen_record
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\" ' & </title></style>"

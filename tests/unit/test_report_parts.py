@@ -15,7 +15,7 @@ from labctl.capture import pcapng
 from labctl.capture.pcapng import PcapngError
 from labctl.capture.session import Evidence, HopEvidence
 from labctl.errors import UsageError
-from labctl.lab.whereabouts import whereabouts
+from labctl.lab.hop_locations import whereabouts
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.report import chart, drawing, recorded
 from labctl.report.drawing import BOX, Shape

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from compare_records import main
 from labctl.cli.main import cli
-from labctl.topology.stored import from_json
+from labctl.topology.serialize import from_json
 
 ARCHIVE = Path(__file__).parent / "golden" / "router-hop-of-0.1.tar.xz"
 LOST = "router r1 (eth0 to eth1)"

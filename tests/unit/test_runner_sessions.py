@@ -17,7 +17,7 @@ import pytest
 from junitparser import JUnitXml
 
 from labctl.errors import DeadlineError, UsageError
-from labctl.world import owned
+from labctl.sandbox import owned
 from runner import image, plan, sessions, store
 from runner.__main__ import _options, _sessions
 from runner.machine import Ended, Machine, Processor, RunnerError, TimeoutEndedError
@@ -324,7 +324,7 @@ def pretend_to_build(monkeypatch: pytest.MonkeyPatch, cache: Path) -> list[str]:
 
     monkeypatch.setattr(store, "build", build)
     monkeypatch.setattr(store, "_in_use", {})
-    monkeypatch.setattr("labctl.world.paths.cache", lambda: cache)
+    monkeypatch.setattr("labctl.sandbox.paths.cache", lambda: cache)
     monkeypatch.setattr(store, "digest", lambda _: f"{len(built):016}")
     return built
 

@@ -6,7 +6,14 @@ import json
 
 import pytest
 
-from labctl.topology import TopologyError, find, load, loads, shipped, stored
+from labctl.topology import (
+    TopologyError,
+    find,
+    load,
+    loads,
+    serialize,
+    shipped,
+)
 
 PLAIN = """
 networks: {lan: {}}
@@ -65,21 +72,21 @@ def test_defaults_take_no_labels() -> None:
 def test_a_topology_comes_back_from_its_record() -> None:
     for name in shipped():
         model = load(find(str(name)))
-        again = stored.from_json(json.loads(json.dumps(stored.to_json(model))))
+        again = serialize.from_json(json.loads(json.dumps(serialize.to_json(model))))
         assert again.digest() == model.digest()
         assert again.nodes == model.nodes
         assert again.source is None
     labelled = loads(LABELLED, "x")
-    assert stored.from_json(json.loads(json.dumps(stored.to_json(labelled)))) == labelled
+    assert serialize.from_json(json.loads(json.dumps(serialize.to_json(labelled)))) == labelled
 
 
 def test_a_record_from_before_labels_is_still_read() -> None:
-    data = stored.to_json(loads(PLAIN, "x"))
+    data = serialize.to_json(loads(PLAIN, "x"))
     del data["nodes"]["vm1"]["labels"]
-    assert stored.from_json(data).nodes["vm1"].labels == {}
+    assert serialize.from_json(data).nodes["vm1"].labels == {}
 
 
 @pytest.mark.parametrize("data", [None, [], {}, {"name": 3}, {"name": "x", "nodes": {"a": 1}}])
 def test_what_is_no_topology_is_refused(data: object) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        stored.from_json(data)
+        serialize.from_json(data)

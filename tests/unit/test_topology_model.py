@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from labctl.errors import UsageError
+from labctl.sandbox import codec
 from labctl.topology import Topology, from_mapping, kernel_names, load, loads
-from labctl.world import codec
 
 PAIR: dict[str, Any] = {
     "name": "pair",

@@ -18,7 +18,7 @@ from labctl.report.chart import of_topology
 from labctl.topology import TopologyError, from_mapping, json_schema, loads
 from labctl.topology.graph import find_path
 from labctl.topology.model import Topology
-from labctl.topology.stored import from_json, to_json
+from labctl.topology.serialize import from_json, to_json
 from outside import ROOT
 from own_kinds import VethChain
 

@@ -12,6 +12,7 @@ import pytest
 
 from labctl.errors import UsageError
 from labctl.lab.lab import Lab
+from labctl.sandbox import codec
 from labctl.topology import (
     Topology,
     TopologyError,
@@ -20,9 +21,8 @@ from labctl.topology import (
     json_schema,
     load,
     loads,
-    stored,
+    serialize,
 )
-from labctl.world import codec
 
 LAN = "networks: {lan: {subnets: [10.0.1.0/24]}}\n"
 HOST = LAN + "nodes:\n  xen1: {hypervisor: xen}\n"
@@ -145,16 +145,16 @@ def test_an_uplink_alone_makes_a_bridge_inside() -> None:
 def test_a_topology_with_xen_survives_travelling_and_its_record() -> None:
     topology = from_mapping(both_sides())
     assert codec.loads(codec.dumps(topology, Topology), Topology) == topology
-    assert stored.from_json(json.loads(json.dumps(stored.to_json(topology)))) == topology
+    assert serialize.from_json(json.loads(json.dumps(serialize.to_json(topology)))) == topology
 
 
 def test_a_record_from_before_there_was_xen_can_be_read() -> None:
     topology = load(find("router-hop"))
-    data = stored.to_json(topology)
+    data = serialize.to_json(topology)
     for thing in (*data["nodes"].values(), *data["routers"].values()):
         del thing["host"]
         thing.pop("hypervisor", None)
-    assert stored.from_json(data).digest() == topology.digest()
+    assert serialize.from_json(data).digest() == topology.digest()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from labctl.experiments.explained.drawing import beside, draw
 from labctl.experiments.explained.model import KERNEL, Arm, Cell, Cure, Stage, Story
-from labctl.experiments.explained.telling import Drawn, Told
+from labctl.experiments.explained.resolve import Drawn, Told
 
 WIDTH = 100
 INDENT = 2

@@ -21,11 +21,11 @@ from inspect_files import (
 )
 
 from labctl.capture import pcapng
-from labctl.capture.journey_build import follow
 from labctl.cli.inspect import inspect_file
 from labctl.errors import LabctlError
 from labctl.inspect.run import inspect
 from labctl.report.recorded import path_of
+from labctl.tracing.follow import follow
 from report_records import record
 
 from ..mutate import changed

@@ -9,8 +9,6 @@ from random import Random
 from inspect_files import any_frame
 from test_inspect_vector import check as agree
 
-from labctl.capture.journey import summary
-from labctl.capture.journey_build import follow
 from labctl.capture.session import Evidence, HopEvidence, Sighting
 from labctl.capture.stream import Record, Trailer
 from labctl.packet import link_types
@@ -18,6 +16,8 @@ from labctl.packet.af_packet import PACKET_OUTGOING
 from labctl.packet.tunnels import decapsulate
 from labctl.packet.virtio import VnetHeader
 from labctl.topology.points import inside_guest, inside_router, outer_end
+from labctl.tracing.follow import follow
+from labctl.tracing.packet_trace import summary
 
 from ..mutate import changed
 from ..target import Target, WrongError, chosen

@@ -9,9 +9,9 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
-from labctl.cli.words import print_error
+from labctl.cli.options import print_error
 from labctl.errors import LabctlError
-from labctl.images import places
+from labctl.images import recipe_paths
 from labctl.images.recipe import Lock, Recipe, load
 
 from ..mutate import Make, as_json, changed, derived
@@ -64,7 +64,7 @@ def _home() -> Path:
 def seeds() -> Sequence[bytes]:
     """Every shipped recipe with the beginning of its lock, and what extends one."""
     found = []
-    for file in sorted(places.folders()[-1].glob("*/recipe.yaml")):
+    for file in sorted(recipe_paths.folders()[-1].glob("*/recipe.yaml")):
         pins = (file.parent / "lock.yaml").read_bytes()
         found.append(file.read_bytes() + BETWEEN + b"\n".join(pins.split(b"\n")[:12]))
     package = {"name": "p", "version": "1", "sha256": "0" * 64, "size": 1, "path": "pool/p.deb"}

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from labctl.cli import report, results
-from labctl.cli.words import print_error
+from labctl.cli.options import print_error
 from labctl.errors import LabctlError
 from labctl.packet.checksum import Checksum
 from labctl.results.model import Run, Verdict
@@ -161,7 +161,7 @@ TARGET = Target(
     "records",
     "records of runs",
     10**5,
-    ("labctl.results", "labctl.report", "labctl.topology.stored", "labctl.cli"),
+    ("labctl.results", "labctl.report", "labctl.topology.serialize", "labctl.cli"),
     seeds,
     make,
     check,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import cache
 from random import Random
 
-from labctl.cli.words import print_error
+from labctl.cli.options import print_error
 from labctl.errors import UsageError
-from labctl.topology import json_schema, load, shipped, stored
+from labctl.topology import json_schema, load, serialize, shipped
 from labctl.topology.tree import MAX_BYTES
 
 from ..mutate import Make, as_json, changed, derived
@@ -44,8 +44,8 @@ def check(data: bytes) -> None:
         raise
     if len(topology.digest()) != 64:
         raise WrongError("a topology without a digest")
-    kept = stored.from_json(json.loads(json.dumps(stored.to_json(topology))))
-    if stored.to_json(kept) != stored.to_json(topology):
+    kept = serialize.from_json(json.loads(json.dumps(serialize.to_json(topology))))
+    if serialize.to_json(kept) != serialize.to_json(topology):
         raise WrongError("a topology is stored as another")
 
 

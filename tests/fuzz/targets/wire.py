@@ -16,8 +16,8 @@ from inspect_files import any_frame
 from labctl.capture.session import judged
 from labctl.capture.stream import parse_stream
 from labctl.kinds.observers.observe import MAGIC, RECORD, RECORD_HEAD, TRAILER
+from labctl.sandbox import codec
 from labctl.topology import Topology, find, load
-from labctl.world import codec
 
 from ..mutate import changed
 from ..target import Target
@@ -113,7 +113,7 @@ AGENT = Target(
     "agents",
     "answers of agents",
     10**5,
-    ("labctl.world.codec", "labctl.world.jsontext"),
+    ("labctl.sandbox.codec", "labctl.sandbox.jsontext"),
     answers,
     make_answer,
     answer,

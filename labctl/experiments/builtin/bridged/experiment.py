@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
-from labctl.experiments.crossing import Crossing, cross
 from labctl.experiments.expectations import check_crossing
-from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
-from labctl.experiments.story import table
-from labctl.experiments.trial import Arm, Trial
+from labctl.experiments.run_context import Arm, Trial
+from labctl.experiments.software_checksums import finishing
+from labctl.experiments.text_tables import table
+from labctl.experiments.traffic_run import Crossing, cross
 from labctl.experiments.variants import Case
 from labctl.topology.expected import Ends
 

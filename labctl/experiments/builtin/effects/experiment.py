@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from labctl.errors import UsageError
 from labctl.experiments.builtin.router_hop.experiment import IP
-from labctl.experiments.crossing import Crossing
 from labctl.experiments.expectations import check_path
 from labctl.experiments.model import experiment
-from labctl.experiments.story import table
-from labctl.experiments.trial import Arm, Trial
+from labctl.experiments.run_context import Arm, Trial
+from labctl.experiments.text_tables import table
+from labctl.experiments.traffic_run import Crossing
 from labctl.experiments.variants import Axis, Case
 from labctl.kinds import registry
 from labctl.topology import Topology

@@ -6,16 +6,16 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from labctl.experiments.crossing import (
+from labctl.experiments.expectations import check_packet, expected_of
+from labctl.experiments.model import experiment
+from labctl.experiments.run_context import Arm, Trial
+from labctl.experiments.traffic_run import (
     Crossing,
     check_answer,
     check_in_effect,
     check_no_errors,
     cross,
 )
-from labctl.experiments.expectations import check_packet, expected_of
-from labctl.experiments.model import experiment
-from labctl.experiments.trial import Arm, Trial
 from labctl.experiments.variants import Case
 from labctl.kinds.forwarders.raw import Raw
 from labctl.lab.lab import Lab

@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from labctl.experiments.crossing import Crossing, cross
 from labctl.experiments.evidence import culprit
 from labctl.experiments.expectations import check_crossing
-from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
-from labctl.experiments.story import table
-from labctl.experiments.trial import Arm, Trial
+from labctl.experiments.run_context import Arm, Trial
+from labctl.experiments.software_checksums import finishing
+from labctl.experiments.text_tables import table
+from labctl.experiments.traffic_run import Crossing, cross
 from labctl.experiments.variants import Axis, Case
 from labctl.kinds.forwarders.namespace import Namespace
 from labctl.kinds.forwarders.raw import Raw

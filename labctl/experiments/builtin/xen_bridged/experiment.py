@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labctl.experiments import rings
-from labctl.experiments.crossing import Crossing, cross
 from labctl.experiments.expectations import check_crossing
-from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
-from labctl.experiments.story import table
-from labctl.experiments.trial import Arm, Trial
+from labctl.experiments.run_context import Arm, Trial
+from labctl.experiments.software_checksums import finishing
+from labctl.experiments.text_tables import table
+from labctl.experiments.traffic_run import Crossing, cross
 from labctl.experiments.variants import Case
 from labctl.lab.watch import watch_flags
+from labctl.sandbox.deadline import Deadline
 from labctl.topology.expected import Ends
-from labctl.world.deadline import Deadline
 
 GUESTS = ("vm1", "vm2")
 VIFS = ("vm1-eth0", "vm2-eth0")

@@ -10,13 +10,13 @@ from typing import Any
 
 from labctl.experiments.builtin.router_hop.experiment import IP
 from labctl.experiments.builtin.xen_offload import gso
-from labctl.experiments.crossing import Crossing, check_in_effect, cross
 from labctl.experiments.evidence import Step
 from labctl.experiments.expectations import check_crossing
-from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
-from labctl.experiments.story import aligned
-from labctl.experiments.trial import Arm, Trial
+from labctl.experiments.run_context import Arm, Trial
+from labctl.experiments.software_checksums import finishing
+from labctl.experiments.text_tables import aligned
+from labctl.experiments.traffic_run import Crossing, check_in_effect, cross
 from labctl.experiments.variants import Case
 from labctl.kinds import nics
 from labctl.kinds.base import Effect

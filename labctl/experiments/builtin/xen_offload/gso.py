@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from labctl.experiments.crossing import check_in_effect
-from labctl.experiments.finishing import SEGMENTS
+from labctl.experiments.run_context import Arm, Trial
+from labctl.experiments.software_checksums import SEGMENTS
 from labctl.experiments.superframes import (
     BULK_PORT,
     FIXUP,
@@ -18,11 +18,11 @@ from labctl.experiments.superframes import (
     send_unmarked,
     tally,
 )
-from labctl.experiments.trial import Arm, Trial
+from labctl.experiments.traffic_run import check_in_effect
 from labctl.lab.watch import capture
+from labctl.sandbox.deadline import Deadline
 from labctl.topology.graph import find_path
 from labctl.topology.points import ObservationPoint
-from labctl.world.deadline import Deadline
 
 STOP_SECONDS = 60.0
 OPEN = ("partial, needs_csum",)

@@ -11,9 +11,9 @@ from labctl.experiments.builtin.router_hop.experiment import (
     tables,
     variants,
 )
-from labctl.experiments.crossing import Crossing
 from labctl.experiments.model import experiment
-from labctl.experiments.trial import Arm, Trial
+from labctl.experiments.run_context import Arm, Trial
+from labctl.experiments.traffic_run import Crossing
 from labctl.experiments.variants import Case
 from labctl.kinds.forwarders.raw_vnet import RawVnet
 

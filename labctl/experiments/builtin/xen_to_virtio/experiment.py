@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labctl.experiments.builtin.router_hop.experiment import IP, KINDS
-from labctl.experiments.crossing import Crossing, cross
 from labctl.experiments.evidence import culprit
 from labctl.experiments.expectations import check_crossing
-from labctl.experiments.finishing import finishing
 from labctl.experiments.model import experiment
-from labctl.experiments.story import table
-from labctl.experiments.trial import Arm, Trial
+from labctl.experiments.run_context import Arm, Trial
+from labctl.experiments.software_checksums import finishing
+from labctl.experiments.text_tables import table
+from labctl.experiments.traffic_run import Crossing, cross
 from labctl.experiments.variants import Case
 from labctl.kinds.forwarders.raw import Raw
 from labctl.kinds.forwarders.raw_vnet import RawVnet

@@ -1,0 +1,1 @@
+"""What is wrong with a flow, where, and what mends it."""

@@ -1,0 +1,370 @@
+"""From journeys and facts to one sentence: what is wrong, where, and why. Pure functions.
+
+The order matters. First what packets show for themselves (harm at a hop), then where they ended,
+then what is missing; a failure that no packet accounts for is never called healthy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from labctl.diagnosis.facts import Facts
+from labctl.kinds import registry
+from labctl.packet.checksum import Checksum
+from labctl.packet.frame import ETH_HLEN, VLAN_HLEN
+from labctl.tracing.packet_trace import Fate, Happening, Journey, Step
+from labctl.tracing.trace import Trace
+
+ETHERNET = ETH_HLEN + VLAN_HLEN
+"""Bytes of a frame that an MTU does not count, with one VLAN tag."""
+
+
+class Finding(StrEnum):
+    """What kind of trouble it is."""
+
+    HEALTHY = "healthy"
+    LOST = "metadata lost"
+    CORRUPTED = "corrupted"
+    DROPPED = "dropped"
+    OTHER = "not a checksum problem"
+    UNKNOWN = "could not tell"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was concluded."""
+
+    finding: Finding
+    sentence: str
+    """One sentence for a reader."""
+    where: str = ""
+    """The place, such as `router r1 (eth0 to eth1)`."""
+    reason: str = ""
+    """Why, such as `TCP_CSUM`, `MTU`, `closed port`."""
+    evidence: tuple[str, ...] = ()
+    """One line a thing that was seen."""
+    journey: Journey | None = None
+    """The packet that shows it."""
+
+
+def conclude(trace: Trace, facts: Facts, full: Trace | None = None) -> Verdict:
+    """Conclude from a trace, the facts around it, and a trace of full-size packets if there is one.
+
+    `full` is looked at only where the flow itself is healthy.
+    """
+    for journey in trace.journeys:
+        harmed = _harmed(journey, trace)
+        if harmed is not None:
+            return harmed
+    if not trace.came:
+        return _never_came(trace, facts)
+    refused = _refused(trace, facts)
+    if refused is not None:
+        return refused
+    late = _late(trace)
+    if late is not None:
+        return late
+    for journey in trace.journeys:
+        if journey.fate in (Fate.VANISHED, Fate.DROPPED):
+            return _ended(journey, trace, facts)
+    if trace.well is None:
+        return _blind(trace)
+    return _all_arrived(trace, facts, full)
+
+
+def _harmed(journey: Journey, trace: Trace) -> Verdict | None:
+    """Tell of a packet that was made unacceptable on its way."""
+    harm = journey.harm
+    if harm is None:
+        return None
+    where = journey.where
+    lines = [_seen(step) for step in (journey.before(harm), harm) if step is not None]
+    evidence = [f"{journey.label}:", *lines, *_counted(trace)]
+    way = "" if journey in trace.there else " on the way back"
+    if journey.reason:
+        last = journey.steps[-1]
+        evidence.insert(len(lines) + 1, f"{last.owner}'s kernel dropped it: {journey.reason}")
+    if harm.happened is Happening.CORRUPTED:
+        sentence = f"The packet was corrupted{way} {_at(where)}."
+        return Verdict(Finding.CORRUPTED, sentence, where, journey.reason, tuple(evidence), journey)
+    told = f" ({journey.reason})" if journey.reason else ""
+    end = f"{journey.steps[-1].owner} drops the packet{told}"
+    if journey.fate not in (Fate.DOOMED, Fate.DROPPED):
+        end = f"the packet is {journey.fate}"
+        if journey.fate is Fate.UNKNOWN:
+            end = "what came of the packet was not observed"
+    sentence = f"Checksum metadata is lost{way} {_at(where)}: nobody finishes the sum, and {end}."
+    return Verdict(Finding.LOST, sentence, where, journey.reason, tuple(evidence), journey)
+
+
+def _refused(trace: Trace, facts: Facts) -> Verdict | None:
+    """Tell of a port where nothing listens, or of somebody who refuses in its place."""
+    resets = [one for one in trace.back if one.kind == "RST"]
+    closed = [one for one in trace.complaints if one.what == "closed port"]
+    said = any(re.match(r"\d+ error 111\b", line) for line in trace.said)
+    if not said and not (closed and facts.listening is False):
+        return None
+    port = f"port {trace.flow.port} of {trace.destination}"
+    by = [one.first.owner for one in resets if one.first is not None]
+    others = sorted({one for one in by if one != trace.destination})
+    evidence = [f"{one.label}: {one.fate}" for one in resets[:1]]
+    evidence += [one.line for one in closed]
+    if others or facts.listening:
+        who = others[0] if others else trace.destination
+        sentence = f"Not a checksum problem: {who} refuses {port}, although it is open."
+        if facts.listening is False:
+            sentence = f"Not a checksum problem: {who} refuses {port}."
+        return Verdict(Finding.OTHER, sentence, who, "refused", tuple(evidence))
+    evidence.append(f"no socket of {trace.destination} waits on port {trace.flow.port}")
+    if any(one.first and one.first.state is Checksum.VALID for one in resets):
+        evidence.append(
+            "the reset was summed in software: it says nothing of packets left to a device"
+        )
+    sentence = f"Not a checksum problem: nothing listens on {port}, it answers at once."
+    return Verdict(Finding.OTHER, sentence, trace.destination, "closed port", tuple(evidence))
+
+
+def _late(trace: Trace) -> Verdict | None:
+    """Tell of answers that arrived unharmed, but for a program that had given up."""
+    failed = [line for line in trace.said if re.match(r"\d+ error 110\b", line)]
+    if trace.flow.protocol != "tcp" or not failed or trace.partial:
+        return None
+    answers = [one for one in trace.back if one.kind == "SYN-ACK"]
+    if not answers or any(one.kind == "SYN-ACK" and not _heard(one) for one in trace.back):
+        return None
+    if not all(one.well for one in trace.there):
+        return None
+    sentence = (
+        f"Could not tell: {trace.destination}'s answer arrived unharmed, "
+        f"but after {trace.source} had given up waiting."
+    )
+    evidence = (*failed, *(f"{one.label}: {one.fate}" for one in answers[:2]))
+    return Verdict(Finding.UNKNOWN, sentence, trace.source, "late answer", evidence, answers[0])
+
+
+def _heard(answer: Journey) -> bool:
+    """Tell whether an answer arrived: one for a socket that is gone has arrived too."""
+    return answer.well or (answer.fate is Fate.DROPPED and answer.reason == "NO_SOCKET")
+
+
+def _ended(journey: Journey, trace: Trace, facts: Facts) -> Verdict:
+    """Tell of a sound packet that did not arrive."""
+    last = journey.last
+    assert last is not None
+    after = journey.missed
+    way = "" if journey in trace.there else " on the way back"
+    evidence = [f"{journey.label}:", _seen(last)]
+    if after is not None:
+        evidence.append(f"  {after.hop}: {after.happened}")
+    arrived = sum(one.well for one in trace.journeys)
+    if arrived:
+        evidence.append(f"{arrived} of {len(trace.journeys)} packets arrived unharmed")
+    evidence += [one.line for one in trace.complaints]
+    if journey.fate is Fate.DROPPED and after is None:
+        sentence = f"Dropped{way} at {last.owner} because {journey.reason}."
+        if journey.reason == "NO_SOCKET" and facts.listening is False:
+            port = f"port {trace.flow.port} of {trace.destination}"
+            sentence = f"Not a checksum problem: nothing listens on {port}."
+            return Verdict(
+                Finding.OTHER, sentence, last.owner, "closed port", tuple(evidence), journey
+            )
+        return Verdict(
+            Finding.DROPPED, sentence, last.owner, journey.reason, tuple(evidence), journey
+        )
+    where = journey.where
+    reason = _reason(journey, trace, facts)
+    evidence += _router_lines(trace, facts)
+    if not reason:
+        sentence = (
+            f"Dropped{way} {_at(where)}; the checksum was sound there, the reason is not told."
+        )
+        return Verdict(Finding.DROPPED, sentence, where, "", tuple(evidence), journey)
+    sentence = f"Not a checksum problem: dropped{way} {_at(where)} because {reason}."
+    return Verdict(Finding.OTHER, sentence, where, reason, tuple(evidence), journey)
+
+
+def _reason(journey: Journey, trace: Trace, facts: Facts) -> str:
+    """Say why a packet did not get from one hop to the next; empty where nothing tells."""
+    last, after = journey.last, journey.missed
+    assert last is not None
+    begin = journey.steps.index(last)
+    for step in journey.steps[begin : journey.steps.index(after) + 1 if after else None]:
+        if step.hop in facts.down:
+            return f"{step.hop} is down"
+    for one in trace.complaints:
+        if one.what == "mtu":
+            fits = f" of {one.mtu} bytes" if one.mtu else ""
+            return f"it is longer than the MTU{fits}"
+        if one.what != "closed port":
+            return f"{one.sender} says: {one.text}"
+    if after is not None and last.point.in_router and after.point.in_router:
+        if not facts.forwards.get(last.owner, True):
+            return f"nothing forwards in {last.owner}"
+        grown = trace.forwarded.get(last.owner, {})
+        for name, words in _reasons(last.owner, facts).items():
+            if grown.get(name):
+                return words
+    mtu = _mtu(trace, after) if after is not None else None
+    if after is not None and mtu is not None and not last.gso and last.length > mtu + ETHERNET:
+        return f"it is longer than the MTU of {mtu} bytes at {after.hop}"
+    bridged = after is not None and last.point.at_bridge and after.point.at_bridge
+    if bridged and facts.bridge_netfilter:
+        return "bridge-netfilter hands bridged packets to the packet filter"
+    return ""
+
+
+def _mtu(trace: Trace, step: Step) -> int | None:
+    header = trace.evidence[step.hop].header
+    return header.mtu if header else None
+
+
+def _never_came(trace: Trace, facts: Facts) -> Verdict:
+    """Tell why nothing of the flow was ever seen."""
+    source, address = trace.source, trace.flow.back
+    seen = [
+        f"{hop} saw: " + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "nothing")
+        for hop, kinds in trace.seen().items()
+    ]
+    evidence = [*(f"{source} said: {line}" for line in trace.said), *seen]
+    if trace.partial:
+        return _blind(trace)
+    kinds = trace.seen().get(trace.path[0].name, {})
+    asked = kinds.get("ARP request", 0) + kinds.get("ICMPv6 neighbour solicitation", 0)
+    if not facts.route or any(re.match(r"\d+ error 101\b", line) for line in trace.said):
+        sentence = f"Not a checksum problem: {source} has no route to {address}."
+        return Verdict(Finding.OTHER, sentence, source, "no route", tuple(evidence))
+    if asked:
+        sentence = (
+            f"Not a checksum problem: nobody answers {source} for the address of its next hop "
+            f"({facts.route.partition(' dev ')[0]})."
+        )
+        return Verdict(Finding.OTHER, sentence, source, "no neighbour", tuple(evidence))
+    sentence = f"{source} sent nothing of {trace.flow.text}."
+    return Verdict(Finding.UNKNOWN, sentence, source, "nothing sent", tuple(evidence))
+
+
+def _blind(trace: Trace) -> Verdict:
+    evidence = (*trace.notes, *(f"{one.label}: {one.fate}" for one in trace.journeys[:6]))
+    sentence = "Could not tell: evidence is missing, and what there is shows no harm."
+    return Verdict(Finding.UNKNOWN, sentence, "", "partial evidence", evidence)
+
+
+def _all_arrived(trace: Trace, facts: Facts, full: Trace | None) -> Verdict:
+    """Tell of a flow whose every packet arrived."""
+    failed = [line for line in trace.said if re.match(r"\d+ error\b", line)]
+    if failed or (trace.flow.protocol != "udp" and not trace.back):
+        if not facts.route_back:
+            sentence = (
+                f"Not a checksum problem: {trace.destination} got what was sent, "
+                f"but has no route back to {trace.flow.there}."
+            )
+            return Verdict(Finding.OTHER, sentence, trace.destination, "no route", trace.said)
+        sentence = (
+            f"Could not tell: all that {trace.source} sent arrived unharmed at "
+            f"{trace.destination}, which did not answer."
+        )
+        return Verdict(Finding.UNKNOWN, sentence, trace.destination, "no answer", trace.said)
+    if full is not None and not full.well:
+        return _full_size(full, facts)
+    evidence = [_course(trace.there[0])] if trace.there else []
+    evidence += [_course(trace.back[0])] if trace.back else []
+    evidence += [one.line for one in (full.complaints if full else ())]
+    sentence = f"Healthy: {trace.flow.text} works, and every packet arrived unharmed."
+    return Verdict(Finding.HEALTHY, sentence, evidence=tuple(evidence))
+
+
+def _full_size(full: Trace, facts: Facts) -> Verdict:
+    """Tell of packets of full size that did not, or may not, arrive where small ones do.
+
+    Only a packet that was seen and then ended accuses an MTU: a ping that sent nothing, a capture
+    that was cut and a lab that went down meanwhile say nothing of packets on their way.
+    """
+    found = conclude(full, replace(facts, listening=None))  # the port is not an echo's
+    if found.finding in (Finding.LOST, Finding.CORRUPTED):
+        return found
+    if found.journey is not None and found.journey.fate in (Fate.VANISHED, Fate.DROPPED):
+        return _large(found, full)
+    sentence = (
+        "Could not tell: small packets arrive unharmed, but what becomes of those of "
+        f"{full.flow.size} bytes was not seen."
+    )
+    said = (f"{full.source} said: {line}" for line in full.said)
+    evidence = (*_blind(full).evidence, *said)
+    return Verdict(Finding.UNKNOWN, sentence, "", "partial evidence", evidence)
+
+
+def _large(found: Verdict, full: Trace) -> Verdict:
+    """Tell of packets of full size that end where small ones pass."""
+    told = [one for one in full.complaints if one.what == "mtu"]
+    if told:
+        mtu = f" of {told[0].mtu} bytes" if told[0].mtu else ""
+        sentence = f"Healthy: small packets pass; a smaller MTU{mtu} on the way is told to senders."
+        return Verdict(Finding.HEALTHY, sentence, found.where, "MTU", found.evidence, found.journey)
+    if any(one.what != "closed port" for one in full.complaints):
+        return found  # whoever complains says why, and it is not the size
+    reason = f" because {found.reason}" if found.reason else ""
+    sentence = (
+        f"Not a checksum problem: small packets pass, those of {full.flow.size} bytes end "
+        f"{_at(found.where)}{reason}, and nobody tells their sender."
+    )
+    return Verdict(Finding.OTHER, sentence, found.where, "MTU", found.evidence, found.journey)
+
+
+def _at(where: str) -> str:
+    return where if where.startswith("between ") else f"at {where}"
+
+
+def _seen(step: Step) -> str:
+    """One line of evidence: the hop, field and metadata, and the field beside its two sums."""
+    sums = [
+        f"{name} {value:#06x}"
+        for name, value in (
+            ("field", step.field),
+            ("pseudo-header sum", step.pseudo_sum),
+            ("full sum", step.expected),
+        )
+        if value is not None
+    ]
+    tail = f" ({', '.join(sums)})" if sums else ""
+    return f"  {step.hop}: {step.knowledge or step.happened}{tail}"
+
+
+def _course(journey: Journey) -> str:
+    """One line for a journey that went well."""
+    states = dict.fromkeys(step.knowledge for step in journey.steps if step.seen)
+    hops = sum(step.seen for step in journey.steps)
+    return f"{journey.label}: {', then '.join(states)} at {hops} hops"
+
+
+def _counted(trace: Trace) -> list[str]:
+    return [f"{node}: {_words(grown)}" for node, grown in trace.errors.items()]
+
+
+def _reasons(router: str, facts: Facts) -> Mapping[str, str]:
+    """Return what a router's counters mean, those that tell most first.
+
+    Where it is not known what forwarded there, its counters may be of any kind.
+    """
+    kind = registry.FORWARDERS.find(facts.kinds.get(router, ""))
+    if kind:
+        return kind.counters
+    return {
+        name: words for one in registry.FORWARDERS.usable() for name, words in one.counters.items()
+    }
+
+
+def _router_lines(trace: Trace, facts: Facts) -> list[str]:
+    lines = []
+    for name, grown in trace.forwarded.items():
+        reasons = _reasons(name, facts)
+        told = {key: value for key, value in grown.items() if key in reasons}
+        if told:
+            lines.append(f"{name}: {_words(told)}")
+    return lines
+
+
+def _words(grown: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} grew by {count}" for name, count in grown.items())

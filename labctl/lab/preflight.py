@@ -1,0 +1,141 @@
+"""What can be told before anything is started: whether all that a topology asks for can be had."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from labctl.backends.base import Backend
+from labctl.errors import HostError, UsageError
+from labctl.guests import ssh
+from labctl.images import Image, modules
+from labctl.kinds import nics, registry
+from labctl.kinds.base import Kind
+from labctl.lab import memory, state, xen_guests
+from labctl.sandbox import process
+from labctl.topology.model import DOM0_MEMORY, XEN_MEMORY, Node, Topology
+
+QEMU_MEMORY = 160
+"""MiB that a guest's QEMU takes beside the guest's memory; seen under TCG: 160 to 230."""
+TUN = Path("/dev/net/tun")
+
+
+def check_host(backend: Backend) -> None:
+    """Raise `HostError` for a program or a device that a lab would miss only when it is half up."""
+    for program, package in backend.programs.items():
+        if not shutil.which(program, path=process.ENVIRONMENT["PATH"]):
+            raise HostError(
+                f"{program} is not installed", f"as root, run: apt-get install {package}"
+            )
+    if not backend.makes_taps:
+        return
+    try:
+        found = TUN.stat()
+    except OSError as error:
+        raise HostError(
+            f"{TUN} cannot be used: {error.strerror}",
+            "as root, run: modprobe tun; in a container: start it with --device /dev/net/tun",
+        ) from None
+    # Documentation/admin-guide/devices.txt: 10 char, 200 = TAP/TUN network device.
+    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(10, 200):
+        raise HostError(
+            f"{TUN} is something else than the TUN device",
+            f"as root, run: umount {TUN}, or: rm {TUN}; mknod -m 666 {TUN} c 10 200",
+        )
+
+
+def check(topology: Topology, images: Mapping[str, Image], backend: Backend) -> None:
+    """Raise `UsageError` for what a topology cannot have, `HostError` where this host has no room.
+
+    `images` holds those of the topology's nodes by name.
+    """
+    for node in backend.booted(topology):
+        image = images[node.image]
+        if node.memory < image.memory and not node.initramfs:
+            raise UsageError(
+                f"{node.name} has {node.memory} MiB; "
+                f"its image {node.image} needs {image.memory} to boot",
+                f"write memory: {image.memory} (or more) in the topology",
+            )
+        xen_guests.check(node, image)
+        _check_drivers(node, image)
+    if not backend.machines(topology):
+        return
+    needed, free = needed_memory(topology), memory.free()
+    if free < needed:
+        raise HostError(
+            f"{topology.name} takes about {needed} MiB of memory, and this host has {free} left",
+            "end other labs (labctl status) or programs, or leave nodes out of the topology",
+        )
+
+
+def _check_drivers(node: Node, image: Image) -> None:
+    """Raise `UsageError` for a NIC that an image is known to have no driver for.
+
+    What a kernel or an initramfs of the user's own brings is theirs to know.
+    """
+    models = {one.name: nics.model(one.model) for one in node.interfaces}
+    wanted = {name: model for name, model in models.items() if not model.in_every_image}
+    if not wanted or node.kernel or node.initramfs:
+        return
+    there = modules.names(image.initramfs)
+    for name, model in wanted.items():
+        if there and model.driver not in there:
+            other = "image: xen-host" if node.hypervisor else "image: micro-generic and memory: 160"
+            raise UsageError(
+                f"{node.name}'s {name} is {model.name}, "
+                f"but its image {image.name} has no driver for that ({model.driver})",
+                f"write {other}, or model: virtio",
+            )
+
+
+def check_kinds(topology: Topology) -> None:
+    """Raise `HostError` for what the kinds of routers and links need and this host lacks.
+
+    Those in a dom0 are another machine's; what that lacks is told when they are made.
+    """
+    users: list[tuple[str, Kind]] = [
+        (f"the router {router.name}", registry.forwarder(router.kind))
+        for router in topology.outer_routers()
+    ]
+    users += [
+        (f"the network {network.name}", registry.link(segment.kind))
+        for network in topology.outer_networks()
+        for segment in network.segments
+    ]
+    for who, kind in users:
+        for tool in kind.requires:
+            if not shutil.which(tool.program, path=process.ENVIRONMENT["PATH"]):
+                raise HostError(
+                    f"{tool.program} is not installed, which {who} of the kind {kind.name} needs",
+                    f"as root, run: apt-get install {tool.package}",
+                )
+
+
+def check_sockets(topology: Topology, directory: Path) -> None:
+    """Raise `UsageError` when the names of nodes are too long for sockets in a lab's directory."""
+    node = max(topology.nodes, key=len)
+    longest = directory / ssh.SOCKETS / (node + ssh.BEGINNING)
+    over = len(os.fsencode(longest)) - state.SOCKET_LIMIT
+    if over > 0:
+        raise UsageError(
+            f"the path {directory} and the name {node} are {over} "
+            f"character{'s'[: over != 1]} too long for the socket of an SSH connection",
+            "set LABCTL_RUNTIME_DIR to a shorter path, or give the lab or the node a shorter name",
+        )
+
+
+def needed_memory(topology: Topology) -> int:
+    """Return the MiB that a topology's guests take of this host at most, nearly."""
+    return sum(_needed(topology, node) for node in topology.outer_nodes())
+
+
+def _needed(topology: Topology, node: Node) -> int:
+    if not node.hypervisor:
+        return node.memory + QEMU_MEMORY
+    # Xen touches no memory that nobody uses.
+    guests = sum(guest.memory for guest in topology.inside(node.name).nodes)
+    return min(node.memory, DOM0_MEMORY + XEN_MEMORY + guests) + QEMU_MEMORY

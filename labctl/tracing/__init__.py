@@ -1,0 +1,1 @@
+"""Follow packets: which observations are of the same packet, and what became of it."""

@@ -1,0 +1,444 @@
+"""Trace a flow through a running lab: send it or wait for it, and follow each of its packets.
+
+The result is plain data (`Trace.to_json`); the evidence it was made from stays with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from labctl.capture import drops
+from labctl.capture.limits import Limits
+from labctl.capture.session import Capture, Evidence
+from labctl.errors import GuestError, LabctlError
+from labctl.events import Emit, Event, silent
+from labctl.lab.lab import Lab
+from labctl.lab.node import COMMAND_SECONDS, Job, Node
+from labctl.lab.state import alive
+from labctl.lab.watch import START_SECONDS, DropWatch, capture, counters, watch_drops
+from labctl.sandbox.deadline import Deadline
+from labctl.topology.points import ObservationPoint
+from labctl.tracing.clocks import Clock
+from labctl.tracing.drop_events import MOST_DROPS, SILENT_REASONS, GuestDrop
+from labctl.tracing.evidence import cut, early, limited, on_clock
+from labctl.tracing.flow import Flow, receive_command, send_command
+from labctl.tracing.follow import ARRIVING_NS, Wanted, clocks, follow
+from labctl.tracing.icmp_errors import Complaint, complaints
+from labctl.tracing.packet_trace import Fate, Journey
+
+CONNECT_SECONDS = 6.0
+"""For a connection to be established: long enough for two retransmissions of a SYN."""
+WAIT_SECONDS = 60.0
+STOP_SECONDS = 60.0
+QUIET_SECONDS = 0.3
+"""How long nothing may be written at any hop before the packets are taken to have arrived."""
+LINGER_SECONDS = 3.0
+"""How long something may still be under way before it is taken to be lost."""
+LOOK_SECONDS = 0.1
+STOP_LEAST_SECONDS = 5.0
+"""For observers to end even where the time given is over: what they saw is still wanted."""
+ASK_LEAST_SECONDS = 2.0
+"""The same for a command in a guest."""
+MOST_SHARE, SHARE_SECONDS = 0.25, 6.0
+"""Of the time given, for what comes after waiting: at most so many seconds."""
+DOWN = "the lab went down meanwhile"
+
+_CLOCKS = """perl -e '
+sub now { my $s = "\\0" x 16; syscall(228, $_[0], $s); my ($a, $b) = unpack "q2", $s;
+  return $a * 1000000000 + $b }
+my ($best, $ahead);
+for (1 .. 9) {
+  my ($before, $real, $after) = (now(1), now(0), now(1));
+  next if defined $best && $after - $before >= $best;
+  ($best, $ahead) = ($after - $before, $real - int(($before + $after) / 2));
+}
+print $ahead;
+'"""
+"""Prints how far a guest's CLOCK_REALTIME is ahead of its CLOCK_MONOTONIC in nanoseconds, from the
+reading that was disturbed least (clock_gettime, x86-64)."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What became of a flow."""
+
+    lab: str
+    source: str
+    destination: str
+    flow: Flow
+    path: tuple[ObservationPoint, ...]
+    evidence: Evidence = field(repr=False)
+    there: tuple[Journey, ...] = ()
+    """Journeys from the source, in the order they began."""
+    back: tuple[Journey, ...] = ()
+    """Journeys of the answers."""
+    said: tuple[str, ...] = ()
+    """What the sending program said, one line a thing: `1 connected`, `1 error 111 refused`."""
+    errors: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By how much each node's checksum error counters grew meanwhile."""
+    forwarded: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By how much each router's counters grew, those that did not left out."""
+    complaints: tuple[Complaint, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What a reader should know besides, such as captures that were cut."""
+    partial: bool = False
+    """Whether evidence is missing, so that what was not seen proves nothing."""
+
+    @property
+    def journeys(self) -> tuple[Journey, ...]:
+        """All journeys, in the order they began."""
+        return tuple(sorted((*self.there, *self.back), key=lambda one: one.started_ns))
+
+    @property
+    def came(self) -> bool:
+        """Whether any packet of the flow was seen."""
+        return bool(self.there or self.back)
+
+    @property
+    def well(self) -> bool | None:
+        """Whether all packets arrived unharmed; None where that could not be told."""
+        if not self.came or any(one.fate is Fate.UNKNOWN for one in self.journeys):
+            return None
+        if not all(one.well for one in self.journeys):
+            return False
+        return None if self.partial else True
+
+    def seen(self) -> dict[str, dict[str, int]]:
+        """Return how many frames of which kind each hop saw, whatever flow they belong to."""
+        return {
+            hop.hop: dict(Counter(one.judgement.kind for one in hop.sightings))
+            for hop in self.evidence.hops
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the trace as plain data."""
+        return {
+            "lab": self.lab,
+            "source": self.source,
+            "destination": self.destination,
+            "flow": self.flow.to_json(),
+            "path": [hop.name for hop in self.path],
+            "well": self.well,
+            "partial": self.partial,
+            "notes": list(self.notes),
+            "said": list(self.said),
+            "checksum_errors": self.errors,
+            "router_counters": self.forwarded,
+            "complaints": [one.to_json() for one in self.complaints],
+            "journeys": [one.to_json() for one in self.journeys],
+            "seen": self.seen(),
+        }
+
+
+@contextlib.contextmanager
+def _folder(lab: Lab) -> Iterator[Path]:
+    """Give a folder that the lab's world sees; one left by a killed trace goes with the lab."""
+    captures = lab.directory / "captures"
+    captures.mkdir(mode=0o700, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="trace-", dir=captures))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def trace(
+    lab: Lab,
+    flow: Flow,
+    path: Sequence[ObservationPoint],
+    *,
+    count: int = 1,
+    wait: float | None = None,
+    receive: bool = True,
+    within: Deadline | None = None,
+    emit: Emit = silent,
+) -> Trace:
+    """Send the flow `count` times, or wait at most `wait` seconds for it, and follow its packets.
+
+    Where nothing takes in UDP datagrams, a program of labctl's own does so unless `receive` is off.
+    Once the observers are ready there is always a result: what fails later makes it partial. Where
+    all is to be over `within` a deadline, each stage gets what is left of it, and waiting leaves
+    some for what comes after. Raises `LabctlError` when the observers cannot be started.
+    """
+    path = tuple(path)
+    run = _Run(lab, flow, path, count, receive, emit, within)
+    with _folder(lab) as folder:
+        return run.go(folder, wait)
+
+
+class _Run:
+    """One trace on its way."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        flow: Flow,
+        path: tuple[ObservationPoint, ...],
+        count: int,
+        receive: bool,
+        emit: Emit,
+        within: Deadline | None,
+    ) -> None:
+        self.within = within
+        self.lab, self.flow, self.path, self.emit = lab, flow, path, emit
+        self.count, self.receive = count, receive
+        self.source, self.destination = _ends(path)
+        self.nodes = {name: lab.node(name) for name in (self.source, self.destination)}
+        self.said: list[str] = []
+        self.notes: list[str] = []
+        self.trouble = ""
+        self.missing: list[str] = []
+        """What is lacking in the evidence besides the captures."""
+        self.waiting = False
+        self.until_ns: int | None = None
+        """When all of the flow was taken to have been sent; what begins later is not followed."""
+        self.errors: dict[str, dict[str, int]] = {}
+        self.forwarded: dict[str, dict[str, int]] = {}
+        self.drops: list[GuestDrop] = []
+        names = dict.fromkeys(hop.element for hop in path if hop.in_router)
+        self.routers = {name: lab.router(name) for name in names}
+
+    def go(self, folder: Path, wait: float | None) -> Trace:
+        self.emit(Event("trace", self.flow.text, "start", "starting the observers"))
+        with contextlib.ExitStack() as stack:
+            starting = self._left(START_SECONDS)
+            limits = Limits.of(len(self.path), self.within.seconds if self.within else None)
+            seeing = stack.enter_context(capture(self.lab, self.path, folder, starting, limits))
+            try:
+                self._traffic(seeing, wait)
+            except LabctlError as wrong:
+                self.trouble = wrong.message
+            self._go_on()
+            asked_ns = time.time_ns()
+            ending = Deadline(self._left(STOP_SECONDS, STOP_LEAST_SECONDS), "ending the capture")
+            evidence = seeing.stop(ending)
+        if self.trouble and not alive(self.lab.directory):
+            # Which of its parts failed first is chance: why they did is what must be told.
+            self.trouble = DOWN if self.trouble == DOWN else f"{DOWN}: {self.trouble}"
+        found = self._result(evidence, asked_ns)
+        state = "done" if found.came else "failed"
+        detail = f"{len(found.journeys)} packets followed"
+        self.emit(Event("trace", self.flow.text, state, detail))  # type: ignore[arg-type]
+        return found
+
+    def _left(self, usual: float, least: float = 0.0) -> float:
+        """Return the seconds a stage may take: `usual`, or what is left, but at least `least`."""
+        return usual if self.within is None else max(least, min(usual, self.within.left))
+
+    def _asking(self) -> float:
+        """Return the seconds a command in a guest may take."""
+        return self._left(COMMAND_SECONDS, ASK_LEAST_SECONDS)
+
+    def _counters(self, node: Node) -> dict[str, int]:
+        return counters(node, self._asking())
+
+    def _traffic(self, seeing: Capture, wait: float | None) -> None:
+        before = {name: self._counters(node) for name, node in self.nodes.items()}
+        passed = {name: router.counters() for name, router in self.routers.items()}
+        with contextlib.ExitStack() as stack:
+            watches = {
+                name: stack.enter_context(watch_drops(node, seconds=self._asking))
+                for name, node in self.nodes.items()
+            }
+            self.emit(Event("trace", self.flow.text, "progress", "sending"))
+            self.waiting = wait is not None
+            if wait is None:
+                self._send()
+            else:
+                self._wait(seeing, wait)
+            self._settle(seeing)
+            for name, watch in watches.items():
+                self.drops += self._told(self.nodes[name], watch)
+        for name, node in self.nodes.items():
+            grown = drops.grown(before[name], self._counters(node))
+            if grown:
+                self.errors[name] = grown
+        for name, router in self.routers.items():
+            after = router.counters()
+            self.forwarded[name] = drops.grown(passed[name], after, sorted(after))
+
+    def _send(self) -> None:
+        with contextlib.ExitStack() as stack:
+            job = None
+            if self.flow.protocol == "udp" and self.receive:
+                job = stack.enter_context(self._receiving())
+            command = send_command(self.flow, self.count, CONNECT_SECONDS)
+            limit = 60 + self.count * (CONNECT_SECONDS + 2)
+            limit = self._left(limit, ASK_LEAST_SECONDS)
+            result = self.nodes[self.source].run(command, check=False, timeout=limit)
+            if job is not None:
+                self._let_read(job)
+        text = result.stdout if result.stdout.strip() else result.stderr
+        lines = [line.strip()[:200] for line in text.splitlines() if line.strip()]
+        self.said = lines[: 4 * self.count + 10]
+
+    @contextlib.contextmanager
+    def _receiving(self) -> Iterator[Job]:
+        """Let a program take in the datagrams, unless one listens there already."""
+        job = self.nodes[self.destination].start(receive_command(self.flow))
+        deadline = Deadline(30, f"listening in {self.destination}")
+        try:
+            while not re.search("listening|taken", job.output):
+                if job.poll() is not None:
+                    raise LabctlError(f"the receiver ended: {job.errors.strip()[:120]}")
+                deadline.pause(0.02)
+            yield job
+        finally:
+            job.stop()
+
+    def _let_read(self, job: Job) -> None:
+        """Give the receiver time: a datagram is summed, or dropped, when it is read."""
+        end = Deadline(LINGER_SECONDS, "receiving")
+        while "listening" in job.output and not end.passed:
+            if job.output.count("got ") >= self.count:
+                return
+            time.sleep(LOOK_SECONDS)
+
+    def _wait(self, seeing: Capture, seconds: float) -> None:
+        share = 0.0
+        if self.within is not None:
+            share = min(SHARE_SECONDS, MOST_SHARE * self.within.seconds)
+        deadline = Deadline(
+            max(0.0, self._left(seconds + share) - share), f"waiting for {self.flow.text}"
+        )
+        looked = came = 0
+        while not deadline.passed:
+            if not self.lab.directory.exists():
+                raise LabctlError(DOWN)
+            fresh = seeing.fresh(self.path[0].name, looked)
+            looked += len(fresh)
+            came += sum(self.flow.forth(one.judgement.packet) for one in fresh)
+            if came >= self.count:
+                return
+            time.sleep(LOOK_SECONDS)
+
+    def _settle(self, seeing: Capture) -> None:
+        """Let what is under way arrive: until all has, and nothing is written for a moment."""
+        end = Deadline(self._left(LINGER_SECONDS), "settling")
+        quiet, size = time.monotonic(), -1
+        while not end.passed:
+            try:
+                now = sum(file.stat().st_size for file in seeing.directory.iterdir())
+            except OSError:
+                return  # the lab went down meanwhile; the next call to it will say so
+            if now != size:
+                quiet, size = time.monotonic(), now
+            elif time.monotonic() - quiet >= QUIET_SECONDS:
+                if not self._under_way(seeing):
+                    break
+                time.sleep(LOOK_SECONDS)
+            time.sleep(0.02)
+        self.until_ns = time.time_ns()
+
+    def _go_on(self) -> None:
+        """Observe for long enough after the last packet that not seeing it proves something."""
+        if self.until_ns is not None:
+            time.sleep(max(0, self.until_ns + ARRIVING_NS - time.time_ns()) / 1e9)
+
+    def _under_way(self, seeing: Capture) -> bool:
+        """Tell whether a packet was seen a short while ago that has not come to its end."""
+        evidence = Evidence(tuple(seeing.so_far(hop.name) for hop in self.path))
+        ways = self._follow(evidence, clocks(evidence, self.path))
+        recent = time.time_ns() - int(LINGER_SECONDS * 1e9)
+        return any(
+            one.fate is Fate.UNKNOWN and one.last is not None and (one.last.time_ns or 0) > recent
+            for way in ways
+            for one in way
+        )
+
+    def _follow(
+        self, evidence: Evidence, known: dict[str, Clock]
+    ) -> tuple[list[Journey], list[Journey]]:
+        """Follow both ways of the flow through what was seen."""
+
+        def along(path: tuple[ObservationPoint, ...], wanted: Wanted) -> list[Journey]:
+            return follow(
+                evidence, path, wanted, known=known, drops=self.drops, until_ns=self.until_ns
+            )
+
+        there = along(self.path, self.flow.forth)
+        if not self.waiting:
+            there = self.flow.begun(there)
+        return there, along(self.path[::-1], self.flow.returning(there))
+
+    def _told(self, node: Node, watch: DropWatch) -> list[GuestDrop]:
+        """Read the drops a guest told of, their times on the clock its packets were seen by."""
+        if watch.why_not:
+            self.notes.append(watch.why_not)
+            return []
+        link = next(hop.link for hop in (self.path[0], self.path[-1]) if hop.element == node.name)
+        found = [
+            one
+            for one in watch.read()
+            if (one.reason or "") not in SILENT_REASONS
+            and (one.arrivals is None or any(came.device == link for came in one.arrivals))
+        ]
+        if not found:
+            return []
+        if len(found) > MOST_DROPS:
+            self.missing.append(
+                f"{node.name} dropped {len(found)} packets, of which {MOST_DROPS} were looked into"
+            )
+        ahead = _nanoseconds(node.name, node.run(_CLOCKS, timeout=self._asking()).stdout)
+        return [on_clock(node.name, one, ahead) for one in found[:MOST_DROPS]]
+
+    def _result(self, evidence: Evidence, asked_ns: int) -> Trace:
+        known = clocks(evidence, self.path)
+        there, back = self._follow(evidence, known)
+        missing = [*cut(evidence), *limited(evidence), *early(evidence, known, asked_ns)]
+        missing += self.missing
+        lost = [
+            f"{hop.hop}: the observer missed {hop.trailer.drops} frames "
+            f"and met {hop.trailer.errors} errors"
+            for hop in evidence.hops
+            if hop.trailer is not None and (hop.trailer.drops or hop.trailer.errors)
+        ]
+        notes = [*([self.trouble] if self.trouble else []), *missing, *lost, *self.notes]
+        ends = {self.flow.back, self.flow.there} | {
+            address or ""
+            for journey in there
+            for step in journey.steps
+            for packet in (seen.judgement.packet for seen in step.sightings)
+            for address in (packet.src, packet.dst)
+        }
+        return Trace(
+            lab=self.lab.name,
+            source=self.source,
+            destination=self.destination,
+            flow=self.flow,
+            path=self.path,
+            evidence=evidence,
+            there=tuple(there),
+            back=tuple(back),
+            said=tuple(self.said),
+            errors=self.errors,
+            forwarded=self.forwarded,
+            complaints=complaints(evidence, ends - {""}),
+            notes=tuple(notes),
+            partial=bool(self.trouble or missing or lost),
+        )
+
+
+def _nanoseconds(owner: str, text: str) -> int:
+    """Read what `_CLOCKS` printed; raises `GuestError` for anything else."""
+    if not re.fullmatch(r"-?\d{1,19}", text.strip()):
+        raise GuestError(f"{owner} did not tell its clocks", "its perl is not what it should be")
+    return int(text)
+
+
+def _ends(path: Sequence[ObservationPoint]) -> tuple[str, str]:
+    return path[0].element, path[-1].element
+
+
+def with_size(flow: Flow, size: int) -> Flow:
+    """Return an ICMP flow whose echoes carry `size` bytes."""
+    return replace(flow, protocol="icmp", port=None, size=size)
