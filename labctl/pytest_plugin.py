@@ -110,7 +110,7 @@ class LabFactory:
                 self._run.failed.add(lab.name)
             raise
         finally:
-            with contextlib.suppress(OSError):  # a lab whose world has died may lose its files
+            with contextlib.suppress(OSError):  # a lab whose sandbox has died may lose its files
                 self._run.note(lab)
             self._run.up.remove(lab)
             self._run.end(lab)

@@ -17,7 +17,7 @@ from labctl.backends.state import State
 from labctl.events import Emit
 from labctl.guests import driver, xen
 from labctl.guests.spec import Accel
-from labctl.sandbox.base import World
+from labctl.sandbox.base import Sandbox
 from labctl.sandbox.client import Agent
 from labctl.topology.model import MGMT_BRIDGE, Node, Topology
 
@@ -35,8 +35,8 @@ class Backend(ABC):
     """Whether links of guests are made on this machine, which takes /dev/net/tun."""
     accel: ClassVar[Accel | None] = None
     """How guests run where there is no choice; else the user has it, between KVM and TCG."""
-    ends_with_world: ClassVar[bool]
-    """Whether all that a lab makes ends with its world. If not, `dismantle` takes it away by the
+    ends_with_sandbox: ClassVar[bool]
+    """Whether all that a lab makes ends with its sandbox. If not, `dismantle` takes it away by the
     state, which therefore is written before anything is made."""
     log_folder_mode: ClassVar[int]
     """Of the folder of consoles: a QEMU of another user passes through it."""
@@ -63,14 +63,14 @@ class Backend(ABC):
         return [node for node in topology.outer_nodes() if self.boots(node)]
 
     @abstractmethod
-    def create_world(self, directory: Path, agent: Agent | None) -> World:
+    def create_sandbox(self, directory: Path, agent: Agent | None) -> Sandbox:
         """Make the place of a lab; an `agent` may have been started for it ahead.
 
         Raises `HostError` where it cannot be made.
         """
 
     @abstractmethod
-    def survey(self, world: World, known: State) -> None:
+    def survey(self, sandbox: Sandbox, known: State) -> None:
         """Look at what is there already, and change nothing.
 
         Raises `UsageError` for names that are taken, `HostError` where a lab cannot be.
@@ -114,10 +114,10 @@ class Backend(ABC):
     # --- coming up ----------------------------------------------------------------------------
 
     @abstractmethod
-    def build_networks(self, world: World, known: State) -> None:
+    def build_networks(self, sandbox: Sandbox, known: State) -> None:
         """Make the networks that are not on a Xen host, and let libvirt get ready beside that."""
 
-    def boot_user(self, world: World) -> tuple[int, int] | None:
+    def boot_user(self, sandbox: Sandbox) -> tuple[int, int] | None:
         """Return the uid and gid that read what guests boot; None for the lab's own user.
 
         Raises `HostError` where that cannot be told.
@@ -129,7 +129,7 @@ class Backend(ABC):
         return {}
 
     def prepare_dom0(  # noqa: B027 - a Xen host of the lab's has it all
-        self, world: World, known: State, dom0: Dom0, guests: Sequence[xen.XenGuest], emit: Emit
+        self, sandbox: Sandbox, known: State, dom0: Dom0, guests: Sequence[xen.XenGuest], emit: Emit
     ) -> None:
         """Make what routers and guests on a Xen host need, if it did not come with the host."""
 
@@ -139,8 +139,8 @@ class Backend(ABC):
     # --- going --------------------------------------------------------------------------------
 
     @abstractmethod
-    def dismantle(self, world: World, known: State | None) -> None:
-        """Take away what does not end with the world, however far its making came.
+    def dismantle(self, sandbox: Sandbox, known: State | None) -> None:
+        """Take away what does not end with the sandbox, however far its making came.
 
         `known` is None where nothing was made yet but connections. Raises `LabctlError` where
         something stays; the lab's directory is to stay then too, for another try.

@@ -1,6 +1,6 @@
 """Dom0 of a Xen host as a place: routers live there, and our functions run there, over ssh.
 
-What a lab does in its own world by pyroute2, it does in a dom0 by the same functions. For that,
+What a lab does in its own sandbox by pyroute2, it does in a dom0 by the same functions. For that,
 dom0 is given this labctl's code and pyroute2's: a Xen host's image has Python, but no copy of ours.
 """
 
@@ -20,10 +20,10 @@ from pathlib import Path
 from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
 from labctl.sandbox import agent
-from labctl.sandbox.base import Place, World
+from labctl.sandbox.base import Context, Sandbox
 from labctl.sandbox.client import Agent, Other
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.process import WATCH_SECONDS, Result, last_words
+from labctl.sandbox.process import WATCH_SECONDS, Result, last_lines
 
 ROOMS = (
     "__init__.py", "version.py", "errors.py", "events.py", "packet", "sandbox", "kinds", "topology",
@@ -38,32 +38,32 @@ PATIENCE = 900.0
 under emulation on a busy machine it took more than five until our code was imported."""
 
 
-class Dom0(Place):
+class Dom0(Context):
     """Dom0 of a running Xen host."""
 
     def __init__(
-        self, world: World, host: str, check: Callable[[], None], directory: Path = DIRECTORY
+        self, sandbox: Sandbox, host: str, check: Callable[[], None], directory: Path = DIRECTORY
     ) -> None:
-        """Hold the dom0 of the node `host` of the lab in `world`.
+        """Hold the dom0 of the node `host` of the lab in `sandbox`.
 
         `check` raises `GuestError` when the host has ended. `directory` is where dom0 keeps what is
         of the lab; our code is put there.
         """
         super().__init__(directory)
         self._code = directory / CODE
-        # As isolated as -P makes it in the world, but for where our code is.
+        # As isolated as -P makes it in the sandbox, but for where our code is.
         self.python = ("env", f"PYTHONPATH={self._code}", "python3", "-P")
-        self._world = world
+        self._sandbox = sandbox
         self._host = host
         self._check = check
         self._over = threading.Event()
-        self._pid = world.directory / f"dom0-{host}-{os.getpid()}-{id(self)}.pid"
+        self._pid = sandbox.directory / f"dom0-{host}-{os.getpid()}-{id(self)}.pid"
 
     def words(self, argv: Sequence[str], netns: str = "") -> list[str]:
-        """Return the words that run a command in dom0, from outside the lab's world."""
+        """Return the words that run a command in dom0, from outside the lab's sandbox."""
         enter = ["nsenter", f"--net=/run/netns/{netns}", "--"] if netns else []
         line = shlex.join([*enter, *argv])
-        return [*self._world.enter(), *self._ssh(), line]
+        return [*self._sandbox.enter(), *self._ssh(), line]
 
     def runs(self, pid: int, words: str = "") -> bool:
         """Whether the process that has this pid in dom0 runs, with these words."""
@@ -80,18 +80,18 @@ class Dom0(Place):
         if not answer.ok:
             self._check()
             raise GuestError(
-                f"dom0 of {self._host} cannot be given its programs: {last_words(answer.stderr)}",
+                f"dom0 of {self._host} cannot be given its programs: {last_lines(answer.stderr)}",
                 f"read its console: labctl logs {self._host}",
             )
         log = self.directory / "agent.log"
         line = f"exec {shlex.join([*self.python, '-m', 'labctl.sandbox.agent'])} 2>>{log}"
-        # The pid in the world, to end it by.
+        # The pid in the sandbox, to end it by.
         # What ssh says goes nowhere: the host may say anything, and this is the user's terminal.
         begin = 'echo $$ >"$0"; exec "$@" 2>/dev/null'
         words = ["sh", "-c", begin, str(self._pid), *self._ssh(), line]
         hint = f"its python3, or what root's shell runs there, may have been changed: {log} there"
         other = Other(f"dom0 of {self._host}", hint, PATIENCE)
-        started = Agent.start([*self._world.enter(), *words], self._why_all_closed, other)
+        started = Agent.start([*self._sandbox.enter(), *words], self._why_all_closed, other)
         threading.Thread(
             target=self._watch, args=[self._over], daemon=True, name="labctl-dom0"
         ).start()
@@ -116,24 +116,24 @@ class Dom0(Place):
     def _end_ssh(self) -> None:
         """End the agent's ssh, which waits for an answer of a host that has ended.
 
-        Killed from outside, what leads into the world would leave it behind, and an orphan that
-        nobody collects keeps the world from ending.
+        Killed from outside, what leads into the sandbox would leave it behind, and an orphan that
+        nobody collects keeps the sandbox from ending.
         """
         with contextlib.suppress(OSError, ValueError, LabctlError):
-            self._world.call(agent.kill, int(self._pid.read_text()), signal.SIGTERM)
+            self._sandbox.call(agent.kill, int(self._pid.read_text()), signal.SIGTERM)
 
     def _run(self, line: str, deadline: Deadline, stdin: bytes = b"") -> Result:
-        return self._world.agent().run(
+        return self._sandbox.agent().run(
             [*self._ssh(), line], deadline, stdin=stdin, check=False, watch=self._check
         )
 
     def _ssh(self) -> list[str]:
         # A connection of its own: another session's end must not disturb an agent's.
-        return ssh.command(self._world.directory, self._host, shared=False)
+        return ssh.command(self._sandbox.directory, self._host, shared=False)
 
     def _why_all_closed(self) -> str:
         """Tell of the host's end, or of the lab's."""
-        return self._why_closed() or ("" if self._world.lives else "the lab went down meanwhile")
+        return self._why_closed() or ("" if self._sandbox.lives else "the lab went down meanwhile")
 
     def _why_closed(self) -> str:
         try:

@@ -1,6 +1,6 @@
-"""Labs of their own: a world of namespaces, where libvirt is embedded in labctl's agent.
+"""Labs of their own: a sandbox of namespaces, where libvirt is embedded in labctl's agent.
 
-Nothing of the host is touched, and all of a lab ends with its world.
+Nothing of the host is touched, and all of a lab ends with its sandbox.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from labctl.events import Emit
 from labctl.guests import driver
 from labctl.network import links
 from labctl.sandbox import paths
-from labctl.sandbox.base import World
+from labctl.sandbox.base import Sandbox
 from labctl.sandbox.client import Agent
-from labctl.sandbox.namespaces import Space
+from labctl.sandbox.namespaces import Namespaces
 from labctl.topology.model import Topology
 
 
@@ -32,18 +32,18 @@ class Embedded(Backend):
         "ssh": "openssh-client",
         "qemu-system-x86_64": "qemu-system-x86",
     }
-    ends_with_world = True
+    ends_with_sandbox = True
     log_folder_mode = 0o700
 
     def check(self, topology: Topology, emit: Emit) -> None:
         """Nothing to say: whatever a topology may have can be had."""
 
-    def create_world(self, directory: Path, agent: Agent | None) -> World:
+    def create_sandbox(self, directory: Path, agent: Agent | None) -> Sandbox:
         """Make namespaces of the lab's own."""
-        return Space.create(directory, agent)
+        return Namespaces.create(directory, agent)
 
-    def survey(self, world: World, known: State) -> None:
-        """Nothing to see: there is nobody else in a lab's own world."""
+    def survey(self, sandbox: Sandbox, known: State) -> None:
+        """Nothing to see: there is nobody else in a lab's own sandbox."""
 
     def domain(self, known: State, node: str) -> str:
         """Return the node's own name."""
@@ -57,12 +57,12 @@ class Embedded(Backend):
         """Return the folder of the embedded driver."""
         return directory / "embed/run/qemu"
 
-    def build_networks(self, world: World, known: State) -> None:
+    def build_networks(self, sandbox: Sandbox, known: State) -> None:
         """Make all links; libvirt is opened beside that."""
         # Whoever needs it first hears of what goes wrong.
-        world.agent().begin(driver.open_early, self.hypervisor(world.directory))
-        world.call(links.leave_bridges_alone)
-        world.call(links.build, known.topology)
+        sandbox.agent().begin(driver.open_early, self.hypervisor(sandbox.directory))
+        sandbox.call(links.leave_bridges_alone)
+        sandbox.call(links.build, known.topology)
 
-    def dismantle(self, world: World, known: State | None) -> None:
-        """Nothing to do: all of it ends with the world."""
+    def dismantle(self, sandbox: Sandbox, known: State | None) -> None:
+        """Nothing to do: all of it ends with the sandbox."""

@@ -16,7 +16,7 @@ from labctl.backends.base import Backend
 from labctl.backends.state import State
 from labctl.errors import LabctlError, UsageError
 from labctl.guests import driver, ssh
-from labctl.sandbox.base import World
+from labctl.sandbox.base import Sandbox
 from labctl.sandbox.client import Agent
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.host import Host
@@ -26,17 +26,19 @@ class SharedHost(Backend):
     """A libvirt that serves others too. What it runs guests by is its own business."""
 
     programs: ClassVar[Mapping[str, str]] = {"ssh": "openssh-client"}
-    ends_with_world = False
+    ends_with_sandbox = False
     log_folder_mode = 0o711
 
-    def create_world(self, directory: Path, agent: Agent | None) -> World:
+    def create_sandbox(self, directory: Path, agent: Agent | None) -> Sandbox:
         """Make the lab's directory; it lives in this host's own namespaces."""
         return Host.create(directory)
 
-    def survey(self, world: World, known: State) -> None:
+    def survey(self, sandbox: Sandbox, known: State) -> None:
         """Raise `UsageError` when libvirt has guests of the names this lab's would get."""
         wanted = {self.domain(known, node) for node in known.topology.nodes}
-        taken = sorted(wanted & set(world.call(driver.running, self.hypervisor(world.directory))))
+        taken = sorted(
+            wanted & set(sandbox.call(driver.running, self.hypervisor(sandbox.directory)))
+        )
         if taken:
             raise UsageError(
                 f"libvirt has guests of these names already: {', '.join(taken)}",
@@ -51,22 +53,22 @@ class SharedHost(Backend):
         """Return the libvirt of the URI."""
         return driver.Hypervisor(None, self.uri)
 
-    def dismantle(self, world: World, known: State | None) -> None:
+    def dismantle(self, sandbox: Sandbox, known: State | None) -> None:
         """Take away what the lab has made, and end its SSH connections."""
-        end_connections(world)  # whoever was killed may have left one that hangs
+        end_connections(sandbox)  # whoever was killed may have left one that hangs
         if known:
-            self.remove(world, known)
-        end_connections(world)
+            self.remove(sandbox, known)
+        end_connections(sandbox)
 
     @abstractmethod
-    def remove(self, world: World, known: State) -> None:
+    def remove(self, sandbox: Sandbox, known: State) -> None:
         """Take away what the lab has made, by its names; what is gone is no error."""
 
 
-def end_connections(world: World) -> None:
+def end_connections(sandbox: Sandbox) -> None:
     """End the shared SSH connections of a lab: here they would outlive it."""
-    folder = world.directory / ssh.SOCKETS
+    folder = sandbox.directory / ssh.SOCKETS
     for socket in folder.iterdir() if folder.exists() else ():
         words = ["ssh", "-F", "none", "-S", str(socket), "-O", "exit", socket.name]
         with contextlib.suppress(LabctlError):
-            world.agent().run(words, Deadline(20, f"closing {socket.name}"), check=False)
+            sandbox.agent().run(words, Deadline(20, f"closing {socket.name}"), check=False)

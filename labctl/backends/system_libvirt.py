@@ -13,7 +13,7 @@ from labctl.events import Emit, Event
 from labctl.guests import driver
 from labctl.network import links
 from labctl.routers import namespace, programs
-from labctl.sandbox.base import World
+from labctl.sandbox.base import Sandbox
 from labctl.topology.model import Topology
 
 NETNS = Path("/run/netns")
@@ -58,24 +58,24 @@ class SystemLibvirt(SharedHost):
         """Return the folder of the system's libvirtd."""
         return FILES
 
-    def build_networks(self, world: World, known: State) -> None:
+    def build_networks(self, sandbox: Sandbox, known: State) -> None:
         """Make all links in the host's own network."""
-        world.call(links.build, known.topology)
+        sandbox.call(links.build, known.topology)
 
-    def boot_user(self, world: World) -> tuple[int, int] | None:
+    def boot_user(self, sandbox: Sandbox) -> tuple[int, int] | None:
         """Return the user that QEMU runs as."""
-        return world.call(driver.qemu_user, self.hypervisor(world.directory))
+        return sandbox.call(driver.qemu_user, self.hypervisor(sandbox.directory))
 
-    def remove(self, world: World, known: State) -> None:
+    def remove(self, sandbox: Sandbox, known: State) -> None:
         """Take away the guests, router programs, namespaces and links of a lab."""
-        hypervisor = self.hypervisor(world.directory)
+        hypervisor = self.hypervisor(sandbox.directory)
         for node in known.topology.nodes:
             with contextlib.suppress(LabctlError):  # libvirtd may be gone; the links must go anyway
-                world.call(driver.stop, hypervisor, self.domain(known, node))
-        programs.end_all(world.directory)
+                sandbox.call(driver.stop, hypervisor, self.domain(known, node))
+        programs.end_all(sandbox.directory)
         for router in known.topology.routers.values():
-            world.call(namespace.remove, router)
-        world.call(links.remove, known.topology)
+            sandbox.call(namespace.remove, router)
+        sandbox.call(links.remove, known.topology)
 
 
 def firewall() -> str:

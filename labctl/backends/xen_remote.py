@@ -27,9 +27,9 @@ from labctl.guests import ssh, xen
 from labctl.network import links
 from labctl.routers import namespace
 from labctl.sandbox import agent
-from labctl.sandbox.base import World
+from labctl.sandbox.base import Sandbox
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.process import Result, last_words
+from labctl.sandbox.process import Result, last_lines
 from labctl.topology.model import Node, Topology
 
 SECONDS = 60.0
@@ -97,7 +97,7 @@ class XenRemote(SharedHost):
         """Whether it is a guest: the host itself is there already."""
         return not node.hypervisor
 
-    def survey(self, world: World, known: State) -> None:
+    def survey(self, sandbox: Sandbox, known: State) -> None:
         """Learn the way to the host; raise unless it can hold the lab. Nothing is made there.
 
         Raises `HostError` for a host that cannot be reached or lacks a program, `UsageError` for
@@ -105,11 +105,11 @@ class XenRemote(SharedHost):
         """
         to = way(self.uri)
         name = host(known.topology).name
-        ssh.write_way(world.directory, name, to.words, to.destination)
-        answer = _ssh(world, name, LOOK, SECONDS)
+        ssh.write_way(sandbox.directory, name, to.words, to.destination)
+        answer = _ssh(sandbox, name, LOOK, SECONDS)
         if not answer.stdout:
             raise HostError(
-                f"{to.destination} cannot be reached: {last_words(answer.stderr) or 'no answer'}",
+                f"{to.destination} cannot be reached: {last_lines(answer.stderr) or 'no answer'}",
                 f"this must work without a question: {to.by_hand} true",
             )
         found: dict[str, list[str]] = defaultdict(list)
@@ -118,7 +118,7 @@ class XenRemote(SharedHost):
             found[what].append(value)
         _check_able(to.destination, found)
         self._check_free(known, to.destination, found)
-        super().survey(world, known)
+        super().survey(sandbox, known)
 
     def _check_free(self, known: State, destination: str, found: Mapping[str, list[str]]) -> None:
         """Raise `UsageError` when something there has a name that the lab needs."""
@@ -176,11 +176,11 @@ class XenRemote(SharedHost):
             for file in files
         }
 
-    def build_networks(self, world: World, known: State) -> None:
+    def build_networks(self, sandbox: Sandbox, known: State) -> None:
         """Nothing to do: all networks are on the host (`prepare_dom0`)."""
 
     def prepare_dom0(
-        self, world: World, known: State, dom0: Dom0, guests: Sequence[xen.XenGuest], emit: Emit
+        self, sandbox: Sandbox, known: State, dom0: Dom0, guests: Sequence[xen.XenGuest], emit: Emit
     ) -> None:
         """Make the bridges in dom0, and put there what guests boot."""
         name = host(known.topology).name
@@ -194,7 +194,7 @@ class XenRemote(SharedHost):
                     what = "kernel" if file == one.guest.kernel else "initramfs"
                     what = f"{what} of {one.guest.name}"
                     emit(Event("upload", what, "start"))
-                    size = _upload(world, name, file, place)
+                    size = _upload(sandbox, name, file, place)
                     emit(Event("upload", what, "done", f"{size / 1e6:.1f} MB"))
                     there_by_now.add(place)
 
@@ -205,18 +205,18 @@ class XenRemote(SharedHost):
         macs = {node.mgmt_tap: node.mgmt_mac for node in nodes}
         dom0.call(links.hush_ports, vifs, self.mgmt_bridge(known), macs)
 
-    def remove(self, world: World, known: State) -> None:
+    def remove(self, sandbox: Sandbox, known: State) -> None:
         """Take away the guests, programs, namespaces, links and files of a lab.
 
         Raises `LabctlError` where the host cannot be asked to.
         """
         name = host(known.topology).name
         inside = known.topology.inside(name)
-        there = xen.XenHost(name, world.directory, Path(os.devnull), real=self.uri)
-        dom0 = Dom0(world, name, lambda: None, self.dom0_folder(known))
+        there = xen.XenHost(name, sandbox.directory, Path(os.devnull), real=self.uri)
+        dom0 = Dom0(sandbox, name, lambda: None, self.dom0_folder(known))
         try:
             for node in inside.nodes:
-                world.call(xen.stop, there, self.domain(known, node.name))
+                sandbox.call(xen.stop, there, self.domain(known, node.name))
             dom0.call(agent.end_marked, f"PYTHONPATH={self.dom0_folder(known)}/")
             for router in inside.routers:
                 dom0.call(namespace.remove, router)
@@ -226,11 +226,11 @@ class XenRemote(SharedHost):
             dom0.close()
         own = shlex.quote(str(self.dom0_folder(known)))
         answer = _ssh(
-            world, name, f"rm -rf {own} && {{ rmdir {FOLDER} 2>/dev/null || :; }}", SECONDS
+            sandbox, name, f"rm -rf {own} && {{ rmdir {FOLDER} 2>/dev/null || :; }}", SECONDS
         )
         if not answer.ok:
             raise HostError(
-                f"the files of {known.name} on {name} stay: {last_words(answer.stderr)}"
+                f"the files of {known.name} on {name} stay: {last_lines(answer.stderr)}"
             )
 
 
@@ -321,7 +321,7 @@ def _check_able(destination: str, found: Mapping[str, list[str]]) -> None:
         raise HostError(f"dom0 of {destination} lacks {lacks}", "install it, or turn it on")
 
 
-def _upload(world: World, name: str, file: Path, place: str) -> int:
+def _upload(sandbox: Sandbox, name: str, file: Path, place: str) -> int:
     """Put a file where dom0 is to have it, private; return how many bytes were sent."""
     there = shlex.quote(place)
     line = (
@@ -329,12 +329,12 @@ def _upload(world: World, name: str, file: Path, place: str) -> int:
         f"gzip -dc >{there}.part && mv {there}.part {there}"
     )
     packed = gzip.compress(file.read_bytes(), compresslevel=1, mtime=0)
-    answer = _ssh(world, name, line, UPLOAD_SECONDS, packed)
+    answer = _ssh(sandbox, name, line, UPLOAD_SECONDS, packed)
     if not answer.ok:
-        raise HostError(f"{file} cannot be put on {name}: {last_words(answer.stderr)}")
+        raise HostError(f"{file} cannot be put on {name}: {last_lines(answer.stderr)}")
     return len(packed)
 
 
-def _ssh(world: World, name: str, line: str, seconds: float, stdin: bytes = b"") -> Result:
-    words = [*ssh.command(world.directory, name), line]
-    return world.agent().run(words, Deadline(seconds, f"asking {name}"), stdin=stdin, check=False)
+def _ssh(sandbox: Sandbox, name: str, line: str, seconds: float, stdin: bytes = b"") -> Result:
+    words = [*ssh.command(sandbox.directory, name), line]
+    return sandbox.agent().run(words, Deadline(seconds, f"asking {name}"), stdin=stdin, check=False)

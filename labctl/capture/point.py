@@ -25,7 +25,7 @@ class Point:
 def host_point(
     hop: str, iface: str, netns: str = "", snap: int = SNAP, observer: str = DEFAULT
 ) -> Point:
-    """Observe an interface of the world the observer is started in, or of a named namespace.
+    """Observe an interface of the sandbox the observer is started in, or of a named namespace.
 
     Raises `UsageError` for an observer that cannot look there.
     """

@@ -1,6 +1,6 @@
 """A capture at many hops at once: start, prove readiness, stop, and hand back evidence.
 
-How a program gets to its place (a process of the host, of a lab's world, or of a guest through
+How a program gets to its place (a process of the host, of a lab's sandbox, or of a guest through
 ssh) is the caller's: it gives a `Spawn`. The streams are files, so what was seen outlives every
 process, and an observer that dies leaves a cut stream rather than nothing. Each byte of them is
 read once, and no more is kept than `Limits` allow.
@@ -34,7 +34,7 @@ from labctl.capture.stream import (
 from labctl.errors import LabctlError
 from labctl.packet.checksum import Judgement
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.process import last_words
+from labctl.sandbox.process import last_lines
 
 LOOK_SECONDS = 0.005
 LONGEST_LOOK_SECONDS = 0.2
@@ -285,7 +285,7 @@ class Capture:
     def _words(self, number: int) -> str:
         try:
             with self._errors(number).open("rb") as file:
-                return last_words(file.read(_ERRORS_LONGEST).decode(errors="replace"))
+                return last_lines(file.read(_ERRORS_LONGEST).decode(errors="replace"))
         except OSError:
             return ""
 

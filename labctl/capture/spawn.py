@@ -78,7 +78,7 @@ def start_process(
     *,
     stdout: Path,
     stderr: Path,
-    limit: int = 0,  # noqa: ARG001 - only the agent of a world watches over it
+    limit: int = 0,  # noqa: ARG001 - only the agent of a sandbox watches over it
 ) -> Handle:
     """Start an observer as a child of this process, in this process's namespaces."""
     with stdout.open("wb") as out, stderr.open("wb") as err:

@@ -34,7 +34,7 @@ from labctl.capture.spawn import Handle, Spawn, start_process
 from labctl.capture.xenflags_program import HEAD, RECORD
 from labctl.errors import LabctlError
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.process import last_words
+from labctl.sandbox.process import last_lines
 
 Way = Literal["tx", "rx"]
 """`tx`: a request of the guest, its packet is `in` at the vif; `rx`: a response to it, `out`."""
@@ -374,6 +374,6 @@ class FlagsWatch:
 
     def _last_words(self) -> str:
         try:
-            return last_words(self._errors.read_text(errors="replace"))
+            return last_lines(self._errors.read_text(errors="replace"))
         except OSError:
             return ""

@@ -142,7 +142,7 @@ def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     words = running.node(node).ssh_argv(shared=False)
     running.check_running(node)
     guard(partial(running.check_running, node))
-    _become([*running.world.enter(), *words, *command])
+    _become([*running.sandbox.enter(), *words, *command])
 
 
 @click.command(
@@ -167,7 +167,7 @@ def execute(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     words = running.node(node).ssh_argv(shared=False)
     running.check_running(node)
     guard(partial(running.check_running, node))
-    _become([*running.world.enter(), *words, "--", shlex.join(command)])
+    _become([*running.sandbox.enter(), *words, "--", shlex.join(command)])
 
 
 def _become(words: list[str]) -> NoReturn:
@@ -194,7 +194,7 @@ def console(lab: str | None, node: str) -> None:
     line = terminal.socket_at(running.directory / "console" / f"{node}.sock", node)
     if words := running.console_words(node):
         running.check_running(node)
-        line = terminal.program([*running.world.enter(), *words], xen.JOINED, node)
+        line = terminal.program([*running.sandbox.enter(), *words], xen.JOINED, node)
     with line as joined:
         terminal.talk(joined, node)
 

@@ -25,7 +25,7 @@ from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.lab.watch import counters
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.process import Result, last_words
+from labctl.sandbox.process import Result, last_lines
 
 SSH_PORT = 22
 SSH_SECONDS = 90.0
@@ -141,7 +141,7 @@ def ping(
 
 def _not_run(node: Node, program: str, result: Result) -> str:
     """Say that a guest has not got what a probe needs."""
-    return f"{node.name} did not run {program}: {last_words(result.stderr, 1) or result.status}"
+    return f"{node.name} did not run {program}: {last_lines(result.stderr, 1) or result.status}"
 
 
 def _last(lines: Sequence[str]) -> str:
@@ -212,7 +212,7 @@ def _ssh(
                 return Answer(right, "works" if right else f"reached {said[:80]!r}", errors)
             why = ""
             if status is not None:
-                why = last_words(job.errors, 1) or f"exit status {status}"
+                why = last_lines(job.errors, 1) or f"exit status {status}"
                 # The way to run anything there failed, or the client: not the way under test.
                 if not job.begun or status in NOT_RUN:
                     return Answer(None, f"{client.name} did not run the client: {why}", errors)
@@ -290,7 +290,7 @@ def udp(
     try:
         while "listening" not in receiver.output:
             if receiver.poll() is not None:
-                why = last_words(receiver.errors, 1) or "it said nothing"
+                why = last_lines(receiver.errors, 1) or "it said nothing"
                 return Answer(None, f"the receiver ended: {why}")
             deadline.pause(0.02)
         text = "labctl-datagram"
@@ -317,6 +317,6 @@ def _unsent(client: Node, sent: Result, errors: dict[str, dict[str, int]]) -> An
     """Tell of a datagram that was not sent: only a kernel without a way for it is a no."""
     if sent.status in NOT_RUN:
         return Answer(None, _not_run(client, "perl", sent), errors)
-    why = last_words(sent.stderr, 1) or f"exit status {sent.status}"
+    why = last_lines(sent.stderr, 1) or f"exit status {sent.status}"
     refused = "send: " in why and _REFUSED.search(why)
     return Answer(False if refused else None, f"{client.name} did not send it: {why}", errors)

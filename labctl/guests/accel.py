@@ -162,12 +162,12 @@ def _remember(answer: Answer) -> None:
 
 
 def probe(kernel: Path, initramfs: Path, memory: int, cmdline: str, capabilities: Path) -> Answer:
-    """Boot a kernel under KVM in a world of its own; say whether it reached user space.
+    """Boot a kernel under KVM in a sandbox of its own; say whether it reached user space.
 
     `memory` (MiB) must be enough for it: else a no would be told of KVM, and kept.
     """
-    with scratch.world() as world:
-        root = world.directory / "embed"
+    with scratch.sandbox() as sandbox:
+        root = sandbox.directory / "embed"
         guest = Guest(
             name="probe", domain="probe", memory=memory, vcpus=1,
             kernel=kernel, initramfs=initramfs,
@@ -176,7 +176,7 @@ def probe(kernel: Path, initramfs: Path, memory: int, cmdline: str, capabilities
         )  # fmt: skip
         hypervisor = driver.Hypervisor(root, "", capabilities)
         return Answer(
-            world.call(
+            sandbox.call(
                 boot_probe.why_no_user_space,
                 hypervisor,
                 guest,

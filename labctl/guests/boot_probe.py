@@ -1,6 +1,6 @@
 """A boot that only shows whether a kernel runs under an accelerator, and what stops it.
 
-Runs in the agent of a world, as `driver` does.
+Runs in the agent of a sandbox, as `driver` does.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from labctl.guests import launch
 from labctl.guests.domain import EMULATOR
 from labctl.sandbox import confine
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.process import last_words, start_as
+from labctl.sandbox.process import last_lines, start_as
 from labctl.sandbox.remote import remote
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def of(pid: int) -> Confinement:
 def tried(root: Path) -> Confinement:
     """Start a QEMU without a guest, confined as one with a guest is, and tell how far it is.
 
-    Runs in a lab's world; `root` is a folder there. Raises `HostError`, `OSError`.
+    Runs in a lab's sandbox; `root` is a folder there. Raises `HostError`, `OSError`.
     """
     root.mkdir(parents=True, exist_ok=True)
     deadline = Deadline(SECONDS, "trying to confine QEMU")
@@ -109,7 +109,7 @@ def _start(root: Path, base: Path) -> subprocess.Popen[bytes]:
         greets = select.select([child.stdout], [], [], SECONDS)[0]
         if not greets or not child.stdout.readline():
             child.kill()
-            said = last_words(child.communicate()[1].decode(errors="replace"))
+            said = last_lines(child.communicate()[1].decode(errors="replace"))
             raise HostError(f"QEMU does not start confined: {said or 'it does not say why'}")
         confine.empty_view()
     except BaseException:

@@ -1,8 +1,8 @@
 """What a guest's console has said: read within bounds, whatever the guest says.
 
 A guest may print for as long as it runs, so of a lab's logs only the beginning and the end are
-kept: the init of the lab's world takes the middle out (`labctl.sandbox.init`), which leaves a hole
-in the file (fallocate(2)). What is read here passes over holes (lseek(2), SEEK_DATA).
+kept: the init of the lab's sandbox takes the middle out (`labctl.sandbox.init`), which leaves a
+hole in the file (fallocate(2)). What is read here passes over holes (lseek(2), SEEK_DATA).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Guests by libvirt-python. Runs in the agent of a world; each function is one call to it.
+"""Guests by libvirt-python. Runs in the agent of a sandbox; each function is one call to it.
 
 By default libvirt's QEMU driver runs embedded in the agent (`qemu:///embed?root=DIR`): no daemon,
 no system configuration, one root a lab. Guests outlive the agent; a later one opens the same root.
@@ -26,7 +26,7 @@ from labctl.guests.domain import domain_xml
 from labctl.guests.spec import Accel, Guest
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.lazy_import import Late
-from labctl.sandbox.process import last_words
+from labctl.sandbox.process import last_lines
 from labctl.sandbox.remote import remote
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def create(hypervisor: Hypervisor, guest: Guest, accel: Accel, lab: str) -> Any:
         return launched(hypervisor, guest, accel, lab)
     except libvirt.libvirtError as reason:
         raise GuestError(
-            f"{guest.name} cannot be started: {last_words(reason.get_error_message())}",
+            f"{guest.name} cannot be started: {last_lines(reason.get_error_message())}",
             "run: labctl doctor",
         ) from None
 

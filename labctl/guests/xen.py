@@ -1,4 +1,4 @@
-"""PV guests on a Xen host, by libvirt's Xen driver in its dom0. Runs in the agent of a world.
+"""PV guests on a Xen host, by libvirt's Xen driver in its dom0. Runs in the agent of a sandbox.
 
 The connection is `xen+ssh://`: libvirt speaks to the libvirtd in dom0 through the lab's own SSH. A
 Xen host of this lab's and a real one differ in the words of the URI only. How the parts start is in
@@ -31,7 +31,7 @@ from labctl.guests.xen_host import BOOT_FOLDER, COMMAND_LINE_LIMIT
 from labctl.sandbox import agent, atomic
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.lazy_import import Late
-from labctl.sandbox.process import WATCH_SECONDS, Result, last_words, run
+from labctl.sandbox.process import WATCH_SECONDS, Result, last_lines, run
 from labctl.sandbox.remote import remote
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ def _answering(host: XenHost, what: str = "") -> Iterator[None]:
         _check_alive(host)
         raise host.error(
             f"{what or f'libvirt in dom0 of {host.name} failed'}: "
-            f"{last_words(reason.get_error_message())}"
+            f"{last_lines(reason.get_error_message())}"
         ) from None
 
 
@@ -335,7 +335,7 @@ def in_dom0(host: XenHost, line: str, *, stdin: bytes = b"", check: bool = True)
             break
     if check and not result.ok:
         _check_alive(host)
-        words = last_words(result.stderr) or f"exit status {result.status} of: {line}"
+        words = last_lines(result.stderr) or f"exit status {result.status} of: {line}"
         raise host.error(f"dom0 of {host.name} failed: {words}")
     return result
 
@@ -406,7 +406,7 @@ def running(host: XenHost) -> list[str]:
 
 
 def console_words(host: XenHost, domain: str) -> list[str]:
-    """Return the words that, run inside the world, join a guest's console: first comes `JOINED`.
+    """Return the words that, run inside the sandbox, join a guest's console: first comes `JOINED`.
 
     Through dom0's `xl`, the only way to it that needs no libvirt: that one's stream ends with its
     connection. It reads a terminal only, so it has one in dom0, which must not change what passes.

@@ -116,25 +116,25 @@ def _cache() -> Iterator[Finding]:
         yield Finding("cache", verdict, f"{folder}: {error.strerror}", remedy)
 
 
-def _world() -> Iterator[Finding]:
+def _sandbox() -> Iterator[Finding]:
     """Namespaces."""
-    with scratch.world() as world:
+    with scratch.sandbox() as sandbox:
         who = "root" if os.geteuid() == 0 else "an ordinary user"
-        yield Finding("namespaces", "pass", f"a world can be made as {who}")
+        yield Finding("namespaces", "pass", f"a sandbox can be made as {who}")
 
         def network() -> str:
-            world.call(links.build, from_mapping(TINY))
-            return "made in a world by netlink and /dev/net/tun"
+            sandbox.call(links.build, from_mapping(TINY))
+            return "made in a sandbox by netlink and /dev/net/tun"
 
         def libvirt() -> str:
-            hypervisor = Embedded("").hypervisor(world.directory)
-            found = world.call(driver.versions, hypervisor)
+            hypervisor = Embedded("").hypervisor(sandbox.directory)
+            found = sandbox.call(driver.versions, hypervisor)
             return f"{found['libvirt']}, driving QEMU {found['qemu']}"
 
         yield _tried("bridge and TAP", network)
         yield _tried("libvirt", libvirt)
         try:
-            yield _confinement(world.call(confinement.tried, world.directory / "tried"))
+            yield _confinement(sandbox.call(confinement.tried, sandbox.directory / "tried"))
         except (LabctlError, OSError) as error:
             yield _failed("confinement", error)
 
@@ -190,4 +190,4 @@ def _kvm() -> Iterator[Finding]:
         )  # fmt: skip
 
 
-PARTS = (_tools, _ids, _cache, _world, _memory, _images, _kvm)
+PARTS = (_tools, _ids, _cache, _sandbox, _memory, _images, _kvm)

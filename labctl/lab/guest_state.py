@@ -13,7 +13,7 @@ from labctl import backends
 from labctl.backends.state import State
 from labctl.errors import GuestError
 from labctl.guests import launch, shutdown
-from labctl.sandbox.base import World
+from labctl.sandbox.base import Sandbox
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,21 @@ _HINTS = {
 }
 
 
-def of_machine(world: World, known: State, node: str) -> Condition:
+def of_machine(sandbox: Sandbox, known: State, node: str) -> Condition:
     """Return how the QEMU of a node is; on a real Xen host that cannot be told without asking."""
     backend = backends.of(known.uri)
-    folder = backend.libvirt_files(world.directory)
+    folder = backend.libvirt_files(sandbox.directory)
     if folder is None:
         return RUNNING
     domain = backend.domain(known, node)
-    log = world.directory / "console" / f"{node}.log"
+    log = sandbox.directory / "console" / f"{node}.log"
     pid = launch.pid_in(folder / f"{domain}.pid")
-    if not pid or not world.runs(pid, f"guest={domain}"):
+    if not pid or not sandbox.runs(pid, f"guest={domain}"):
         ended, words = shutdown.last_event(log)
         return Condition(ended or "ended", words)
-    if world.is_stopped(pid):
+    if sandbox.is_stopped(pid):
         return Condition("stopped")
-    if "<domstatus state='paused'" in told_by_libvirt(world, known, node):
+    if "<domstatus state='paused'" in told_by_libvirt(sandbox, known, node):
         return Condition("paused")
     ended, words = shutdown.last_event(log, lines=shutdown.LAST_LINES)
     if ended in ("halted", "panicked"):  # its QEMU may go on all the same
@@ -75,10 +75,10 @@ def error(what: str, node: str, found: Condition) -> GuestError:
     return GuestError(f"{what} {told}", hint)
 
 
-def told_by_libvirt(world: World, known: State, node: str) -> str:
+def told_by_libvirt(sandbox: Sandbox, known: State, node: str) -> str:
     """Return the XML that libvirt keeps of a running guest; empty where it cannot be read."""
     backend = backends.of(known.uri)
-    if folder := backend.libvirt_files(world.directory):
+    if folder := backend.libvirt_files(sandbox.directory):
         with contextlib.suppress(OSError):
             file = folder / f"{backend.domain(known, node)}.xml"
             return file.read_text(errors="replace")

@@ -10,7 +10,7 @@ def hand_over(lab: Lab) -> None:
 
     That is what `labctl up` does. Raises `LabctlError` when the lab has ended meanwhile.
     """
-    lab.world.keep()
+    lab.sandbox.keep()
     lab.close()
 
 

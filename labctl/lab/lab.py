@@ -32,7 +32,7 @@ from labctl.lab.router import Router
 from labctl.network import features
 from labctl.routers import namespace
 from labctl.sandbox import paths
-from labctl.sandbox.base import Place, World
+from labctl.sandbox.base import Context, Sandbox
 from labctl.sandbox.client import Agent
 from labctl.sandbox.deadline import Deadline
 from labctl.topology import model
@@ -41,21 +41,21 @@ from labctl.topology import model
 class Lab:
     """A running lab. Made by `up` or `attach`; `down` ends it, `close` only lets go of it."""
 
-    def __init__(self, world: World, known: State, emit: Emit = silent) -> None:
+    def __init__(self, sandbox: Sandbox, known: State, emit: Emit = silent) -> None:
         """Hold a running lab."""
-        self.world = world
+        self.sandbox = sandbox
         self.name = known.name
         self.topology = known.topology
         self.accel = known.accel
         self.images = known.images
-        self.directory = world.directory
+        self.directory = sandbox.directory
         self.timings: dict[str, float] = {}
-        """Seconds by stage: `images`, `world`, `network`, `boot`, `up`."""
+        """Seconds by stage: `images`, `sandbox`, `network`, `boot`, `up`."""
         self._state = known
         self._emit = emit
         self._backend = backends.of(known.uri)
         self._dom0s = {
-            node.name: status.dom0(world, known, node.name) for node in known.topology.xen_hosts()
+            node.name: status.dom0(sandbox, known, node.name) for node in known.topology.xen_hosts()
         }
 
     # --- coming and going -------------------------------------------------------------------
@@ -98,7 +98,7 @@ class Lab:
             preflight.check(topology, found, backend)
             chosen = backend.accel or _choose_accel(policy, found, emit)
         with _timed(timings, "sandbox"), state.creating(folder):
-            world = backend.create_world(folder, agent)
+            sandbox = backend.create_sandbox(folder, agent)
         lab = None
         try:
             known = State(
@@ -117,22 +117,22 @@ class Lab:
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
                 complete=False,
             )
-            backend.survey(world, known)
-            lab = cls(world, known, emit)
+            backend.survey(sandbox, known)
+            lab = cls(sandbox, known, emit)
             lab.timings = timings
-            if not backend.ends_with_world:
+            if not backend.ends_with_sandbox:
                 state.save(folder, known)  # before anything is made: what `down` goes by
             lab._build()
             lab._state = dataclasses.replace(known, complete=True)
             state.save(folder, lab._state)
             if keep:
-                world.keep()
+                sandbox.keep()
         except BaseException:
             if lab:
                 lab.down()
             else:
-                backend.dismantle(world, None)
-                world.end()
+                backend.dismantle(sandbox, None)
+                sandbox.end()
             raise
         timings["up"] = time.monotonic() - begun
         return lab
@@ -147,12 +147,12 @@ class Lab:
         """End everything of this lab."""
         for dom0 in self._dom0s.values():
             dom0.close()
-        self._backend.dismantle(self.world, self._state)
-        self.world.end()
+        self._backend.dismantle(self.sandbox, self._state)
+        self.sandbox.end()
 
     def close(self) -> None:
         """Let go of the lab; one that was brought up without `keep` ends with this process."""
-        for place in (*self._dom0s.values(), self.world):
+        for place in (*self._dom0s.values(), self.sandbox):
             place.close()
 
     def __enter__(self) -> Self:
@@ -170,7 +170,7 @@ class Lab:
         """Make the networks, then the routers, then the guests; offloads of TAPs come last."""
         with _timed(self.timings, "network"):
             self._emit(Event("network", self.name, "start"))
-            self._backend.build_networks(self.world, self._state)
+            self._backend.build_networks(self.sandbox, self._state)
             self._build_routers(self.topology.outer_routers())
             count = len(self.topology.networks)
             self._emit(Event("network", self.name, "done", f"{count} bridge{'s'[: count != 1]}"))
@@ -198,9 +198,9 @@ class Lab:
         inside = self.topology.inside(host.name)
         dom0 = self._dom0s[host.name]
         guests = [xen_guests.xen_guest(self._state, node, self.directory) for node in inside.nodes]
-        self._backend.prepare_dom0(self.world, self._state, dom0, guests, self._emit)
+        self._backend.prepare_dom0(self.sandbox, self._state, dom0, guests, self._emit)
         self._build_routers(inside.routers)
-        self.world.agent().call_with_events(
+        self.sandbox.agent().call_with_events(
             xen.start, self._xen_host(host.name), guests, self.name, emit=self._emit
         )
         self._backend.settle_dom0(self._state, dom0)
@@ -253,10 +253,10 @@ class Lab:
     @functools.cached_property
     def _qemu_user(self) -> tuple[int, int] | None:
         """Who reads what guests boot, where that is not the lab's own user."""
-        return self._backend.boot_user(self.world)
+        return self._backend.boot_user(self.sandbox)
 
     def _start(self, specs: Sequence[Guest]) -> None:
-        self.world.agent().call_with_events(
+        self.sandbox.agent().call_with_events(
             driver.start,
             self.hypervisor,
             specs,
@@ -282,7 +282,7 @@ class Lab:
         specs = tuple(self._guest(node) for node in nodes)
         for spec in specs:
             self._forget_connection(spec.name)
-            self.world.call(driver.stop, self.hypervisor, spec.domain)
+            self.sandbox.call(driver.stop, self.hypervisor, spec.domain)
             console.rotate(spec.log)
         self._start(specs)
         for node in nodes:
@@ -293,7 +293,7 @@ class Lab:
     def _forget_connection(self, name: str) -> None:
         """End the shared SSH connection to a guest that is about to go."""
         words = [*ssh.command(self.directory, name)[:-1], "-O", "exit", name]
-        self.world.agent().run(
+        self.sandbox.agent().run(
             words, Deadline(20, f"closing the connection to {name}"), check=False
         )
 
@@ -309,17 +309,17 @@ class Lab:
 
     # --- what is in it ----------------------------------------------------------------------
 
-    def place(self, host: str = "") -> Place:
-        """Return where links, routers and functions are: the lab's world, or a Xen host's dom0."""
-        return self._dom0s[host] if host else self.world
+    def place(self, host: str = "") -> Context:
+        """Return where links, routers and functions are: the lab's sandbox, or a host's dom0."""
+        return self._dom0s[host] if host else self.sandbox
 
     def node(self, name: str) -> Node:
         """Return a node by its name; raises `UsageError` for an unknown one."""
         if name not in self.topology.nodes:
             known = ", ".join(self.topology.nodes)
             raise UsageError(f"lab {self.name} has no node {name}", f"it has: {known}")
-        check = partial(status.check_running, self.world, self._state, name)
-        return Node(self.world, self.directory, self.topology.nodes[name], check)
+        check = partial(status.check_running, self.sandbox, self._state, name)
+        return Node(self.sandbox, self.directory, self.topology.nodes[name], check)
 
     def check_running(self, node: str, closely: bool = False) -> None:
         """Raise `GuestError` when a node has ended: nobody would answer for minutes.
@@ -327,7 +327,7 @@ class Lab:
         Looking `closely` at one of this host's guests takes a tenth of a second.
         """
         ask = closely or bool(self.topology.nodes[node].host)
-        status.check_running(self.world, self._state, node, ask)
+        status.check_running(self.sandbox, self._state, node, ask)
 
     def check_console(self, name: str) -> None:
         """Raise `UsageError` for what has no console of this lab's: a real Xen host, no node."""
@@ -336,7 +336,7 @@ class Lab:
             raise UsageError(f"{name} is a real host, not started by labctl", hint)
 
     def console_words(self, name: str) -> list[str]:
-        """Return the words that join a Xen guest's console on a terminal inside the world.
+        """Return the words that join a Xen guest's console on a terminal inside the sandbox.
 
         Empty for other nodes, whose console is a socket. Raises `UsageError` for an unknown one.
         """
@@ -376,7 +376,7 @@ class Lab:
         finally:
             place.call(features.restore, tap, before, "")
 
-    def _place_of(self, link: str) -> Place:
+    def _place_of(self, link: str) -> Context:
         topology = self.topology
         hosts = {one.tap: node.host for node in topology.nodes.values() for one in node.interfaces}
         hosts |= {one.peer: r.host for r in topology.routers.values() for one in r.interfaces}
@@ -402,7 +402,7 @@ class Lab:
 
     def versions(self) -> dict[str, str]:
         """Return the versions of libvirt and QEMU that run this lab's guests."""
-        return self.world.call(driver.versions, self.hypervisor)
+        return self.sandbox.call(driver.versions, self.hypervisor)
 
 
 def _choose_accel(policy: accel.Policy, found: Mapping[str, Image], emit: Emit) -> Accel:

@@ -11,7 +11,7 @@ from labctl.backends.state import State
 from labctl.errors import LabctlError
 from labctl.lab import guest_state
 from labctl.sandbox import linkflags
-from labctl.sandbox.base import World
+from labctl.sandbox.base import Sandbox
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.linkflags import IFF_RUNNING, IFF_UP
 from labctl.sandbox.process import run
@@ -22,7 +22,7 @@ MANAGEMENT = "management"
 """Stands for the interface that labctl reaches a node by."""
 
 
-def troubles(world: World, known: State) -> dict[str, dict[str, str]]:
+def troubles(sandbox: Sandbox, known: State) -> dict[str, dict[str, str]]:
     """Return by node and interface why it has no link; what is well is left out.
 
     Of guests on a Xen host and of their host's uplinks only the host's end is known, of a real Xen
@@ -32,14 +32,14 @@ def troubles(world: World, known: State) -> dict[str, dict[str, str]]:
     if not nodes:
         return {}
     program = [sys.executable, "-I", "-S", str(Path(linkflags.__file__))]
-    answer = run(world.words(program), deadline=Deadline(ASK_SECONDS, "reading a lab's links"))
+    answer = run(sandbox.words(program), deadline=Deadline(ASK_SECONDS, "reading a lab's links"))
     try:
         flags: dict[str, int] = json.loads(answer.stdout)
     except ValueError:
         raise LabctlError("a lab's links cannot be read", "run: labctl doctor") from None
     found = {}
     for node in nodes:
-        down = guest_state.taken_down(guest_state.told_by_libvirt(world, known, node.name))
+        down = guest_state.taken_down(guest_state.told_by_libvirt(sandbox, known, node.name))
         lost = {
             name: why
             for name, tap, bridge in _links(known, node)

@@ -13,9 +13,9 @@ from labctl.errors import DeadlineError, GuestError, UsageError
 from labctl.guests import console, ethtool, ssh
 from labctl.guests.ssh_retry import NEVER_BEGUN, Begun, until_begun
 from labctl.kinds import nics
-from labctl.sandbox.base import Process, World
+from labctl.sandbox.base import Process, Sandbox
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.process import LONGEST_WORDS, MOST_OUTPUT, CommandError, Result, last_words
+from labctl.sandbox.process import LONGEST_WORDS, MOST_OUTPUT, CommandError, Result, last_lines
 from labctl.topology import model
 from labctl.topology.features import kernel_names
 
@@ -91,14 +91,14 @@ class Node:
     """A guest of a running lab."""
 
     def __init__(
-        self, world: World, directory: Path, node: model.Node, check: Callable[[bool], None]
+        self, sandbox: Sandbox, directory: Path, node: model.Node, check: Callable[[bool], None]
     ) -> None:
         """Hold a node; `Lab.node` makes one.
 
         `check` raises `GuestError` when the guest has ended. Only when called with True does it
         ask a dom0 for it, which takes that one some work.
         """
-        self._world = world
+        self._sandbox = sandbox
         self._directory = directory
         self._check = check
         self.model = node
@@ -132,7 +132,7 @@ class Node:
         self._check(False)
 
     def ssh_argv(self, *, shared: bool = True) -> list[str]:
-        """Return the words that, run inside the world, start a shell or command in the guest."""
+        """Return the words that, run inside the sandbox, start a shell or command in the guest."""
         return ssh.command(self._directory, self.name, shared=shared)
 
     def run(
@@ -163,11 +163,11 @@ class Node:
         if result.status == NEVER_BEGUN and not begun:  # ssh's own trouble, not the command's
             self._check(True)
             raise GuestError(
-                f"{self.name} cannot be reached: {last_words(result.stderr) or 'no answer'}",
+                f"{self.name} cannot be reached: {last_lines(result.stderr) or 'no answer'}",
                 f"read its console: labctl logs {self.name}",
             )
         if check and not result.ok:
-            words = last_words(result.stderr or result.stdout)
+            words = last_lines(result.stderr or result.stdout)
             raise CommandError(
                 f"`{_quoted(line)}` in {self.name} exited with {result.status}: {words}"
             )
@@ -190,7 +190,7 @@ class Node:
             line = command if isinstance(command, str) else shlex.join(command)
             raise GuestError(
                 f"{self.name} answered `{_quoted(line)}` with what makes no sense: "
-                f"{last_words(text, 1) or 'nothing'}"
+                f"{last_lines(text, 1) or 'nothing'}"
             ) from None
 
     def _go(self, argv: Sequence[str], deadline: Deadline, stdin: bytes) -> Result:
@@ -205,7 +205,7 @@ class Node:
             if ask:
                 ask_at = time.monotonic() + ASK_SECONDS
 
-        agent = self._world.agent()
+        agent = self._sandbox.agent()
         try:
             return agent.run(argv, deadline, stdin=stdin, check=False, watch=watch)
         except DeadlineError:
@@ -222,7 +222,7 @@ class Node:
         argv = [*self.ssh_argv(), f"echo $$; exec {command}"]
 
         def start() -> Process:
-            agent = self._world.agent()
+            agent = self._sandbox.agent()
             return Process.start(agent, argv, stdout=output, stderr=errors, limit=MOST_OF_A_JOB)
 
         return Job(self, start, output, errors)

@@ -23,7 +23,7 @@ from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.namespaces import Identity
 
 MAKING = ".lock"
-"""In the runtime folder: locked by whoever makes a world there (`labctl.lab.state.creating`)."""
+"""In the runtime folder: locked by whoever makes a sandbox there (`labctl.lab.state.creating`)."""
 MAKING_SECONDS = 5.0
 _GUEST = re.compile(r"[\w.-]{1,64}")
 
@@ -119,7 +119,7 @@ def _orphan(one: init_scan.Init) -> Orphan:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Give whether nobody makes a world in a folder for the length of the `with` block."""
+    """Give whether nobody makes a sandbox in a folder for the length of the `with` block."""
     try:
         lock = (folder / MAKING).open() if paths.is_ours(folder) else None
     except OSError:
@@ -127,7 +127,7 @@ def _locked(folder: Path) -> Iterator[bool]:
     if lock is None:  # it is gone, so nobody does
         yield True
         return
-    deadline = Deadline(MAKING_SECONDS, "waiting for another labctl to make its world")
+    deadline = Deadline(MAKING_SECONDS, "waiting for another labctl to make its sandbox")
     with lock:
         while True:
             with contextlib.suppress(BlockingIOError):

@@ -13,7 +13,7 @@ MODULES = (driver.__name__, links.__name__, "libvirt", "pyroute2")
 
 
 def start_agent(uri: str) -> Agent | None:
-    """Start an agent, so that it is ready when the lab's world is; None where it could not enter.
+    """Start an agent, so that it is ready when the lab's sandbox is; None where it could not enter.
 
     Give it to `Lab.up` with the `uri`, or close it.
     """

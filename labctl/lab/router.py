@@ -14,9 +14,9 @@ from labctl.kinds.base import ForwarderKind, Option
 from labctl.network import features
 from labctl.routers import namespace, programs
 from labctl.sandbox import agent, codec, jsontext
-from labctl.sandbox.base import Place, Process
+from labctl.sandbox.base import Context, Process
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.process import Result, last_words
+from labctl.sandbox.process import Result, last_lines
 from labctl.topology import model
 
 COMMAND_SECONDS = 30.0
@@ -30,7 +30,7 @@ OURS = "labctl."
 class Router:
     """A router of a running lab."""
 
-    def __init__(self, place: Place, directory: Path, router: model.Router) -> None:
+    def __init__(self, place: Context, directory: Path, router: model.Router) -> None:
         """Hold a router in a place, of the lab in `directory`; `Lab.router` makes one."""
         self._place = place
         self.model = router
@@ -122,7 +122,7 @@ class Router:
         deadline = Deadline(START_SECONDS, f"starting the router program of {self.name}")
         while "ready" not in self._said():
             if started.poll() is not None:
-                said = last_words(self._place.call(agent.read, self._err))
+                said = last_lines(self._place.call(agent.read, self._err))
                 raise HostError(f"the router program of {self.name} ended: {said}")
             deadline.pause(LOOK_SECONDS)
 
@@ -223,6 +223,6 @@ def _counters(line: str, name: str) -> dict[str, int]:
         told = jsontext.parse(line.encode())
         counted: dict[str, int] = codec.read(dict(told)["counters"], dict[str, int])
     except (jsontext.CodecError, KeyError, TypeError, ValueError) as wrong:
-        said = last_words(line)[:100]
+        said = last_lines(line)[:100]
         raise HostError(f"the router program of {name} told no counters: {said}") from wrong
     return counted

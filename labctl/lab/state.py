@@ -22,7 +22,7 @@ from labctl.sandbox import (
     scratch,
     trusted,
 )
-from labctl.sandbox.base import World
+from labctl.sandbox.base import Sandbox
 from labctl.sandbox.deadline import Deadline
 
 STATE = "lab.state"
@@ -91,10 +91,10 @@ def known() -> list[Path]:
 
 @contextlib.contextmanager
 def creating(folder: Path) -> Iterator[None]:
-    """Reserve a lab's directory while its world is made in the `with` block.
+    """Reserve a lab's directory while its sandbox is made in the `with` block.
 
     One labctl at a time, so that nobody takes for a leftover what somebody else is just making.
-    What killed worlds, probes and doctors have left behind is removed here, and only what bears
+    What killed sandboxes, probes and doctors have left behind is removed here, and only what bears
     labctl's mark. Raises `UsageError` when a lab of this name is up or something else has its
     place, `DeadlineError` when another labctl does not let go.
     """
@@ -103,7 +103,7 @@ def creating(folder: Path) -> Iterator[None]:
             f"a lab {folder.name} runs, but its folder has gone",
             f"take it down: labctl down {folder.name}; or choose another name: --name NAME",
         )
-    deadline = Deadline(CREATE_SECONDS, "waiting for another labctl to make its world")
+    deadline = Deadline(CREATE_SECONDS, "waiting for another labctl to make its sandbox")
     with lock.held(paths.runtime() / orphans.MAKING, deadline):
         if os.path.lexists(folder) and not owned.may_be_made(folder):
             raise UsageError(
@@ -124,18 +124,18 @@ def creating(folder: Path) -> Iterator[None]:
         yield
 
 
-def attach(folder: Path) -> World:
-    """Return the running world of a lab's directory; raises `LabctlError` when there is none."""
+def attach(folder: Path) -> Sandbox:
+    """Return the running sandbox of a lab's directory; raises `LabctlError` when there is none."""
     try:
         if (folder / host.MARKER).exists():
             return host.Host.attach(folder)
-        return namespaces.Space.attach(folder)
+        return namespaces.Namespaces.attach(folder)
     except (OSError, ValueError, TypeError):
         raise LabctlError(f"there is no lab in {folder}", "run: labctl status") from None
 
 
 def alive(folder: Path) -> bool:
-    """Whether the world of a lab's directory runs."""
+    """Whether the sandbox of a lab's directory runs."""
     try:
         attach(folder)
     except LabctlError:

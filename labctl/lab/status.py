@@ -1,4 +1,4 @@
-"""What is up: read from a lab's directory and its world's /proc, without libvirt.
+"""What is up: read from a lab's directory and its sandbox's /proc, without libvirt.
 
 What lives on a Xen host is asked of its dom0, by one command.
 """
@@ -17,7 +17,7 @@ from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
 from labctl.lab import guest_state, linkstate, state
 from labctl.lab.router import Router
-from labctl.sandbox.base import Place, World
+from labctl.sandbox.base import Context, Sandbox
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import run
 from labctl.topology.model import Interface, Node, RouterInterface
@@ -31,7 +31,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
     `state` is `up`, `coming up`, `damaged` (a guest or router does not run, an interface has lost
     its link, a dom0 does not answer, or the lab's own notes cannot be read: then `problem` and
-    `hint` say more) or `dead` (its world has ended; `labctl down` removes what is left).
+    `hint` say more) or `dead` (its sandbox has ended; `labctl down` removes what is left).
     """
     try:
         return _describe(folder)
@@ -41,7 +41,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 def _describe(folder: Path) -> dict[str, Any]:
     try:
-        world = state.attach(folder)
+        sandbox = state.attach(folder)
     except LabctlError:
         return {"name": folder.name, "state": "dead", "directory": str(folder)}
     try:
@@ -53,11 +53,11 @@ def _describe(folder: Path) -> dict[str, Any]:
             "name": folder.name, "state": "damaged", "directory": str(folder),
             "problem": wrong.message, "hint": wrong.hint,
         }  # fmt: skip
-    guests = _states(world, known)
+    guests = _states(sandbox, known)
     lost: dict[str, dict[str, str]] = {}
     if known.complete:
         with contextlib.suppress(LabctlError):  # it is ending; the rest can be told all the same
-            lost = linkstate.troubles(world, known)
+            lost = linkstate.troubles(sandbox, known)
     parts: list[dict[str, Any]] = []
     for node in known.topology.nodes.values():
         parts.append(
@@ -71,7 +71,7 @@ def _describe(folder: Path) -> dict[str, Any]:
             }
         )
     for router in known.topology.routers.values():
-        kind, state_of = _router(world, known, guests, router)
+        kind, state_of = _router(sandbox, known, guests, router)
         parts.append(
             {
                 "name": router.name,
@@ -100,72 +100,72 @@ def _describe(folder: Path) -> dict[str, Any]:
     }
 
 
-def check_machine(world: World, known: State, node: str) -> None:
+def check_machine(sandbox: Sandbox, known: State, node: str) -> None:
     """Raise `GuestError` when the QEMU of a node, or of the Xen host it is on, has ended."""
     nodes = known.topology.nodes
     machine = nodes[node].host or node
-    found = guest_state.of_machine(world, known, machine)
+    found = guest_state.of_machine(sandbox, known, machine)
     if not found.runs:
         what = f"the Xen host {machine}" if nodes[machine].hypervisor else machine
         raise guest_state.error(what, machine, found)
 
 
-def dom0(world: World, known: State, host: str) -> Dom0:
+def dom0(sandbox: Sandbox, known: State, host: str) -> Dom0:
     """Return the dom0 of a Xen host as a place; it raises `GuestError` when the host has ended."""
     directory = backends.of(known.uri).dom0_folder(known)
-    return Dom0(world, host, partial(check_machine, world, known, host), directory)
+    return Dom0(sandbox, host, partial(check_machine, sandbox, known, host), directory)
 
 
-def check_running(world: World, known: State, node: str, ask: bool = True) -> None:
+def check_running(sandbox: Sandbox, known: State, node: str, ask: bool = True) -> None:
     """Raise `GuestError` when a node's guest, or the Xen host it is on, has ended.
 
     Nobody would answer for minutes. Of a guest on a Xen host only dom0 knows, if it may be asked;
     of others it is asked whether they have lost the link that they are reached by.
     """
-    check_machine(world, known, node)
+    check_machine(sandbox, known, node)
     guest = known.topology.nodes[node]
     if ask and not guest.host:
-        _check_link(world, known, node)
-    if guest.host and ask and _inside(world, known, guest.host)[node] == "ended":
+        _check_link(sandbox, known, node)
+    if guest.host and ask and _inside(sandbox, known, guest.host)[node] == "ended":
         raise GuestError(
             f"{node} has ended, but not its Xen host {guest.host}",
             f"read what it said last: labctl logs {node}",
         )
 
 
-def _check_link(world: World, known: State, node: str) -> None:
+def _check_link(sandbox: Sandbox, known: State, node: str) -> None:
     """Raise `GuestError` when a node cannot be reached, as its management link is lost."""
-    if why := linkstate.troubles(world, known).get(node, {}).get(linkstate.MANAGEMENT):
+    if why := linkstate.troubles(sandbox, known).get(node, {}).get(linkstate.MANAGEMENT):
         raise GuestError(
             f"{node} runs, but cannot be reached: on the management network {why}",
             f"put it back, or talk to it: labctl console {node}",
         )
 
 
-def _states(world: World, known: State) -> dict[str, str]:
+def _states(sandbox: Sandbox, known: State) -> dict[str, str]:
     """Return for each node whether it is `running`, `ended`, or `unknown` as dom0 is silent."""
     found = {}
     for node in known.topology.outer_nodes():
-        found[node.name] = guest_state.of_machine(world, known, node.name).state
+        found[node.name] = guest_state.of_machine(sandbox, known, node.name).state
         if node.hypervisor:
-            found |= _inside(world, known, node.name)
+            found |= _inside(sandbox, known, node.name)
     return found
 
 
-def _inside(world: World, known: State, host: str) -> dict[str, str]:
+def _inside(sandbox: Sandbox, known: State, host: str) -> dict[str, str]:
     """Return the state of each guest on a Xen host."""
     nodes = known.topology.inside(host).nodes
-    if not nodes or not guest_state.of_machine(world, known, host).runs:
+    if not nodes or not guest_state.of_machine(sandbox, known, host).runs:
         return {node.name: "ended" for node in nodes}
-    words = [*world.enter(), *ssh.command(world.directory, host), "ls /sys/class/net"]
+    words = [*sandbox.enter(), *ssh.command(sandbox.directory, host), "ls /sys/class/net"]
     try:
         answer = run(
             words,
             deadline=Deadline(ASK_SECONDS, f"asking dom0 of {host}"),
-            watch=lambda: check_machine(world, known, host),
+            watch=lambda: check_machine(sandbox, known, host),
         )
     except LabctlError:
-        state_of = "unknown" if guest_state.of_machine(world, known, host).runs else "ended"
+        state_of = "unknown" if guest_state.of_machine(sandbox, known, host).runs else "ended"
         found = {node.name: state_of for node in nodes}
         # Of a host that the lab did not start nothing else tells.
         started = backends.of(known.uri).boots(known.topology.nodes[host])
@@ -176,20 +176,20 @@ def _inside(world: World, known: State, host: str) -> dict[str, str]:
 
 
 def _router(
-    world: World, known: State, guests: dict[str, str], router: RouterModel
+    sandbox: Sandbox, known: State, guests: dict[str, str], router: RouterModel
 ) -> tuple[str, str]:
     """Return a router's kind now, or what it should be, and its state."""
-    place: Place = world
+    place: Context = sandbox
     if router.host:
         if guests[router.host] != "running":
             return router.kind, guests[router.host]
-        place = dom0(world, known, router.host)
+        place = dom0(sandbox, known, router.host)
     try:
-        kind = Router(place, world.directory, router).kind
+        kind = Router(place, sandbox.directory, router).kind
     except LabctlError:
         return router.kind, "unknown"
     finally:
-        if place is not world:
+        if place is not sandbox:
             place.close()
     return kind or router.kind, "running" if kind else "ended"
 

@@ -22,7 +22,7 @@ def end(folder: Path) -> None:
     if not (folder / host.MARKER).exists():
         namespaces.end(folder)
         return
-    world = Host.attach(folder)
+    sandbox = Host.attach(folder)
     known = None
     try:
         known = state.load(folder)
@@ -36,10 +36,10 @@ def end(folder: Path) -> None:
         ) from None
     try:
         if known:
-            backends.of(known.uri).dismantle(world, known)
+            backends.of(known.uri).dismantle(sandbox, known)
         else:
-            end_connections(world)
+            end_connections(sandbox)
     except BaseException:
-        world.close()  # the directory stays: it knows what is left for the next try
+        sandbox.close()  # the directory stays: it knows what is left for the next try
         raise
-    world.end()
+    sandbox.end()

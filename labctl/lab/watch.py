@@ -79,7 +79,7 @@ def _spawning(lab: Lab, place: Callable[[Sequence[str]], Node | None]) -> Spawn:
 
     def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path, limit: int = 0) -> Handle:
         def start() -> Process:
-            agent = lab.world.agent()
+            agent = lab.sandbox.agent()
             return Process.start(agent, argv, stdout=stdout, stderr=stderr, limit=limit)
 
         there = place(argv)
@@ -91,7 +91,7 @@ def _spawning(lab: Lab, place: Callable[[Sequence[str]], Node | None]) -> Spawn:
 
 
 def _observed_in(lab: Lab, hop: ObservationPoint) -> Node | None:
-    """Return the guest or the Xen host to observe a hop from, None for the lab's own world."""
+    """Return the guest or the Xen host to observe a hop from, None for the lab's own sandbox."""
     return lab.node(hop.context) if hop.context else None
 
 

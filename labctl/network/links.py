@@ -1,4 +1,4 @@
-"""Bridges and TAPs, made by netlink inside the world."""
+"""Bridges and TAPs, made by netlink inside the sandbox."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def leave_bridges_alone() -> None:
 def build(topology: Topology) -> None:
     """Make every bridge and TAP of a topology that is in no Xen host, and the management bridge.
 
-    Runs inside the world. Raises `HostError` where the kernel lacks a part.
+    Runs inside the sandbox. Raises `HostError` where the kernel lacks a part.
     """
     with pyroute2.IPRoute() as ip:
         try:

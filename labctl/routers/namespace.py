@@ -1,7 +1,7 @@
 """A router's namespace: its veths, addresses and routes, and whether its kernel forwards.
 
-Functions run inside the lab's world. Every kind of router has the same namespace; the kinds differ
-in who forwards: the namespace's kernel, or the program `labctl.routers.raw` inside it.
+Functions run inside the lab's sandbox. Every kind of router has the same namespace; the kinds
+differ in who forwards: the namespace's kernel, or the program `labctl.routers.raw` inside it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The process of ours inside a world: it runs our functions there and answers with their results.
+"""The process of ours inside a sandbox: it runs our functions there and answers with their results.
 
 A namespace of users can only be entered by a process with one thread, and what uses a lab (a test
 suite, an experiment) lives outside. So each `labctl` process that needs the inside starts one agent
@@ -6,8 +6,8 @@ through nsenter(1), or ssh(1), and sends it names of functions with their argume
 standard input and output (see `remote`). The agent ends when these do, so it never outlives its
 user.
 
-Who makes a world can start its agent ahead of it: the agent imports what it will need while the
-topology is read and the world is made, and enters by itself when told. Where it can it is forked,
+Who makes a sandbox can start its agent ahead of it: the agent imports what it will need while the
+topology is read and the sandbox is made, and enters by itself when told. Where it can it is forked,
 so that it has what its user has imported already.
 """
 
@@ -48,11 +48,11 @@ CLONE_NEWNET = 0x40000000
 
 @dataclass(frozen=True)
 class Enter:
-    """Enter the world of this PID 1; sent once, to an agent that was started ahead of its world."""
+    """Enter the sandbox of this PID 1; sent once, to an agent that was started before it."""
 
     pid: int
     user: bool
-    """Whether the world has a user namespace of its own."""
+    """Whether the sandbox has a user namespace of its own."""
 
 
 def serve(line: Line) -> None:
@@ -127,7 +127,7 @@ OUTPUT_SECONDS = 2.0
 def spawn(
     argv: Sequence[str], stdout: Path, stderr: Path, netns: str, detached: bool, limit: int = 0
 ) -> int:
-    """Start a long-running program in the world; return its pid there.
+    """Start a long-running program in the sandbox; return its pid there.
 
     Detached, it belongs to PID 1 and outlives the agent; else its standard input is a pipe that
     closes with `finish` or with the agent, which is the sign for it to end. With a `limit` it is
@@ -188,7 +188,7 @@ def poll(pid: int) -> int | None:
 
 @remote.remote
 def kill(pid: int, number: int = signal.SIGTERM) -> None:
-    """Signal a process of the world by its pid there; one that is gone is no error."""
+    """Signal a process of the sandbox by its pid there; one that is gone is no error."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
@@ -207,23 +207,23 @@ def end_marked(mark: str) -> None:
 
 @remote.remote
 def read(file: Path) -> str:
-    """Return the text of a file in the world."""
+    """Return the text of a file in the sandbox."""
     return file.read_text(errors="replace")
 
 
 @remote.remote
 def remove(file: Path) -> None:
-    """Remove a file in the world, if it is there."""
+    """Remove a file in the sandbox, if it is there."""
     file.unlink(missing_ok=True)
 
 
-def enter(world: Enter) -> None:
-    """Move this process, which has one thread, into a world's namespaces (setns(2), by a pidfd).
+def enter(sandbox: Enter) -> None:
+    """Move this process, which has one thread, into a sandbox's namespaces (setns(2), by a pidfd).
 
     Only its children are in the process namespace. Raises `OSError`.
     """
-    kinds = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | (CLONE_NEWUSER if world.user else 0)
-    handle = os.pidfd_open(world.pid)
+    kinds = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | (CLONE_NEWUSER if sandbox.user else 0)
+    handle = os.pidfd_open(sandbox.pid)
     # os.setns comes with Python 3.12.
     if ctypes.CDLL(None, use_errno=True).setns(handle, kinds) != 0:
         number = ctypes.get_errno()
@@ -231,8 +231,8 @@ def enter(world: Enter) -> None:
     os.close(handle)
 
 
-def wait_for_world(line: Line, modules: Sequence[str]) -> None:
-    """Import `modules`, wait for `Enter`, and return in a child of this process, in that world."""
+def wait_for_sandbox(line: Line, modules: Sequence[str]) -> None:
+    """Import `modules`, wait for `Enter`, and return in a child process, in that sandbox."""
     gc.disable()  # it would look through all that is imported, again and again, for nothing
     for module in modules:
         import_module(module)
@@ -248,19 +248,19 @@ def wait_for_world(line: Line, modules: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Serve on standard input and output; arguments name modules to import ahead of a world."""
+    """Serve on standard input and output; arguments name modules to import ahead of a sandbox."""
     # Copies, which no child inherits: what a library prints must not get among the replies.
     begin(Line(os.dup(0), os.dup(1)), sys.argv[1:])
 
 
 def begin(line: Line, modules: Sequence[str]) -> None:
-    """Serve on a line, from inside a world that is still to be where there are `modules`."""
+    """Serve on a line, from inside a sandbox that is still to be where there are `modules`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the user's process
     with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
     if modules:
-        wait_for_world(line, modules)
+        wait_for_sandbox(line, modules)
     serve(line)
 
 

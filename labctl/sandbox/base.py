@@ -1,6 +1,6 @@
-"""Places where real things live: an agent inside, ways to run programs there.
+"""Contexts in which real things live: an agent inside, ways to run programs there.
 
-A world is the place a lab makes for itself; a Xen host has another one inside, its dom0.
+A sandbox is the context a lab makes for itself; a Xen host has another one inside, its dom0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Place(ABC):
+class Context(ABC):
     """Where real things of a lab live, and our functions can run."""
 
     directory: Path
@@ -75,15 +75,15 @@ class Place(ABC):
         """
 
 
-class World(Place):
+class Sandbox(Context):
     """The place that one lab makes, and that ends with it."""
 
     @abstractmethod
     def process(self, pid: int) -> Path:
-        """Return the folder of proc(5) of the process that has this pid inside the world."""
+        """Return the folder of proc(5) of the process that has this pid inside the sandbox."""
 
     def runs(self, pid: int, words: str = "") -> bool:
-        """Whether the process that has this pid inside the world runs, with these words."""
+        """Whether the process that has this pid inside the sandbox runs, with these words."""
         return in_state_of_running(self.process(pid), words)
 
     def is_stopped(self, pid: int) -> bool:
@@ -94,11 +94,11 @@ class World(Place):
         return Agent.start(self.words([*self.python, "-m", agent.__name__]), self.why_closed)
 
     def why_closed(self) -> str:
-        """Say whether the world has ended with its agent, or the agent alone.
+        """Say whether the sandbox has ended with its agent, or the agent alone.
 
-        When a world ends its agent goes before its PID 1, so that gets a moment.
+        When a sandbox ends its agent goes before its PID 1, so that gets a moment.
         """
-        deadline = Deadline(ENDING_SECONDS, "seeing a world end")
+        deadline = Deadline(ENDING_SECONDS, "seeing a sandbox end")
         while self.lives:
             try:
                 deadline.pause(0.02)
@@ -109,23 +109,23 @@ class World(Place):
     @property
     @abstractmethod
     def lives(self) -> bool:
-        """Whether the world is there."""
+        """Whether the sandbox is there."""
 
     def words(self, argv: Sequence[str], netns: str = "") -> list[str]:
-        """Return the words that run a command in the world or in one of its namespaces."""
+        """Return the words that run a command in the sandbox or in one of its namespaces."""
         return [*self.enter(netns), *argv]
 
     @abstractmethod
     def enter(self, netns: str = "") -> list[str]:
-        """Return the words to put before a command so that it runs in the world."""
+        """Return the words to put before a command so that it runs in the sandbox."""
 
     @abstractmethod
     def keep(self) -> None:
-        """Let the world outlive this process."""
+        """Let the sandbox outlive this process."""
 
     @abstractmethod
     def end(self) -> None:
-        """End the world and remove its directory."""
+        """End the sandbox and remove its directory."""
 
 
 def state_letter(folder: Path) -> str:
@@ -148,7 +148,7 @@ def in_state_of_running(folder: Path, words: str) -> bool:
 
 
 class Process:
-    """A long-running program in a world, started by this process's agent."""
+    """A long-running program in a sandbox, started by this process's agent."""
 
     def __init__(self, owner: Agent, pid: int) -> None:
         """Hold a running program; `start` makes one."""

@@ -1,4 +1,4 @@
-"""The near end of an agent: calls to functions that run inside a world."""
+"""The near end of an agent: calls to functions that run inside a sandbox."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class Agent:
 
     @classmethod
     def ahead(cls, modules: Sequence[str]) -> Agent:
-        """Start one outside that imports `modules` and does nothing else before `enter_world`.
+        """Start one outside that imports `modules` and does nothing else before `enter_sandbox`.
 
         It is forked off this process where that has one thread, and started anew where it has more,
         of Python's or a library's: a lock that another one holds would stay locked in a copy.
@@ -153,8 +153,8 @@ class Agent:
         with theirs:
             return cls(_Forked(lambda: agent.begin_forked(theirs, ours, modules)), ours)
 
-    def enter_world(self, pid: int, user: bool) -> None:
-        """Let an agent that was started ahead enter the world of this PID 1."""
+    def enter_sandbox(self, pid: int, user: bool) -> None:
+        """Let an agent that was started ahead enter the sandbox of this PID 1."""
         with self._sending, contextlib.suppress(OSError):  # a dead agent shows at the first call
             if not self._closed:
                 self._line.send(codec.dumps(Enter(pid, user), Enter))
@@ -237,7 +237,7 @@ class Agent:
     def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[object]:
         """Like `call`, but return at once; what comes of it is in the future."""
         if kwargs:
-            raise TypeError("functions called inside a world take positional arguments only")
+            raise TypeError("functions called inside a sandbox take positional arguments only")
         return self._submit(function, args, None)
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""The host's own namespaces as a world: for `--connect`, where a system's libvirtd runs the guests.
+"""The host's own namespaces as a sandbox: for `--connect`, where a system's libvirtd runs guests.
 
 Nothing here is cleaned up by construction. What a lab makes is known by its state, which is written
 before the first link is made, so `labctl down` can always take it away.
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from labctl.errors import HostError
 from labctl.sandbox import owned
-from labctl.sandbox.base import World
+from labctl.sandbox.base import Sandbox
 
-MARKER = "host-world"
+MARKER = "host-sandbox"
 
 
-class Host(World):
+class Host(Sandbox):
     """The namespaces labctl itself runs in."""
 
     @classmethod
@@ -31,7 +31,7 @@ class Host(World):
 
     @classmethod
     def attach(cls, directory: Path) -> Host:
-        """Return the world of a directory; raises `FileNotFoundError` when it holds none."""
+        """Return the sandbox of a directory; raises `FileNotFoundError` when it holds none."""
         (directory / MARKER).stat()
         return cls(directory)
 

@@ -1,15 +1,16 @@
-"""PID 1 of a world. Standard library only: it starts in a few hundredths of a second.
+"""PID 1 of a sandbox. Standard library only: it starts in a few hundredths of a second.
 
-It makes `/run` private, reaps orphans, and ends the world (everything in it, and its directory)
-when told to or when the process that made it is gone before the world was kept. Run as
-`python -I -S init.py DIRECTORY LIFELINE_FD MARK`, where the mark only tells this world from others
-(`labctl.sandbox.init_scan`). While it runs the directory is locked (flock(2)), which shows also
-where its process does not, in another process namespace. The lifeline is one end of a socket pair:
+It makes `/run` private, reaps orphans, and ends the sandbox (everything in it, and its directory)
+when told to or when the process that made it is gone before the sandbox was kept. Run as
+`python -I -S init.py DIRECTORY LIFELINE_FD MARK`, where the mark only tells this sandbox from
+others (`labctl.sandbox.init_scan`). While it runs the directory is locked (flock(2)), which shows
+also where its process does not, in another process namespace. The lifeline is one end of a socket
+pair:
 
-- PID 1 writes `ready` once the world can be entered, `refused: REASON` where it may not mount, or
+- PID 1 writes `ready` once the sandbox can be entered, `refused: REASON` where it may not mount, or
   `failed: ERRNO FILE` where something else went wrong;
-- the maker writes `keep` when the world shall outlive it;
-- end of file before `keep`: the maker died, so the world ends.
+- the maker writes `keep` when the sandbox shall outlive it;
+- end of file before `keep`: the maker died, so the sandbox ends.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ IFF_UP = 0x1
 KEEP_SIZE, PUNCH_HOLE = 0x01, 0x02
 """linux/falloc.h."""
 LOGS = ("console", "embed/log/qemu")
-"""What guests fill, below the world's directory."""
+"""What guests fill, below the sandbox's directory."""
 KEPT_HEAD, KEPT_TAIL = 1 << 20, 4 << 20
 """Bytes of a log that are kept."""
 WHOLE = 1 << 16
@@ -55,10 +56,10 @@ def mount(*words: str) -> None:
         raise RefusedError(done.stderr.strip() or f"mount {' '.join(words)} failed")
 
 
-def furnish(directory: str, inside: int) -> None:
-    """Make `/run` private but for the world's own directory, and bring loopback up.
+def setup_mounts(directory: str, inside: int) -> None:
+    """Make `/run` private but for the sandbox's own directory, and bring loopback up.
 
-    `/sys` becomes one that shows the links of the world instead of the host's (sysfs shows the
+    `/sys` becomes one that shows the links of the sandbox instead of the host's (sysfs shows the
     network namespace of who mounts it), and is read-only. A container that masks parts of its own
     /sys forbids it to ordinary users; there it stays.
     """
@@ -81,7 +82,7 @@ def name_qemu_user(directory: str) -> None:
     """Let libvirt find the user it looks up by name before it reads its configuration.
 
     Debian's libvirt asks for `libvirt-qemu` (virQEMUDriverConfigNew) even where qemu.conf names
-    another; only its daemon's package makes that user. Here the name exists in the world alone.
+    another; only its daemon's package makes that user. Here the name exists in the sandbox alone.
     """
     for path, lookup, line in (
         ("/etc/passwd", pwd.getpwnam, "libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin"),
@@ -164,7 +165,7 @@ def remove(name: str, parent: int, inside: int) -> None:
 
 
 def end(name: str, parent: int, inside: int) -> None:
-    """Kill everything in the world, remove its directory, and go: the kernel takes the rest."""
+    """Kill everything in the sandbox, remove its directory, and go: the kernel takes the rest."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
@@ -187,7 +188,7 @@ def main(directory: str, lifeline: socket.socket) -> None:
     signal.signal(signal.SIGTERM, lambda number, _frame: stopped.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        furnish(directory, inside)
+        setup_mounts(directory, inside)
         name_qemu_user(directory)
     except RefusedError as reason:
         lifeline.send(f"refused: {reason}".encode())

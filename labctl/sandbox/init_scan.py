@@ -1,4 +1,4 @@
-"""Worlds as the kernel knows them: by their PID 1, whatever has become of their directories.
+"""Sandboxes as the kernel knows them: by their PID 1, whatever has become of their directories.
 
 A lab's directory may go while it runs: systemd unmounts /run/user/UID when its user logs out. So
 every init tells in its command line which directory it was made for, and a mark of its own. What is
@@ -20,18 +20,18 @@ PROC = Path("/proc")
 
 
 def new_mark() -> str:
-    """Return a mark for a world that is to be: when it was made (ISO 8601, UTC), and a number."""
+    """Return a mark for a sandbox that is to be: when it was made (ISO 8601, UTC), and a number."""
     return f"{datetime.now(UTC).isoformat(timespec='seconds')}/{secrets.token_hex(16)}"
 
 
 @dataclass(frozen=True)
 class Init:
-    """The PID 1 of a world that runs."""
+    """The PID 1 of a sandbox that runs."""
 
     pid: int
     """As this process sees it."""
     directory: Path
-    """The world's directory, which may be gone."""
+    """The sandbox's directory, which may be gone."""
     mark: str
 
     @property
@@ -70,7 +70,7 @@ def members(pid: int) -> list[int]:
 
 
 def guests(pid: int) -> list[str]:
-    """Return the names of the guests whose QEMU runs in the world of this PID 1."""
+    """Return the names of the guests whose QEMU runs in the sandbox of this PID 1."""
     found = set()
     for member in members(pid):
         words = [os.fsdecode(word) for word in _command(PROC / str(member))]

@@ -43,7 +43,7 @@ def hint(reason: str) -> str:
 
 
 def no_ids() -> HostError | None:
-    """Return why root is alone in an ordinary user's world; None where others can be."""
+    """Return why root is alone in an ordinary user's sandbox; None where others can be."""
     if not shutil.which("newuidmap", path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"):
         return HostError("newuidmap is not installed", "as root, run: apt-get install uidmap")
     try:

@@ -1,6 +1,6 @@
-"""A world: namespaces of its own, their PID 1, and the ways in.
+"""A sandbox: namespaces of its own, their PID 1, and the ways in.
 
-Everything of a lab lives in one world. When its PID 1 dies the kernel removes all of it:
+Everything of a lab lives in one sandbox. When its PID 1 dies the kernel removes all of it:
 pid_namespaces(7) kills every process in it, and the links, mounts and named namespaces go with the
 last of them. Nothing of the host is touched.
 """
@@ -32,7 +32,7 @@ from labctl.sandbox import (
     process,
     trusted,
 )
-from labctl.sandbox.base import World
+from labctl.sandbox.base import Sandbox
 from labctl.sandbox.client import Agent
 from labctl.sandbox.deadline import Deadline
 
@@ -48,13 +48,13 @@ _FAULT = "run: labctl doctor"
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells a world's PID 1 from a later process that got the same number."""
+    """What tells a sandbox's PID 1 from a later process that got the same number."""
 
     pid: int
     mark: str
-    """The mark in its command line, which no other world has (`labctl.sandbox.init_scan`)."""
+    """The mark in its command line, which no other sandbox has (`labctl.sandbox.init_scan`)."""
     user: bool
-    """Whether the world has a user namespace of its own (made by an ordinary user)."""
+    """Whether the sandbox has a user namespace of its own (made by an ordinary user)."""
 
     @classmethod
     def told(cls, data: bytes) -> Identity:
@@ -84,21 +84,21 @@ def start_ticks(pid: int) -> int:
     return -1 if fields[0] in "ZX" else int(fields[19])
 
 
-class Space(World):
-    """A world made of namespaces: network, mount and process, and user where not root."""
+class Namespaces(Sandbox):
+    """A sandbox made of namespaces: network, mount and process, and user where not root."""
 
     def __init__(self, directory: Path, identity: Identity) -> None:
-        """Hold a running world; `create` and `attach` make one."""
+        """Hold a running sandbox; `create` and `attach` make one."""
         super().__init__(directory)
         self.identity = identity
         self._lifeline: socket.socket | None = None
         self._shell: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def create(cls, directory: Path, agent: Agent | None = None) -> Space:
-        """Make a world whose directory is `directory` (made here, private, must not exist).
+    def create(cls, directory: Path, agent: Agent | None = None) -> Namespaces:
+        """Make a sandbox whose directory is `directory` (made here, private, must not exist).
 
-        An `agent` that was started ahead becomes the world's.
+        An `agent` that was started ahead becomes the sandbox's.
         It ends when this process ends, however that happens, unless `keep` is called.
         Raises `HostError` where the host forbids it, with what to change.
         """
@@ -127,8 +127,8 @@ class Space(World):
                     start_new_session=True,
                 )  # fmt: skip
             pid = _wait_ready(ours, log, shell.pid)
-            world = cls(directory, Identity(pid, mark, user))
-            atomic.write(directory / IDENTITY, codec.dumps(world.identity, Identity))
+            sandbox = cls(directory, Identity(pid, mark, user))
+            atomic.write(directory / IDENTITY, codec.dumps(sandbox.identity, Identity))
         except BaseException as error:
             ours.close()
             if shell:
@@ -141,19 +141,19 @@ class Space(World):
             if isinstance(error, FileNotFoundError) and error.filename == words[0]:
                 told = HostError(f"{words[0]} is not installed", "apt-get install util-linux")
             raise told or error from None
-        world._lifeline, world._shell = ours, shell
+        sandbox._lifeline, sandbox._shell = ours, shell
         if agent:
-            agent.why_closed = world.why_closed
-            agent.enter_world(pid, user)
-            world._agent = agent
-        return world
+            agent.why_closed = sandbox.why_closed
+            agent.enter_sandbox(pid, user)
+            sandbox._agent = agent
+        return sandbox
 
     @classmethod
-    def attach(cls, directory: Path) -> Space:
-        """Return the running world of `directory`.
+    def attach(cls, directory: Path) -> Namespaces:
+        """Return the running sandbox of `directory`.
 
-        Raises `FileNotFoundError` when the directory holds no world, `ValueError` when it cannot be
-        told which, `LabctlError` when its PID 1 is gone or somebody else could have named it.
+        Raises `FileNotFoundError` when the directory holds no sandbox, `ValueError` when it cannot
+        be told which, `LabctlError` when its PID 1 is gone or somebody else could have named it.
         """
         inside = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
@@ -164,16 +164,16 @@ class Space(World):
         if not identity.alive:
             if held:
                 raise _elsewhere(directory)
-            raise LabctlError(f"the world of {directory} has ended", "run: labctl down")
+            raise LabctlError(f"the sandbox of {directory} has ended", "run: labctl down")
         return cls(directory, identity)
 
     @property
     def lives(self) -> bool:
-        """Whether the world's PID 1 runs."""
+        """Whether the sandbox's PID 1 runs."""
         return self.identity.alive
 
     def keep(self) -> None:
-        """Let the world outlive this process; raises `LabctlError` when it has ended."""
+        """Let the sandbox outlive this process; raises `LabctlError` when it has ended."""
         if self._lifeline:
             with contextlib.suppress(OSError):
                 self._lifeline.send(b"keep")
@@ -184,7 +184,7 @@ class Space(World):
             self._shell = None
 
     def enter(self, netns: str = "") -> list[str]:
-        """Return the nsenter(1) words that run a command in the world, or in a named namespace."""
+        """Return the nsenter(1) words that run a command in the sandbox or a named namespace."""
         words = ["nsenter", "--target", str(self.identity.pid), "--mount", "--pid"]
         words.append(f"--net={self._netns(netns)}" if netns else "--net")
         # As ip-netns(8) does it: the links in /sys are those of the named namespace.
@@ -197,15 +197,15 @@ class Space(World):
         return [*words, *keep, "--", *own_sys]
 
     def _netns(self, name: str) -> str:
-        # Named namespaces live on the world's private /run, reached through its PID 1's root.
+        # Named namespaces live on the sandbox's private /run, reached through its PID 1's root.
         return f"/proc/{self.identity.pid}/root/run/netns/{name}"
 
     def process(self, pid: int) -> Path:
-        """Return the folder of proc(5) of the process that has this pid inside the world."""
+        """Return the folder of proc(5) of the process that has this pid inside the sandbox."""
         return Path(f"/proc/{self.identity.pid}/root/proc/{pid}")
 
     def end(self) -> None:
-        """End the world and remove its directory, whatever state they are in."""
+        """End the sandbox and remove its directory, whatever state they are in."""
         self.close()
         end(self.directory, self.identity)
         if self._lifeline:
@@ -228,7 +228,7 @@ def _wait_ready(lifeline: socket.socket, log: Path, shell: int) -> int:
     finally:
         os.close(handle)
     if not readable:
-        raise Deadline(START_SECONDS, "making the world").error()
+        raise Deadline(START_SECONDS, "making the sandbox").error()
     if lifeline.fileno() not in readable:
         raise _told("", log)
     credentials = array.array("i", [0, 0, 0])
@@ -246,8 +246,8 @@ def _told(said: str, log: Path) -> HostError:
     if word == "failed":
         number, _, file = rest.partition(" ")
         failed = OSError(int(number), os.strerror(int(number)), file)
-        return refusal(failed) or HostError(f"a world cannot be made: {failed}", _FAULT)
-    words = process.last_words(log.read_text(errors="replace"))
+        return refusal(failed) or HostError(f"a sandbox cannot be made: {failed}", _FAULT)
+    words = process.last_lines(log.read_text(errors="replace"))
     if word != "refused" and not words:
         try:
             log.write_text("nothing was said\n")
@@ -255,7 +255,7 @@ def _told(said: str, log: Path) -> HostError:
             return refusal(full, log) or HostError(f"{log}: {full.strerror}")
     if word != "refused" and not re.search(r"\b(unshare|new[ug]idmap):", words):
         words = words or "without a word"
-        return HostError(f"the first process of a world has ended: {words}", _FAULT)
+        return HostError(f"the first process of a sandbox has ended: {words}", _FAULT)
     reason = rest or words
     return HostError(
         f"this host does not let labctl make namespaces: {reason}",
@@ -264,11 +264,11 @@ def _told(said: str, log: Path) -> HostError:
 
 
 def end(directory: Path, only: Identity | None = None) -> None:
-    """End the world of `directory`, if it runs, and remove the directory.
+    """End the sandbox of `directory`, if it runs, and remove the directory.
 
-    One that labctl has not made is left alone, and so is, with `only`, a later world that has come
-    to lie there. Raises `DeadlineError` when PID 1 does not go, `LabctlError` when the world runs
-    but its PID 1 is not to be seen from here.
+    One that labctl has not made is left alone, and so is, with `only`, a later sandbox that has
+    come to lie there. Raises `DeadlineError` when PID 1 does not go, `LabctlError` when the sandbox
+    runs but its PID 1 is not to be seen from here.
     """
     with contextlib.ExitStack() as opened:
         inside = -1
@@ -281,8 +281,8 @@ def end(directory: Path, only: Identity | None = None) -> None:
             made = owned.bears_mark(inside, directory)
         identity = identity_in(inside, directory) if made else None
         others = only is not None and identity != only
-        if world := only or identity:
-            end_process(world, directory)
+        if sandbox := only or identity:
+            end_process(sandbox, directory)
         if made and not others:
             # The lock of a PID 1 that somebody else has ended goes last: after what the directory
             # tells of it, and after what shows in /proc that it is the one meant (do_exit gives up
@@ -293,7 +293,7 @@ def end(directory: Path, only: Identity | None = None) -> None:
 
 
 def identity_in(inside: int, directory: Path) -> Identity | None:
-    """Return what the directory open as `inside` tells of its world; None where that is nothing.
+    """Return what the directory open as `inside` tells of its sandbox; None where that is nothing.
 
     What somebody else could have written is nothing: the process that it names would be ended.
     """
@@ -304,13 +304,13 @@ def identity_in(inside: int, directory: Path) -> Identity | None:
 
 
 def _read_identity(inside: int, directory: Path) -> Identity:
-    """Read a world's identity; raises `OSError`, `ValueError` or `LabctlError` where none is."""
+    """Read a sandbox's identity; raises `OSError`, `ValueError` or `LabctlError` where none is."""
     trusted.check(inside, directory)
     return Identity.told(trusted.read(IDENTITY, inside, directory / IDENTITY))
 
 
 def end_process(identity: Identity, directory: Path) -> None:
-    """End a world's PID 1, if it runs: all of the world goes with it, and first its directory."""
+    """End a sandbox's PID 1, if it runs: all of it goes with it, and first its directory."""
     with contextlib.suppress(OSError, ValueError, OverflowError), _pidfd(identity) as handle:
         # Asked to end, PID 1 removes the directory as well, so nothing stays even if this process
         # is killed meanwhile; one that does not answer is killed.
@@ -320,7 +320,7 @@ def end_process(identity: Identity, directory: Path) -> None:
         # A pidfd is readable when its process is gone, and PID 1 goes after all the others
         # (zap_pid_ns_processes).
         if not select.select([handle], [], [], END_SECONDS)[0]:
-            raise Deadline(END_SECONDS, f"ending the world of {directory}").error()
+            raise Deadline(END_SECONDS, f"ending the sandbox of {directory}").error()
 
 
 def _is_locked(inside: int, seconds: float = 0) -> bool:

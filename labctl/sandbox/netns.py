@@ -1,4 +1,4 @@
-"""Run a function in a named network namespace of the world it is called in."""
+"""Run a function in a named network namespace of the sandbox it is called in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def inside(name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `function` in the network namespace `name` ("" for the world's own); return its result.
+    """Run `function` in the network namespace `name` ("" for the sandbox's own); return its result.
 
     setns(2) moves one thread only, so the function runs in a thread that ends with it and the
     caller never moves. Raises `OSError` when there is no such namespace.

@@ -61,7 +61,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**ENVIRONMENT, "HOME": os.environ.get("HOME", "/"), **agent, **(extra or {})}
 
 
-def last_words(text: str, lines: int = 3) -> str:
+def last_lines(text: str, lines: int = 3) -> str:
     """Return the last non-empty `lines` of `text` on one line, for an error message.
 
     Whoever wrote it may be a guest: it is made clean, and cut where it is long.
@@ -114,13 +114,13 @@ def run(
         except subprocess.TimeoutExpired as late:
             child.kill()
             output = (late.stderr or b"") + (late.stdout or b"")
-            words = last_words(output.decode(errors="replace"))
+            words = last_lines(output.decode(errors="replace"))
             raise deadline.error(": ".join(filter(None, (_cut(shlex.join(argv)), words)))) from None
         except BaseException:
             child.kill()
             raise
     if over and check:
-        words = last_words((stderr or stdout).decode(errors="replace"), 1)
+        words = last_lines((stderr or stdout).decode(errors="replace"), 1)
         raise CommandError(
             f"{_cut(shlex.join(argv))} said more than {most >> 10} KiB and was ended: {words}"
         )
@@ -132,7 +132,7 @@ def run(
         over,
     )
     if check and not result.ok:
-        words = last_words(result.stderr or result.stdout)
+        words = last_lines(result.stderr or result.stdout)
         raise CommandError(f"{shlex.join(argv)} exited with {result.status}: {words}")
     return result
 

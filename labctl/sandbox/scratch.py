@@ -1,7 +1,7 @@
-"""Short-lived worlds beside the labs, for a probe or for doctor; a killed maker leaves none.
+"""Short-lived sandboxes beside the labs, for a probe or for doctor; a killed maker leaves none.
 
 Each has a hidden folder, marked and locked by the process that made it (`labctl.sandbox.owned`).
-The kernel drops the lock with the process, whatever ended it, and whoever makes the next world
+The kernel drops the lock with the process, whatever ended it, and whoever makes the next sandbox
 removes what is not locked.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from labctl.errors import LabctlError
 from labctl.sandbox import owned, paths
-from labctl.sandbox.namespaces import Space
+from labctl.sandbox.namespaces import Namespaces
 
 PREFIX = ".s-"
 """Short, for sockets lie below it."""
@@ -21,11 +21,11 @@ WORLD = "w"
 
 
 @contextlib.contextmanager
-def world() -> Iterator[Space]:
-    """Make a world for the length of the `with` block; raises as `Space.create` does."""
+def sandbox() -> Iterator[Namespaces]:
+    """Make a sandbox for the length of the `with` block; raises as `Space.create` does."""
     sweep()
     with folder() as place:
-        made = Space.create(place / WORLD)
+        made = Namespaces.create(place / WORLD)
         try:
             yield made
         finally:
@@ -38,13 +38,13 @@ def folder() -> contextlib.AbstractContextManager[Path]:
 
 
 def sweep() -> None:
-    """Remove the folders whose makers have ended, as far as their worlds have."""
+    """Remove the folders whose makers have ended, as far as their sandboxes have."""
     owned.sweep(paths.runtime(), PREFIX, lambda entry: not _lives(entry / WORLD))
 
 
 def _lives(directory: Path) -> bool:
     try:
-        Space.attach(directory)
+        Namespaces.attach(directory)
     except (OSError, ValueError, TypeError, LabctlError):
         return False
     return True

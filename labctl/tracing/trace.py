@@ -141,7 +141,7 @@ class Trace:
 
 @contextlib.contextmanager
 def _folder(lab: Lab) -> Iterator[Path]:
-    """Give a folder that the lab's world sees; one left by a killed trace goes with the lab."""
+    """Give a folder that the lab's sandbox sees; one left by a killed trace goes with the lab."""
     captures = lab.directory / "captures"
     captures.mkdir(mode=0o700, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="trace-", dir=captures))

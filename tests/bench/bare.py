@@ -1,8 +1,8 @@
 """Bare QEMU: the same guests as a lab's, started all at once by nothing but this file.
 
-What labctl would prepare (world, bridges, TAPs, keys, configuration) is there before the clock
-starts. Run as a program it is the part inside the world, with the standard library only: it reads a
-plan (JSON) from standard input, starts the guests, writes what it measured, and takes them down
+What labctl would prepare (sandbox, bridges, TAPs, keys, configuration) is there before the clock
+starts. Run as a program it is the part inside the sandbox, with the standard library only: it reads
+a plan (JSON) from standard input, starts the guests, writes what it measured, and takes them down
 when its input ends.
 """
 
@@ -37,7 +37,7 @@ class Bare:
     memory: list[float]
 
 
-# --- inside the world ---------------------------------------------------------------------------
+# --- inside the sandbox ---------------------------------------------------------------------------
 
 
 def wait_ready(guest: dict[str, Any], begun: float, seconds: list[float]) -> None:
@@ -98,20 +98,20 @@ def qemu(guest: Any, accel: str, tb_cache: int) -> list[str]:
 
 @contextlib.contextmanager
 def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    """Make a world with everything but the guests; give it and the plan of the guests."""
+    """Make a sandbox with everything but the guests; give it and the plan of the guests."""
     from labctl import images
     from labctl.backends.state import State
     from labctl.guests import domain, keys, ssh
     from labctl.lab.lab import Lab
     from labctl.network import links
     from labctl.sandbox import paths
-    from labctl.sandbox.namespaces import Space
+    from labctl.sandbox.namespaces import Namespaces
 
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=paths.runtime()) as parent:
-        world = Space.create(Path(parent) / "w")
+        sandbox = Namespaces.create(Path(parent) / "w")
         try:
-            world.call(links.build, topology)
-            world.close()  # an idle agent must not count on either side
+            sandbox.call(links.build, topology)
+            sandbox.close()  # an idle agent must not count on either side
             known = State(
                 name=topology.name,
                 topology=topology,
@@ -124,9 +124,9 @@ def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, An
                 complete=False,
             )
             # The lab writes what is given to the guests, so that both sides boot the same.
-            lab = Lab(world, known)
+            lab = Lab(sandbox, known)
             lab._write_ssh()
-            (world.directory / "console").mkdir()
+            (sandbox.directory / "console").mkdir()
             plan = []
             for node in topology.nodes.values():
                 guest = lab._guest(node)
@@ -134,21 +134,21 @@ def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, An
                     {
                         "qemu": qemu(guest, accel, domain.TB_CACHE_MIB),
                         "log": str(guest.log),
-                        "ssh": [*ssh.command(world.directory, node.name), "true"],
+                        "ssh": [*ssh.command(sandbox.directory, node.name), "true"],
                     }
                 )
-            yield world, plan
+            yield sandbox, plan
         finally:
-            world.end()
+            sandbox.end()
 
 
 def measure(topology: Any, accel: str) -> Bare:
     """Start the guests of a topology once as bare QEMU, all at once."""
     from . import machine
 
-    with prepared(topology, accel) as (world, plan):
+    with prepared(topology, accel) as (sandbox, plan):
         inside = subprocess.Popen(
-            [*world.enter(), sys.executable, "-I", "-S", str(Path(__file__).resolve())],
+            [*sandbox.enter(), sys.executable, "-I", "-S", str(Path(__file__).resolve())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -161,8 +161,8 @@ def measure(topology: Any, accel: str) -> Bare:
             first = json.loads(inside.stdout.readline() or "{}")
             if first.get("ready") != len(plan):
                 raise RuntimeError(f"bare QEMU: {first.get('ready')} of {len(plan)} became ready")
-            cpu = sum(machine.cpu(world, pid) for pid in first["pids"])
-            used = [machine.memory(world, pid) for pid in first["pids"]]
+            cpu = sum(machine.cpu(sandbox, pid) for pid in first["pids"])
+            used = [machine.memory(sandbox, pid) for pid in first["pids"]]
             inside.stdin.close()
             last = json.loads(inside.stdout.readline())
     return Bare(first["up"], last["down"], cpu, used)

@@ -86,12 +86,12 @@ def measure(model: Topology, file: Path, policy: str) -> Ours:
         before = machine.children_cpu()
         up, told = labctl("up", str(file), "--accel", policy)
         cpu = machine.children_cpu() - before
-        world = namespaces.Space.attach(folder)
+        sandbox = namespaces.Namespaces.attach(folder)
         run = folder / "embed" / "run" / "qemu"
         own = [node.name for node in model.outer_nodes()]  # guests of a Xen host are in its QEMU
         pids = [int((run / f"{name}.pid").read_text()) for name in own]
-        cpu += sum(machine.cpu(world, pid) for pid in pids)
-        used = [machine.memory(world, pid) for pid in pids]
+        cpu += sum(machine.cpu(sandbox, pid) for pid in pids)
+        used = [machine.memory(sandbox, pid) for pid in pids]
         down, _ = labctl("down", model.name)
     finally:
         namespaces.end(folder)

@@ -1,4 +1,4 @@
-"""What the figures were measured on, and what a process of a world occupies."""
+"""What the figures were measured on, and what a process of a sandbox occupies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.namespaces import Space
+from labctl.sandbox.namespaces import Namespaces
 from labctl.sandbox.process import run
 
 
@@ -30,18 +30,18 @@ def facts(accel: str) -> dict[str, str]:
     }
 
 
-def memory(world: Space, pid: int) -> float:
-    """Return the PSS in MiB of a process, by its pid inside the world (proc(5), smaps_rollup)."""
-    rollup = Path(f"/proc/{world.identity.pid}/root/proc/{pid}/smaps_rollup").read_text()
+def memory(sandbox: Namespaces, pid: int) -> float:
+    """Return the PSS in MiB of a process, by its pid inside the sandbox (proc(5), smaps_rollup)."""
+    rollup = Path(f"/proc/{sandbox.identity.pid}/root/proc/{pid}/smaps_rollup").read_text()
     found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.M)
     if not found:
         raise RuntimeError(f"process {pid} has no PSS")
     return int(found[1]) / 1024
 
 
-def cpu(world: Space, pid: int) -> float:
-    """Return the CPU seconds a process has used, by its pid inside the world (proc_pid_stat(5))."""
-    stat = Path(f"/proc/{world.identity.pid}/root/proc/{pid}/stat").read_text()
+def cpu(sandbox: Namespaces, pid: int) -> float:
+    """Return the CPU seconds a process has used, by its pid in the sandbox (proc_pid_stat(5))."""
+    stat = Path(f"/proc/{sandbox.identity.pid}/root/proc/{pid}/stat").read_text()
     fields = stat.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

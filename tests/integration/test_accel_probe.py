@@ -23,16 +23,18 @@ def why_not(
     cmdline: str, silence: float, seconds: float, initramfs: Path | None = None, memory: int = 0
 ) -> str:
     image = images.get("micro")
-    with scratch.world() as world:
-        root = world.directory / "embed"
+    with scratch.sandbox() as sandbox:
+        root = sandbox.directory / "embed"
         guest = Guest(
             name="probe", domain="probe", memory=memory or image.memory, vcpus=1,
             kernel=image.kernel, initramfs=initramfs or image.initramfs, cmdline=cmdline, nics=(),
             console=root / "c", log=root / "c.log",
         )  # fmt: skip
         hypervisor = driver.Hypervisor(root, "", paths.cache() / "libvirt")
-        told = world.call(boot_probe.why_no_user_space, hypervisor, guest, "tcg", silence, seconds)
-        assert world.call(driver.running, hypervisor) == []
+        told = sandbox.call(
+            boot_probe.why_no_user_space, hypervisor, guest, "tcg", silence, seconds
+        )
+        assert sandbox.call(driver.running, hypervisor) == []
         return told
 
 

@@ -1,4 +1,4 @@
-"""An agent that is started before its world: it enters by itself, and outlives nothing."""
+"""An agent that is started before its sandbox: it enters by itself, and outlives nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labctl.errors import LabctlError
 from labctl.sandbox import client, paths
 from labctl.sandbox.client import Agent
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.namespaces import Space
+from labctl.sandbox.namespaces import Namespaces
 
 pytestmark = pytest.mark.integration
 
@@ -47,16 +47,18 @@ def agent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.fixture
-def world(agent: Agent) -> Iterator[Space]:
+def sandbox(agent: Agent) -> Iterator[Namespaces]:
     with tempfile.TemporaryDirectory(prefix=".t-", dir=paths.runtime()) as parent:
-        made = Space.create(Path(parent) / "w", agent)
+        made = Namespaces.create(Path(parent) / "w", agent)
         yield made
         made.end()
 
 
-def test_it_works_in_the_world_like_one_that_was_let_in(world: Space, agent: Agent) -> None:
-    assert world.agent() is agent
-    later, outside = world._start_agent(), Agent.ahead([])
+def test_it_works_in_the_sandbox_like_one_that_was_let_in(
+    sandbox: Namespaces, agent: Agent
+) -> None:
+    assert sandbox.agent() is agent
+    later, outside = sandbox._start_agent(), Agent.ahead([])
     try:
         assert namespaces(agent) == namespaces(later)
         assert namespaces(agent)[0] != namespaces(outside)[0]
@@ -65,21 +67,21 @@ def test_it_works_in_the_world_like_one_that_was_let_in(world: Space, agent: Age
         outside.close()
 
 
-def test_its_children_have_pids_of_the_world(world: Space, agent: Agent) -> None:
+def test_its_children_have_pids_of_the_sandbox(sandbox: Namespaces, agent: Agent) -> None:
     told = agent.run(["sh", "-c", "echo $PPID; readlink /proc/self"], Deadline(20, "a test"))
     parent, child = (int(word) for word in told.stdout.split())
     assert parent == pid(agent)
-    assert world.runs(parent)
+    assert sandbox.runs(parent)
     assert child > parent > 1
 
 
-def test_it_has_imported_what_it_was_told_to(world: Space, agent: Agent) -> None:
-    assert world.agent() is agent
+def test_it_has_imported_what_it_was_told_to(sandbox: Namespaces, agent: Agent) -> None:
+    assert sandbox.agent() is agent
     assert "/libvirtmod." in told(agent, "cat /proc/$PPID/maps")
 
 
-def test_it_takes_nothing_along_from_who_started_it(world: Space, agent: Agent) -> None:
-    assert world.agent() is agent
+def test_it_takes_nothing_along_from_who_started_it(sandbox: Namespaces, agent: Agent) -> None:
+    assert sandbox.agent() is agent
     assert "PYTEST" not in agent.run(["env"], Deadline(20, "a test")).stdout
     for mask in told(agent, "sed -nE 's/^Sig(Ign|Cgt)://p' /proc/$PPID/status").split():
         assert not int(mask, 16) & 1 << signal.SIGTERM - 1
@@ -87,16 +89,16 @@ def test_it_takes_nothing_along_from_who_started_it(world: Space, agent: Agent) 
     assert os.getsid(agent._process.pid) == agent._process.pid
 
 
-def test_it_ends_with_the_world(world: Space, agent: Agent) -> None:
+def test_it_ends_with_the_sandbox(sandbox: Namespaces, agent: Agent) -> None:
     pid(agent)
-    world_agent, world._agent = world._agent, None  # so that `end` finds it at work
-    assert world_agent is agent
-    world.end()
+    sandbox_agent, sandbox._agent = sandbox._agent, None  # so that `end` finds it at work
+    assert sandbox_agent is agent
+    sandbox.end()
     with pytest.raises(LabctlError, match="the lab"):
         pid(agent)
     assert agent._process.wait(20) != 0
 
 
-def test_it_goes_when_no_world_is_made(agent: Agent) -> None:
+def test_it_goes_when_no_sandbox_is_made(agent: Agent) -> None:
     agent.close()
     assert agent._process.returncode == 0

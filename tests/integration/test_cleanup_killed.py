@@ -58,7 +58,7 @@ UP: dict[str, Moment] = {
     "at once": lambda _here, _labctl: True,
     "its directory is there": _there(""),
     "PID 1 has started": _there("init.log"),
-    "the world is made": _there("world.json"),
+    "the sandbox is made": _there("world.json"),
     "the networks begin": _said("network kill …"),
     "the router runs": _there("routers/r1.kind"),
     "the guest is being started": _said("boot vm1 …"),
@@ -94,16 +94,16 @@ def test_up_killed_at_any_moment_does_not_hinder_the_next(here: Place, watch: Wa
     assert here.ok("exec", "vm1", "hostname").stdout == "vm1\n"
     here.ok("down", NAME)
     watch.nothing_left()
-    assert len(watch.seen) >= 3, f"the watch has not seen a world's namespaces: {watch.seen}"
+    assert len(watch.seen) >= 3, f"the watch has not seen a sandbox's namespaces: {watch.seen}"
 
 
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
-        (signal.SIGTERM, "the world is made"),
+        (signal.SIGTERM, "the sandbox is made"),
         (signal.SIGTERM, "QEMU runs"),
         (signal.SIGTERM, "the guest is ready"),
-        (signal.SIGINT, "the world is made"),
+        (signal.SIGINT, "the sandbox is made"),
         (signal.SIGINT, "QEMU runs"),
         (signal.SIGINT, "the guest is ready"),
         (signal.SIGHUP, "the router runs"),
@@ -152,7 +152,7 @@ def test_experiment_killed_leaves_nothing_and_no_verdict(
         labctl.child.kill()
         assert labctl.wait() == -signal.SIGKILL
         watch.nothing_left(files=moment not in WITHOUT_DIRECTORY)
-        if moment in WITHOUT_DIRECTORY:  # what may stay goes with the next world at the latest
+        if moment in WITHOUT_DIRECTORY:  # what may stay goes with the next sandbox at the latest
             here.ok("up", "solo.yaml", "--name", NAME)
             here.ok("down", NAME)
             watch.nothing_left()

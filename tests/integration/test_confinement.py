@@ -16,7 +16,7 @@ from netlab import isolated
 from labctl import images
 from labctl.guests.launch import FIRST_USER
 from labctl.sandbox import confine
-from labctl.sandbox.namespaces import Space
+from labctl.sandbox.namespaces import Namespaces
 
 pytestmark = pytest.mark.integration
 
@@ -87,14 +87,14 @@ def capabilities(task: Path, *kinds: str) -> set[int]:
 
 
 def outer_pid(lab: Path, pid: int) -> Path:
-    """Return the folder of proc(5), here, of a process that has this pid in a lab's world."""
-    init = Space.attach(lab).identity.pid
-    world = Path(f"/proc/{init}/ns/pid").stat().st_ino
+    """Return the folder of proc(5), here, of a process that has this pid in a lab's sandbox."""
+    init = Namespaces.attach(lab).identity.pid
+    sandbox = Path(f"/proc/{init}/ns/pid").stat().st_ino
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 theirs = (entry / "ns/pid").stat().st_ino
-                if theirs == world and status_of(entry)["NSpid"][-1] == str(pid):
+                if theirs == sandbox and status_of(entry)["NSpid"][-1] == str(pid):
                     return entry
             except OSError:
                 continue
@@ -138,17 +138,17 @@ def test_roots_qemu_has_no_rights_and_no_files_and_its_router_hardly_more(root_l
     assert list(lab.glob("embed/view-*")) == []
 
 
-def test_the_worlds_sys_shows_its_own_links_and_is_read_only(tmp_path: Path) -> None:
+def test_the_sandboxes_sys_shows_its_own_links_and_is_read_only(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    world = Space.create(tmp_path / "w")
+    sandbox = Namespaces.create(tmp_path / "w")
     try:
         look = "ls /sys/class/net; echo 1 >/sys/class/net/lo/tx_queue_len"
         done = subprocess.run(
-            [*world.enter(), "sh", "-c", look], capture_output=True, text=True, check=False
+            [*sandbox.enter(), "sh", "-c", look], capture_output=True, text=True, check=False
         )
     finally:
-        world.end()
+        sandbox.end()
     assert done.stdout.split() == ["lo"]
     assert "Read-only" in done.stderr
 

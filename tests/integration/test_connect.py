@@ -1,4 +1,4 @@
-"""Labs on a system's libvirtd (`--connect`): a real one, in a world that plays the host."""
+"""Labs on a system's libvirtd (`--connect`): a real one, in a sandbox that plays the host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from live import SOLO, Done, until
 
 from labctl.sandbox.base import Process
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.namespaces import Space
+from labctl.sandbox.namespaces import Namespaces
 
 LIBVIRTD = Path("/usr/sbin/libvirtd")
 SECONDS = 300.0
@@ -86,11 +86,11 @@ else:
 
 
 class Host:
-    """A world that plays a host with a libvirtd."""
+    """A sandbox that plays a host with a libvirtd."""
 
-    def __init__(self, world: Space, accel: str, folder: Path) -> None:
-        self.world = world
-        self.solo = str(folder / "solo.yaml")  # absolute: entering a world changes the folder
+    def __init__(self, sandbox: Namespaces, accel: str, folder: Path) -> None:
+        self.sandbox = sandbox
+        self.solo = str(folder / "solo.yaml")  # absolute: entering a sandbox changes the folder
         # The sandbox has a /run of its own, so labctl's usual place is free there.
         unset = ("LABCTL_RUNTIME_DIR", "XDG_RUNTIME_DIR")
         self.env = {name: value for name, value in os.environ.items() if name not in unset}
@@ -98,7 +98,7 @@ class Host:
 
     def labctl(self, *words: str) -> Done:
         done = subprocess.run(
-            [*self.world.enter(), *LABCTL, *words],
+            [*self.sandbox.enter(), *LABCTL, *words],
             stdin=subprocess.DEVNULL, capture_output=True, text=True,
             env=self.env, timeout=SECONDS, check=False,
         )  # fmt: skip
@@ -106,14 +106,14 @@ class Host:
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [*self.world.enter(), *LABCTL, *words],
+            [*self.sandbox.enter(), *LABCTL, *words],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             env=self.env,
         )  # fmt: skip
 
     def python(self, script: str, *words: str) -> str:
         argv = [sys.executable, "-c", script, *words]
-        return self.world.agent().run(argv, Deadline(60, "looking at the host")).stdout
+        return self.sandbox.agent().run(argv, Deadline(60, "looking at the host")).stdout
 
     def look(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.python(LOOK))
@@ -125,22 +125,22 @@ class Host:
 def host(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Host]:
     folder = tmp_path_factory.mktemp("connect")
     (folder / "solo.yaml").write_text(SOLO)
-    world = Space.create(folder / "w")
+    sandbox = Namespaces.create(folder / "w")
     try:
-        agent = world.agent()
+        agent = sandbox.agent()
         agent.run(["sh", "-ec", SANDBOX], Deadline(20, "making the sandbox"))
         for argv in (["/usr/sbin/virtlogd"], [str(LIBVIRTD)]):
             log = folder / f"{Path(argv[0]).name}.log"
             Process.start(agent, argv, stdout=log, stderr=log, detached=True)
-        socket = Path(f"/proc/{world.identity.pid}/root/run/libvirt/libvirt-sock")
+        socket = Path(f"/proc/{sandbox.identity.pid}/root/run/libvirt/libvirt-sock")
         until("libvirtd listens", socket.exists, 60)
-        made = Host(world, pytestconfig.getoption("--accel"), folder)
+        made = Host(sandbox, pytestconfig.getoption("--accel"), folder)
         before = made.look()
         yield made
         made.labctl("down", "--all")
         assert made.look() == before
     finally:
-        world.end()
+        sandbox.end()
 
 
 def test_a_lab_comes_up_works_and_leaves_nothing(host: Host) -> None:

@@ -1,4 +1,4 @@
-"""Labs on a real Xen host (`--connect xen+ssh://…`): one in a guest plays it, seen from its world.
+"""Labs on a real Xen host (`--connect xen+ssh://…`): one in a guest plays it, in a sandbox.
 
 Its xenconsoled writes no consoles, as Debian's does not.
 """
@@ -67,7 +67,7 @@ mount -t tmpfs x /etc/ssh
 cat >/etc/ssh/ssh_config
 mkdir -p /run/user
 """
-"""The user's SSH configuration in the world: ssh asks the user database for a home, not HOME."""
+"""The user's SSH configuration in the sandbox: ssh asks the user database for a home, not HOME."""
 SILENT = """
 set -e
 pid=$(cat /run/xen/xenconsoled.pid)
@@ -90,7 +90,7 @@ done
 
 
 class Real:
-    """A Xen host that labctl in its lab's world takes for a real one."""
+    """A Xen host that labctl in its lab's sandbox takes for a real one."""
 
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab = lab
@@ -100,7 +100,7 @@ class Real:
 
     def labctl(self, *words: str) -> Done:
         done = subprocess.run(
-            [*self.lab.world.enter(), *LABCTL, *words],
+            [*self.lab.sandbox.enter(), *LABCTL, *words],
             stdin=subprocess.DEVNULL, capture_output=True, text=True,
             env=self.env, timeout=SECONDS, check=False,
         )  # fmt: skip
@@ -108,7 +108,7 @@ class Real:
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [*self.lab.world.enter(), *LABCTL, *words],
+            [*self.lab.sandbox.enter(), *LABCTL, *words],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             env=self.env,
         )  # fmt: skip
@@ -138,14 +138,14 @@ class Real:
             self.user("mv /etc/ssh/kept /etc/ssh/ssh_config")
 
     def user(self, line: str, stdin: bytes = b"") -> None:
-        """Do something as the user of the machine that the world is here."""
-        self.lab.world.agent().run(["sh", "-c", line], Deadline(20, line), stdin=stdin)
+        """Do something as the user of the machine that the sandbox is here."""
+        self.lab.sandbox.agent().run(["sh", "-c", line], Deadline(20, line), stdin=stdin)
 
     def here(self) -> list[str]:
         """What a lab could leave on the user's machine: its directory, SSH connections."""
         script = "ls /run/user/labctl; pgrep -af 'ssh .*Real-Xen' || :"
         words = ["sh", "-c", script]
-        text = self.lab.world.agent().run(words, Deadline(60, "looking"), check=False).stdout
+        text = self.lab.sandbox.agent().run(words, Deadline(60, "looking"), check=False).stdout
         return [line for line in text.splitlines() if "pgrep" not in line]
 
 

@@ -76,7 +76,7 @@ def ask(
 
 def inside(lab: Lab, *argv: str, netns: str = "") -> None:
     words = ["nsenter", f"--net=/run/netns/{netns}", "--"] if netns else []
-    lab.world.agent().run([*words, *argv], Deadline(60, argv[0]))
+    lab.sandbox.agent().run([*words, *argv], Deadline(60, argv[0]))
 
 
 @contextmanager
@@ -223,7 +223,7 @@ with NFTables(nfgen_family=2) as nft:
 
 def test_a_packet_filter_on_the_bridge_is_named(lab: Lab) -> None:
     words = (sys.executable, "-P", "-c", NFTABLES)
-    done = lab.world.agent().run([*words, "on"], Deadline(60, "nftables"), check=False)
+    done = lab.sandbox.agent().run([*words, "on"], Deadline(60, "nftables"), check=False)
     if not done.ok:
         pytest.skip(f"no packet filter on bridges here: {done.stderr.strip()[-80:]}")
     try:
@@ -254,7 +254,7 @@ def test_a_router_that_damages_payloads_is_told_from_one_that_loses_metadata(lab
     out = lab.directory / "flipping.out"
     words = [sys.executable, "-P", "-c", FLIPPING, "--netns", "r1", "--vnet", "--until-eof"]
     program = Process.start(
-        lab.world.agent(), [*words, "eth0", "eth1"], stdout=out, stderr=out.with_suffix(".err")
+        lab.sandbox.agent(), [*words, "eth0", "eth1"], stdout=out, stderr=out.with_suffix(".err")
     )
     try:
         deadline = Deadline(60, "starting the router")

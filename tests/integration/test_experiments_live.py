@@ -271,7 +271,7 @@ FATES: dict[str, tuple[str, int, str]] = {
         3,
         "error",
     ),
-    "a world that dies": (
+    "a sandbox that dies": (
         'os.kill(int(PID_OF("init.py")), signal.SIGKILL); vm1.run("hostname", timeout=20)',
         3,
         "error",

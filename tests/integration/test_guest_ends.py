@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from live import Place, descendants, place, process_of, until, words_of
 
-from labctl.sandbox.namespaces import Space
+from labctl.sandbox.namespaces import Namespaces
 
 pytestmark = pytest.mark.integration
 
@@ -84,10 +84,10 @@ def test_a_stopped_guest_is_told_and_goes_on(here: Place) -> None:
 
 
 def test_a_lost_link_is_shown_and_a_guest_out_of_reach_is_told(here: Place) -> None:
-    world = Space.attach(here.runtime / "ends")
+    sandbox = Namespaces.attach(here.runtime / "ends")
 
     def ip(*words: str) -> None:
-        subprocess.run(world.words(["ip", "link", "set", *words]), check=True)
+        subprocess.run(sandbox.words(["ip", "link", "set", *words]), check=True)
 
     ip("vm1-eth0", "down")
     found = lab(here)

@@ -1,4 +1,4 @@
-"""Bridges, TAPs and their features, made for real in a world."""
+"""Bridges, TAPs and their features, made for real in a sandbox."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from labctl.errors import HostError, LabctlError
 from labctl.network import features, links
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.namespaces import Space
+from labctl.sandbox.namespaces import Namespaces
 from labctl.topology import FEATURES, Topology, find, from_mapping, kernel_names, load, shipped
 
 pytestmark = [
@@ -32,42 +32,42 @@ LAN = from_mapping(
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    made = Space.create(tmp_path_factory.mktemp("network") / "w")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespaces]:
+    made = Namespaces.create(tmp_path_factory.mktemp("network") / "w")
     yield made
     made.end()
 
 
 @pytest.fixture
-def built(world: Space) -> Iterator[Space]:
-    world.call(links.build, LAN)
-    yield world
-    world.call(links.remove, LAN)
+def built(sandbox: Namespaces) -> Iterator[Namespaces]:
+    sandbox.call(links.build, LAN)
+    yield sandbox
+    sandbox.call(links.remove, LAN)
 
 
-def found(world: Space) -> dict[str, links.Link]:
-    return {link.name: link for link in world.call(links.links)}
+def found(sandbox: Namespaces) -> dict[str, links.Link]:
+    return {link.name: link for link in sandbox.call(links.links)}
 
 
-def read(world: Space, path: str) -> str:
+def read(sandbox: Namespaces, path: str) -> str:
     words = ["cat", path]
-    return world.agent().run(words, Deadline(10, "reading")).stdout.strip()
+    return sandbox.agent().run(words, Deadline(10, "reading")).stdout.strip()
 
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
-def test_every_shipped_topology_is_built_and_removed(world: Space, path: Path) -> None:
+def test_every_shipped_topology_is_built_and_removed(sandbox: Namespaces, path: Path) -> None:
     topology: Topology = load(path)
-    before = found(world)
-    world.call(links.build, topology)
+    before = found(sandbox)
+    sandbox.call(links.build, topology)
     names = links.names(topology)
-    assert set(found(world)) == {*before, *names}
+    assert set(found(sandbox)) == {*before, *names}
     assert len(set(names)) == len(names)
-    world.call(links.remove, topology)
-    assert found(world) == before
-    world.call(links.remove, topology)
+    sandbox.call(links.remove, topology)
+    assert found(sandbox) == before
+    sandbox.call(links.remove, topology)
 
 
-def test_links_are_what_the_topology_says(built: Space) -> None:
+def test_links_are_what_the_topology_says(built: Namespaces) -> None:
     seen = found(built)
     assert (seen["lan"].kind, seen["lan"].mtu, seen["lan"].up) == ("bridge", 1400, True)
     tap = seen["vm1-eth0"]
@@ -79,7 +79,7 @@ def test_links_are_what_the_topology_says(built: Space) -> None:
     assert read(built, "/sys/class/net/bare/bridge/multicast_snooping") == "0"
 
 
-def test_only_bridges_that_are_told_to_have_addresses(built: Space) -> None:
+def test_only_bridges_that_are_told_to_have_addresses(built: Namespaces) -> None:
     told = built.agent().run([sys.executable, "-c", ADDRESSES], Deadline(10, "listing")).stdout
     addresses = {line for line in told.splitlines() if "fe80" not in line}
     assert addresses == {"lo 127.0.0.1/8", "lo ::1/128", "lan 10.0.1.254/24", "lan fd00::f/64"}
@@ -108,17 +108,17 @@ for one in os.listdir("/sys/class/net/mgmt/brif"):
 """
 
 
-def test_no_guest_can_pass_for_another_one_on_the_management_network(world: Space) -> None:
+def test_no_guest_can_pass_for_another_one_on_the_management_network(sandbox: Namespaces) -> None:
     """One frame by another guest's address, and labctl would look for that one at its port."""
     pair = load(find("bridged"))
-    world.call(links.build, pair)
+    sandbox.call(links.build, pair)
     try:
         words = [sys.executable, "-c", PASSING_FOR_ANOTHER, pair.nodes["vm2"].mgmt_mac]
-        told = world.agent().run(words, Deadline(60, "passing for another"))
+        told = sandbox.agent().run(words, Deadline(60, "passing for another"))
         assert told.stdout.split() == ["vm2-mgmt"]
-        assert read(world, "/sys/class/net/vm1-mgmt/brport/isolated") == "1"
+        assert read(sandbox, "/sys/class/net/vm1-mgmt/brport/isolated") == "1"
     finally:
-        world.call(links.remove, pair)
+        sandbox.call(links.remove, pair)
 
 
 # A guest on vm1-eth0 sends by so many MAC addresses; printed is how many the bridge remembers.
@@ -143,36 +143,36 @@ def bounds_tables() -> bool:
 
 
 @pytest.mark.skipif(not bounds_tables(), reason="Linux bounds a bridge's table since 6.8")
-def test_a_bridge_remembers_no_more_than_its_bound(built: Space) -> None:
+def test_a_bridge_remembers_no_more_than_its_bound(built: Namespaces) -> None:
     """Else a guest could fill the host's memory, which no limit of its own counts."""
     words = [sys.executable, "-c", BY_MANY_ADDRESSES]
     told = built.agent().run(words, Deadline(120, "sending by many addresses"))
     assert links.MOST_LEARNT - 100 < int(told.stdout) < links.MOST_LEARNT + 100
 
 
-def test_the_observer_does_not_speak_ipv6_on_what_it_observes(built: Space) -> None:
+def test_the_observer_does_not_speak_ipv6_on_what_it_observes(built: Namespaces) -> None:
     for name, value in (("bare", "1"), ("vm1-eth0", "1"), ("lan", "0"), ("mgmt", "0")):
         assert read(built, f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6") == value
 
 
-def test_netfilter_keeps_out_of_the_bridges(world: Space) -> None:
-    world.call(links.leave_bridges_alone)
-    told = world.agent().run(
+def test_netfilter_keeps_out_of_the_bridges(sandbox: Namespaces) -> None:
+    sandbox.call(links.leave_bridges_alone)
+    told = sandbox.agent().run(
         ["sh", "-c", "cat /proc/sys/net/bridge/bridge-nf-call-* 2>/dev/null || true"],
         Deadline(10, "reading"),
     )
     assert set(told.stdout.split()) <= {"0"}
 
 
-def test_a_lab_routes_nothing_although_its_host_does(world: Space) -> None:
+def test_a_lab_routes_nothing_although_its_host_does(sandbox: Namespaces) -> None:
     """A new namespace takes over what the host's says, which is 1 where Docker runs."""
     knob = "/proc/sys/net/ipv4/ip_forward"
-    world.agent().run(["sh", "-c", f"echo 1 >{knob}"], Deadline(10, "writing"))
-    world.call(links.leave_bridges_alone)
-    assert read(world, knob) == "0"
+    sandbox.agent().run(["sh", "-c", f"echo 1 >{knob}"], Deadline(10, "writing"))
+    sandbox.call(links.leave_bridges_alone)
+    assert read(sandbox, knob) == "0"
 
 
-def test_names_that_are_taken_are_an_error(built: Space) -> None:
+def test_names_that_are_taken_are_an_error(built: Namespaces) -> None:
     before = found(built)
     with pytest.raises(LabctlError, match="exists"):
         built.call(links.build, LAN)
@@ -208,7 +208,7 @@ def active(seen: features.Features) -> dict[str, bool]:
 
 
 @pytest.mark.parametrize("link", ["vm1-eth0", "lan", "lo"])
-def test_features_read_as_the_kernel_tells_them_another_way(built: Space, link: str) -> None:
+def test_features_read_as_the_kernel_tells_them_another_way(built: Namespaces, link: str) -> None:
     told = built.agent().run([sys.executable, "-c", OTHER_WAY, link], Deadline(10, "asking")).stdout
     seen = built.call(features.read, link, "")
     assert "" not in seen
@@ -229,7 +229,7 @@ CHANGES = [
 
 @pytest.mark.parametrize(("link", "wanted"), CHANGES)
 def test_what_is_changed_is_put_back_exactly(
-    built: Space, link: str, wanted: dict[str, bool]
+    built: Namespaces, link: str, wanted: dict[str, bool]
 ) -> None:
     before = built.call(features.read, link, "")
     assert built.call(features.change, link, wanted, "") == before
@@ -241,7 +241,7 @@ def test_what_is_changed_is_put_back_exactly(
     assert built.call(features.read, link, "") == before
 
 
-def test_a_feature_that_was_off_stays_off_when_others_come_back(built: Space) -> None:
+def test_a_feature_that_was_off_stays_off_when_others_come_back(built: Namespaces) -> None:
     start = built.call(features.change, "vm1-eth0", {"gro": False}, "")
     before = built.call(features.change, "vm1-eth0", {"sg": False}, "")
     built.call(features.restore, "vm1-eth0", before, "")
@@ -250,14 +250,14 @@ def test_a_feature_that_was_off_stays_off_when_others_come_back(built: Space) ->
     assert built.call(features.read, "vm1-eth0", "") == start
 
 
-def test_a_link_that_is_not_there_is_told(built: Space) -> None:
+def test_a_link_that_is_not_there_is_told(built: Namespaces) -> None:
     with pytest.raises(HostError, match="features of none cannot be read"):
         built.call(features.read, "none", "")
     with pytest.raises(HostError, match="features of none cannot be read"):
         built.call(features.change, "none", {"tx": False}, "")
 
 
-def test_a_feature_name_that_does_not_exist_changes_nothing(built: Space) -> None:
+def test_a_feature_name_that_does_not_exist_changes_nothing(built: Namespaces) -> None:
     before = built.call(features.read, "vm1-eth0", "")
     with pytest.raises(LabctlError, match="no offload feature"):
         built.call(features.change, "vm1-eth0", {"tx": False, "frobnication": False}, "")
@@ -265,14 +265,14 @@ def test_a_feature_name_that_does_not_exist_changes_nothing(built: Space) -> Non
 
 
 def test_without_a_tun_device_the_error_says_what_mends_it(tmp_path: Path) -> None:
-    world = Space.create(tmp_path / "w")
+    sandbox = Namespaces.create(tmp_path / "w")
     try:
         mount = ["mount", "-t", "tmpfs", "x", "/dev/net"]
-        world.agent().run(mount, Deadline(10, "hiding the device"))
+        sandbox.agent().run(mount, Deadline(10, "hiding the device"))
         with pytest.raises(
             HostError, match=r"/dev/net/tun cannot be used|no bridge or TUN"
         ) as told:
-            world.call(links.build, load(find("bridged")))
+            sandbox.call(links.build, load(find("bridged")))
         assert "tun" in told.value.hint
     finally:
-        world.end()
+        sandbox.end()

@@ -17,7 +17,7 @@ from live import LABCTL, Done, as_user, needs_users, place
 from labctl.errors import UsageError
 from labctl.lab import orphans, state
 from labctl.sandbox import namespaces
-from labctl.sandbox.namespaces import IDENTITY, Space
+from labctl.sandbox.namespaces import IDENTITY, Namespaces
 
 pytestmark = pytest.mark.integration
 
@@ -32,9 +32,9 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def world(runtime: Path) -> Iterator[Space]:
+def sandbox(runtime: Path) -> Iterator[Namespaces]:
     with state.creating(runtime / "one"):
-        made = Space.create(runtime / "one")
+        made = Namespaces.create(runtime / "one")
     (runtime / "one" / "something").touch()
     made.keep()
     yield made
@@ -63,7 +63,7 @@ LOSSES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("words", [("down", "one"), ("down", "--all"), ("down",)])
 def test_a_lab_that_has_lost_its_folder_is_shown_and_ended(
-    loss: str, words: tuple[str, ...], runtime: Path, world: Space
+    loss: str, words: tuple[str, ...], runtime: Path, sandbox: Namespaces
 ) -> None:
     LOSSES[loss](runtime)
     (told,) = labctl("status", "--json").json()
@@ -73,7 +73,7 @@ def test_a_lab_that_has_lost_its_folder_is_shown_and_ended(
     done = labctl(*words)
     assert done.status == 0
     assert done.stdout.startswith("lab one is down; it ran without its folder")
-    assert not world.identity.alive
+    assert not sandbox.identity.alive
     assert not (runtime / "one").exists()
     assert labctl("status", "--json").json() == []
 
@@ -84,7 +84,7 @@ def test_an_unmounted_runtime_folder_hides_no_lab(runtime: Path) -> None:
     mounted = True
     try:
         with state.creating(runtime / "one"):
-            made = Space.create(runtime / "one")
+            made = Namespaces.create(runtime / "one")
         made.keep()
         subprocess.run(["umount", "--lazy", str(runtime)], check=True)
         mounted = False
@@ -96,7 +96,7 @@ def test_an_unmounted_runtime_folder_hides_no_lab(runtime: Path) -> None:
             subprocess.run(["umount", "--lazy", str(runtime)], check=True)
 
 
-def test_a_lab_without_its_folder_keeps_its_name(runtime: Path, world: Space) -> None:
+def test_a_lab_without_its_folder_keeps_its_name(runtime: Path, sandbox: Namespaces) -> None:
     shutil.rmtree(runtime / "one")
     with (
         pytest.raises(UsageError, match="lab one runs, but its folder has gone") as wrong,
@@ -106,24 +106,24 @@ def test_a_lab_without_its_folder_keeps_its_name(runtime: Path, world: Space) ->
     assert "labctl down one" in wrong.value.hint
     with state.creating(runtime / "two"):
         pass
-    assert world.identity.alive
+    assert sandbox.identity.alive
     for words in (["ssh", "-l", "one", "vm1"], ["exec", "vm1", "true"], ["logs", "vm1"]):
         told = labctl(*words)
         assert told.status == 2
         assert told.stderr.startswith("labctl: lab one is orphaned: it runs, but its folder")
 
 
-def test_another_up_leaves_a_lab_whose_identity_is_lost(runtime: Path, world: Space) -> None:
+def test_another_up_leaves_a_lab_whose_identity_is_lost(runtime: Path, sandbox: Namespaces) -> None:
     (runtime / "one" / IDENTITY).unlink()
     with state.creating(runtime / "two"):
         pass
-    assert world.identity.alive
+    assert sandbox.identity.alive
     assert (runtime / "one" / "something").exists()
 
 
 def test_a_lab_that_is_just_being_made_is_no_orphan(runtime: Path) -> None:
     with state.creating(runtime / "one"):
-        made = Space.create(runtime / "one")
+        made = Namespaces.create(runtime / "one")
         identity = runtime / "one" / IDENTITY
         identity.rename(runtime / "kept")  # the moment before it is written
         with subprocess.Popen([LABCTL, "status", "--json"], stdout=subprocess.PIPE) as asking:
@@ -134,22 +134,24 @@ def test_a_lab_that_is_just_being_made_is_no_orphan(runtime: Path) -> None:
 
 
 def test_labs_of_another_runtime_folder_are_left_alone(
-    runtime: Path, world: Space, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    runtime: Path, sandbox: Namespaces, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     shutil.rmtree(runtime / "one")
     monkeypatch.setenv("LABCTL_RUNTIME_DIR", str(tmp_path))
     assert labctl("status", "--json").json() == []
     assert labctl("down", "--all").stdout == "no lab is up\n"
-    assert world.identity.alive
+    assert sandbox.identity.alive
 
 
-def test_a_later_lab_of_the_same_folder_outlives_an_orphan(runtime: Path, world: Space) -> None:
+def test_a_later_lab_of_the_same_folder_outlives_an_orphan(
+    runtime: Path, sandbox: Namespaces
+) -> None:
     (lost,) = _lose(runtime)
-    later = Space.create(runtime / "one")  # as an earlier labctl would
+    later = Namespaces.create(runtime / "one")  # as an earlier labctl would
     later.keep()
     assert [lab["state"] for lab in labctl("status", "--json").json()] == ["coming up", "orphaned"]
     lost.end()
-    assert not world.identity.alive
+    assert not sandbox.identity.alive
     assert later.identity.alive
     assert orphans.find() == []
     later.end()
@@ -165,26 +167,26 @@ def _lose(runtime: Path) -> list[orphans.Orphan]:
     [("unshare", "--time", "--boottime", "1000000", "--monotonic", "1000000", "--fork", "--")],
 )
 def test_a_lab_is_the_same_in_another_time_namespace(
-    through: tuple[str, ...], runtime: Path, world: Space
+    through: tuple[str, ...], runtime: Path, sandbox: Namespaces
 ) -> None:
     (told,) = labctl("status", "--json", through=through).json()
     assert told["state"] == "coming up"
     assert labctl("down", "one", through=through).stdout == "lab one is down\n"
-    assert not world.identity.alive
+    assert not sandbox.identity.alive
     assert not (runtime / "one").exists()
 
 
 def test_a_lab_of_another_process_namespace_is_not_told_to_be_down(
-    runtime: Path, world: Space
+    runtime: Path, sandbox: Namespaces
 ) -> None:
     through = ("unshare", "--pid", "--fork", "--mount-proc", "--")
     told = labctl("down", "one", through=through)
     assert told.status == 3
     assert told.stderr.startswith("labctl: lab one runs, but its processes are not to be seen")
-    assert world.identity.alive
+    assert sandbox.identity.alive
     assert (runtime / "one" / IDENTITY).exists()
     told = labctl("ssh", "-l", "one", "vm1", through=through)
-    assert (told.status, world.identity.alive) == (2, True)
+    assert (told.status, sandbox.identity.alive) == (2, True)
 
 
 def test_an_ordinary_user_finds_a_lab_after_the_end_of_the_session() -> None:

@@ -1,4 +1,4 @@
-"""Worlds for real: what is in them, how they end, and that nothing of them stays."""
+"""Sandboxes for real: what is in them, how they end, and that nothing of them stays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from labctl.sandbox import namespaces, owned
 from labctl.sandbox.base import Process
 from labctl.sandbox.client import Agent
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.namespaces import Space
+from labctl.sandbox.namespaces import Namespaces
 from labctl.topology import find, load
 
 pytestmark = [
@@ -36,9 +36,9 @@ MAKER = """
 import sys, time
 from pathlib import Path
 from labctl.sandbox.namespaces import Space
-world = Space.create(Path(sys.argv[1]))
-if "keep" in sys.argv: world.keep()
-print(world.identity.pid, flush=True)
+sandbox = Space.create(Path(sys.argv[1]))
+if "keep" in sys.argv: sandbox.keep()
+print(sandbox.identity.pid, flush=True)
 time.sleep(1000)
 """
 
@@ -71,7 +71,7 @@ def vanished(path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Where a world may be made; whatever is left of it is ended."""
+    """Where a sandbox may be made; whatever is left of it is ended."""
     path = tmp_path / "w"
     before = (host_links(), host_mounts())
     yield path
@@ -80,8 +80,8 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def world(folder: Path) -> Iterator[Space]:
-    made = Space.create(folder)
+def sandbox(folder: Path) -> Iterator[Namespaces]:
+    made = Namespaces.create(folder)
     yield made
     made.end()
 
@@ -89,69 +89,69 @@ def world(folder: Path) -> Iterator[Space]:
 # --- what is in it ------------------------------------------------------------------------------
 
 
-def test_a_world_has_processes_links_and_run_of_its_own(world: Space) -> None:
-    agent = world.agent()
+def test_a_sandbox_has_processes_links_and_run_of_its_own(sandbox: Namespaces) -> None:
+    agent = sandbox.agent()
     assert agent.run(["readlink", "/proc/1/exe"], soon()).stdout.strip() == os.path.realpath(
         sys.executable
     )
     assert int(agent.run(["sh", "-c", "echo $$"], soon()).stdout) < 1000
-    assert [link.name for link in world.call(links.links)] == ["lo"]
-    assert world.call(links.links)[0].up
+    assert [link.name for link in sandbox.call(links.links)] == ["lo"]
+    assert sandbox.call(links.links)[0].up
     assert {"netns"} <= set(agent.run(["ls", "/run"], soon()).stdout.split()) <= {"netns", "mount"}
     assert Path("/run").is_dir()
-    assert oct(world.directory.stat().st_mode & 0o777) == "0o700"
+    assert oct(sandbox.directory.stat().st_mode & 0o777) == "0o700"
 
 
-def test_what_is_mounted_inside_stays_inside(world: Space, tmp_path: Path) -> None:
+def test_what_is_mounted_inside_stays_inside(sandbox: Namespaces, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
-    world.agent().run(["mount", "-t", "tmpfs", "x", str(tmp_path / "m")], soon())
-    world.agent().run(["touch", str(tmp_path / "m" / "file")], soon())
+    sandbox.agent().run(["mount", "-t", "tmpfs", "x", str(tmp_path / "m")], soon())
+    sandbox.agent().run(["touch", str(tmp_path / "m" / "file")], soon())
     assert list((tmp_path / "m").iterdir()) == []
 
 
-def test_the_user_libvirt_looks_for_has_a_name_inside(world: Space) -> None:
-    told = world.agent().run(["getent", "passwd", "libvirt-qemu", "root"], soon()).stdout
+def test_the_user_libvirt_looks_for_has_a_name_inside(sandbox: Namespaces) -> None:
+    told = sandbox.agent().run(["getent", "passwd", "libvirt-qemu", "root"], soon()).stdout
     assert "libvirt-qemu:" in told
     assert "root:" in told
-    assert world.agent().run(["getent", "group", "libvirt-qemu"], soon()).ok
+    assert sandbox.agent().run(["getent", "group", "libvirt-qemu"], soon()).ok
     assert host_mounts() == len(Path("/proc/self/mountinfo").read_text().splitlines())
 
 
 def test_a_directory_below_run_is_seen_inside_at_its_own_path(tmp_path: Path) -> None:
     path = Path(f"/run/labctl-test-{os.getpid()}")
-    world = Space.create(path)
+    sandbox = Namespaces.create(path)
     try:
         (path / "from-outside").write_text("x")
-        assert world.agent().run(["cat", str(path / "from-outside")], soon()).stdout == "x"
-        world.agent().run(["touch", str(path / "from-inside")], soon())
+        assert sandbox.agent().run(["cat", str(path / "from-outside")], soon()).stdout == "x"
+        sandbox.agent().run(["touch", str(path / "from-inside")], soon())
         assert (path / "from-inside").exists()
     finally:
-        world.end()
+        sandbox.end()
     assert not path.exists()
     assert tmp_path.exists()
 
 
-def test_named_namespaces_of_the_world_can_be_entered(world: Space) -> None:
+def test_named_namespaces_of_the_sandbox_can_be_entered(sandbox: Namespaces) -> None:
     create = "from pyroute2 import netns; netns.create('r1')"
-    world.agent().run([sys.executable, "-c", create], soon())
+    sandbox.agent().run([sys.executable, "-c", create], soon())
     assert not Path("/run/netns/r1").exists()
-    enter = world.enter(netns="r1")
+    enter = sandbox.enter(netns="r1")
     listed = subprocess.run([*enter, "cat", "/proc/net/dev"], capture_output=True, check=True)
     assert [line.split()[0] for line in listed.stdout.decode().splitlines()[2:]] == ["lo:"]
-    assert [link.name for link in world.call(links.links, "r1")] == ["lo"]
+    assert [link.name for link in sandbox.call(links.links, "r1")] == ["lo"]
     with pytest.raises(LabctlError, match="No such file"):
-        world.call(links.links, "r2")
-    assert world.agent().run(["ls", "/run/netns"], soon()).stdout == "r1\n"
+        sandbox.call(links.links, "r2")
+    assert sandbox.agent().run(["ls", "/run/netns"], soon()).stdout == "r1\n"
 
 
-def test_orphans_are_reaped(world: Space) -> None:
+def test_orphans_are_reaped(sandbox: Namespaces) -> None:
     # Each shell leaves a child behind that PID 1 inherits; none may stay as a zombie.
     many = "for i in $(seq 50); do (sleep 0.01 &) ; done"
-    world.agent().run(["sh", "-c", many], soon())
+    sandbox.agent().run(["sh", "-c", many], soon())
     limit = soon()
     while True:
         every = ["sh", "-c", "cat /proc/[0-9]*/stat"]
-        states = world.agent().run(every, soon(), check=False).stdout
+        states = sandbox.agent().run(every, soon(), check=False).stdout
         assert "\n1 (" in f"\n{states}", "it sees PID 1, so it would see what is left"
         left = [line for line in states.splitlines() if "(sleep)" in line]
         if not left:
@@ -159,29 +159,29 @@ def test_orphans_are_reaped(world: Space) -> None:
         limit.pause(0.05)
 
 
-def test_a_world_tells_which_of_its_processes_run(world: Space, tmp_path: Path) -> None:
+def test_a_sandbox_tells_which_of_its_processes_run(sandbox: Namespaces, tmp_path: Path) -> None:
     program = Process.start(
-        world.agent(), ["sleep", "1000"], stdout=tmp_path / "o", stderr=tmp_path / "e"
+        sandbox.agent(), ["sleep", "1000"], stdout=tmp_path / "o", stderr=tmp_path / "e"
     )
-    assert world.runs(program.pid)
-    assert world.runs(program.pid, "sleep 1000")
-    assert not world.runs(program.pid, "labctl.routers.raw")
+    assert sandbox.runs(program.pid)
+    assert sandbox.runs(program.pid, "sleep 1000")
+    assert not sandbox.runs(program.pid, "labctl.routers.raw")
     program.kill(signal.SIGKILL)
     program.finish(soon())
-    assert not world.runs(program.pid)
-    assert not world.runs(999_999)
+    assert not sandbox.runs(program.pid)
+    assert not sandbox.runs(999_999)
 
 
 # --- coming and going ---------------------------------------------------------------------------
 
 
-def test_two_worlds_with_the_same_names_do_not_meet(folder: Path, tmp_path: Path) -> None:
+def test_two_sandboxes_with_the_same_names_do_not_meet(folder: Path, tmp_path: Path) -> None:
     topology = load(find("bridged"))
-    one = Space.create(folder)
-    two = Space.create(tmp_path / "w2")
+    one = Namespaces.create(folder)
+    two = Namespaces.create(tmp_path / "w2")
     try:
-        for world in (one, two):
-            world.call(links.build, topology)
+        for sandbox in (one, two):
+            sandbox.call(links.build, topology)
         assert one.call(links.links) != []
         assert {link.name for link in one.call(links.links)} == {
             link.name for link in two.call(links.links)
@@ -195,23 +195,23 @@ def test_a_directory_that_exists_is_not_taken_over(folder: Path) -> None:
     folder.mkdir()
     (folder / "precious").touch()
     with pytest.raises(FileExistsError):
-        Space.create(folder)
+        Namespaces.create(folder)
     assert (folder / "precious").exists()
     shutil.rmtree(folder)
 
 
-def test_a_later_process_enters_and_ends_a_kept_world(folder: Path) -> None:
-    made = Space.create(folder)
+def test_a_later_process_enters_and_ends_a_kept_sandbox(folder: Path) -> None:
+    made = Namespaces.create(folder)
     made.keep()
     made.close()
-    again = Space.attach(folder)
+    again = Namespaces.attach(folder)
     assert again.identity == made.identity
     assert [link.name for link in again.call(links.links)] == ["lo"]
     again.end()
     assert not folder.exists()
     gone(made.identity.pid)
     with pytest.raises(FileNotFoundError):
-        Space.attach(folder)
+        Namespaces.attach(folder)
 
 
 def maker(folder: Path, *words: str) -> tuple[subprocess.Popen[str], int]:
@@ -222,7 +222,7 @@ def maker(folder: Path, *words: str) -> tuple[subprocess.Popen[str], int]:
     return process, int(process.stdout.readline())
 
 
-def test_an_unkept_world_ends_with_its_maker(folder: Path) -> None:
+def test_an_unkept_sandbox_ends_with_its_maker(folder: Path) -> None:
     process, pid = maker(folder)
     process.kill()
     process.wait()
@@ -230,14 +230,14 @@ def test_an_unkept_world_ends_with_its_maker(folder: Path) -> None:
     gone(pid)
 
 
-def test_a_kept_world_outlives_its_maker(folder: Path) -> None:
+def test_a_kept_sandbox_outlives_its_maker(folder: Path) -> None:
     process, pid = maker(folder, "keep")
     process.kill()
     process.wait()
-    world = Space.attach(folder)
-    assert world.identity.pid == pid
-    assert world.agent().run(["true"], soon()).ok
-    world.end()
+    sandbox = Namespaces.attach(folder)
+    assert sandbox.identity.pid == pid
+    assert sandbox.agent().run(["true"], soon()).ok
+    sandbox.end()
     assert not folder.exists()
 
 
@@ -257,56 +257,56 @@ def test_a_maker_killed_at_any_moment_leaves_nothing(folder: Path, moment: int) 
 
 
 @pytest.mark.parametrize("victim", ["init", "unshare"])
-def test_a_world_whose_first_process_is_killed_is_dead_and_can_be_ended(
+def test_a_sandbox_whose_first_process_is_killed_is_dead_and_can_be_ended(
     folder: Path, victim: str
 ) -> None:
-    world = Space.create(folder)
-    world.keep()
-    world.call(links.build, load(find("bridged")))
-    pid = world.identity.pid
+    sandbox = Namespaces.create(folder)
+    sandbox.keep()
+    sandbox.call(links.build, load(find("bridged")))
+    pid = sandbox.identity.pid
     parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(pid if victim == "init" else parent, signal.SIGKILL)
     gone(pid)
     with pytest.raises(LabctlError):
-        world.agent().run(["true"], soon())
+        sandbox.agent().run(["true"], soon())
     with pytest.raises(LabctlError, match="has ended"):
-        Space.attach(folder)
-    world.end()
+        Namespaces.attach(folder)
+    sandbox.end()
     assert not folder.exists()
 
 
-def test_everything_inside_dies_with_the_world(world: Space, tmp_path: Path) -> None:
+def test_everything_inside_dies_with_the_sandbox(sandbox: Namespaces, tmp_path: Path) -> None:
     Process.start(
-        world.agent(),
+        sandbox.agent(),
         ["sh", "-c", "trap '' TERM HUP INT; sleep 1000"],
         stdout=tmp_path / "o",
         stderr=tmp_path / "e",
         detached=True,
     )
-    children = Path(f"/proc/{world.identity.pid}/root/proc")
+    children = Path(f"/proc/{sandbox.identity.pid}/root/proc")
     inside = [entry for entry in children.iterdir() if entry.name.isdigit()]
     assert len(inside) >= 2
-    handle = os.pidfd_open(world.identity.pid)
-    world.end()
+    handle = os.pidfd_open(sandbox.identity.pid)
+    sandbox.end()
     with pytest.raises(ProcessLookupError):
         signal.pidfd_send_signal(handle, 0)
     os.close(handle)
 
 
 def test_ending_twice_or_from_two_sides_is_no_error(folder: Path) -> None:
-    world = Space.create(folder)
-    world.keep()
+    sandbox = Namespaces.create(folder)
+    sandbox.keep()
     threads = [threading.Thread(target=namespaces.end, args=(folder,)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not folder.exists()
-    world.end()
+    sandbox.end()
 
 
-def test_a_directory_that_its_pid_1_is_just_removing_is_no_world_elsewhere(folder: Path) -> None:
-    owned.make(folder)  # with its mark, and what told of the world is gone already
+def test_a_directory_that_its_pid_1_is_just_removing_is_no_sandbox_elsewhere(folder: Path) -> None:
+    owned.make(folder)  # with its mark, and what told of the sandbox is gone already
     removing = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     fcntl.flock(removing, fcntl.LOCK_EX)
     timer = threading.Timer(0.3, os.close, (removing,))
@@ -329,12 +329,12 @@ def test_another_process_of_the_same_number_is_left_alone(folder: Path) -> None:
             innocent.kill()
 
 
-def test_keeping_a_world_that_has_ended_is_an_error(folder: Path) -> None:
-    world = Space.create(folder)
-    os.kill(world.identity.pid, signal.SIGKILL)
-    gone(world.identity.pid)
+def test_keeping_a_sandbox_that_has_ended_is_an_error(folder: Path) -> None:
+    sandbox = Namespaces.create(folder)
+    os.kill(sandbox.identity.pid, signal.SIGKILL)
+    gone(sandbox.identity.pid)
     with pytest.raises(LabctlError, match="went down"):
-        world.keep()
+        sandbox.keep()
 
 
 # --- as an ordinary user ------------------------------------------------------------------------
@@ -347,25 +347,25 @@ from labctl.topology import find, load
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.namespaces import Space
 assert os.geteuid() != 0
-world = Space.create(Path(sys.argv[1]))
-assert world.identity.user
+sandbox = Space.create(Path(sys.argv[1]))
+assert sandbox.identity.user
 soon = Deadline(60, "a test")
-assert world.agent().run(["id", "-u"], soon).stdout.split() == ["0"]
-world.call(links.build, load(find("bridged")))
-print(" ".join(sorted(link.name for link in world.call(links.links))))
-world.agent().run(["chown", "0:0", str(world.directory)], soon)
-world.end()
+assert sandbox.agent().run(["id", "-u"], soon).stdout.split() == ["0"]
+sandbox.call(links.build, load(find("bridged")))
+print(" ".join(sorted(link.name for link in sandbox.call(links.links))))
+sandbox.agent().run(["chown", "0:0", str(sandbox.directory)], soon)
+sandbox.end()
 print(Path(sys.argv[1]).exists())
 """
 CHECKOUT = Path(labctl.__file__).parents[1]
 
 
 @pytest.mark.skipif(not shutil.which("newuidmap"), reason="needs newuidmap (package uidmap)")
-def test_an_ordinary_user_makes_a_world_with_links_and_leaves_nothing(
-    world: Space, tmp_path: Path
+def test_an_ordinary_user_makes_a_sandbox_with_links_and_leaves_nothing(
+    sandbox: Namespaces, tmp_path: Path
 ) -> None:
-    """In a world, so that ranges for a user, and a /dev/net/tun of the usual mode, are its own."""
-    agent = world.agent()
+    """In a sandbox, so that ranges of ids and a /dev/net/tun of the usual mode are its own."""
+    agent = sandbox.agent()
     ranges = tmp_path / "ranges"
     ranges.write_text("nobody:200000:65536\n")
     for name in ("/etc/subuid", "/etc/subgid"):
@@ -385,7 +385,7 @@ def test_an_ordinary_user_makes_a_world_with_links_and_leaves_nothing(
 
 
 def _let_everybody_reach(agent: Agent, paths: list[Path]) -> None:
-    """Open the way to these folders inside the world: they may lie where only root may look."""
+    """Open the way to these folders inside the sandbox: they may lie where only root may look."""
     closed = {
         folder
         for path in paths

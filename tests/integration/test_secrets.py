@@ -139,13 +139,13 @@ def test_a_guests_key_opens_the_network_under_test_and_no_management_network(
     key = tmp_path / "key"
     key.touch(mode=0o600)
     key.write_text(known.clients["vm1"].openssh)
-    world = state.attach(pair.runtime / "pair")
+    sandbox = state.attach(pair.runtime / "pair")
     options = ["-F", "none", "-i", str(key), "-o", "UserKnownHostsFile=/dev/null"]
     options += ["-o", "StrictHostKeyChecking=no", "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"]
-    argv = [*world.enter(), "ssh", *options, f"root@{vm2}%{MGMT_BRIDGE}", "uname", "-n"]
+    argv = [*sandbox.enter(), "ssh", *options, f"root@{vm2}%{MGMT_BRIDGE}", "uname", "-n"]
     done = run(argv, deadline=Deadline(60, "logging in"), check=False)
     assert (done.status, done.stdout) == (1, ""), done.stderr
     assert "network under test only" in done.stderr
-    argv = [*world.enter(), "ssh", *options, "-W", "127.0.0.1:22", f"root@{vm2}%{MGMT_BRIDGE}"]
+    argv = [*sandbox.enter(), "ssh", *options, "-W", "127.0.0.1:22", f"root@{vm2}%{MGMT_BRIDGE}"]
     done = run(argv, deadline=Deadline(60, "passing through"), check=False, stdin=b"x\n")
     assert "SSH-2.0" not in done.stdout

@@ -34,7 +34,7 @@ def lab() -> Iterator[XenLab]:
 
 def watch(lab: XenLab, place: str, folder: Path) -> FlagsWatch:
     def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path, limit: int = 0) -> Handle:
-        return Process.start(lab.world.agent(), argv, stdout=stdout, stderr=stderr, limit=limit)
+        return Process.start(lab.sandbox.agent(), argv, stdout=stdout, stderr=stderr, limit=limit)
 
     return FlagsWatch(
         VIFS,

@@ -55,10 +55,10 @@ def test_packets_stay_partial_from_netfront_to_netfront(
 
 
 def test_a_guest_ends_and_comes_again(lab: XenLab) -> None:
-    assert lab.world.call(xen.running, lab.host) == ["vm1", "vm2"]
-    lab.world.call(xen.stop, lab.host, "vm2")
-    lab.world.call(xen.stop, lab.host, "vm2")  # gone already: no error
-    assert lab.world.call(xen.running, lab.host) == ["vm1"]
+    assert lab.sandbox.call(xen.running, lab.host) == ["vm1", "vm2"]
+    lab.sandbox.call(xen.stop, lab.host, "vm2")
+    lab.sandbox.call(xen.stop, lab.host, "vm2")  # gone already: no error
+    assert lab.sandbox.call(xen.running, lab.host) == ["vm1"]
     assert "vm2-eth0" not in lab.run("xen1", "ls /sys/class/net").stdout
     lab.start("vm2")
     assert lab.run("vm1", "ssh vm2 uname -n").stdout == "vm2\n"
@@ -68,5 +68,5 @@ def test_a_guest_ends_and_comes_again(lab: XenLab) -> None:
 def test_a_host_that_dies_is_named_with_the_end_of_its_console(lab: XenLab) -> None:
     lab.stop_host()
     with pytest.raises(GuestError, match="xen1") as error:
-        lab.world.call(xen.running, lab.host)
+        lab.sandbox.call(xen.running, lab.host)
     assert "labctl: ready" in error.value.detail

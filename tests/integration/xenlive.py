@@ -1,4 +1,4 @@
-"""A Xen host with its guests in a world of its own, put together from a topology by hand."""
+"""A Xen host with its guests in a sandbox of its own, put together from a topology by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from labctl.images.kernel import unpacked
 from labctl.network import links
 from labctl.sandbox.base import Process
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.namespaces import Space
+from labctl.sandbox.namespaces import Namespaces
 from labctl.sandbox.process import Result
 from labctl.topology import loader, lookup
 from labctl.topology.model import DOM0_MEMORY, MGMT_BRIDGE, Topology
@@ -33,7 +33,7 @@ class XenLab:
     """One Xen host, running, and what lives on it."""
 
     topology: Topology
-    world: Space
+    sandbox: Namespaces
     host: xen.XenHost
     host_guest: Guest
     guests: tuple[xen.XenGuest, ...]
@@ -42,7 +42,7 @@ class XenLab:
 
     @property
     def directory(self) -> Path:
-        return self.world.directory
+        return self.sandbox.directory
 
     def boot(self) -> None:
         """Start the Xen host until a command ran in dom0."""
@@ -56,18 +56,18 @@ class XenLab:
         self.seconds |= self._call(xen.start, self.host, chosen, "xen")
 
     def stop_host(self) -> None:
-        self.world.call(driver.stop, self._hypervisor, self.host_guest.domain)
+        self.sandbox.call(driver.stop, self._hypervisor, self.host_guest.domain)
 
     def run(self, name: str, line: str, *, check: bool = True, seconds: float = 120.0) -> Result:
         """Run a shell's line in a guest or in dom0."""
-        return self.world.agent().run(
+        return self.sandbox.agent().run(
             [*ssh.command(self.directory, name), line], Deadline(seconds, line), check=check
         )
 
     def capture(self, points: Sequence[Point], folder: Path) -> Capture:
         def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path, limit: int = 0) -> Handle:
             return Process.start(
-                self.world.agent(), argv, stdout=stdout, stderr=stderr, limit=limit
+                self.sandbox.agent(), argv, stdout=stdout, stderr=stderr, limit=limit
             )
 
         return Capture(points, folder, deadline=Deadline(60, "starting observers"), spawn=spawn)
@@ -77,7 +77,7 @@ class XenLab:
         return driver.Hypervisor(self.directory / "embed")
 
     def _call(self, function: Callable[..., dict[str, float]], *args: object) -> dict[str, float]:
-        return self.world.agent().call_with_events(function, *args, emit=_told)
+        return self.sandbox.agent().call_with_events(function, *args, emit=_told)
 
 
 def _told(event: Event) -> None:
@@ -92,7 +92,7 @@ def xen_lab(
     dom0_memory: int = DOM0_MEMORY,
     change: Callable[[Topology], Topology] = lambda topology: topology,
 ) -> Iterator[XenLab]:
-    """Make the world, the networks and the files of a shipped topology with one Xen host."""
+    """Make the sandbox, the networks and the files of a shipped topology with one Xen host."""
     topology = change(loader.load(lookup.find(name)))
     (host,) = topology.xen_hosts()
     inside = topology.inside(host.name)
@@ -102,12 +102,12 @@ def xen_lab(
     hostkeys = {node: keys.Key.make() for node in topology.nodes}
     clients = {node.name: keys.Key.make() for node in inside.nodes}
     with tempfile.TemporaryDirectory(prefix="lx", dir="/tmp") as folder:
-        world = Space.create(Path(folder) / "w")
+        sandbox = Namespaces.create(Path(folder) / "w")
         try:
-            world.call(links.leave_bridges_alone)
-            world.call(links.build, topology)
+            sandbox.call(links.leave_bridges_alone)
+            sandbox.call(links.build, topology)
             ssh.write_config(
-                world.directory,
+                sandbox.directory,
                 MGMT_BRIDGE,
                 client,
                 {
@@ -144,7 +144,7 @@ def xen_lab(
                 drives=(kernel, micro.initramfs),
                 client=client,
                 hostkey=hostkeys[host.name],
-                directory=world.directory,
+                directory=sandbox.directory,
                 dom0_memory=dom0_memory,
             )
             guests = []
@@ -165,14 +165,14 @@ def xen_lab(
                             initramfs=micro.initramfs,
                             cmdline=xen.CMDLINE,
                             nics=tuple(nics),
-                            console=world.directory / "console" / f"{node.name}.sock",
-                            log=world.directory / "console" / f"{node.name}.log",
+                            console=sandbox.directory / "console" / f"{node.name}.sock",
+                            log=sandbox.directory / "console" / f"{node.name}.log",
                         ),
                         {**bridges, node.mgmt_tap: MGMT_BRIDGE},
                         spec.boot_lines(topology, node, client, clients, hostkeys),
                     )
                 )
-            place = xen.XenHost(host.name, world.directory, host_guest.log, host_guest.domain)
-            yield XenLab(topology, world, place, host_guest, tuple(guests))
+            place = xen.XenHost(host.name, sandbox.directory, host_guest.log, host_guest.domain)
+            yield XenLab(topology, sandbox, place, host_guest, tuple(guests))
         finally:
-            world.end()
+            sandbox.end()

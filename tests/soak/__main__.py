@@ -178,14 +178,14 @@ class Soak:
         for one in (self.lab.host_guest, *(guest.guest for guest in self.lab.guests)):
             scan(f"the console of {one.name}", one.log.read_text(errors="replace"))
 
-    def last_words(self) -> str:
+    def last_lines(self) -> str:
         """Return what dom0 still says after something broke off."""
         line = (
             "uptime; free; ps -o pid,vsz,rss,args | sort -nk3 | tail -5; df; xl list; dmesg | tail"
         )
         words = [*ssh.command(self.lab.directory, "xen1", shared=False), line]
         try:
-            done = self.lab.world.agent().run(words, Deadline(60, "asking dom0"), check=False)
+            done = self.lab.sandbox.agent().run(words, Deadline(60, "asking dom0"), check=False)
         except LabctlError as error:
             return str(error)
         return done.stdout + done.stderr
@@ -195,7 +195,7 @@ class Soak:
         seconds = []
         for _ in range(CREATIONS):
             begun = time.monotonic()
-            self.lab.world.call(xen.stop, self.lab.host, name)
+            self.lab.sandbox.call(xen.stop, self.lab.host, name)
             time.sleep(PAUSE_SECONDS)
             self.lab.start(name)
             seconds.append(time.monotonic() - begun)
@@ -309,7 +309,7 @@ def soak(options: argparse.Namespace) -> int:
                     line = work.round()
                     print(f"round {counts.rounds}, minute {minutes():.1f}: {line}", flush=True)
             except (CorruptionError, LabctlError):
-                print(f"dom0 after {minutes():.1f} minutes:\n{work.last_words()}", flush=True)
+                print(f"dom0 after {minutes():.1f} minutes:\n{work.last_lines()}", flush=True)
                 raise
     except (CorruptionError, LabctlError) as error:
         what = "corrupted" if isinstance(error, CorruptionError) else "broke off"

@@ -19,7 +19,7 @@ from .content import MIB, Content, CorruptionError, difference, digest, listed_f
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from labctl.sandbox.namespaces import Space
+    from labctl.sandbox.namespaces import Namespaces
 
 MEMORY = "/tmp/soak/memory"
 SECONDS = 300.0
@@ -91,7 +91,7 @@ class Lab(Protocol):
     """What is needed of a Xen host with guests."""
 
     @property
-    def world(self) -> Space: ...
+    def sandbox(self) -> Namespaces: ...
     @property
     def directory(self) -> Path: ...
 
@@ -120,7 +120,7 @@ class End:
 def ask(lab: Lab, name: str, line: str, stdin: bytes = b"") -> str:
     """Run a shell's line in a guest or in dom0; return what it printed."""
     words = [*ssh.command(lab.directory, name), line]
-    done: Result = lab.world.agent().run(words, Deadline(SECONDS, f"{name}: soak"), stdin=stdin)
+    done: Result = lab.sandbox.agent().run(words, Deadline(SECONDS, f"{name}: soak"), stdin=stdin)
     return done.stdout
 
 
@@ -196,7 +196,7 @@ def exchange(lab: Lab, one: End, other: End, flow: Flow, spoil: bool = False) ->
 
 
 def from_outside(lab: Lab, name: str, payload: bytes) -> int:
-    """Send a payload from the world of the lab into a guest or dom0, by SSH; return its octets.
+    """Send a payload from the sandbox of the lab into a guest or dom0, by SSH; return its octets.
 
     On its way: the lab's bridge, QEMU's virtio NIC, dom0's bridge, for a guest its vif too.
     """

@@ -1,4 +1,4 @@
-"""A process of a test's own that stands for the PID 1 of a world."""
+"""A process of a test's own that stands for the PID 1 of a sandbox."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def any_process_is_an_init(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def standing(pid: int) -> Identity:
-    """Return the identity of a world whose PID 1 is this process."""
+    """Return the identity of a sandbox whose PID 1 is this process."""
     return Identity(pid, _mark(pid), user=False)
 
 
 def ended(pid: int) -> Identity:
-    """Return the identity of a world whose PID 1 had this pid, and is gone."""
+    """Return the identity of a sandbox whose PID 1 had this pid, and is gone."""
     return Identity(pid, "the mark of another", user=False)
 
 

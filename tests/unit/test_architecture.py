@@ -24,8 +24,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 MAY_START_PROGRAMS = {
     "sandbox",  # the gate itself, and what is behind it
     "__main__.py",  # Python anew, where the locale is not UTF-8
-    "capture/spawn.py",  # observers of a host without a world
-    "cli/terminal.py",  # a console on the user's terminal, by a program in the lab's world
+    "capture/spawn.py",  # observers of a host without a sandbox
+    "cli/terminal.py",  # a console on the user's terminal, by a program in the lab's sandbox
     "cli/labs.py",  # the command becomes ssh itself, so that its exit status is ours
 }
 

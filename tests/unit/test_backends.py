@@ -55,7 +55,7 @@ def test_to_ask_whether_a_lab_is_of_its_own_imports_nothing_else() -> None:
     assert done.stdout.split() == ["labctl.backends"]
 
 
-def test_an_agent_is_started_ahead_for_a_world_of_the_labs_own_only(
+def test_an_agent_is_started_ahead_for_a_sandbox_of_the_labs_own_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     agent = object()
@@ -77,8 +77,8 @@ def test_guests_beside_those_of_others_bear_the_name_of_their_lab() -> None:
     assert names == ["vm1", "lab-vm1", "lab-vm1"]
 
 
-def test_what_does_not_end_with_its_world_is_written_down_first() -> None:
-    assert [backends.of(uri).ends_with_world for uri in EVERY] == [True, False, False]
+def test_what_does_not_end_with_its_sandbox_is_written_down_first() -> None:
+    assert [backends.of(uri).ends_with_sandbox for uri in EVERY] == [True, False, False]
 
 
 def test_of_this_host_a_lab_needs_what_its_backend_does_not_bring() -> None:

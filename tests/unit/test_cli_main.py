@@ -313,12 +313,12 @@ def test_words_after_the_node_belong_to_the_command(
             assert not shared  # a connection of its own, which no other session can disturb
             return ["ssh", "vm1"]
 
-    class World:
+    class Sandbox:
         def enter(self, netns: str = "") -> list[str]:
             return ["enter", netns] if netns else ["enter"]
 
     class Fake:
-        world = World()
+        sandbox = Sandbox()
         directory = Path("/lab")
         topology = type("T", (), {"routers": {"r1": 1}})
 

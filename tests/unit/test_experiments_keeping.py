@@ -37,7 +37,7 @@ class FakeLab:
         self.timings = {"up": 1.0}
         self.ends: list[str] = []
         self.fault: LabctlError | None = None
-        self.world = self
+        self.sandbox = self
         (directory / "console").mkdir(parents=True)
         (directory / "console" / "vm1.log").write_text("Linux version\n")
 

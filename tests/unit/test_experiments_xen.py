@@ -63,7 +63,7 @@ def test_the_two_uplinks_are_passed_by_the_interface_that_is_asked_for() -> None
     assert names == ["vm1:eth0", "vm1-eth0", "vm2-eth0", "vm2:eth0"]
 
 
-def test_the_router_between_the_two_worlds_is_outside_of_the_xen_host() -> None:
+def test_the_router_between_the_two_hosts_is_outside_of_the_xen_host() -> None:
     topology = load(find("xen-to-virtio"))
     path = find_path(topology, "vm1", "vm3", "eth0").points
     assert [one.name for one in path[2:6]] == ["xen1:eth0", "xen1-eth0", "r1-eth0", "r1:eth0"]

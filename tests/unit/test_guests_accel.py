@@ -19,7 +19,7 @@ from labctl.guests import accel, boot_probe, driver
 from labctl.guests.spec import Guest
 from labctl.images import Image
 from labctl.lab import doctor, lab
-from labctl.sandbox.namespaces import Space
+from labctl.sandbox.namespaces import Namespaces
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_off_never_probes_and_require_never_settles_for_less(
 def test_the_probed_guest_has_the_memory_that_its_image_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class World:
+    class Sandbox:
         directory = tmp_path
 
         def call(self, _: object, __: object, guest: Guest, *___: object) -> str:
@@ -93,7 +93,7 @@ def test_the_probed_guest_has_the_memory_that_its_image_needs(
             pass
 
     monkeypatch.setenv("LABCTL_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr(Space, "create", lambda _: World())
+    monkeypatch.setattr(Namespaces, "create", lambda _: Sandbox())
     assert accel.probe(Path("k"), Path("i"), 640, "c", Path("caps")) == accel.Answer()
 
 

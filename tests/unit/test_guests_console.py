@@ -15,8 +15,8 @@ READY, TROUBLE = b"labctl: ready", b"labctl: error:"
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A world's directory whose logs may hold little."""
+def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sandbox's directory whose logs may hold little."""
     (tmp_path / "console").mkdir()
     monkeypatch.setattr(init, "KEPT_HEAD", 1 << 16)
     monkeypatch.setattr(init, "KEPT_TAIL", 1 << 17)
@@ -27,11 +27,11 @@ def blocks(file: Path) -> int:
     return file.stat().st_blocks * 512
 
 
-def test_a_log_that_grows_loses_its_middle_and_its_writer_notices_nothing(world: Path) -> None:
-    log = world / "console" / "vm1.log"
+def test_a_log_that_grows_loses_its_middle_and_its_writer_notices_nothing(sandbox: Path) -> None:
+    log = sandbox / "console" / "vm1.log"
     with log.open("ab", buffering=0) as writer:
         writer.write(b"the beginning\n" + b"x" * (4 << 20) + b"\nthe end\n")
-        init.trim(str(world))
+        init.trim(str(sandbox))
         assert blocks(log) <= init.KEPT_HEAD + init.KEPT_TAIL + init.WHOLE + 8192
         writer.write(b"and more\n")
     said = text(log)
@@ -43,33 +43,33 @@ def test_a_log_that_grows_loses_its_middle_and_its_writer_notices_nothing(world:
     assert tail(log, 2) == "    the end\n    and more"
 
 
-def test_a_log_is_trimmed_again_and_again(world: Path) -> None:
-    log = world / "console" / "vm1.log"
+def test_a_log_is_trimmed_again_and_again(sandbox: Path) -> None:
+    log = sandbox / "console" / "vm1.log"
     with log.open("ab", buffering=0) as writer:
         for number in range(20):
             writer.write(b"y" * (1 << 19) + f"\nline {number}\n".encode())
-            init.trim(str(world))
+            init.trim(str(sandbox))
             assert blocks(log) <= init.KEPT_HEAD + 2 * init.KEPT_TAIL + (1 << 20)
     assert tail(log, 1) == "    line 19"
 
 
-def test_a_small_log_and_what_is_no_log_stay_as_they_are(world: Path) -> None:
-    small, other = world / "console" / "vm1.log", world / "console" / "other"
+def test_a_small_log_and_what_is_no_log_stay_as_they_are(sandbox: Path) -> None:
+    small, other = sandbox / "console" / "vm1.log", sandbox / "console" / "other"
     small.write_bytes(b"z" * 1000)
     other.write_bytes(b"z" * (1 << 20))
-    (world / "console" / "link.log").symlink_to(other)
-    init.trim(str(world))
+    (sandbox / "console" / "link.log").symlink_to(other)
+    init.trim(str(sandbox))
     assert (small.read_bytes(), other.read_bytes()) == (b"z" * 1000, b"z" * (1 << 20))
 
 
-def test_a_world_without_consoles_is_nothing_to_trim(tmp_path: Path) -> None:
+def test_a_sandbox_without_consoles_is_nothing_to_trim(tmp_path: Path) -> None:
     init.trim(str(tmp_path))
 
 
-def test_a_trimmed_log_is_copied_without_its_hole(world: Path, tmp_path: Path) -> None:
-    log = world / "console" / "vm1.log"
+def test_a_trimmed_log_is_copied_without_its_hole(sandbox: Path, tmp_path: Path) -> None:
+    log = sandbox / "console" / "vm1.log"
     log.write_bytes(b"x" * (4 << 20))
-    init.trim(str(world))
+    init.trim(str(sandbox))
     console.copy(log, tmp_path / "kept.log")
     assert (tmp_path / "kept.log").stat().st_size < 1 << 19
 

@@ -27,7 +27,7 @@ from labctl.kinds.observers.observe import MAGIC, RECORD, TRAILER
 from labctl.packet.frame import parse
 from labctl.sandbox import agent
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.process import LONGEST_WORDS, CommandError, last_words, run
+from labctl.sandbox.process import LONGEST_WORDS, CommandError, last_lines, run
 from labctl.tracing import drop_events
 from labctl.tracing.drop_events import GuestDrop
 from labctl.tracing.evidence import limited
@@ -285,10 +285,10 @@ def test_a_program_of_the_agent_fills_its_files_to_the_bound_and_no_more(tmp_pat
 
 
 def test_quoted_words_are_clean_and_short() -> None:
-    said = last_words("\x1b]0;owned\x07 fine\n" + "y" * 10_000_000)
+    said = last_lines("\x1b]0;owned\x07 fine\n" + "y" * 10_000_000)
     assert "\x1b" not in said
     assert len(said) < 2 * LONGEST_WORDS
-    assert last_words("a\x9b2Jb\n", 1) == r"a\x9b2Jb"
+    assert last_lines("a\x9b2Jb\n", 1) == r"a\x9b2Jb"
 
 
 @given(text=st.text(alphabet=st.characters(), max_size=50))

@@ -1,4 +1,4 @@
-"""What doctor tells of a host that refuses something, with no world made."""
+"""What doctor tells of a host that refuses something, with no sandbox made."""
 
 from __future__ import annotations
 

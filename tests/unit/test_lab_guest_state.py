@@ -26,7 +26,7 @@ END = "[ 9.9] ---[ end Kernel panic - not syncing: Attempted to kill init! ]---\
 
 @pytest.fixture
 def lab(tmp_path: Path) -> tuple[Host, State]:
-    """A lab whose world is this host's, so that processes of the test may be its QEMUs."""
+    """A lab whose sandbox is this host's, so that processes of the test may be its QEMUs."""
     topology = load(find("bridged"))
     known = State("one", topology, "tcg", {}, None, {}, "", "now", True)  # type: ignore[arg-type]
     for name in ("console", "embed/run/qemu"):

@@ -1,4 +1,4 @@
-"""What a lab remembers, and finding it again, with worlds that are only files."""
+"""What a lab remembers, and finding it again, with sandboxes that are only files."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def make(runtime: Path, name: str, *, alive: bool = True, host: bool = False) ->
     folder = runtime / name
     owned.make(folder)
     if host:
-        (folder / "host-world").touch()
+        (folder / "host-sandbox").touch()
     else:
         identity = standing(os.getpid()) if alive else ended(os.getpid())
         (folder / IDENTITY).write_text(json.dumps(asdict(identity)))
@@ -123,7 +123,7 @@ def change(folder: Path, do: Callable[[dict[str, Any]], None]) -> None:
         ),
         (lambda all: all.update(codec=2), r"it was written by a newer labctl \(codec 2"),
         (lambda all: all.update(version=0), "it was written by another labctl"),
-        (lambda all: all.update(labctl="world"), "it is not a lab.state of labctl"),
+        (lambda all: all.update(labctl="sandbox"), "it is not a lab.state of labctl"),
     ],
 )
 def test_a_state_of_another_labctl_is_one_that_cannot_be_read(

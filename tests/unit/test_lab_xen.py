@@ -386,9 +386,9 @@ class Answers:
         raise self._end
 
 
-def one_node(world: Any, check: Any, folder: Path) -> node.Node:
+def one_node(sandbox: Any, check: Any, folder: Path) -> node.Node:
     topology = load(find("xen-bridged"))
-    return node.Node(world, folder, topology.nodes["vm1"], check)
+    return node.Node(sandbox, folder, topology.nodes["vm1"], check)
 
 
 def test_dom0_is_asked_rarely_and_at_last_when_a_command_took_too_long(

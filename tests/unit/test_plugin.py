@@ -35,7 +35,7 @@ class Pretended:
             text = "".join(f"line {n} of {node}\\r\\n" for n in range(1000))
             (self.directory / "console" / f"{node}.log").write_text(text)
 
-        self.world = self
+        self.sandbox = self
 
     def down(self):
         tell(f"down {self.name}")

@@ -16,7 +16,7 @@ from labctl.errors import DeadlineError, ExitCode, GuestError, HostError, Labctl
 from labctl.images import recipe_paths
 from labctl.sandbox import namespaces, paths
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.process import CommandError, environment, last_words, run
+from labctl.sandbox.process import CommandError, environment, last_lines, run
 from labctl.sandbox.remote import error_of, failure
 
 
@@ -124,8 +124,8 @@ def test_output_that_is_no_text_is_no_fault() -> None:
 
 
 def test_last_words_leave_empty_lines_out() -> None:
-    assert last_words("a\n\n b \n\n") == "a / b"
-    assert last_words("") == ""
+    assert last_lines("a\n\n b \n\n") == "a / b"
+    assert last_lines("") == ""
 
 
 # --- places -------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
         assert f"HOME or {variable}" in told.value.hint
 
 
-# --- a world that does not come to life ---------------------------------------------------------
+# --- a sandbox that does not come to life ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Ending a world removes what was its own, and nothing that has taken its place meanwhile."""
+"""Ending a sandbox removes what was its own, and nothing that has taken its place meanwhile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from stand_in import ended, standing
 
 from labctl.sandbox import init, namespaces, owned
-from labctl.sandbox.namespaces import IDENTITY, Identity, Space
+from labctl.sandbox.namespaces import IDENTITY, Identity, Namespaces
 
 pytest_plugins = ["stand_in"]
 pytestmark = pytest.mark.usefixtures("any_process_is_an_init")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("any_process_is_an_init")
 
 @pytest.fixture
 def first() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that stands for a world's PID 1."""
+    """A process that stands for a sandbox's PID 1."""
     with subprocess.Popen(["sleep", "1000"]) as process:
         yield process
         process.kill()
@@ -64,16 +64,16 @@ def test_a_directory_made_when_the_old_one_had_gone_stays(
     assert (folder / "init.log").exists() == content
 
 
-def test_a_world_does_not_end_the_one_that_has_its_name_by_now(
+def test_a_sandbox_does_not_end_the_one_that_has_its_name_by_now(
     tmp_path: Path, first: subprocess.Popen[bytes]
 ) -> None:
     folder = tmp_path / "lab"
     write(folder, identity_of(first))
-    earlier = Space(folder, ended(os.getpid()))
+    earlier = Namespaces(folder, ended(os.getpid()))
     earlier.end()
     assert first.poll() is None
     assert (folder / IDENTITY).exists()
-    Space(folder, identity_of(first)).end()
+    Namespaces(folder, identity_of(first)).end()
     assert not folder.exists()
     assert first.wait() == -signal.SIGTERM
 

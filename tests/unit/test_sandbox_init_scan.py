@@ -1,4 +1,4 @@
-"""What is told of a world by the kernel alone."""
+"""What is told of a sandbox by the kernel alone."""
 
 from __future__ import annotations
 

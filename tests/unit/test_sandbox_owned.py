@@ -148,7 +148,7 @@ def test_a_kill_at_any_moment_leaves_nothing_or_what_is_known(
 def test_a_removal_that_is_broken_off_leaves_the_mark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the first process of a world removes: it has handles, and may be killed."""
+    """As the first process of a sandbox removes: it has handles, and may be killed."""
     place = tmp_path / "one"
     owned.make(place)
     (place / "inner").mkdir()

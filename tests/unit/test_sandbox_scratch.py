@@ -1,4 +1,4 @@
-"""Folders of short-lived worlds: nobody's is left, and nobody's is taken away."""
+"""Folders of short-lived sandboxes: nobody's is left, and nobody's is taken away."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_lab_is_not_made_in_the_place_of_something_else(runtime: Path) -> None
 
 
 @pytest.mark.usefixtures("any_process_is_an_init")
-def test_a_folder_whose_world_still_runs_stays(runtime: Path) -> None:
+def test_a_folder_whose_sandbox_still_runs_stays(runtime: Path) -> None:
     folder = left_by_a_killed_maker(runtime)
     (folder / scratch.WORLD / IDENTITY).write_text(json.dumps(asdict(standing(os.getpid()))))
     scratch.sweep()

@@ -20,7 +20,7 @@ from hypothesis import strategies as some
 from labctl.backends import dom0
 from labctl.errors import DeadlineError, LabctlError
 from labctl.sandbox import agent, codec, framing
-from labctl.sandbox.base import World
+from labctl.sandbox.base import Sandbox
 from labctl.sandbox.client import Agent, Other
 from labctl.sandbox.framing import MARK, MOST
 from labctl.sandbox.process import Result
@@ -118,7 +118,7 @@ def test_a_dom0_whose_python_answers_with_a_pickle_makes_nothing(tmp_path: Path)
     python.write_text(f"#!{sys.executable} -IS\n{FAKE.format(pickle)}; sys.stdin.buffer.read()\n")
     python.chmod(0o700)
 
-    class Here(World):
+    class Here(Sandbox):
         lives = True
         enter = keep = end = process = lambda *_: []  # type: ignore[assignment]
 

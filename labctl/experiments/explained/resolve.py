@@ -24,7 +24,7 @@ class Drawn:
 
     @property
     def story(self) -> Story:
-        """Which world it is in."""
+        """Whether the way is among virtio guests, among Xen guests, or from one to the other."""
         hosts = {bool(part.host) for part in self.parts}
         return "virtio" if hosts <= {False} else "Xen" if hosts == {True} else "Xen and virtio"
 
@@ -49,10 +49,10 @@ class Told:
         """Name the observation point of a stage in one story, or return nothing."""
         if cell.role is None:
             return ""
-        worlds: list[Story] = ["Xen", "Xen and virtio"] if story == "Xen" else [story]
+        stories: list[Story] = ["Xen", "Xen and virtio"] if story == "Xen" else [story]
         ways = sorted(
-            (way for way in self.ways if way.story in worlds),
-            key=lambda way: worlds.index(way.story),
+            (way for way in self.ways if way.story in stories),
+            key=lambda way: stories.index(way.story),
         )
         found = (point.name for way in ways for point in way.points if point.role == cell.role)
         return next(found, "")

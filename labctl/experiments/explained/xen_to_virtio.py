@@ -35,7 +35,7 @@ _MECHANISM = prose("xen_to_virtio")
 
 
 def _only(stage: Stage, story: Story, name: str = "") -> Stage:
-    """Take one story's cell of a stage: on this way each stage is of one world."""
+    """Take one story's cell of a stage: on this way each stage is of Xen or of virtio."""
     return Stage(name or stage.name, {"Xen and virtio": stage.cells[story]}, stage.why)
 
 
@@ -99,7 +99,7 @@ _STAGES = (
 
 XEN_TO_VIRTIO = Explanation(
     name="xen-to-virtio",
-    title="A Xen guest and a QEMU guest: the note crosses the border of two worlds.",
+    title="A Xen guest and a QEMU guest: the note crosses the border between Xen and virtio.",
     topology="xen-to-virtio.yaml",
     hypothesis="A Xen guest's unfinished packets reach a QEMU guest as well as its own kind, "
     "through every router that keeps the note.",
@@ -123,7 +123,7 @@ XEN_TO_VIRTIO = Explanation(
         through(
             Raw,
             "a program copies frames",
-            "lost between the router's two interfaces, not at the border of the two worlds",
+            "lost between the router's two interfaces, not at the border between Xen and virtio",
         ),
         through(
             RawVnet,

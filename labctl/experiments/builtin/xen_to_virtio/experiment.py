@@ -1,4 +1,4 @@
-"""A Xen guest and a QEMU guest: the note crosses the border of two worlds, or is lost between."""
+"""A Xen guest and a QEMU guest: the note crosses between Xen and virtio, or is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FINISHED = f"{Raw.name} finished"
 
 @dataclass(frozen=True)
 class Way:
-    """A way between the two worlds."""
+    """A way between Xen and virtio."""
 
     what: str
     kind: str = ""
@@ -92,7 +92,7 @@ def _story(found: Mapping[str, Crossing]) -> list[str]:
         "",
         f"Where the knowledge was lost with raw: {_where(copied)};",
         f"the other way: {_where(back[Raw.name])}.",
-        "Not at the border of the two worlds: a program that copies bytes from one packet socket",
+        "Not between Xen and virtio: a program that copies bytes from one packet socket",
         "to another loses the note here as it does between two QEMU guests or two Xen guests. The",
         "kernel of the receiver, whichever it is, counts TcpInCsumErrors and drops the packet.",
         "Ping works because ICMP is summed in software from the start.",
@@ -118,8 +118,8 @@ def _where(crossing: Crossing) -> str:
     "xen-to-virtio",
     topology="xen-to-virtio.yaml",
     hypothesis="An unfinished packet of a Xen guest reaches a QEMU guest as well as one of its own "
-    "kind: each border translates the note. Only a router that copies packets loses it, as in "
-    "either world alone.",
+    "kind: each border translates the note. Only a router that copies packets loses it, as among "
+    "Xen guests or QEMU guests alone.",
     variants={"way": WAYS, "ip": IP},
     where=lambda case: case["ip"] in case["way"].versions,
     describe=lambda case: str(case["way"].what),
