@@ -9,22 +9,29 @@ TYPE_CHECKING = False  # what type checkers take for true; `typing` itself takes
 if TYPE_CHECKING:
     from labctl import topology
     from labctl.capture.drops import Drop
-    from labctl.capture.session import Capture, Evidence, HopEvidence, Sighting
+    from labctl.capture.session import Capture, Evidence, HopEvidence, Observation
     from labctl.errors import DeadlineError, GuestError, HostError, LabctlError, UsageError
     from labctl.experiments import probes
-    from labctl.experiments.evidence import Step, Wanted, check_states, culprit, everywhere, walk
-    from labctl.experiments.expectations import check_crossing, check_path
+    from labctl.experiments.evidence import (
+        PacketSelector,
+        Step,
+        check_states,
+        everywhere,
+        fault_location,
+        walk,
+    )
+    from labctl.experiments.expectations import check_path, check_traffic
     from labctl.experiments.model import Experiment, experiment
     from labctl.experiments.probes import Answer
     from labctl.experiments.require import require
     from labctl.experiments.run_context import Arm, Skip, Trial
     from labctl.experiments.software_checksums import finishing
     from labctl.experiments.traffic_run import (
-        Crossing,
+        TrafficRun,
         check_answer,
         check_in_effect,
         check_no_errors,
-        cross,
+        run_traffic,
     )
     from labctl.experiments.variants import Case
     from labctl.kinds.base import (
@@ -66,7 +73,6 @@ __all__ = [
     "Check",
     "Checksum",
     "CommandError",
-    "Crossing",
     "Deadline",
     "DeadlineError",
     "Drop",
@@ -90,41 +96,42 @@ __all__ = [
     "Metadata",
     "NewLink",
     "Node",
+    "Observation",
     "ObservationPoint",
     "ObserverKind",
     "PacketPath",
+    "PacketSelector",
     "Passing",
     "Remedy",
     "Result",
     "Router",
     "Run",
     "RunningRouter",
-    "Sighting",
     "Skip",
     "Step",
     "Tool",
     "Topology",
     "TopologyError",
+    "TrafficRun",
     "Trial",
     "UsageError",
     "Verdict",
-    "Wanted",
     "__version__",
     "background",
     "check_answer",
-    "check_crossing",
     "check_in_effect",
     "check_no_errors",
     "check_path",
     "check_states",
-    "cross",
-    "culprit",
+    "check_traffic",
     "everywhere",
     "experiment",
+    "fault_location",
     "find_path",
     "finishing",
     "probes",
     "require",
+    "run_traffic",
     "topology",
     "wait_for_port",
     "wait_until",
@@ -139,12 +146,14 @@ _MODULES = {
 }
 _HOMES = {
     "labctl.capture.drops": "Drop",
-    "labctl.capture.session": "Capture Evidence HopEvidence Sighting",
+    "labctl.capture.session": "Capture Evidence HopEvidence Observation",
     "labctl.errors": "DeadlineError GuestError HostError LabctlError UsageError",
-    "labctl.experiments.traffic_run": "Crossing check_answer check_in_effect check_no_errors cross",
-    "labctl.experiments.expectations": "check_crossing check_path",
+    "labctl.experiments.traffic_run": "TrafficRun check_answer check_in_effect check_no_errors "
+    "run_traffic",
+    "labctl.experiments.expectations": "check_traffic check_path",
     "labctl.experiments.variants": "Case",
-    "labctl.experiments.evidence": "Step Wanted check_states culprit everywhere walk",
+    "labctl.experiments.evidence": "PacketSelector Step check_states everywhere "
+    "fault_location walk",
     "labctl.experiments.software_checksums": "finishing",
     "labctl.experiments.model": "Experiment experiment",
     "labctl.experiments.probes": "Answer",

@@ -122,7 +122,7 @@ _REFUSALS = {
 }
 
 
-def refusal(error: OSError, place: object = "") -> HostError | None:
+def host_error(error: OSError, place: object = "") -> HostError | None:
     """Return what an `OSError` means by which the host refuses a file; None for any other.
 
     `place` tells what it was about where the error names no file, as after write(2).

@@ -118,7 +118,7 @@ def record(root: Path, *, versions: Sequence[int] = (4, 6), topology: bool = Tru
         if topology:
             data = serialize.to_json(load(find("router-hop.yaml")))
             (recorder.path / TOPOLOGY).write_text(json.dumps(data))
-        recorder.finish(judge(recorder, arms))
+        recorder.finish(classify(recorder, arms))
     return recorder.path
 
 
@@ -138,11 +138,11 @@ def xen_record(root: Path, name: str) -> Path:
                 sights = seen(states, version, path=[hop.name for hop in path])
                 pcapng.write(recorder.captures / capture_name(label), sights)
         (recorder.path / TOPOLOGY).write_text(json.dumps(serialize.to_json(topology)))
-        recorder.finish(judge(recorder, arms, offloads=offloads))
+        recorder.finish(classify(recorder, arms, offloads=offloads))
     return recorder.path
 
 
-def judge(
+def classify(
     recorder: Recorder,
     arms: Sequence[ArmResult],
     offloads: Offloads | None = None,

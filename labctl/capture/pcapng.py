@@ -1,11 +1,11 @@
 """Evidence of many hops in one pcapng file, and back.
 
-One interface block an observation point (nanoseconds), one enhanced packet block a sighting with
+One interface block an observation point (nanoseconds), one enhanced packet block a observation with
 its direction and a comment that holds the judgement, so that Wireshark shows beside each packet
 what tcpdump cannot: whether somebody will still finish its checksum. The way back reads it from
 there: a packet's metadata is not in its bytes. An interface's description holds what bounds the
-evidence: its MTU, the gaps, and what tells its clock from ours. So journeys that are followed from
-a file are those that were followed from the capture itself. Source: the pcapng specification,
+evidence: its MTU, the gaps, and what tells its clock from ours. So packet traces that are followed
+from a file are those that were followed from the capture itself. Source: the pcapng specification,
 sections 4.2 and 4.3 (draft-ietf-opsawg-pcapng).
 """
 
@@ -24,7 +24,7 @@ from pcapng import FileScanner, FileWriter
 from pcapng.blocks import EnhancedPacket, InterfaceDescription, SectionHeader
 from pcapng.exceptions import PcapngException
 
-from labctl.capture.session import Evidence, HopEvidence, Sighting
+from labctl.capture.session import Evidence, HopEvidence, Observation
 from labctl.capture.stream import Direction, Header, Record, Trailer
 from labctl.errors import LabctlError
 from labctl.packet import link_types
@@ -59,7 +59,7 @@ class PcapngError(LabctlError):
 
 
 def write(path: Path, hops: Iterable[HopEvidence]) -> int:
-    """Write the hops' sightings in the order of their clocks; return how many.
+    """Write the hops' observations in the order of their clocks; return how many.
 
     The file appears under its name only when it is whole.
     """
@@ -131,8 +131,8 @@ def _evidence(file: BinaryIO) -> Evidence:
     return Evidence(tuple(_hop(*about, blocks) for about, blocks in zip(hops, seen, strict=True)))
 
 
-def _by_time(hop: HopEvidence) -> list[Sighting]:
-    return sorted(hop.sightings, key=lambda seen: seen.time_ns)
+def _by_time(hop: HopEvidence) -> list[Observation]:
+    return sorted(hop.observations, key=lambda seen: seen.time_ns)
 
 
 def _description(hop: HopEvidence) -> str:
@@ -156,7 +156,7 @@ def _description(hop: HopEvidence) -> str:
     return "; ".join(words)
 
 
-def _block(section: Any, interface: Any, seen: Sighting) -> Any:
+def _block(section: Any, interface: Any, seen: Observation) -> Any:
     comment = seen.judgement.describe()
     if seen.judgement.lost:
         comment += " - nobody will finish this checksum"
@@ -178,10 +178,10 @@ def _block(section: Any, interface: Any, seen: Sighting) -> Any:
 def _hop(name: str, description: str, blocks: Sequence[Any]) -> HopEvidence:
     found = re.search(r"\bMTU ([0-9]{1,9})\b", description)
     mtu = int(found[1]) if found else None
-    sightings = []
+    observations = []
     for block in blocks:
         record = _record(block)
-        sightings.append(Sighting(name, record, record.judge(mtu)))
+        observations.append(Observation(name, record, record.classify(mtu)))
     arrived_ns, asked_ns = (_time(name, description) for name in (ARRIVED, ASKED))
     header = _header(name, description)
     told = re.search(r"dropped by the kernel: (\d+)", description)
@@ -192,14 +192,16 @@ def _hop(name: str, description: str, blocks: Sequence[Any]) -> HopEvidence:
         for mark in ("; not kept:", f"; {BEGAN}", f"; {ARRIVED}", f"; {ASKED}"):
             note = note.partition(mark)[0]
         return HopEvidence(
-            name, tuple(sightings), header, None, note, arrived_ns, asked_ns, left_out
+            name, tuple(observations), header, None, note, arrived_ns, asked_ns, left_out
         )
     drops = int(told[1])
     failed = re.search(r"receive errors: (\d+)", description)  # not told in older records
     errors = int(failed[1]) if failed else 0
     ended_ns = _time(ENDED, description) or 0  # not told in older records
     trailer = Trailer(len(blocks) + drops, drops, len(blocks), errors, ended_ns)
-    return HopEvidence(name, tuple(sightings), header, trailer, "", arrived_ns, asked_ns, left_out)
+    return HopEvidence(
+        name, tuple(observations), header, trailer, "", arrived_ns, asked_ns, left_out
+    )
 
 
 def _time(name: str, description: str) -> int | None:

@@ -43,7 +43,7 @@ _ERRORS_LONGEST = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class Observation:
     """One frame seen at one hop, judged."""
 
     hop: str
@@ -66,7 +66,7 @@ class HopEvidence:
     """What one observer saw, and how far that can be trusted."""
 
     hop: str
-    sightings: tuple[Sighting, ...]
+    observations: tuple[Observation, ...]
     header: Header | None
     trailer: Trailer | None
     note: str = ""
@@ -100,9 +100,9 @@ class HopEvidence:
     def limited(self) -> str:
         """Say what more there was than is kept of a hop; empty where nothing was."""
         if self.full:
-            return f"only the first {len(self.sightings)} frames were kept: too many bytes came"
+            return f"only the first {len(self.observations)} frames were kept: too many bytes came"
         if self.left_out:
-            return f"only the first {len(self.sightings)} frames were kept, {self.left_out} not"
+            return f"only the first {len(self.observations)} frames were kept, {self.left_out} not"
         return ""
 
     @property
@@ -126,10 +126,12 @@ class Evidence:
                 return found
         raise KeyError(hop)
 
-    def sightings(self, *, kind: str | None = None, dport: int | None = None) -> Iterator[Sighting]:
-        """Yield sightings hop by hop, those of a `kind` (such as `SYN`) or port where given."""
+    def observations(
+        self, *, kind: str | None = None, dport: int | None = None
+    ) -> Iterator[Observation]:
+        """Yield observations hop by hop, those of a `kind` (such as `SYN`) or port where given."""
         for hop in self.hops:
-            for seen in hop.sightings:
+            for seen in hop.observations:
                 if kind is not None and seen.judgement.kind != kind:
                     continue
                 if dport is not None and seen.judgement.packet.dport != dport:
@@ -221,15 +223,15 @@ class Capture:
         """
         return self._hop(self._number(hop), "")
 
-    def fresh(self, hop: str, seen: int) -> Sequence[Sighting]:
-        """Return what one hop has seen after its first `seen` sightings.
+    def fresh(self, hop: str, seen: int) -> Sequence[Observation]:
+        """Return what one hop has seen after its first `seen` observations.
 
         Raises `KeyError` for a hop that is not observed.
         """
         reader = self._readers[self._number(hop)]
         with contextlib.suppress(StreamError):  # told at the end
             reader.read()
-        return reader.sightings[seen:]
+        return reader.observations[seen:]
 
     def _number(self, hop: str) -> int:
         names = [point.hop for point in self.points]
@@ -323,7 +325,7 @@ class Capture:
             note = ""  # with a trailer all is there, whatever became of the ssh that carried it
         return HopEvidence(
             point.hop,
-            tuple(reader.sightings[: len(stream.records)]),
+            tuple(reader.observations[: len(stream.records)]),
             stream.header,
             stream.trailer,
             note,
@@ -344,7 +346,7 @@ class _Reader:
         self.path, self.hop = path, hop
         self.size = 0
         """Bytes read so far."""
-        self.sightings: list[Sighting] = []
+        self.observations: list[Observation] = []
         self._parser = StreamParser(hop, frames)
         self._file: IO[bytes] | None = None
 
@@ -379,9 +381,9 @@ class _Reader:
         self.size += len(data)
         self._parser.feed(data)
         header = self._parser.header
-        for record in self._parser.records[len(self.sightings) :]:
+        for record in self._parser.records[len(self.observations) :]:
             mtu = header.mtu if header else None
-            self.sightings.append(Sighting(self.hop, record, record.judge(mtu)))
+            self.observations.append(Observation(self.hop, record, record.classify(mtu)))
         return bool(data)
 
     def stream(self) -> Stream:
@@ -400,7 +402,7 @@ def judged(
     mtu = stream.header.mtu if stream.header else None
     return HopEvidence(
         hop,
-        tuple(Sighting(hop, record, record.judge(mtu)) for record in stream.records),
+        tuple(Observation(hop, record, record.classify(mtu)) for record in stream.records),
         stream.header,
         stream.trailer,
         note,

@@ -21,7 +21,7 @@ from typing import Literal, cast
 from labctl.errors import LabctlError
 from labctl.kinds.observers.observe import MAGIC, RECORD, RECORD_HEAD, TRAILER
 from labctl.packet.af_packet import PACKET_OUTGOING, TP_STATUS_VLAN_VALID, VLAN_AT, vlan_tag
-from labctl.packet.checksum import Judgement, judge
+from labctl.packet.checksum import Judgement, classify
 from labctl.packet.frame import VLAN_HLEN
 from labctl.packet.virtio import VnetHeader, shift
 
@@ -90,9 +90,9 @@ class Record:
         """`out` if the interface's own host sends it, else `in`."""
         return "out" if self.pkttype == PACKET_OUTGOING else "in"
 
-    def judge(self, mtu: int | None = None) -> Judgement:
+    def classify(self, mtu: int | None = None) -> Judgement:
         """Judge the frame as seen on an interface with that MTU."""
-        return judge(
+        return classify(
             self.frame,
             original_length=self.original_length,
             status=self.status,

@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Literal
 
 from labctl.capture import xenflags_program
-from labctl.capture.session import Sighting
+from labctl.capture.session import Observation
 from labctl.capture.spawn import Handle, Spawn, start_process
 from labctl.capture.xenflags_program import HEAD, RECORD
 from labctl.errors import LabctlError
@@ -224,11 +224,11 @@ def _record(record: bytes, offset: int) -> _Record:
 
 
 def beside(
-    sightings: Iterable[Sighting], seen: Iterable[FlagsSeen]
-) -> tuple[tuple[Sighting, FlagsSeen | None], ...]:
-    """Return each sighting at a vif with the flags its packet had in the ring, None without.
+    observations: Iterable[Observation], seen: Iterable[FlagsSeen]
+) -> tuple[tuple[Observation, FlagsSeen | None], ...]:
+    """Return each observation at a vif with the flags its packet had in the ring, None without.
 
-    A sighting is at a vif if its hop has the name of one in `seen`; the others are left out. A
+    A observation is at a vif if its hop has the name of one in `seen`; the others are left out. A
     packet is known by its own first bytes; of several that begin alike the nearest in time, on the
     side where the packet's way wants it, and none twice.
     """
@@ -240,17 +240,17 @@ def beside(
             waiting[one.vif, one.direction, one.head].append(one)
     vifs = {vif for vif, _ in lengths}
     found = []
-    for sighting in sorted(sightings, key=lambda one: one.time_ns):
-        if sighting.hop not in vifs:
+    for observation in sorted(observations, key=lambda one: one.time_ns):
+        if observation.hop not in vifs:
             continue
-        way: Way = "tx" if sighting.direction == "in" else "rx"
-        frame = sighting.record.frame
+        way: Way = "tx" if observation.direction == "in" else "rx"
+        frame = observation.record.frame
         alike = [
             waiting[key]
-            for size in lengths[sighting.hop, way]
-            if size <= len(frame) and (key := (sighting.hop, way, frame[:size])) in waiting
+            for size in lengths[observation.hop, way]
+            if size <= len(frame) and (key := (observation.hop, way, frame[:size])) in waiting
         ]
-        found.append((sighting, _take(alike, sighting.time_ns, way)))
+        found.append((observation, _take(alike, observation.time_ns, way)))
     return tuple(found)
 
 

@@ -13,11 +13,11 @@ from labctl.cli.out import Styled, say
 from labctl.cli.trace import (
     chosen_protocol,
     chosen_version,
-    print_journey,
+    print_packet_trace,
     write_pcapng,
 )
 from labctl.diagnosis import diagnose as diagnosing
-from labctl.diagnosis.remedies import Knob, Proof
+from labctl.diagnosis.remedies import Fix, Proof
 from labctl.diagnosis.verdict import Finding
 from labctl.errors import ExitCode
 from labctl.lab.lab import Lab
@@ -82,8 +82,8 @@ def diagnose_flow(
 def _print(found: diagnosing.Diagnosis) -> None:
     colour = {Finding.HEALTHY: "green", Finding.UNKNOWN: "yellow"}.get(found.verdict.finding, "red")
     say(Styled(found.verdict.sentence, fg=colour, bold=True))
-    if found.verdict.journey is not None:
-        print_journey(found.verdict.journey)
+    if found.verdict.packet_trace is not None:
+        print_packet_trace(found.verdict.packet_trace)
     if found.verdict.evidence:
         click.echo("\nevidence:")
     for line in found.verdict.evidence:
@@ -94,13 +94,13 @@ def _print(found: diagnosing.Diagnosis) -> None:
         say(Styled("  partial: evidence is missing, see the notes", fg="yellow"))
     if found.proof:
         _print_proof(found.proof)
-    elif found.knobs:
-        _print_knobs(found.knobs)
+    elif found.fixes:
+        _print_fixes(found.fixes)
 
 
-def _print_knobs(knobs: tuple[Knob, ...]) -> None:
+def _print_fixes(fixes: tuple[Fix, ...]) -> None:
     click.echo("")
-    rows = [[knob.name, knob.how, knob.cost] for knob in knobs if knob.should]
+    rows = [[fix.name, fix.how, fix.cost] for fix in fixes if fix.should]
     print_table(["should mend it", "how", "what it costs"], rows)
     click.echo("--prove tries these and the rest on the live lab, and puts everything back")
 
@@ -109,14 +109,14 @@ def _print_proof(proof: Proof) -> None:
     click.echo(f"\nwith nothing changed: {proof.before}\n")
     told = {True: "mends it", False: "does not", None: "not told"}
     rows = [
-        [t.knob.name, told[t.works], t.text, t.knob.cost if t.works else ""] for t in proof.trials
+        [t.fix.name, told[t.works], t.text, t.fix.cost if t.works else ""] for t in proof.trials
     ]
     print_table(["tried, one at a time", "", "what was seen", "what it costs"], rows)
-    working = [trial.knob for trial in proof.trials if trial.works]
+    working = [trial.fix for trial in proof.trials if trial.works]
     if working:
         click.echo("to keep one:")
-    for knob in working:
-        click.echo(f"  {knob.name}: {knob.how}")
+    for fix in working:
+        click.echo(f"  {fix.name}: {fix.how}")
     click.echo(f"left as it was: {proof.values} values read before and after, all equal")
 
 

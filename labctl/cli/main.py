@@ -19,7 +19,7 @@ import click
 from labctl.cli import out
 from labctl.cli.options import print_error
 from labctl.cli.verbs import Verbs
-from labctl.errors import ExitCode, LabctlError, exhausted, refusal
+from labctl.errors import ExitCode, LabctlError, exhausted, host_error
 from labctl.version import __version__
 
 INTERRUPTED = "labctl: interrupted; nothing that this command had brought up stays"
@@ -130,7 +130,7 @@ def _fault(fault: Exception) -> LabctlError:
         unnamed = ""
         if fault.errno in (errno.ENOSPC, errno.EDQUOT):  # no fault of ours, whatever it was
             unnamed = "the output" if _output_full() else f"a file ({place})"
-        if told := refusal(fault, unnamed):
+        if told := host_error(fault, unnamed):
             return told
     return LabctlError(
         f"{type(fault).__name__}: {fault} ({place})",

@@ -16,24 +16,24 @@ from labctl.cli.console import Page
 from labctl.cli.display import display
 from labctl.cli.options import json_option, lab_option, print_json, writable
 from labctl.cli.out import Styled, say
-from labctl.diagnosis.settings import MENDED, mend
+from labctl.diagnosis.settings import RESTORED, mend
 from labctl.errors import ExitCode, LabctlError, UsageError
 from labctl.lab.lab import Lab
 from labctl.sandbox.deadline import Deadline
 from labctl.tracing import trace as tracing
 from labctl.tracing.flow import Protocol
-from labctl.tracing.packet_trace import Fate, Happening, Journey, Step, summary
+from labctl.tracing.packet_trace import HopEvent, Outcome, PacketTrace, Step, summary
 from labctl.tracing.plan import plan
 
 TABLES = 8
 """At most so many tables unless all are asked for."""
 STYLES = {
-    Happening.LOST: "bold red",
-    Happening.CORRUPTED: "bold red",
-    Happening.DROPPED: "red",
-    Happening.NOT_SEEN: "yellow",
-    Happening.UNKNOWN: "yellow",
-    Happening.COMPLETED: "cyan",
+    HopEvent.LOST: "bold red",
+    HopEvent.CORRUPTED: "bold red",
+    HopEvent.DROPPED: "red",
+    HopEvent.NOT_SEEN: "yellow",
+    HopEvent.UNKNOWN: "yellow",
+    HopEvent.COMPLETED: "cyan",
 }
 
 
@@ -71,13 +71,13 @@ def write_html(path: Path, found: tracing.Trace, lab: Lab) -> None:
     from labctl.report import finding, page
 
     title = f"{found.flow.text}, {found.source} to {found.destination}"
-    bad = [journey for journey in found.journeys if not journey.well]
-    headline = finding.traced(len(found.journeys), bad)
+    bad = [packet_trace for packet_trace in found.packet_traces if not packet_trace.ok]
+    headline = finding.traced(len(found.packet_traces), bad)
     notes = [*(one.line for one in found.complaints), *found.notes]
     if found.partial:
         notes.append("Evidence is missing: what was not seen proves nothing.")
-    text = page.render_journeys(
-        title, headline, found.journeys, found.path, topology=lab.topology, notes=notes
+    text = page.render_packet_traces(
+        title, headline, found.packet_traces, found.path, topology=lab.topology, notes=notes
     )
     write_whole(path, text)
 
@@ -150,7 +150,7 @@ def trace_flow(
         version=version, to=to, at=at, observers=observers,
     )  # fmt: skip
     if mend(running):
-        click.echo(f"note: {MENDED}", err=True)
+        click.echo(f"note: {RESTORED}", err=True)
     with display() as show:
         found = tracing.trace(
             running,
@@ -174,29 +174,29 @@ def trace_flow(
         if not as_json:
             click.echo(f"written: {page}")
     running.close()
-    sys.exit({True: ExitCode.OK, False: ExitCode.FAIL, None: ExitCode.ERROR}[found.well])
+    sys.exit({True: ExitCode.OK, False: ExitCode.FAIL, None: ExitCode.ERROR}[found.ok])
 
 
 def print_trace(
     found: tracing.Trace, *, everything: bool = False, waited: float | None = None
 ) -> None:
-    """Print the journeys: a table for what matters, a line for the rest."""
+    """Print the packet traces: a table for what matters, a line for the rest."""
     say(Styled(f"{found.flow.text}, {found.source} to {found.destination}", bold=True))
-    courses = summary(found.journeys)
-    first = {id(way[0]) for way in (found.there, found.back) if way}
+    courses = summary(found.packet_traces)
+    first = {id(way[0]) for way in (found.forward, found.reverse) if way}
     shown = [
-        (journey, times)
-        for journey, times in courses
-        if everything or id(journey) in first or not journey.well
+        (packet_trace, times)
+        for packet_trace, times in courses
+        if everything or id(packet_trace) in first or not packet_trace.ok
     ]
     limit = len(shown) if everything else TABLES
-    for journey, times in shown[:limit]:
-        print_journey(journey, times)
+    for packet_trace, times in shown[:limit]:
+        print_packet_trace(packet_trace, times)
     rest = [pair for pair in courses if pair not in shown[:limit]]
     if rest:
         click.echo("\nalso:")
-    for journey, times in rest:
-        click.echo(f"  {title(journey, times)}: {ending(journey)}")
+    for packet_trace, times in rest:
+        click.echo(f"  {title(packet_trace, times)}: {ending(packet_trace)}")
     if not found.came:
         _print_nothing(found, waited)
     for one in found.complaints:
@@ -220,47 +220,53 @@ def _print_nothing(found: tracing.Trace, waited: float | None) -> None:
         click.echo(f"  {found.source} said: {line}")
 
 
-def title(journey: Journey, times: int = 1) -> str:
-    """Name a journey, and how many there were of its course."""
+def title(packet_trace: PacketTrace, times: int = 1) -> str:
+    """Name a packet trace, and how many there were of its course."""
     many = f" ({times} times)" if times > 1 else ""
-    return f"{journey.kind}  {journey.source} → {journey.destination}{many}"
+    return f"{packet_trace.kind}  {packet_trace.source} → {packet_trace.destination}{many}"
 
 
-def ending(journey: Journey) -> str:
-    """Say how a journey ended and who is to blame."""
-    words = str(journey.fate)
-    if journey.reason:
-        words += f" ({journey.reason})"
-    if journey.remark:
-        words += f"; {journey.remark}"
-    if journey.harm is not None:
-        words += f"; {journey.harm.happened} at {journey.where}"
-    elif journey.fate is Fate.VANISHED:
-        last = journey.last
-        words += f" after {last.hop if last else 'nowhere'}: {journey.where}"
-    elif journey.fate is Fate.UNKNOWN:
-        last = journey.last
+def ending(packet_trace: PacketTrace) -> str:
+    """Say how a packet trace ended and who is to blame."""
+    words = str(packet_trace.outcome)
+    if packet_trace.reason:
+        words += f" ({packet_trace.reason})"
+    if packet_trace.remark:
+        words += f"; {packet_trace.remark}"
+    if packet_trace.fault is not None:
+        words += f"; {packet_trace.fault.happened} at {packet_trace.where}"
+    elif packet_trace.outcome is Outcome.VANISHED:
+        last = packet_trace.last
+        words += f" after {last.hop if last else 'nowhere'}: {packet_trace.where}"
+    elif packet_trace.outcome is Outcome.UNKNOWN:
+        last = packet_trace.last
         words += f" after {last.hop if last else 'nowhere'}: the captures further on have gaps"
-    elif journey.where:
-        words += f" at {journey.where}"
+    elif packet_trace.where:
+        words += f" at {packet_trace.where}"
     return words
 
 
-def print_journey(journey: Journey, times: int = 1) -> None:
-    """Print one journey as a table."""
+def print_packet_trace(packet_trace: PacketTrace, times: int = 1) -> None:
+    """Print one packet trace as a table."""
     console = Page(highlight=False)
     if not console.is_terminal:
         console.width = 160
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in ("hop", "ms", "checksum", "what happened", ""):
         table.add_column(name, justify="right" if name == "ms" else "left", overflow="fold")
-    for step in journey.steps:
-        table.add_row(*_row(step, journey.started_ns))
+    for step in packet_trace.steps:
+        table.add_row(*_row(step, packet_trace.started_ns))
     click.echo("")
-    console.print(Text(title(journey, times), style="bold"))
+    console.print(Text(title(packet_trace, times), style="bold"))
     console.print(table)
-    style = "green" if journey.well else "yellow" if journey.fate is Fate.UNKNOWN else "red"
-    console.print(Text(f"→ {ending(journey)}", style=style))
+    style = (
+        "green"
+        if packet_trace.ok
+        else "yellow"
+        if packet_trace.outcome is Outcome.UNKNOWN
+        else "red"
+    )
+    console.print(Text(f"→ {ending(packet_trace)}", style=style))
 
 
 def _row(step: Step, begun_ns: int) -> list[Text]:

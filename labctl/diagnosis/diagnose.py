@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labctl.diagnosis.facts import Facts, gather
-from labctl.diagnosis.remedies import Knob, Proof, candidates, prove
-from labctl.diagnosis.settings import MENDED, mend
+from labctl.diagnosis.remedies import Fix, Proof, candidates, prove
+from labctl.diagnosis.settings import RESTORED, mend
 from labctl.diagnosis.verdict import Finding, Verdict, conclude
 from labctl.errors import LabctlError
 from labctl.events import Emit, silent
@@ -35,7 +35,7 @@ class Diagnosis:
     facts: Facts
     full: Trace | None = None
     """The trace of full-size packets, where one was made."""
-    knobs: tuple[Knob, ...] = ()
+    fixes: tuple[Fix, ...] = ()
     """What could mend it, the most promising first."""
     proof: Proof | None = None
     """What came of trying them, where that was asked for."""
@@ -57,7 +57,7 @@ class Diagnosis:
             "where": verdict.where,
             "reason": verdict.reason,
             "evidence": list(verdict.evidence),
-            "knobs": [knob.to_json() for knob in self.knobs],
+            "knobs": [fix.to_json() for fix in self.fixes],
             "proof": self.proof.to_json() if self.proof else None,
             "notes": list(self.notes),
             "trace": self.trace.to_json(),
@@ -82,7 +82,7 @@ def diagnose(
     """
     notes = []
     if mend(lab):
-        notes.append(MENDED)
+        notes.append(RESTORED)
     found = trace(lab, flow, path, receive=False, within=within, emit=emit)
     if found.partial:
         # The lab may be gone; what was seen is told, and nothing more is asked of it.
@@ -97,7 +97,7 @@ def diagnose(
     if verdict.finding is Finding.HEALTHY:
         full = trace(lab, with_size(flow, _full(found)), path, within=within, emit=emit)
         verdict = conclude(found, facts, full)
-    turnable: tuple[Knob, ...] = ()
+    turnable: tuple[Fix, ...] = ()
     proof = None
     if verdict.finding is Finding.LOST:
         turnable = candidates(path, verdict, facts, flow.version)

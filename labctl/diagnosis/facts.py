@@ -51,8 +51,8 @@ def gather(lab: Lab, flow: Flow, path: Sequence[ObservationPoint]) -> Facts:
         router = lab.router(name)
         kinds[name] = router.kind or ""
         forwards[name] = router.forwards()
-    result = lab.node(source.element).run(["ip", "route", "get", flow.back], check=False)
-    answer = ["ip", "route", "get", flow.there or flow.back]
+    result = lab.node(source.element).run(["ip", "route", "get", flow.destination], check=False)
+    answer = ["ip", "route", "get", flow.source or flow.destination]
     bridges = {hop.context for hop in path if hop.at_bridge}
     ends = [hop for hop in (source, destination) if _known(lab, hop)]
     return Facts(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from labctl.capture import drops
 from labctl.diagnosis.facts import Facts, left_to_device
-from labctl.diagnosis.settings import put_back, read, restoring, unbroken
+from labctl.diagnosis.settings import defer_signals, put_back, read, restoring
 from labctl.diagnosis.verdict import Verdict
 from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
@@ -28,7 +28,7 @@ from labctl.topology.points import ObservationPoint
 from labctl.tracing.flow import Flow, send_command
 from labctl.tracing.trace import CONNECT_SECONDS, trace
 
-__all__ = ["Knob", "Proof", "Trial", "candidates", "prove"]
+__all__ = ["Fix", "Proof", "Trial", "candidates", "prove"]
 
 LOOK_SECONDS = 0.1
 ATTEMPT_SECONDS = 60.0
@@ -48,7 +48,7 @@ _COSTS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Knob:
+class Fix:
     """One thing, or the same thing at both ends, that can be turned."""
 
     name: str
@@ -82,14 +82,14 @@ class Knob:
 class Trial:
     """What came of turning one knob."""
 
-    knob: Knob
+    fix: Fix
     works: bool | None
     """None: it could not be tried, or not be told."""
     text: str
 
     def to_json(self) -> dict[str, Any]:
         """Return the trial as plain data."""
-        return {"knob": self.knob.name, "works": self.works, "text": self.text}
+        return {"knob": self.fix.name, "works": self.works, "text": self.text}
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ class Proof:
 
 def candidates(
     path: Sequence[ObservationPoint], verdict: Verdict, facts: Facts, version: int = 4
-) -> tuple[Knob, ...]:
+) -> tuple[Fix, ...]:
     """Return the knobs that could mend lost metadata of an IP version, those expected to first."""
-    found: list[Knob] = []
+    found: list[Fix] = []
     source, destination = path[0], path[-1]
     ends = (source, destination)
     lost_in = verdict.where.split()[1] if verdict.where.startswith("router ") else ""
@@ -140,7 +140,7 @@ def candidates(
         found.append(_links(f"{name}'s own", "router-side veth", inner, should=False))
         forwarder = registry.FORWARDERS.find(facts.kinds.get(name, ""))
         found += [
-            Knob(
+            Fix(
                 name=f"{name} as {remedy.kind}",
                 layer="router",
                 how=remedy.how(name),
@@ -152,17 +152,17 @@ def candidates(
             for remedy in (forwarder.remedies if forwarder else ())
             if registry.FORWARDERS.find(remedy.kind)
         ]
-    return tuple(sorted(found, key=lambda knob: not knob.should))
+    return tuple(sorted(found, key=lambda fix: not fix.should))
 
 
 def _completing(
     ends: Sequence[ObservationPoint], ways: Sequence[Completion], *, should: bool
-) -> Knob:
+) -> Fix:
     guests = tuple(zip(ends, ways, strict=True))
     names = [f"{way.name} in {hop.element}" for hop, way in guests]
     if len({way.name for way in ways}) == 1:
         names = [f"{ways[0].name} in {' and '.join(hop.element for hop in ends)}"]
-    return Knob(
+    return Fix(
         name=" and ".join(names),
         layer="guest",
         how="; ".join(f"{hop.element}: {way.how(hop.link)}" for hop, way in guests),
@@ -176,14 +176,14 @@ def _elements(hops: Sequence[ObservationPoint]) -> set[str]:
     return {hop.element for hop in hops}
 
 
-def _links(what: str, layer: Layer, places: Sequence[ObservationPoint], *, should: bool) -> Knob:
+def _links(what: str, layer: Layer, places: Sequence[ObservationPoint], *, should: bool) -> Fix:
     names = " and ".join(hop.name for hop in places)
     where = [f"ip netns exec {hop.netns} " if hop.netns else "" for hop in places]
     how = "; ".join(
         f"{prefix}ethtool -K {hop.link} tx off" for prefix, hop in zip(where, places, strict=True)
     )
     ending = "the TAP" if what == "TAP" else f"{what} veth"
-    return Knob(
+    return Fix(
         name=f"tx off at {ending}s {names}",
         layer=layer,
         how=how,
@@ -197,7 +197,7 @@ def prove(
     lab: Lab,
     flow: Flow,
     path: Sequence[ObservationPoint],
-    knobs: Sequence[Knob],
+    fixes: Sequence[Fix],
     emit: Emit = silent,
     within: Deadline | None = None,
 ) -> Proof:
@@ -212,30 +212,30 @@ def prove(
         works, untouched = attempt(lab, flow, path, within)
         if works:
             untouched += " (so the trials below prove nothing)"
-        for number, knob in enumerate(knobs):
+        for number, fix in enumerate(fixes):
             if within is not None and within.passed:
-                trials.append(Trial(knob, None, OVER))
+                trials.append(Trial(fix, None, OVER))
                 continue
-            emit(Event("knob", knob.name, "start", fraction=number / len(knobs)))
+            emit(Event("knob", fix.name, "start", fraction=number / len(fixes)))
             try:
                 try:
-                    with unbroken():
-                        _turn(lab, knob, flow.version)
+                    with defer_signals():
+                        _turn(lab, fix, flow.version)
                     works, text = attempt(lab, flow, path, within)
                 except LabctlError as wrong:
                     works, text = None, f"cannot be tried: {wrong.message}"
             finally:
-                with unbroken():
+                with defer_signals():
                     put_back(lab, before, path)
-            trials.append(Trial(knob, works, text))
-            emit(Event("knob", knob.name, "done", text))
+            trials.append(Trial(fix, works, text))
+            emit(Event("knob", fix.name, "done", text))
     return Proof(tuple(trials), before.count, untouched)
 
 
-def _turn(lab: Lab, knob: Knob, version: int) -> None:
-    if knob.kind is not None:
-        lab.router(knob.router).set_kind(knob.kind)
-    for hop, way in knob.guests:
+def _turn(lab: Lab, fix: Fix, version: int) -> None:
+    if fix.kind is not None:
+        lab.router(fix.router).set_kind(fix.kind)
+    for hop, way in fix.guests:
         node = lab.node(hop.context)
         node.set_features(way.features, hop.link)
         if way.csum_action:
@@ -243,7 +243,7 @@ def _turn(lab: Lab, knob: Knob, version: int) -> None:
                 node.run(command)
         elif left_to_device(node.features(hop.link), version):
             raise LabctlError(f"{hop.element}'s {hop.link} did not turn off tx-checksumming")
-    for hop in knob.places:
+    for hop in fix.places:
         lab.place(hop.context).call(features.change, hop.link, OFF, hop.netns)
 
 
@@ -256,7 +256,7 @@ def attempt(
         return None, OVER
     if flow.protocol != "tcp":
         found = trace(lab, flow, path, receive=False, within=within)
-        return found.well, "all arrived unharmed" if found.well else "not all arrived unharmed"
+        return found.ok, "all arrived unharmed" if found.ok else "not all arrived unharmed"
     nodes = {hop.element: lab.node(hop.element) for hop in (path[0], path[-1])}
     before = {name: counters(node) for name, node in nodes.items()}
 
@@ -265,7 +265,7 @@ def attempt(
         return {name: sum(counts.values()) for name, counts in now.items() if counts}
 
     job = nodes[path[0].element].start(send_command(flow, 1, CONNECT_SECONDS))
-    deadline = Deadline(seconds, f"connecting to {flow.back}")
+    deadline = Deadline(seconds, f"connecting to {flow.destination}")
     errors: dict[str, int] = {}
     try:
         while job.poll() is None and not any(count >= SIGNS for count in errors.values()):

@@ -29,7 +29,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _JOURNAL = "knobs.json"
 _VERSION = 1
 _LOCK = "knobs.lock"
-MENDED = "an earlier proof was cut off; what it had changed is put back"
+RESTORED = "an earlier proof was cut off; what it had changed is put back"
 """What is told where `mend` has."""
 
 
@@ -161,7 +161,7 @@ def restoring(lab: Lab, before: State, path: Sequence[ObservationPoint]) -> Iter
         try:
             yield
         finally:
-            with unbroken():
+            with defer_signals():
                 put_back(lab, before, path)
                 file.unlink(missing_ok=True)
 
@@ -197,14 +197,14 @@ def _undo(lab: Lab, file: Path) -> bool:
             f"what a proof that was cut off changed in lab {lab.name} cannot be read: {reason}",
             f"it was noted by another labctl; run: labctl down {lab.name}",
         ) from None
-    with unbroken():
+    with defer_signals():
         put_back(lab, told.state, told.path)
         file.unlink(missing_ok=True)
     return True
 
 
 @contextlib.contextmanager
-def unbroken() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM wait until the `with` block is over: a change is whole or not made."""
     if threading.current_thread() is not threading.main_thread():
         yield

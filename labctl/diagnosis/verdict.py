@@ -1,4 +1,4 @@
-"""From journeys and facts to one sentence: what is wrong, where, and why. Pure functions.
+"""From packet traces and facts to one sentence: what is wrong, where, and why. Pure functions.
 
 The order matters. First what packets show for themselves (harm at a hop), then where they ended,
 then what is missing; a failure that no packet accounts for is never called healthy.
@@ -15,7 +15,7 @@ from labctl.diagnosis.facts import Facts
 from labctl.kinds import registry
 from labctl.packet.checksum import Checksum
 from labctl.packet.frame import ETH_HLEN, VLAN_HLEN
-from labctl.tracing.packet_trace import Fate, Happening, Journey, Step
+from labctl.tracing.packet_trace import HopEvent, Outcome, PacketTrace, Step
 from labctl.tracing.trace import Trace
 
 ETHERNET = ETH_HLEN + VLAN_HLEN
@@ -46,7 +46,7 @@ class Verdict:
     """Why, such as `TCP_CSUM`, `MTU`, `closed port`."""
     evidence: tuple[str, ...] = ()
     """One line a thing that was seen."""
-    journey: Journey | None = None
+    packet_trace: PacketTrace | None = None
     """The packet that shows it."""
 
 
@@ -55,10 +55,10 @@ def conclude(trace: Trace, facts: Facts, full: Trace | None = None) -> Verdict:
 
     `full` is looked at only where the flow itself is healthy.
     """
-    for journey in trace.journeys:
-        harmed = _harmed(journey, trace)
-        if harmed is not None:
-            return harmed
+    for packet_trace in trace.packet_traces:
+        faulty = _faulty(packet_trace, trace)
+        if faulty is not None:
+            return faulty
     if not trace.came:
         return _never_came(trace, facts)
     refused = _refused(trace, facts)
@@ -67,42 +67,46 @@ def conclude(trace: Trace, facts: Facts, full: Trace | None = None) -> Verdict:
     late = _late(trace)
     if late is not None:
         return late
-    for journey in trace.journeys:
-        if journey.fate in (Fate.VANISHED, Fate.DROPPED):
-            return _ended(journey, trace, facts)
-    if trace.well is None:
+    for packet_trace in trace.packet_traces:
+        if packet_trace.outcome in (Outcome.VANISHED, Outcome.DROPPED):
+            return _ended(packet_trace, trace, facts)
+    if trace.ok is None:
         return _blind(trace)
     return _all_arrived(trace, facts, full)
 
 
-def _harmed(journey: Journey, trace: Trace) -> Verdict | None:
+def _faulty(packet_trace: PacketTrace, trace: Trace) -> Verdict | None:
     """Tell of a packet that was made unacceptable on its way."""
-    harm = journey.harm
-    if harm is None:
+    fault = packet_trace.fault
+    if fault is None:
         return None
-    where = journey.where
-    lines = [_seen(step) for step in (journey.before(harm), harm) if step is not None]
-    evidence = [f"{journey.label}:", *lines, *_counted(trace)]
-    way = "" if journey in trace.there else " on the way back"
-    if journey.reason:
-        last = journey.steps[-1]
-        evidence.insert(len(lines) + 1, f"{last.owner}'s kernel dropped it: {journey.reason}")
-    if harm.happened is Happening.CORRUPTED:
+    where = packet_trace.where
+    lines = [_seen(step) for step in (packet_trace.before(fault), fault) if step is not None]
+    evidence = [f"{packet_trace.label}:", *lines, *_counted(trace)]
+    way = "" if packet_trace in trace.forward else " on the way back"
+    if packet_trace.reason:
+        last = packet_trace.steps[-1]
+        evidence.insert(len(lines) + 1, f"{last.owner}'s kernel dropped it: {packet_trace.reason}")
+    if fault.happened is HopEvent.CORRUPTED:
         sentence = f"The packet was corrupted{way} {_at(where)}."
-        return Verdict(Finding.CORRUPTED, sentence, where, journey.reason, tuple(evidence), journey)
-    told = f" ({journey.reason})" if journey.reason else ""
-    end = f"{journey.steps[-1].owner} drops the packet{told}"
-    if journey.fate not in (Fate.DOOMED, Fate.DROPPED):
-        end = f"the packet is {journey.fate}"
-        if journey.fate is Fate.UNKNOWN:
+        return Verdict(
+            Finding.CORRUPTED, sentence, where, packet_trace.reason, tuple(evidence), packet_trace
+        )
+    told = f" ({packet_trace.reason})" if packet_trace.reason else ""
+    end = f"{packet_trace.steps[-1].owner} drops the packet{told}"
+    if packet_trace.outcome not in (Outcome.DOOMED, Outcome.DROPPED):
+        end = f"the packet is {packet_trace.outcome}"
+        if packet_trace.outcome is Outcome.UNKNOWN:
             end = "what came of the packet was not observed"
     sentence = f"Checksum metadata is lost{way} {_at(where)}: nobody finishes the sum, and {end}."
-    return Verdict(Finding.LOST, sentence, where, journey.reason, tuple(evidence), journey)
+    return Verdict(
+        Finding.LOST, sentence, where, packet_trace.reason, tuple(evidence), packet_trace
+    )
 
 
 def _refused(trace: Trace, facts: Facts) -> Verdict | None:
     """Tell of a port where nothing listens, or of somebody who refuses in its place."""
-    resets = [one for one in trace.back if one.kind == "RST"]
+    resets = [one for one in trace.reverse if one.kind == "RST"]
     closed = [one for one in trace.complaints if one.what == "closed port"]
     said = any(re.match(r"\d+ error 111\b", line) for line in trace.said)
     if not said and not (closed and facts.listening is False):
@@ -110,7 +114,7 @@ def _refused(trace: Trace, facts: Facts) -> Verdict | None:
     port = f"port {trace.flow.port} of {trace.destination}"
     by = [one.first.owner for one in resets if one.first is not None]
     others = sorted({one for one in by if one != trace.destination})
-    evidence = [f"{one.label}: {one.fate}" for one in resets[:1]]
+    evidence = [f"{one.label}: {one.outcome}" for one in resets[:1]]
     evidence += [one.line for one in closed]
     if others or facts.listening:
         who = others[0] if others else trace.destination
@@ -132,66 +136,71 @@ def _late(trace: Trace) -> Verdict | None:
     failed = [line for line in trace.said if re.match(r"\d+ error 110\b", line)]
     if trace.flow.protocol != "tcp" or not failed or trace.partial:
         return None
-    answers = [one for one in trace.back if one.kind == "SYN-ACK"]
-    if not answers or any(one.kind == "SYN-ACK" and not _heard(one) for one in trace.back):
+    answers = [one for one in trace.reverse if one.kind == "SYN-ACK"]
+    if not answers or any(one.kind == "SYN-ACK" and not _heard(one) for one in trace.reverse):
         return None
-    if not all(one.well for one in trace.there):
+    if not all(one.ok for one in trace.forward):
         return None
     sentence = (
         f"Could not tell: {trace.destination}'s answer arrived unharmed, "
         f"but after {trace.source} had given up waiting."
     )
-    evidence = (*failed, *(f"{one.label}: {one.fate}" for one in answers[:2]))
+    evidence = (*failed, *(f"{one.label}: {one.outcome}" for one in answers[:2]))
     return Verdict(Finding.UNKNOWN, sentence, trace.source, "late answer", evidence, answers[0])
 
 
-def _heard(answer: Journey) -> bool:
+def _heard(answer: PacketTrace) -> bool:
     """Tell whether an answer arrived: one for a socket that is gone has arrived too."""
-    return answer.well or (answer.fate is Fate.DROPPED and answer.reason == "NO_SOCKET")
+    return answer.ok or (answer.outcome is Outcome.DROPPED and answer.reason == "NO_SOCKET")
 
 
-def _ended(journey: Journey, trace: Trace, facts: Facts) -> Verdict:
+def _ended(packet_trace: PacketTrace, trace: Trace, facts: Facts) -> Verdict:
     """Tell of a sound packet that did not arrive."""
-    last = journey.last
+    last = packet_trace.last
     assert last is not None
-    after = journey.missed
-    way = "" if journey in trace.there else " on the way back"
-    evidence = [f"{journey.label}:", _seen(last)]
+    after = packet_trace.missed
+    way = "" if packet_trace in trace.forward else " on the way back"
+    evidence = [f"{packet_trace.label}:", _seen(last)]
     if after is not None:
         evidence.append(f"  {after.hop}: {after.happened}")
-    arrived = sum(one.well for one in trace.journeys)
+    arrived = sum(one.ok for one in trace.packet_traces)
     if arrived:
-        evidence.append(f"{arrived} of {len(trace.journeys)} packets arrived unharmed")
+        evidence.append(f"{arrived} of {len(trace.packet_traces)} packets arrived unharmed")
     evidence += [one.line for one in trace.complaints]
-    if journey.fate is Fate.DROPPED and after is None:
-        sentence = f"Dropped{way} at {last.owner} because {journey.reason}."
-        if journey.reason == "NO_SOCKET" and facts.listening is False:
+    if packet_trace.outcome is Outcome.DROPPED and after is None:
+        sentence = f"Dropped{way} at {last.owner} because {packet_trace.reason}."
+        if packet_trace.reason == "NO_SOCKET" and facts.listening is False:
             port = f"port {trace.flow.port} of {trace.destination}"
             sentence = f"Not a checksum problem: nothing listens on {port}."
             return Verdict(
-                Finding.OTHER, sentence, last.owner, "closed port", tuple(evidence), journey
+                Finding.OTHER, sentence, last.owner, "closed port", tuple(evidence), packet_trace
             )
         return Verdict(
-            Finding.DROPPED, sentence, last.owner, journey.reason, tuple(evidence), journey
+            Finding.DROPPED,
+            sentence,
+            last.owner,
+            packet_trace.reason,
+            tuple(evidence),
+            packet_trace,
         )
-    where = journey.where
-    reason = _reason(journey, trace, facts)
+    where = packet_trace.where
+    reason = _reason(packet_trace, trace, facts)
     evidence += _router_lines(trace, facts)
     if not reason:
         sentence = (
             f"Dropped{way} {_at(where)}; the checksum was sound there, the reason is not told."
         )
-        return Verdict(Finding.DROPPED, sentence, where, "", tuple(evidence), journey)
+        return Verdict(Finding.DROPPED, sentence, where, "", tuple(evidence), packet_trace)
     sentence = f"Not a checksum problem: dropped{way} {_at(where)} because {reason}."
-    return Verdict(Finding.OTHER, sentence, where, reason, tuple(evidence), journey)
+    return Verdict(Finding.OTHER, sentence, where, reason, tuple(evidence), packet_trace)
 
 
-def _reason(journey: Journey, trace: Trace, facts: Facts) -> str:
+def _reason(packet_trace: PacketTrace, trace: Trace, facts: Facts) -> str:
     """Say why a packet did not get from one hop to the next; empty where nothing tells."""
-    last, after = journey.last, journey.missed
+    last, after = packet_trace.last, packet_trace.missed
     assert last is not None
-    begin = journey.steps.index(last)
-    for step in journey.steps[begin : journey.steps.index(after) + 1 if after else None]:
+    begin = packet_trace.steps.index(last)
+    for step in packet_trace.steps[begin : packet_trace.steps.index(after) + 1 if after else None]:
         if step.hop in facts.down:
             return f"{step.hop} is down"
     for one in trace.complaints:
@@ -223,7 +232,7 @@ def _mtu(trace: Trace, step: Step) -> int | None:
 
 def _never_came(trace: Trace, facts: Facts) -> Verdict:
     """Tell why nothing of the flow was ever seen."""
-    source, address = trace.source, trace.flow.back
+    source, address = trace.source, trace.flow.destination
     seen = [
         f"{hop} saw: " + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "nothing")
         for hop, kinds in trace.seen().items()
@@ -247,7 +256,7 @@ def _never_came(trace: Trace, facts: Facts) -> Verdict:
 
 
 def _blind(trace: Trace) -> Verdict:
-    evidence = (*trace.notes, *(f"{one.label}: {one.fate}" for one in trace.journeys[:6]))
+    evidence = (*trace.notes, *(f"{one.label}: {one.outcome}" for one in trace.packet_traces[:6]))
     sentence = "Could not tell: evidence is missing, and what there is shows no harm."
     return Verdict(Finding.UNKNOWN, sentence, "", "partial evidence", evidence)
 
@@ -255,11 +264,11 @@ def _blind(trace: Trace) -> Verdict:
 def _all_arrived(trace: Trace, facts: Facts, full: Trace | None) -> Verdict:
     """Tell of a flow whose every packet arrived."""
     failed = [line for line in trace.said if re.match(r"\d+ error\b", line)]
-    if failed or (trace.flow.protocol != "udp" and not trace.back):
+    if failed or (trace.flow.protocol != "udp" and not trace.reverse):
         if not facts.route_back:
             sentence = (
                 f"Not a checksum problem: {trace.destination} got what was sent, "
-                f"but has no route back to {trace.flow.there}."
+                f"but has no route back to {trace.flow.source}."
             )
             return Verdict(Finding.OTHER, sentence, trace.destination, "no route", trace.said)
         sentence = (
@@ -267,10 +276,10 @@ def _all_arrived(trace: Trace, facts: Facts, full: Trace | None) -> Verdict:
             f"{trace.destination}, which did not answer."
         )
         return Verdict(Finding.UNKNOWN, sentence, trace.destination, "no answer", trace.said)
-    if full is not None and not full.well:
+    if full is not None and not full.ok:
         return _full_size(full, facts)
-    evidence = [_course(trace.there[0])] if trace.there else []
-    evidence += [_course(trace.back[0])] if trace.back else []
+    evidence = [_course(trace.forward[0])] if trace.forward else []
+    evidence += [_course(trace.reverse[0])] if trace.reverse else []
     evidence += [one.line for one in (full.complaints if full else ())]
     sentence = f"Healthy: {trace.flow.text} works, and every packet arrived unharmed."
     return Verdict(Finding.HEALTHY, sentence, evidence=tuple(evidence))
@@ -285,7 +294,10 @@ def _full_size(full: Trace, facts: Facts) -> Verdict:
     found = conclude(full, replace(facts, listening=None))  # the port is not an echo's
     if found.finding in (Finding.LOST, Finding.CORRUPTED):
         return found
-    if found.journey is not None and found.journey.fate in (Fate.VANISHED, Fate.DROPPED):
+    if found.packet_trace is not None and found.packet_trace.outcome in (
+        Outcome.VANISHED,
+        Outcome.DROPPED,
+    ):
         return _large(found, full)
     sentence = (
         "Could not tell: small packets arrive unharmed, but what becomes of those of "
@@ -302,7 +314,9 @@ def _large(found: Verdict, full: Trace) -> Verdict:
     if told:
         mtu = f" of {told[0].mtu} bytes" if told[0].mtu else ""
         sentence = f"Healthy: small packets pass; a smaller MTU{mtu} on the way is told to senders."
-        return Verdict(Finding.HEALTHY, sentence, found.where, "MTU", found.evidence, found.journey)
+        return Verdict(
+            Finding.HEALTHY, sentence, found.where, "MTU", found.evidence, found.packet_trace
+        )
     if any(one.what != "closed port" for one in full.complaints):
         return found  # whoever complains says why, and it is not the size
     reason = f" because {found.reason}" if found.reason else ""
@@ -310,7 +324,7 @@ def _large(found: Verdict, full: Trace) -> Verdict:
         f"Not a checksum problem: small packets pass, those of {full.flow.size} bytes end "
         f"{_at(found.where)}{reason}, and nobody tells their sender."
     )
-    return Verdict(Finding.OTHER, sentence, found.where, "MTU", found.evidence, found.journey)
+    return Verdict(Finding.OTHER, sentence, found.where, "MTU", found.evidence, found.packet_trace)
 
 
 def _at(where: str) -> str:
@@ -332,11 +346,11 @@ def _seen(step: Step) -> str:
     return f"  {step.hop}: {step.knowledge or step.happened}{tail}"
 
 
-def _course(journey: Journey) -> str:
-    """One line for a journey that went well."""
-    states = dict.fromkeys(step.knowledge for step in journey.steps if step.seen)
-    hops = sum(step.seen for step in journey.steps)
-    return f"{journey.label}: {', then '.join(states)} at {hops} hops"
+def _course(packet_trace: PacketTrace) -> str:
+    """One line for a packet trace that went well."""
+    states = dict.fromkeys(step.knowledge for step in packet_trace.steps if step.seen)
+    hops = sum(step.seen for step in packet_trace.steps)
+    return f"{packet_trace.label}: {', then '.join(states)} at {hops} hops"
 
 
 def _counted(trace: Trace) -> list[str]:

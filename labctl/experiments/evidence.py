@@ -1,7 +1,7 @@
-"""From journeys to statements: a packet's states along its path, where knowledge was lost.
+"""From packet traces to statements: a packet's states along its path, where knowledge was lost.
 
-The steps are those of the packet's journey, as a trace and a report tell it; nothing is looked for
-here a second time.
+The steps are those of the packet's packet trace, as a trace and a report tell it; nothing is looked
+for here a second time.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from labctl.capture.session import Evidence, HopEvidence, Sighting
+from labctl.capture.session import Evidence, HopEvidence, Observation
 from labctl.experiments.run_context import Arm
 from labctl.packet.checksum import Checksum, Metadata, knowledge
 from labctl.packet.frame import Packet
 from labctl.topology.points import ObservationPoint
 from labctl.tracing import packet_trace
-from labctl.tracing.packet_trace import Happening, place_of_harm
+from labctl.tracing.packet_trace import HopEvent, locate_fault
 from labctl.tracing.recorded import first_of, follow_along
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PacketSelector:
     """Which packet to look for: the first of its kind from an address to another."""
 
     label: str
@@ -43,7 +43,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Step:
-    """One hop of a packet's way: a view of a step of its journey."""
+    """One hop of a packet's way: a view of a step of its packet trace."""
 
     told: packet_trace.Step
     gap: str = ""
@@ -55,7 +55,7 @@ class Step:
         return self.told.point
 
     @property
-    def seen(self) -> Sighting | None:
+    def seen(self) -> Observation | None:
         """What was seen, of several pieces the worst; None: not seen there."""
         return self.told.speaker
 
@@ -96,7 +96,9 @@ INCOMPLETE = "the capture is not complete"
 TOO_SOON = "the capture ended too soon"
 
 
-def walk(evidence: Evidence, path: Sequence[ObservationPoint], wanted: Wanted) -> list[Step]:
+def walk(
+    evidence: Evidence, path: Sequence[ObservationPoint], wanted: PacketSelector
+) -> list[Step]:
     """Return the way of a packet along its path, a step a hop in the order it passes them.
 
     Raises `KeyError` where the evidence lacks a hop of the path.
@@ -115,20 +117,20 @@ def walk(evidence: Evidence, path: Sequence[ObservationPoint], wanted: Wanted) -
 
 def _unseen(point: ObservationPoint, hop: HopEvidence) -> packet_trace.Step:
     """Return the step of a packet that was seen nowhere."""
-    return packet_trace.Step(point, Happening.NOT_SEEN if hop.complete else Happening.UNKNOWN)
+    return packet_trace.Step(point, HopEvent.NOT_SEEN if hop.complete else HopEvent.UNKNOWN)
 
 
 def _view(step: packet_trace.Step, hop: HopEvidence) -> Step:
-    if step.happened is Happening.NOT_SEEN:
+    if step.happened is HopEvent.NOT_SEEN:
         return Step(step)  # a capture that is not complete is never told as that
     if not hop.complete:
         return Step(step, INCOMPLETE)
-    return Step(step, TOO_SOON if step.happened is Happening.UNKNOWN else "")
+    return Step(step, TOO_SOON if step.happened is HopEvent.UNKNOWN else "")
 
 
-def culprit(steps: Sequence[Step]) -> str:
-    """Name the place where a packet was harmed, as its journey does; empty where it was not."""
-    return place_of_harm([step.told for step in steps])
+def fault_location(steps: Sequence[Step]) -> str:
+    """Name the place where a packet was harmed, as its trace does; empty where it was not."""
+    return locate_fault([step.told for step in steps])
 
 
 Expectation = Callable[[ObservationPoint], tuple[Checksum, Metadata | None]]
@@ -151,7 +153,7 @@ def until(
 
 
 def check_states(
-    arm: Arm, steps: Sequence[Step], wanted: Wanted, expected: str, expectation: Expectation
+    arm: Arm, steps: Sequence[Step], wanted: PacketSelector, expected: str, expectation: Expectation
 ) -> bool:
     """Check a packet's state at every hop of `steps`; says which hops differ.
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from labctl.experiments.evidence import Wanted, check_states, culprit
+from labctl.experiments.evidence import PacketSelector, check_states, fault_location
 from labctl.experiments.probes import Answer
 from labctl.experiments.run_context import Arm, Trial
-from labctl.experiments.traffic_run import Crossing, check_answer, check_no_errors, cross
+from labctl.experiments.traffic_run import TrafficRun, check_answer, check_no_errors, run_traffic
 from labctl.topology.expected import AS_THEY_COME, Change, Ends, Expected, expect
 from labctl.topology.graph import GuestElement, PacketPath, Traversal, Uplink
 from labctl.topology.points import ObservationPoint
@@ -34,38 +34,38 @@ def check_path(
     ends: Ends | None = None,
     with_ping: bool = True,
     with_udp: bool = True,
-) -> Crossing:
+) -> TrafficRun:
     """Cross the network, and check everything that follows from what is on the way.
 
     `ends` says what is different about the two ends; None takes it from the offloads in effect, as
-    they are read back. Raises as `cross` does.
+    they are read back. Raises as `run_traffic` does.
     """
-    crossing = cross(
+    traffic = run_traffic(
         trial, arm, source, destination, version,
         interface=interface, with_ping=with_ping, with_udp=with_udp,
     )  # fmt: skip
-    check_crossing(arm, crossing, in_effect(crossing) if ends is None else ends)
-    return crossing
+    check_traffic(arm, traffic, in_effect(traffic) if ends is None else ends)
+    return traffic
 
 
-def in_effect(crossing: Crossing) -> Ends:
+def in_effect(traffic: TrafficRun) -> Ends:
     """Return what the offloads that were read back for a crossing make of its ends.
 
     A guest whose driver does not finish checksums of an IP version lets its kernel do it; so does
     the other side of the interface with what it sends to the guest.
     """
     finished_by, completing = [], []
-    for here in crossing.route.traversals:
+    for here in traffic.route.traversals:
         if not isinstance(here.element, GuestElement | Uplink):
             continue
         name = here.element.node.name
         for port in filter(None, (here.entry, here.exit)):
-            features = crossing.offloads.get(f"{name}/{port.interface}", {})
+            features = traffic.offloads.get(f"{name}/{port.interface}", {})
             guest, tap = features.get("guest"), features.get("tap")
             ours = isinstance(here.element, GuestElement)
-            if ours and guest is not None and not _completes(guest, crossing.version):
+            if ours and guest is not None and not _completes(guest, traffic.version):
                 finished_by.append(name)
-            if tap is not None and not _completes(tap, crossing.version):
+            if tap is not None and not _completes(tap, traffic.version):
                 completing += [one.name for one in port.points if one.at_bridge]
     return Ends(finished_by, completing)
 
@@ -76,12 +76,12 @@ def _completes(features: Mapping[str, bool], version: int) -> bool:
     return any(features.get(name, False) for name in names)
 
 
-def expected_of(crossing: Crossing, wanted: Wanted, ends: Ends = AS_THEY_COME) -> Expected:
+def expected_of(traffic: TrafficRun, wanted: PacketSelector, ends: Ends = AS_THEY_COME) -> Expected:
     """Work out what is to be seen of a packet of a crossing."""
-    forward = wanted.source == crossing.there
-    route = crossing.route if forward else _back(crossing.route)
+    forward = wanted.source == traffic.there
+    route = traffic.route if forward else _back(traffic.route)
     protocol = "udp" if wanted.kind == "UDP" else "tcp"
-    return expect(route, protocol, crossing.version, ends)
+    return expect(route, protocol, traffic.version, ends)
 
 
 def _back(route: PacketPath) -> PacketPath:
@@ -91,8 +91,8 @@ def _back(route: PacketPath) -> PacketPath:
     )
 
 
-def check_crossing(
-    arm: Arm, crossing: Crossing, ends: Ends = AS_THEY_COME, *, words: Words | None = None
+def check_traffic(
+    arm: Arm, traffic: TrafficRun, ends: Ends = AS_THEY_COME, *, words: Words | None = None
 ) -> None:
     """Check all that follows from the elements on the path of a crossing.
 
@@ -101,46 +101,50 @@ def check_crossing(
     dropped; and what the kernel of the end counted that got something without its metadata.
     """
     syn, syn_ack, datagram = (
-        expected_of(crossing, wanted, ends)
-        for wanted in (crossing.syn, crossing.syn_ack, crossing.datagram)
+        expected_of(traffic, wanted, ends)
+        for wanted in (traffic.syn, traffic.syn_ack, traffic.datagram)
     )
-    tcp = [(crossing.syn, syn)]
+    tcp = [(traffic.syn, syn)]
     if syn.accepted:  # else nobody answers
-        tcp.append((crossing.syn_ack, syn_ack))
-    packets = [*tcp, *([(crossing.datagram, datagram)] if crossing.udp else [])]
-    _check_probe(arm, crossing, "ssh", crossing.ssh, tcp)
-    if crossing.ping:
-        check_answer(arm, "ping", crossing.ping, works=True)
-    if crossing.udp:
-        _check_probe(arm, crossing, "udp", crossing.udp, packets[-1:])
+        tcp.append((traffic.syn_ack, syn_ack))
+    packets = [*tcp, *([(traffic.datagram, datagram)] if traffic.udp else [])]
+    _check_probe(arm, traffic, "ssh", traffic.ssh, tcp)
+    if traffic.ping:
+        check_answer(arm, "ping", traffic.ping, works=True)
+    if traffic.udp:
+        _check_probe(arm, traffic, "udp", traffic.udp, packets[-1:])
     for wanted, expected in packets:
-        check_packet(arm, crossing, wanted, expected, words)
+        check_packet(arm, traffic, wanted, expected, words)
         if expected.lost:
-            _check_lost(arm, crossing, wanted, expected.lost)
+            _check_lost(arm, traffic, wanted, expected.lost)
         if expected.dropped:
-            _check_dropped(arm, crossing, wanted, expected)
+            _check_dropped(arm, traffic, wanted, expected)
     refused = [(wanted, one) for wanted, one in packets if not (one.accepted or one.dropped)]
     if refused:
-        _check_refused(arm, crossing, refused[0][0])
+        _check_refused(arm, traffic, refused[0][0])
     elif not any(one.dropped for _, one in packets):
-        check_no_errors(arm, crossing)
+        check_no_errors(arm, traffic)
 
 
 def check_packet(
-    arm: Arm, crossing: Crossing, wanted: Wanted, expected: Expected, words: Words | None = None
+    arm: Arm,
+    traffic: TrafficRun,
+    wanted: PacketSelector,
+    expected: Expected,
+    words: Words | None = None,
 ) -> bool:
     """Check a packet's states at every hop that it reaches; `words` says what is expected."""
-    steps = [step for step in crossing.steps(wanted) if step.hop.name in expected.states]
+    steps = [step for step in traffic.steps(wanted) if step.hop.name in expected.states]
     text = words(expected) if words else expected.words
     return check_states(arm, steps, wanted, text, expected.state)
 
 
 def _check_probe(
     arm: Arm,
-    crossing: Crossing,
+    traffic: TrafficRun,
     name: str,
     answer: Answer | None,
-    packets: Sequence[tuple[Wanted, Expected]],
+    packets: Sequence[tuple[PacketSelector, Expected]],
 ) -> None:
     """Check what became of a probe that needs these packets to be accepted."""
     dropped = [(wanted, one) for wanted, one in packets if one.dropped]
@@ -150,13 +154,13 @@ def _check_probe(
         return
     # No receiver counts what does not reach it, so the probe cannot tell: the captures can.
     assert answer is not None
-    ended = _ended(crossing, *dropped[0])
+    ended = _ended(traffic, *dropped[0])
     arm.check(name, "no answer", answer.text, ended, evidence=answer.attempts)
 
 
-def _ended(crossing: Crossing, wanted: Wanted, expected: Expected) -> bool | None:
+def _ended(traffic: TrafficRun, wanted: PacketSelector, expected: Expected) -> bool | None:
     """Tell whether a packet was seen as far as expected and no further; None: not all was seen."""
-    steps = crossing.steps(wanted)
+    steps = traffic.steps(wanted)
     reached = [step for step in steps if step.hop.name in expected.states]
     beyond = [step for step in steps if step.hop.name in expected.unreached]
     if any(step.seen for step in beyond) or any(s.seen is None and s.complete for s in reached):
@@ -164,25 +168,27 @@ def _ended(crossing: Crossing, wanted: Wanted, expected: Expected) -> bool | Non
     return None if any(step.seen is None and not step.complete for step in steps) else True
 
 
-def _check_dropped(arm: Arm, crossing: Crossing, wanted: Wanted, expected: Expected) -> None:
+def _check_dropped(
+    arm: Arm, traffic: TrafficRun, wanted: PacketSelector, expected: Expected
+) -> None:
     """Check that a packet is seen nowhere behind the element that drops it."""
     assert expected.dropped is not None
-    steps = crossing.steps(wanted)
+    steps = traffic.steps(wanted)
     seen = [step.hop.name for step in steps if step.seen]
     arm.check(
         f"dropped, {wanted.kind}",
         f"in {expected.dropped.element}: not seen after it",
         f"last seen at {seen[-1]}" if seen else "seen nowhere",
-        _ended(crossing, wanted, expected),
+        _ended(traffic, wanted, expected),
         evidence=[step.line for step in steps],
     )
 
 
-def _check_lost(arm: Arm, crossing: Crossing, wanted: Wanted, change: Change) -> None:
+def _check_lost(arm: Arm, traffic: TrafficRun, wanted: PacketSelector, change: Change) -> None:
     """Check where a packet lost its metadata; a hop that missed something may have been the one."""
-    steps = crossing.steps(wanted)
+    steps = traffic.steps(wanted)
     name, blamed = f"metadata lost, {wanted.kind}", _blamed(change, [step.hop for step in steps])
-    where = culprit(steps)
+    where = fault_location(steps)
     blind = [step.hop.name for step in steps if step.seen is None and not step.complete]
     if where != blamed and blind:
         observed = f"the capture is not complete at {', '.join(blind)}"
@@ -192,7 +198,7 @@ def _check_lost(arm: Arm, crossing: Crossing, wanted: Wanted, change: Change) ->
 
 
 def _blamed(change: Change, points: Sequence[ObservationPoint]) -> str:
-    """Name the place of a change as `culprit` does; `points` are those of the packet's way."""
+    """Name the place of a change as `fault_location` does; `points` are those of its way."""
     before, after = change.before, change.after
     if after is None:
         return change.element
@@ -201,13 +207,13 @@ def _blamed(change: Change, points: Sequence[ObservationPoint]) -> str:
     return place_between(points[points.index(before) : points.index(after) + 1])
 
 
-def _check_refused(arm: Arm, crossing: Crossing, wanted: Wanted) -> None:
+def _check_refused(arm: Arm, traffic: TrafficRun, wanted: PacketSelector) -> None:
     """Check that the kernel of a packet's receiver counted it as damaged, and that it says so."""
-    forward = wanted.source == crossing.there
-    victim = crossing.destination if forward else crossing.source
+    forward = wanted.source == traffic.there
+    victim = traffic.destination if forward else traffic.source
     udp = wanted.kind == "UDP"
-    answer = crossing.udp if udp else crossing.ssh
-    counter = _UDP_COUNTER[crossing.version] if udp else "TcpInCsumErrors"
+    answer = traffic.udp if udp else traffic.ssh
+    counter = _UDP_COUNTER[traffic.version] if udp else "TcpInCsumErrors"
     assert answer is not None
     grown = answer.grown(victim, counter)
     arm.check(
@@ -217,14 +223,14 @@ def _check_refused(arm: Arm, crossing: Crossing, wanted: Wanted) -> None:
         None if answer.works is None else grown > 0,
     )
     what = "datagram" if udp else f"{wanted.kind}s"
-    _check_reasons(arm, crossing, victim, what, "UDP_CSUM" if udp else "TCP_CSUM")
+    _check_reasons(arm, traffic, victim, what, "UDP_CSUM" if udp else "TCP_CSUM")
 
 
-def _check_reasons(arm: Arm, crossing: Crossing, victim: str, what: str, reason: str) -> None:
+def _check_reasons(arm: Arm, traffic: TrafficRun, victim: str, what: str, reason: str) -> None:
     name, expected = f"drop reason at {victim}", f"the kernel drops the {what} for {reason}"
-    drops = crossing.drops.get(victim, ())
+    drops = traffic.drops.get(victim, ())
     reasons = sorted({drop.reason for drop in drops if drop.reason})
-    if why_not := crossing.no_drops.get(victim):
+    if why_not := traffic.no_drops.get(victim):
         arm.skip(name, expected, why_not)
     elif drops and not reasons:
         arm.skip(name, expected, "the guest's kernel gives no reasons (before 5.17)")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labctl.capture.session import Evidence, Sighting
+from labctl.capture.session import Evidence, Observation
 from labctl.capture.xenflags import FlagsEvidence, FlagsSeen, beside
-from labctl.experiments.evidence import Step, Wanted
+from labctl.experiments.evidence import PacketSelector, Step
 from labctl.experiments.run_context import Arm
 from labctl.experiments.text_tables import aligned
 from labctl.packet.checksum import Checksum
@@ -21,7 +21,7 @@ COVERS = {Checksum.PARTIAL: "pseudo-header", Checksum.VALID: "whole packet"}
 class Passage:
     """One packet that crossed dom0: out of its sender's ring and into its receiver's."""
 
-    sent: Sighting
+    sent: Observation
     """At the sender's vif."""
     out_of: FlagsSeen | None
     """The request that the sender put on its ring; None where it was not seen."""
@@ -32,30 +32,30 @@ class Passage:
 def passages(evidence: Evidence, flags: FlagsEvidence, vifs: Sequence[str]) -> list[Passage]:
     """Return the packets that crossed the bridge between two vifs, in the order of time."""
     found: list[Passage] = []
-    by_vif = {vif: beside(evidence[vif].sightings, flags.seen) for vif in vifs}
+    by_vif = {vif: beside(evidence[vif].observations, flags.seen) for vif in vifs}
     for vif, other in (vifs, vifs[::-1]):
         waiting = [pair for pair in by_vif[other] if pair[0].direction == "out"]
-        for sighting, tx in by_vif[vif]:
-            if sighting.direction != "in":
+        for observation, tx in by_vif[vif]:
+            if observation.direction != "in":
                 continue
-            frame = sighting.record.frame
+            frame = observation.record.frame
             same = next((pair for pair in waiting if pair[0].record.frame == frame), None)
             if same is not None:
                 waiting.remove(same)
-                found.append(Passage(sighting, tx, same[1]))
+                found.append(Passage(observation, tx, same[1]))
     return sorted(found, key=lambda one: one.sent.time_ns)
 
 
 def check_flags(
     arm: Arm, flags: FlagsEvidence, crossed: Sequence[Passage], steps: Sequence[Step],
-    wanted: Wanted, expected: Sequence[str],
+    wanted: PacketSelector, expected: Sequence[str],
 ) -> None:  # fmt: skip
     """Check what both rings said of one packet, the one whose way is `steps`."""
     name, words = f"flags of the {wanted.label}", _words(expected)
     if flags.why_not:
         arm.skip(name, words, flags.why_not)
         return
-    at_vifs = [seen for step in steps for seen in step.told.sightings]
+    at_vifs = [seen for step in steps for seen in step.told.observations]
     one = next((one for one in crossed if one.sent in at_vifs), None)
     seen = (
         [] if one is None else [(way, f) for way, f in (("out of", one.out_of), ("into", one.into))]

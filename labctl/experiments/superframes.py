@@ -88,7 +88,7 @@ def tally(evidence: Evidence, hop: ObservationPoint, destination: str, port: int
     """Count the frames with payload to a TCP port of `destination` (an address) at a hop."""
     seen = [
         one
-        for one in evidence[hop.name].sightings
+        for one in evidence[hop.name].observations
         if one.judgement.packet.dst == destination
         and one.judgement.packet.dport == port
         and one.judgement.kind in ("TCP data", "FIN")

@@ -22,8 +22,8 @@ def table(columns: Mapping[str, tuple[Sequence[Step], Answer | None]]) -> list[s
     for number, step in enumerate(steps):
         name = step.hop.name
         rows.append([name, places[name], *(ways[number].state for ways, _ in columns.values())])
-    fates = [_fate(answer) for _, answer in columns.values()]
-    rows.append(["SSH", "", *fates])
+    outcomes = [_outcome(answer) for _, answer in columns.values()]
+    rows.append(["SSH", "", *outcomes])
     lines = aligned(rows)
     rule = "  " + "  ".join("─" * width for width in _widths(rows))
     return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
@@ -43,7 +43,7 @@ def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
     return [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
 
 
-def _fate(answer: Answer | None) -> str:
+def _outcome(answer: Answer | None) -> str:
     if answer is None or answer.works is None:
         return "could not be told"
     return "works" if answer.works else "hangs" if answer.hangs else "fails"

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from labctl.capture.drops import Drop
 from labctl.capture.session import Capture, Evidence
 from labctl.experiments import probes
-from labctl.experiments.evidence import Step, Wanted, walk
+from labctl.experiments.evidence import PacketSelector, Step, walk
 from labctl.experiments.probes import Answer
 from labctl.experiments.run_context import Arm, Trial
 from labctl.lab.lab import Lab
@@ -32,7 +32,7 @@ REASONS = ("TCP_CSUM", "UDP_CSUM")
 
 
 @dataclass
-class Crossing:
+class TrafficRun:
     """What was found while traffic crossed the network."""
 
     route: PacketPath
@@ -65,24 +65,24 @@ class Crossing:
         return ip_address(self.there).version
 
     @property
-    def syn(self) -> Wanted:
+    def syn(self) -> PacketSelector:
         """The first packet of the SSH connection."""
         label = f"SYN {self.source} to {self.destination}"
-        return Wanted(label, "SYN", self.there, self.back, 22)
+        return PacketSelector(label, "SYN", self.there, self.back, 22)
 
     @property
-    def syn_ack(self) -> Wanted:
+    def syn_ack(self) -> PacketSelector:
         """Its answer."""
         label = f"SYN-ACK {self.destination} to {self.source}"
-        return Wanted(label, "SYN-ACK", self.back, self.there, 22)
+        return PacketSelector(label, "SYN-ACK", self.back, self.there, 22)
 
     @property
-    def datagram(self) -> Wanted:
+    def datagram(self) -> PacketSelector:
         """The UDP datagram."""
         label = f"UDP {self.source} to {self.destination}"
-        return Wanted(label, "UDP", self.there, self.back, probes.UDP_PORT)
+        return PacketSelector(label, "UDP", self.there, self.back, probes.UDP_PORT)
 
-    def steps(self, wanted: Wanted) -> list[Step]:
+    def steps(self, wanted: PacketSelector) -> list[Step]:
         """Return a packet's way in the order it passes the hops."""
         assert self.evidence is not None
         forward = wanted.source == self.there
@@ -98,19 +98,19 @@ class Crossing:
 
 
 @contextlib.contextmanager
-def _watched(trial: Trial, crossing: Crossing) -> Iterator[None]:
+def _watched(trial: Trial, traffic: TrafficRun) -> Iterator[None]:
     """Watch both guests' drops for the length of a `with` block."""
     with contextlib.ExitStack() as stack:
         watches = {
             name: stack.enter_context(watch_drops(trial.lab.node(name), REASONS))
-            for name in (crossing.source, crossing.destination)
+            for name in (traffic.source, traffic.destination)
         }
         yield
-        crossing.drops = {name: watch.read() for name, watch in watches.items()}
-        crossing.no_drops = {name: w.why_not for name, w in watches.items() if w.why_not}
+        traffic.drops = {name: watch.read() for name, watch in watches.items()}
+        traffic.no_drops = {name: w.why_not for name, w in watches.items() if w.why_not}
 
 
-def cross(
+def run_traffic(
     trial: Trial,
     arm: Arm,
     source: str,
@@ -120,7 +120,7 @@ def cross(
     interface: str | None = "eth0",
     with_ping: bool = True,
     with_udp: bool = True,
-) -> Crossing:
+) -> TrafficRun:
     """Send traffic of an IP version from one node to another and gather evidence at every hop.
 
     Both ends use the interface of that name; None lets them use those of the shortest path. The
@@ -133,21 +133,21 @@ def cross(
     there, back = (
         _address(lab, *one, version) for one in zip((source, destination), ends, strict=True)
     )
-    crossing = Crossing(route, there, back, source, destination)
-    crossing.offloads = arm.offloads = lab.offloads()
-    with _watched(trial, crossing), capture(lab, crossing.path, trial.scratch(arm.name)) as seeing:
+    traffic = TrafficRun(route, there, back, source, destination)
+    traffic.offloads = arm.offloads = lab.offloads()
+    with _watched(trial, traffic), capture(lab, traffic.path, trial.scratch(arm.name)) as seeing:
         if with_ping:
-            crossing.ping = probes.ping(lab, source, crossing.back)
-        crossing.ssh = probes.ssh(lab, source, crossing.back)
+            traffic.ping = probes.ping(lab, source, traffic.back)
+        traffic.ssh = probes.ssh(lab, source, traffic.back)
         if with_udp:
-            crossing.udp = probes.udp(lab, source, crossing.back)
-        crossing.evidence = _stop(seeing)
-    arm.keep(crossing.evidence)
+            traffic.udp = probes.udp(lab, source, traffic.back)
+        traffic.evidence = _stop(seeing)
+    arm.keep(traffic.evidence)
     # The streams' files are in the lab's memory, and all that was seen is kept by now.
     shutil.rmtree(seeing.directory, ignore_errors=True)
-    if more := [f"{hop.hop}: {hop.limited}" for hop in crossing.evidence.hops if hop.limited]:
+    if more := [f"{hop.hop}: {hop.limited}" for hop in traffic.evidence.hops if hop.limited]:
         arm.error("capture", "more came than is kept of a capture", more)
-    return crossing
+    return traffic
 
 
 def _as_it_is(lab: Lab) -> Topology:
@@ -186,10 +186,10 @@ def check_in_effect(arm: Arm, what: str, wanted: bool, active: bool) -> bool:
     return arm.check(f"in effect: {what}", words[wanted], words[active], active is wanted)
 
 
-def check_no_errors(arm: Arm, crossing: Crossing) -> bool:
+def check_no_errors(arm: Arm, traffic: TrafficRun) -> bool:
     """Check that neither guest counted a checksum error."""
-    errors = crossing.errors()
-    told = all(a is None or a.works is not None for a in (crossing.ssh, crossing.udp))
+    errors = traffic.errors()
+    told = all(a is None or a.works is not None for a in (traffic.ssh, traffic.udp))
     observed = ", ".join(f"{node}: {count}" for node, count in errors.items())
     return arm.check(
         "checksum errors",

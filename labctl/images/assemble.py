@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from labctl.errors import LabctlError, UsageError, refusal
+from labctl.errors import LabctlError, UsageError, host_error
 from labctl.events import Emit, Event, silent
 from labctl.images import cache, lookup, recipe, recipe_paths
 from labctl.images.cache import Image
@@ -226,7 +226,7 @@ def lock(name: str, *, emit: Emit = silent) -> Path:
             atomic.write(loaded.lock_file, text, atomic.public())
         except OSError as error:
             if error.errno in (ENOSPC, EDQUOT):
-                raise refusal(error, loaded.lock_file) or error from None
+                raise host_error(error, loaded.lock_file) or error from None
             raise UsageError(
                 f"cannot write {loaded.lock_file}: {error.strerror}",
                 "copy the recipe to your own folder (docs/images.md) and lock it there",

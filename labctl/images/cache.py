@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from labctl.errors import HostError, refusal
+from labctl.errors import HostError, host_error
 from labctl.sandbox import lock, owned, paths
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.init import MARK
@@ -124,7 +124,7 @@ def builder(deadline: Deadline) -> Iterator[Path]:
         try:
             yield stack.enter_context(owned.temporary(images, _BUILDING))
         except OSError as error:
-            raise refusal(error, root()) or error from None
+            raise host_error(error, root()) or error from None
 
 
 def remove(folder: Path) -> bool:

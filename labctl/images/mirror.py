@@ -19,7 +19,7 @@ from threading import Lock as Mutex
 
 from debian.deb822 import Packages
 
-from labctl.errors import HostError, LabctlError, UsageError, refusal
+from labctl.errors import HostError, LabctlError, UsageError, host_error
 from labctl.events import Emit, Event
 from labctl.images.recipe import Lock, LockedPackage, Recipe
 from labctl.sandbox import owned, paths
@@ -147,7 +147,7 @@ def _download(
         part.chmod(0o644)
         part.rename(place)
     except OSError as error:
-        raise refusal(error, place.parent) or error from None
+        raise host_error(error, place.parent) or error from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
@@ -185,7 +185,7 @@ def pin(recipe: Recipe, *, deadline: Deadline) -> Lock:
         errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
         if os.strerror(errno.ENOSPC) in done.stderr:
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(top))
-            raise refusal(full) or full
+            raise host_error(full) or full
         if not done.ok or errors:
             raise LabctlError(
                 f"apt cannot read {recipe.suite}: {errors[0] if errors else done.stderr.strip()}",

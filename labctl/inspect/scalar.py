@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from labctl.inspect.kinds import Kind, kind_of
 from labctl.packet import link_types
-from labctl.packet.checksum import Judgement, judge
+from labctl.packet.checksum import Judgement, classify
 from labctl.packet.tunnels import VXLAN_HEADER, Inner, decapsulate
 from labctl.packet.virtio import VnetHeader
 
@@ -41,7 +41,7 @@ def examine(
     if carried is None:
         return Seen(None, Kind.LINK, None, None, 0)
     ethernet, wire = carried
-    seen = judge(ethernet, original_length=wire, vnet=vnet, mtu=mtu)
+    seen = classify(ethernet, original_length=wire, vnet=vnet, mtu=mtu)
     inner = decapsulate(ethernet, seen.packet)
     inner_at = 0
     if inner is not None and seen.packet.l4_offset is not None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from labctl import images
 from labctl.backends.embedded import Embedded
-from labctl.errors import LabctlError, refusal
+from labctl.errors import LabctlError, host_error
 from labctl.guests import accel, confinement, driver
 from labctl.lab import memory
 from labctl.network import links
@@ -61,7 +61,7 @@ def _safely(part: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 def _failed(name: str, error: LabctlError | OSError) -> Finding:
     """Return the finding of what failed; raises an error that is not the host's again."""
-    told = error if isinstance(error, LabctlError) else refusal(error)
+    told = error if isinstance(error, LabctlError) else host_error(error)
     if told is None:
         raise error
     remedy = "" if told.hint.endswith("labctl doctor") else told.hint
@@ -111,7 +111,7 @@ def _cache() -> Iterator[Finding]:
         verdict: Literal["fail", "skip"] = (
             "skip" if any(one.image for one in images.list_images()) else "fail"
         )
-        told = refusal(error, folder)
+        told = host_error(error, folder)
         remedy = told.hint if told else "set XDG_CACHE_HOME to a folder that you may write to"
         yield Finding("cache", verdict, f"{folder}: {error.strerror}", remedy)
 

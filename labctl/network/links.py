@@ -58,8 +58,8 @@ def _no_address_delay(name: str) -> None:
     Duplicate address detection keeps an address tentative for a second (RFC 4862, 5.4); addresses
     of a lab are unique because its topology was checked.
     """
-    for knob, value in (("accept_dad", "0"), ("dad_transmits", "0"), ("accept_ra", "0")):
-        path = Path(f"/proc/sys/net/ipv6/conf/{name}/{knob}")
+    for fix, value in (("accept_dad", "0"), ("dad_transmits", "0"), ("accept_ra", "0")):
+        path = Path(f"/proc/sys/net/ipv6/conf/{name}/{fix}")
         if path.exists():
             path.write_text(value)
 
@@ -186,8 +186,8 @@ def leave_bridges_alone() -> None:
     for path in _FORWARDING:
         if path.exists():
             path.write_text("0")
-    for knob in ("iptables", "ip6tables", "arptables"):
-        path = _BRIDGE / f"bridge-nf-call-{knob}"
+    for fix in ("iptables", "ip6tables", "arptables"):
+        path = _BRIDGE / f"bridge-nf-call-{fix}"
         if path.exists():
             path.write_text("0")
 
@@ -334,8 +334,8 @@ def _is_up(name: str) -> bool:
 @remote
 def bridges_filter(version: int) -> bool:
     """Whether bridges hand packets of an IP version to the packet filter (br_netfilter)."""
-    knob = _BRIDGE / ("bridge-nf-call-iptables" if version == 4 else "bridge-nf-call-ip6tables")
-    return knob.exists() and knob.read_text().strip() != "0"
+    fix = _BRIDGE / ("bridge-nf-call-iptables" if version == 4 else "bridge-nf-call-ip6tables")
+    return fix.exists() and fix.read_text().strip() != "0"
 
 
 @remote

@@ -124,7 +124,7 @@ class Judgement:
         return f"{self.kind}: {', '.join(words)}"
 
 
-def judge(
+def classify(
     frame: bytes,
     *,
     original_length: int | None = None,

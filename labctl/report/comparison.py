@@ -1,4 +1,4 @@
-"""Two journeys side by side, hop by hop: what is the same, and what is the difference."""
+"""Two packet traces side by side, hop by hop: what is the same, and what is the difference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labctl.packet.checksum import Checksum
 from labctl.report.gather import Arm, Report
 from labctl.report.legend import sign, words
 from labctl.topology.points import ObservationPoint
-from labctl.tracing.packet_trace import HARM, Happening, Journey, Step
+from labctl.tracing.packet_trace import FAULTS, HopEvent, PacketTrace, Step
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class Cell:
-    """One hop of one journey."""
+    """One hop of one packet trace."""
 
     sign: str
     words: str
@@ -34,13 +34,13 @@ class Cell:
     sums: tuple[Sum, ...]
     happened: str
     """Empty where it was only sent or passed on."""
-    harmed: bool
+    faulty: bool
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One hop of both journeys."""
+    """One hop of both packet traces."""
 
     number: int
     hop: str
@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Side:
-    """Whose journey a column shows."""
+    """Whose packet trace a column shows."""
 
     name: str
     description: str = ""
@@ -62,12 +62,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """A journey, and another of the same kind to compare it with, where there is one."""
+    """A packet trace, and another of the same kind to compare it with, where there is one."""
 
     left: Side
-    left_journey: Journey
+    left_trace: PacketTrace
     right: Side | None
-    right_journey: Journey | None
+    right_trace: PacketTrace | None
     rows: tuple[Row, ...]
     statement: str
     """What is the same and what is not, in one or two sentences."""
@@ -75,7 +75,7 @@ class Pair:
     @property
     def kind(self) -> str:
         """What kind of packet it is."""
-        return self.left_journey.kind
+        return self.left_trace.kind
 
     @property
     def only_flag(self) -> bool:
@@ -87,7 +87,7 @@ def pairs(report: Report) -> list[Pair]:
     """Return the comparisons that tell most, the most telling first.
 
     A broken arm beside the one most like it that is healthy; where nothing is broken, the first
-    journey beside one whose field differs, such as a control with offload off.
+    packet trace beside one whose field differs, such as a control with offload off.
     """
     found = []
     for group in report.groups:
@@ -96,11 +96,11 @@ def pairs(report: Report) -> list[Pair]:
             continue
         alike = [arm for arm in group if arm.healthy and arm.family == left.family]
         kinds = [left.main.kind] if left.main else []
-        kinds += [j.kind for j in left.journeys if not j.well and j.kind not in kinds]
+        kinds += [j.kind for j in left.packet_traces if not j.ok and j.kind not in kinds]
         for kind in dict.fromkeys(kinds):
-            journey = _first(left, kind)
-            right = _alike(left, journey, alike, kind)
-            found.append(compare(left, journey, right, right.first(kind) if right else None))
+            packet_trace = _first(left, kind)
+            right = _alike(left, packet_trace, alike, kind)
+            found.append(compare(left, packet_trace, right, right.first(kind) if right else None))
         return found
     for group in report.groups:
         for left in group:
@@ -116,38 +116,38 @@ def pairs(report: Report) -> list[Pair]:
     return []
 
 
-def _first(arm: Arm, kind: str) -> Journey:
-    several = [one for one in arm.journeys if one.kind == kind]
-    return next((one for one in several if not one.well), several[0])
+def _first(arm: Arm, kind: str) -> PacketTrace:
+    several = [one for one in arm.packet_traces if one.kind == kind]
+    return next((one for one in several if not one.ok), several[0])
 
 
-def _states(journey: Journey) -> list[Checksum | None]:
-    return [step.state for step in journey.steps]
+def _states(packet_trace: PacketTrace) -> list[Checksum | None]:
+    return [step.state for step in packet_trace.steps]
 
 
-def _alike(left: Arm, journey: Journey, arms: Sequence[Arm], kind: str) -> Arm | None:
+def _alike(left: Arm, packet_trace: PacketTrace, arms: Sequence[Arm], kind: str) -> Arm | None:
     """Return the healthy arm whose packet is most like the broken one's, then whose name is."""
 
     def likeness(arm: Arm) -> tuple[int, float]:
         other = arm.first(kind)
         states = _states(other) if other else []
-        same = sum(a is b for a, b in zip(_states(journey), states, strict=False))
+        same = sum(a is b for a, b in zip(_states(packet_trace), states, strict=False))
         return same, difflib.SequenceMatcher(None, left.name, arm.name).ratio()
 
     fitting = [arm for arm in arms if arm.first(kind) is not None]
     return max(fitting, key=likeness, default=None)
 
 
-def alone(name: str, journey: Journey, path: Sequence[ObservationPoint]) -> Pair:
-    """Return a journey along `path`, or back, with nothing to compare it with."""
-    return _pair(Side(name), journey, None, None, path)
+def alone(name: str, packet_trace: PacketTrace, path: Sequence[ObservationPoint]) -> Pair:
+    """Return a packet trace along `path`, or back, with nothing to compare it with."""
+    return _pair(Side(name), packet_trace, None, None, path)
 
 
 def compare(
-    left: Arm, journey: Journey, right: Arm | None = None, other: Journey | None = None
+    left: Arm, packet_trace: PacketTrace, right: Arm | None = None, other: PacketTrace | None = None
 ) -> Pair:
-    """Put the journeys of two arms side by side, by the names of their hops."""
-    return _pair(_side(left), journey, _side(right) if right else None, other, left.path)
+    """Put the packet traces of two arms side by side, by the names of their hops."""
+    return _pair(_side(left), packet_trace, _side(right) if right else None, other, left.path)
 
 
 def _side(arm: Arm) -> Side:
@@ -158,15 +158,15 @@ def _side(arm: Arm) -> Side:
 
 def _pair(
     left: Side,
-    journey: Journey,
+    packet_trace: PacketTrace,
     right: Side | None,
-    other: Journey | None,
+    other: PacketTrace | None,
     path: Sequence[ObservationPoint],
 ) -> Pair:
     places = whereabouts(path)
     across = {step.hop: step for step in other.steps} if other else {}
     rows = []
-    for number, step in enumerate(journey.steps, start=1):
+    for number, step in enumerate(packet_trace.steps, start=1):
         beside = across.get(step.hop)
         rows.append(
             Row(
@@ -178,7 +178,7 @@ def _pair(
                 differs=beside is not None and sign(beside) != sign(step),
             )
         )
-    return Pair(left, journey, right, other, tuple(rows), _statement(rows))
+    return Pair(left, packet_trace, right, other, tuple(rows), _statement(rows))
 
 
 def cell(step: Step) -> Cell:
@@ -189,7 +189,7 @@ def cell(step: Step) -> Cell:
         for name, value in named
         if value is not None
     )
-    quiet = (Happening.SENT, Happening.FORWARDED)
+    quiet = (HopEvent.SENT, HopEvent.FORWARDED)
     happened = "" if step.happened in quiet or step.state is None else str(step.happened)
     if step.reason:
         happened = f"{happened}, kernel: {step.reason}".lstrip(", ")
@@ -199,7 +199,7 @@ def cell(step: Step) -> Cell:
         field="" if step.field is None else f"{step.field:#06x}",
         sums=sums,
         happened=happened,
-        harmed=step.happened in HARM,
+        faulty=step.happened in FAULTS,
         notes=step.notes,
     )
 

@@ -1,4 +1,4 @@
-"""Journeys drawn on the topology: one figure each, of which a reader picks one."""
+"""Packet traces drawn on the topology: one figure each, of which a reader picks one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from labctl.report.gather import Arm
 from labctl.report.legend import SIGNS, Sign, sign, words
 from labctl.topology.model import Topology
 from labctl.topology.points import ObservationPoint
-from labctl.tracing.packet_trace import HARM, Journey
+from labctl.tracing.packet_trace import FAULTS, PacketTrace
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a figure is of: a journey, what to call it, and what to say of it."""
+    """What a figure is of: a packet trace, what to call it, and what to say of it."""
 
     name: str
-    journey: Journey
+    packet_trace: PacketTrace
     path: tuple[ObservationPoint, ...]
     good: bool | None
     """Whether it went well; None where that is not told."""
@@ -32,13 +32,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class Figure:
-    """One journey drawn, wide and tall."""
+    """One packet trace drawn, wide and tall."""
 
     subject: Subject
     signs: dict[str, str]
     """The sign of every hop on the packet's way."""
     words: dict[str, str]
-    harmed: str
+    faulty: str
     """Key of the element that harmed the packet; empty where none alone did."""
     wide: Drawing
     tall: Drawing
@@ -46,9 +46,9 @@ class Figure:
     """Elements of the lab that are not drawn, because they are many."""
 
     @property
-    def journey(self) -> Journey:
+    def packet_trace(self) -> PacketTrace:
         """What is drawn."""
-        return self.subject.journey
+        return self.subject.packet_trace
 
 
 def of_arms(arms: Sequence[Arm]) -> list[Subject]:
@@ -56,7 +56,7 @@ def of_arms(arms: Sequence[Arm]) -> list[Subject]:
     return [
         Subject(
             name=arm.name,
-            journey=arm.main,
+            packet_trace=arm.main,
             path=arm.path,
             good=True if arm.healthy else False if arm.broken else None,
             description=arm.result.description,
@@ -69,7 +69,7 @@ def of_arms(arms: Sequence[Arm]) -> list[Subject]:
 
 
 def draw(subjects: Sequence[Subject], topology: Topology | None) -> list[Figure]:
-    """Draw journeys on the topology, or each on what its path tells where there is none."""
+    """Draw packet traces on the topology, or each on what its path tells where there is none."""
     if not subjects:
         return []
     longest = max((subject.path for subject in subjects), key=len)
@@ -86,18 +86,18 @@ def draw(subjects: Sequence[Subject], topology: Topology | None) -> list[Figure]
 
 
 def _figure(subject: Subject, drawn: chart.Map) -> Figure:
-    journey = subject.journey
-    steps = {step.hop: step for step in journey.steps}
-    forward = [step.hop for step in journey.steps] == [hop.name for hop in subject.path]
+    packet_trace = subject.packet_trace
+    steps = {step.hop: step for step in packet_trace.steps}
+    forward = [step.hop for step in packet_trace.steps] == [hop.name for hop in subject.path]
     path = subject.path if forward else subject.path[::-1]
-    harm = next((step for step in journey.steps if step.happened in HARM), None)
-    before = journey.before(harm) if harm else None
-    alone = harm and before and _beside(harm.point, before.point)
+    fault = next((step for step in packet_trace.steps if step.happened in FAULTS), None)
+    before = packet_trace.before(fault) if fault else None
+    alone = fault and before and _beside(fault.point, before.point)
     return Figure(
         subject=subject,
         signs={hop: sign(step) for hop, step in steps.items()},
         words={hop: words(step) for hop, step in steps.items()},
-        harmed=harm.owner if harm and alone else "",
+        faulty=fault.owner if fault and alone else "",
         wide=drawing.place(drawn, path, "wide"),
         tall=drawing.place(drawn, path, "tall"),
         left_out=drawn.left_out,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from labctl.packet.checksum import Checksum
 from labctl.report.gather import Arm, Report
 from labctl.results.model import Check, Run, Verdict
-from labctl.tracing.packet_trace import Fate, Happening, Journey
+from labctl.tracing.packet_trace import HopEvent, Outcome, PacketTrace
 
 _FEW = 3
 _LONG = 110
@@ -33,7 +33,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Cure:
+class Workaround:
     """What an arm did beside a broken one on the same path."""
 
     name: str
@@ -135,17 +135,17 @@ def _broken(report: Report, broken: Sequence[Arm]) -> str:
     where = (
         f"with {_list(short)}" if len(short) <= _FEW else f"in {len(broken)} of {len(told)} arms"
     )
-    because = cause([arm.main for arm in broken if arm.main and not arm.main.well])
+    because = cause([arm.main for arm in broken if arm.main and not arm.main.ok])
     return f"{what} {where}: {because}." if because else f"{what} {where}."
 
 
-def traced(count: int, bad: Sequence[Journey]) -> str:
+def traced(count: int, bad: Sequence[PacketTrace]) -> str:
     """Say in one sentence what became of `count` packets, of which `bad` did not arrive well."""
     if not count:
         return "No packet of the flow was seen."
     if not bad:
         return "The packet arrived." if count == 1 else f"All {count} packets arrived."
-    if all(journey.fate is Fate.UNKNOWN for journey in bad):
+    if all(packet_trace.outcome is Outcome.UNKNOWN for packet_trace in bad):
         return f"What became of {len(bad)} of {count} packets cannot be told."
     if len(bad) == count > 1:
         return f"None of {count} packets got through: {cause(bad)}."
@@ -153,11 +153,11 @@ def traced(count: int, bad: Sequence[Journey]) -> str:
     return f"{many} did not get through: {cause(bad)}."
 
 
-def cause(journeys: Iterable[Journey]) -> str:
+def cause(packet_traces: Iterable[PacketTrace]) -> str:
     """Say what was done to packets that did not get through, and where."""
     whats: dict[str, list[str]] = {}
-    for journey in journeys:
-        whats.setdefault(_what(journey), []).append(journey.where)
+    for packet_trace in packet_traces:
+        whats.setdefault(_what(packet_trace), []).append(packet_trace.where)
     said = []
     for what, wheres in whats.items():
         places = list(dict.fromkeys(where for where in wheres if where))
@@ -167,23 +167,29 @@ def cause(journeys: Iterable[Journey]) -> str:
     return _list(said)
 
 
-def _what(journey: Journey) -> str:
-    harm = journey.harm
-    if harm is not None:
-        lost = harm.happened is Happening.LOST
+def _what(packet_trace: PacketTrace) -> str:
+    fault = packet_trace.fault
+    if fault is not None:
+        lost = fault.happened is HopEvent.LOST
         return "the metadata was lost" if lost else "the packet was corrupted"
-    if journey.fate is Fate.UNKNOWN:
+    if packet_trace.outcome is Outcome.UNKNOWN:
         return "what became of it cannot be told"
-    if journey.fate is Fate.DROPPED:
-        return f"the kernel dropped it ({journey.reason})" if journey.reason else "it was dropped"
+    if packet_trace.outcome is Outcome.DROPPED:
+        return (
+            f"the kernel dropped it ({packet_trace.reason})"
+            if packet_trace.reason
+            else "it was dropped"
+        )
     return "the packet was not seen again"
 
 
 def _mended(report: Report, broken: Sequence[Arm]) -> str:
-    found = {c.name: c for group in report.groups for c in cures(group) if c.helped}
+    found = {c.name: c for group in report.groups for c in workarounds(group) if c.helped}
     helped = [
-        f"{cure.name} ({cure.description})" if cure.description else cure.name
-        for cure in found.values()
+        f"{workaround.name} ({workaround.description})"
+        if workaround.description
+        else workaround.name
+        for workaround in found.values()
     ]
     if not helped:
         return ""
@@ -193,7 +199,7 @@ def _mended(report: Report, broken: Sequence[Arm]) -> str:
     return f"On the same path it {verb} with {_list(helped)}."
 
 
-def cures(group: Sequence[Arm]) -> list[Cure]:
+def workarounds(group: Sequence[Arm]) -> list[Workaround]:
     """Return what each setting did on a path where something is broken, what helped first."""
     broken = [arm for arm in group if arm.broken]
     if not broken:
@@ -202,7 +208,7 @@ def cures(group: Sequence[Arm]) -> list[Cure]:
     for arm in group:
         by_name.setdefault(arm.short, []).append(arm)
     found = [
-        Cure(
+        Workaround(
             name=name,
             description=several[0].result.description,
             outcomes=tuple((arm.family, arm.outcome or "not told", arm.healthy) for arm in several),
@@ -211,7 +217,7 @@ def cures(group: Sequence[Arm]) -> list[Cure]:
         )
         for name, several in by_name.items()
     ]
-    return sorted(found, key=lambda cure: (not cure.reference, not cure.helped))
+    return sorted(found, key=lambda workaround: (not workaround.reference, not workaround.helped))
 
 
 def _list(words: Sequence[str]) -> str:

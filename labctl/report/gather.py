@@ -1,7 +1,7 @@
-"""From a run's directory to what its report says: arms with their journeys, what broke, what mends.
+"""From a run's directory to what its report says: arms and packet traces, what broke, what mends.
 
 Everything is read from the record: `result.json`, `topology.json` and the captures. A capture that
-is missing or damaged costs its journeys, never the report.
+is missing or damaged costs its packet traces, never the report.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from labctl.results.recorder import TOPOLOGY, capture_name
 from labctl.topology import serialize
 from labctl.topology.model import Topology
 from labctl.topology.points import ObservationPoint
-from labctl.tracing.packet_trace import Journey
+from labctl.tracing.packet_trace import PacketTrace
 from labctl.tracing.recorded import KINDS, first_of, follow_along
 
 _FAMILY = re.compile(r"[/ ]?(ipv[46])$", re.IGNORECASE)
@@ -35,7 +35,7 @@ class Arm:
     number: int
     result: ArmResult
     path: tuple[ObservationPoint, ...] = ()
-    journeys: tuple[Journey, ...] = ()
+    packet_traces: tuple[PacketTrace, ...] = ()
     trouble: str = ""
     """Why the capture tells nothing, or not everything."""
 
@@ -52,22 +52,22 @@ class Arm:
     @property
     def family(self) -> str:
         """`IPv4` or `IPv6` as its packets are, else as its name says; empty where neither does."""
-        journey = self.main
-        if journey is not None:
-            return "IPv6" if ":" in journey.source else "IPv4"
+        packet_trace = self.main
+        if packet_trace is not None:
+            return "IPv6" if ":" in packet_trace.source else "IPv4"
         found = _FAMILY.search(self.name)
         return found[1].replace("ip", "IP") if found else ""
 
     @property
-    def main(self) -> Journey | None:
-        """The journey that tells most: the first that ended badly, else that of the first kind."""
-        told = [journey for journey in self.journeys if journey.kind in KINDS]
-        told.sort(key=lambda journey: KINDS.index(journey.kind))
-        return next((one for one in told if not one.well), told[0] if told else None)
+    def main(self) -> PacketTrace | None:
+        """The packet trace that tells most: the first that ended badly, else the first kind's."""
+        told = [packet_trace for packet_trace in self.packet_traces if packet_trace.kind in KINDS]
+        told.sort(key=lambda packet_trace: KINDS.index(packet_trace.kind))
+        return next((one for one in told if not one.ok), told[0] if told else None)
 
-    def first(self, kind: str) -> Journey | None:
-        """Return the first journey of a kind."""
-        return first_of(self.journeys, kind)
+    def first(self, kind: str) -> PacketTrace | None:
+        """Return the first packet trace of a kind."""
+        return first_of(self.packet_traces, kind)
 
     @property
     def ssh(self) -> Check | None:
@@ -83,7 +83,7 @@ class Arm:
             return self.ssh.observed.partition(":")[0].strip()[:40]
         if self.main is None:
             return ""
-        return "arrives" if self.main.well else str(self.main.fate)
+        return "arrives" if self.main.ok else str(self.main.outcome)
 
     @property
     def broken(self) -> bool:
@@ -175,12 +175,12 @@ def _arm(
     if not path:
         return Arm(number, result, trouble="its capture holds no hops")
     try:
-        journeys = follow_along(evidence, path) + follow_along(evidence, path[::-1])
+        packet_traces = follow_along(evidence, path) + follow_along(evidence, path[::-1])
     except KeyError as missing:
         return Arm(number, result, path, trouble=f"its capture lacks the hop {missing}")
     blind = [hop.hop for hop in evidence.hops if not hop.complete]
     trouble = f"the capture is not complete at {', '.join(blind)}" if blind else ""
-    return Arm(number, result, path, tuple(journeys), trouble)
+    return Arm(number, result, path, tuple(packet_traces), trouble)
 
 
 def _consoles(directory: Path) -> dict[str, str]:

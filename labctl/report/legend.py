@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from labctl.packet.checksum import Checksum, Metadata
-from labctl.tracing.packet_trace import Happening, Step
+from labctl.tracing.packet_trace import HopEvent, Step
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def sign(step: Step | None) -> str:
     if step is None:
         return "off"
     if step.state is None:
-        return "unseen" if step.happened is Happening.NOT_SEEN else "blind"
+        return "unseen" if step.happened is HopEvent.NOT_SEEN else "blind"
     if step.state is Checksum.PARTIAL:
         if step.metadata is Metadata.NEEDS_CSUM:
             return "flag"

@@ -22,7 +22,7 @@ from labctl.report.legend import SIGNS, sign, words
 from labctl.results.model import Verdict
 from labctl.topology.model import Topology
 from labctl.topology.points import ObservationPoint
-from labctl.tracing.packet_trace import Journey, summary
+from labctl.tracing.packet_trace import PacketTrace, summary
 from labctl.tracing.recorded import KINDS
 from labctl.version import __version__
 
@@ -33,7 +33,7 @@ MARKS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.ERROR: "!", Verdict.S
 
 @dataclass(frozen=True)
 class Line:
-    """One arm's journey as a row of signs."""
+    """One arm's packet trace as a row of signs."""
 
     arm: Arm
     cells: tuple[tuple[str, str], ...]
@@ -48,7 +48,7 @@ class Matrix:
 
     hops: tuple[str, ...]
     lines: tuple[Line, ...]
-    cures: tuple[finding.Cure, ...]
+    workarounds: tuple[finding.Workaround, ...]
 
 
 def render(report: Report) -> str:
@@ -76,41 +76,43 @@ def render(report: Report) -> str:
     )
 
 
-def render_journeys(
+def render_packet_traces(
     title: str,
     headline: str,
-    journeys: Sequence[Journey],
+    packet_traces: Sequence[PacketTrace],
     path: Sequence[ObservationPoint],
     *,
     topology: Topology | None = None,
     notes: Sequence[str] = (),
     command: str = "",
 ) -> str:
-    """Return a page of journeys that belong to no record, such as those of a trace.
+    """Return a page of packet traces that belong to no record, such as those of a trace.
 
     `title` says what was followed, `headline` what came of it, `path` is the way there; those on
-    the way back have its hops in reverse. Journeys of the same course are shown once, with how
+    the way back have its hops in reverse. Packet traces of the same course are shown once, with how
     many there were.
     """
-    courses = summary(journeys)
+    courses = summary(packet_traces)
     subjects = [
         Subject(
-            name=journey.kind if count == 1 else f"{journey.kind} ({count} of them)",
-            journey=journey,
+            name=packet_trace.kind if count == 1 else f"{packet_trace.kind} ({count} of them)",
+            packet_trace=packet_trace,
             path=tuple(path),
-            good=journey.well,
+            good=packet_trace.ok,
         )
-        for journey, count in courses
+        for packet_trace, count in courses
     ]
     drawn = figures.draw(subjects, topology)
-    told = [comparison.alone(subject.name, subject.journey, subject.path) for subject in subjects]
-    told.sort(key=lambda pair: pair.left_journey.well)
-    return _template("journeys.html.j2").render(
+    told = [
+        comparison.alone(subject.name, subject.packet_trace, subject.path) for subject in subjects
+    ]
+    told.sort(key=lambda pair: pair.left_trace.ok)
+    return _template("packet_traces.html.j2").render(
         title=title,
         headline=headline,
         notes=tuple(notes),
         command=command,
-        broken=not all(journey.well for journey in journeys),
+        broken=not all(packet_trace.ok for packet_trace in packet_traces),
         figures=drawn,
         shown=figures.shown_first(drawn),
         hint=figures.hint(drawn),
@@ -159,16 +161,16 @@ def _matrices(report: Report) -> list[Matrix]:
             cells = tuple((sign(steps.get(h.name)), words(steps.get(h.name))) for h in arm.path)
             lines.append(Line(arm, cells, _packet(arm)))
         hops = tuple(hop.name for hop in group[0].path)
-        found.append(Matrix(hops, tuple(lines), tuple(finding.cures(group))))
+        found.append(Matrix(hops, tuple(lines), tuple(finding.workarounds(group))))
     return found
 
 
 def _packet(arm: Arm) -> str:
-    journey = arm.main
-    if journey is None or journey.kind == KINDS[0]:
+    packet_trace = arm.main
+    if packet_trace is None or packet_trace.kind == KINDS[0]:
         return ""
-    forward = journey.steps[0].hop == arm.path[0].name
-    return journey.kind if forward else f"{journey.kind}, read from {len(arm.path)} to 1"
+    forward = packet_trace.steps[0].hop == arm.path[0].name
+    return packet_trace.kind if forward else f"{packet_trace.kind}, read from {len(arm.path)} to 1"
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:

@@ -94,26 +94,26 @@ def forwarding(router: Router) -> bool:
 
 def _prepare() -> None:
     for where in ("all", "default"):
-        for knob, value in _DEFAULTS.items():
-            _write(knob.format(where), value)
+        for fix, value in _DEFAULTS.items():
+            _write(fix.format(where), value)
     _forward(False)
     with pyroute2.IPRoute() as ipr:
         ipr.link("set", index=1, state="up")
 
 
-def _write(knob: str, value: str) -> None:
+def _write(fix: str, value: str) -> None:
     with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6, or an older one
-        (_SYSCTL / knob).write_text(value)
+        (_SYSCTL / fix).write_text(value)
 
 
 def _forward(forward: bool) -> None:
-    for knob in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
-        _write(knob, str(int(forward)))
+    for fix in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        _write(fix, str(int(forward)))
 
 
 def _forwards() -> bool:
-    knobs = (_SYSCTL / "ipv4/ip_forward", _SYSCTL / "ipv6/conf/all/forwarding")
-    return all(knob.read_text().strip() == "1" for knob in knobs if knob.exists())
+    fixes = (_SYSCTL / "ipv4/ip_forward", _SYSCTL / "ipv6/conf/all/forwarding")
+    return all(fix.read_text().strip() == "1" for fix in fixes if fix.exists())
 
 
 def _plug(ipr: pyroute2.IPRoute, name: str, interface: RouterInterface, bridge: str) -> None:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from labctl.errors import exhausted, refusal
+from labctl.errors import exhausted, host_error
 from labctl.events import Emit
 from labctl.sandbox import codec, remote
 from labctl.sandbox.bounded import Output
@@ -113,7 +113,7 @@ def _plain(error: BaseException) -> BaseException:
     if told := exhausted(error):
         return told
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return refusal(error, "a file of the lab") or error
+        return host_error(error, "a file of the lab") or error
     return error
 
 

@@ -87,14 +87,14 @@ def _ranges(file: Path, user: str) -> tuple[bool, int]:
 
 def _sysctl() -> str:
     """Return the setting that forbids namespaces, as it should be; empty where none does."""
-    for knob, bad, better in (
+    for fix, bad, better in (
         *((f"user.max_{kind}_namespaces", "0", "10000") for kind in ("user", "mnt", "pid", "net")),
         ("kernel.unprivileged_userns_clone", "0", "1"),  # Debian's kernels
         ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),  # Ubuntu's
     ):
         with contextlib.suppress(OSError):
-            if (PROC / "sys" / knob.replace(".", "/")).read_text().strip() == bad:
-                return f"{knob}={better}"
+            if (PROC / "sys" / fix.replace(".", "/")).read_text().strip() == bad:
+                return f"{fix}={better}"
     return ""
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from labctl.errors import HostError, LabctlError, refusal
+from labctl.errors import HostError, LabctlError, host_error
 from labctl.sandbox import (
     atomic,
     codec,
@@ -137,7 +137,7 @@ class Namespaces(Sandbox):
                     os.killpg(shell.pid, signal.SIGKILL)
                 shell.wait(END_SECONDS)
             owned.remove(directory)
-            told = refusal(error, directory) if isinstance(error, OSError) else None
+            told = host_error(error, directory) if isinstance(error, OSError) else None
             if isinstance(error, FileNotFoundError) and error.filename == words[0]:
                 told = HostError(f"{words[0]} is not installed", "apt-get install util-linux")
             raise told or error from None
@@ -246,13 +246,13 @@ def _told(said: str, log: Path) -> HostError:
     if word == "failed":
         number, _, file = rest.partition(" ")
         failed = OSError(int(number), os.strerror(int(number)), file)
-        return refusal(failed) or HostError(f"a sandbox cannot be made: {failed}", _FAULT)
+        return host_error(failed) or HostError(f"a sandbox cannot be made: {failed}", _FAULT)
     words = process.last_lines(log.read_text(errors="replace"))
     if word != "refused" and not words:
         try:
             log.write_text("nothing was said\n")
         except OSError as full:  # so its words may be lost
-            return refusal(full, log) or HostError(f"{log}: {full.strerror}")
+            return host_error(full, log) or HostError(f"{log}: {full.strerror}")
     if word != "refused" and not re.search(r"\b(unshare|new[ug]idmap):", words):
         words = words or "without a word"
         return HostError(f"the first process of a sandbox has ended: {words}", _FAULT)

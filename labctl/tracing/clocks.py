@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from labctl.capture.session import HopEvidence, Sighting
+from labctl.capture.session import HopEvidence, Observation
 from labctl.tracing.keys import traits
 
 GUESS_SLACK_NS = 3_000_000_000
@@ -43,7 +43,7 @@ def guest_clock(guest: HopEvidence, beside: HopEvidence) -> Clock:
     """Estimate a guest's clock, beside that of the hop which is the other end of its interface."""
     lower: int | None = None
     upper: int | None = None
-    for inside, outside in _crossings(guest.sightings, beside.sightings):
+    for inside, outside in _crossings(guest.observations, beside.observations):
         ahead = inside.time_ns - outside.time_ns
         if inside.direction == "out":  # sent before it was seen outside
             lower = ahead if lower is None else max(lower, ahead)
@@ -60,17 +60,17 @@ def guest_clock(guest: HopEvidence, beside: HopEvidence) -> Clock:
 
 
 def _crossings(
-    inside: Sequence[Sighting], outside: Sequence[Sighting]
-) -> list[tuple[Sighting, Sighting]]:
+    inside: Sequence[Observation], outside: Sequence[Observation]
+) -> list[tuple[Observation, Observation]]:
     """Pair what was seen exactly once on each side, and so cannot be mistaken."""
     these, those = _once(inside), _once(outside)
     return [(one, those[key]) for key, one in these.items() if key in those]
 
 
-def _once(sightings: Sequence[Sighting]) -> dict[Hashable, Sighting]:
+def _once(observations: Sequence[Observation]) -> dict[Hashable, Observation]:
     counted: Counter[Hashable] = Counter()
-    found: dict[Hashable, Sighting] = {}
-    for one in sightings:
+    found: dict[Hashable, Observation] = {}
+    for one in observations:
         parts = traits(one.record.frame, one.judgement.packet)
         if parts is None:
             continue

@@ -5,10 +5,10 @@ is of that arrival, and one that came by another device (the network that labctl
 by) is nobody's here. Elsewhere a packet seen shortly before must fit the reason.
 
 Not every drop is a loss. TCP repeats what is answered late, and its receiver drops the copy; a
-packet that is late for a connection that has ended has nobody to go to. Such a journey ends well,
-but only where what was seen at the receiver proves it: the reason alone does not.
-Sources: kernel include/net/dropreason-core.h, net/ipv4/tcp_input.c (tcp_data_queue,
-tcp_validate_incoming, tcp_rcv_state_process), net/ipv4/tcp_ipv4.c (tcp_v4_rcv).
+packet that is late for a connection that has ended has nobody to go to. Such a packet trace ends
+well, but only where what was seen at the receiver proves it: the reason alone does not. Sources:
+kernel include/net/dropreason-core.h, net/ipv4/tcp_input.c (tcp_data_queue, tcp_validate_incoming,
+tcp_rcv_state_process), net/ipv4/tcp_ipv4.c (tcp_v4_rcv).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from labctl.capture.session import Sighting
+from labctl.capture.session import Observation
 from labctl.packet.af_packet import PACKET_OTHERHOST
 from labctl.packet.frame import (
     ETH_HLEN,
@@ -31,7 +31,7 @@ from labctl.packet.frame import (
 )
 from labctl.topology.points import ObservationPoint
 from labctl.tracing.keys import Traits, after, traits
-from labctl.tracing.packet_trace import Fate, Happening, Journey, Step, unusable
+from labctl.tracing.packet_trace import HopEvent, Outcome, PacketTrace, Step, unusable
 
 CHECKSUM_REASONS = frozenset({"TCP_CSUM", "UDP_CSUM", "ICMP_CSUM", "SKB_CSUM", "SKB_BAD_GSO"})
 SILENT_REASONS = frozenset(
@@ -111,19 +111,19 @@ class GuestDrop:
 
 
 def with_drops(
-    journeys: Sequence[Journey],
+    packet_traces: Sequence[PacketTrace],
     drops: Iterable[GuestDrop],
     point: ObservationPoint,
-    heard: Sequence[Sighting],
-) -> list[Journey]:
-    """Give the drops that a guest told of to the journeys that ended there.
+    heard: Sequence[Observation],
+) -> list[PacketTrace]:
+    """Give the drops that a guest told of to the packet traces that ended there.
 
     `point` is the last hop of the path, and `heard` all that was seen there, both ways.
     """
-    result = list(journeys)
+    result = list(packet_traces)
     if not point.in_guest:
         return result
-    ended = _Ended(journeys, point)
+    ended = _Ended(packet_traces, point)
     talk = _Talk(heard)
     told = [d for d in drops if d.owner == point.element and d.reason not in SILENT_REASONS]
     told.sort(key=lambda drop: (drop.arrivals is None, drop.time_ns))
@@ -138,11 +138,11 @@ def with_drops(
     lost = {
         key
         for key, drop in found.items()
-        if not _forgiven(drop, ended.sightings[key], talk, found.keys())
+        if not _forgiven(drop, ended.observations[key], talk, found.keys())
     }
     for key, drop in found.items():
-        why = _forgiven(drop, ended.sightings[key], talk, lost - {key})
-        for number in ended.journeys[key]:
+        why = _forgiven(drop, ended.observations[key], talk, lost - {key})
+        for number in ended.packet_traces[key]:
             result[number] = _dropped(result[number], drop, why)
     return result
 
@@ -150,48 +150,48 @@ def with_drops(
 class _Talk:
     """All that was seen at a hop, put together by connection, both ways, in its order."""
 
-    def __init__(self, heard: Sequence[Sighting]) -> None:
-        self._of: dict[frozenset[tuple[str | None, int | None]], list[Sighting]] = {}
+    def __init__(self, heard: Sequence[Observation]) -> None:
+        self._of: dict[frozenset[tuple[str | None, int | None]], list[Observation]] = {}
         for seen in heard:
             self._of.setdefault(frozenset(_ends(seen.judgement.packet)), []).append(seen)
 
-    def of(self, seen: Sighting) -> Sequence[Sighting]:
+    def of(self, seen: Observation) -> Sequence[Observation]:
         """Return what was seen of the connection that a packet belongs to."""
         return self._of.get(frozenset(_ends(seen.judgement.packet)), ())
 
 
 class _Ended:
-    """The sightings at the last hop at which journeys ended; merged ones share theirs."""
+    """The observations at the last hop at which packet traces ended; merged ones share theirs."""
 
-    def __init__(self, journeys: Sequence[Journey], point: ObservationPoint) -> None:
+    def __init__(self, packet_traces: Sequence[PacketTrace], point: ObservationPoint) -> None:
         self.point = point
-        self.sightings: dict[int, Sighting] = {}
-        self.journeys: dict[int, list[int]] = {}
+        self.observations: dict[int, Observation] = {}
+        self.packet_traces: dict[int, list[int]] = {}
         self.steps: dict[int, Step] = {}
         self.protocols: dict[int, str] = {}
-        for number, journey in enumerate(journeys):
-            last = journey.last
+        for number, packet_trace in enumerate(packet_traces):
+            last = packet_trace.last
             if last is None or last.hop != point.name:
                 continue
-            for seen in last.sightings:
-                self.sightings[id(seen)] = seen
-                self.journeys.setdefault(id(seen), []).append(number)
+            for seen in last.observations:
+                self.observations[id(seen)] = seen
+                self.packet_traces.setdefault(id(seen), []).append(number)
                 self.steps[id(seen)] = last
-                self.protocols[id(seen)] = journey.protocol
+                self.protocols[id(seen)] = packet_trace.protocol
         # In the order of time, all of them and those of each length; what was found is taken out.
         self._free: dict[int, list[tuple[int, int]]] = {}
-        for key, seen in self.sightings.items():
+        for key, seen in self.observations.items():
             for length in (_ANY, seen.record.original_length):
                 bisect.insort(self._free.setdefault(length, []), (seen.time_ns, key))
 
     def take(self, key: int) -> None:
-        """Leave a sighting out from now on: what it was is known."""
-        seen = self.sightings[key]
+        """Leave a observation out from now on: what it was is known."""
+        seen = self.observations[key]
         for length in (_ANY, seen.record.original_length):
             self._free[length].remove((seen.time_ns, key))
 
     def _near(self, length: int, when: int, before: int, after: int) -> list[int]:
-        """Return the free sightings of a length around a time, the nearest first."""
+        """Return the free observations of a length around a time, the nearest first."""
         free = self._free.get(length, [])
         low = bisect.bisect_left(free, (when - before, 0))
         high = bisect.bisect_left(free, (when + after + 1, 0))
@@ -200,7 +200,7 @@ class _Ended:
         return [key for _, key in sorted(near, key=lambda pair: abs(pair[0] - when))]
 
     def named(self, drop: GuestDrop) -> int | None:
-        """Return the sighting of the packet whose arrival the kernel told of."""
+        """Return the observation of the packet whose arrival the kernel told of."""
         for came in drop.arrivals or ():
             if came.device != self.point.link:
                 continue
@@ -211,7 +211,7 @@ class _Ended:
         return None
 
     def likely(self, drop: GuestDrop, talk: _Talk) -> int | None:
-        """Return the sighting that a drop without a named packet fits, shortly before it."""
+        """Return the observation that a drop without a named packet fits, shortly before it."""
         window = CHECKSUM_WINDOW_NS if drop.reason in CHECKSUM_REASONS else DROP_WINDOW_NS
         for key in self._near(_ANY, drop.time_ns, window - _JITTER_NS, _JITTER_NS):
             if not self._may_be(drop, key):
@@ -220,13 +220,13 @@ class _Ended:
                 continue
             # Of any connection of the guest, such as its management's: only a copy can be meant.
             copies = drop.reason in REPEATED_REASONS | ODD_REASONS
-            if not copies or _forgiven(drop, self.sightings[key], talk, ()):
+            if not copies or _forgiven(drop, self.observations[key], talk, ()):
                 return key
         return None
 
     def _may_be(self, drop: GuestDrop, key: int) -> bool:
         """Tell whether such a packet can be dropped for that reason at all."""
-        seen = self.sightings[key]
+        seen = self.observations[key]
         packet = seen.judgement.packet
         protocols = {self.protocols[key], packet.protocol or ""}
         if drop.arrivals is None and drop.protocol != packet.ethertype:
@@ -243,23 +243,25 @@ class _Ended:
         return family not in ("tcp", "udp") or family in protocols
 
 
-def _dropped(journey: Journey, drop: GuestDrop, why: str) -> Journey:
-    last = journey.steps[-1]
-    if why and journey.fate is Fate.ARRIVED:
+def _dropped(packet_trace: PacketTrace, drop: GuestDrop, why: str) -> PacketTrace:
+    last = packet_trace.steps[-1]
+    if why and packet_trace.outcome is Outcome.ARRIVED:
         remark = f"dropped as {drop.reason}: {why}"
         last = replace(last, notes=(*last.notes, remark))
-        return replace(journey, steps=(*journey.steps[:-1], last), remark=remark)
+        return replace(packet_trace, steps=(*packet_trace.steps[:-1], last), remark=remark)
     last = replace(last, reason=drop.reason)
-    if last.happened is Happening.FORWARDED:
-        last = replace(last, happened=Happening.DROPPED)
-    steps = (*journey.steps[:-1], last)
-    return replace(journey, steps=steps, fate=Fate.DROPPED, reason=drop.reason, remark="")
+    if last.happened is HopEvent.FORWARDED:
+        last = replace(last, happened=HopEvent.DROPPED)
+    steps = (*packet_trace.steps[:-1], last)
+    return replace(
+        packet_trace, steps=steps, outcome=Outcome.DROPPED, reason=drop.reason, remark=""
+    )
 
 
-def _forgiven(drop: GuestDrop, seen: Sighting, talk: _Talk, lost: Iterable[int]) -> str:
+def _forgiven(drop: GuestDrop, seen: Observation, talk: _Talk, lost: Iterable[int]) -> str:
     """Say why nothing was lost by a drop; empty where what was seen does not prove that.
 
-    `lost` are the identities of sightings that cannot be proof: they were dropped themselves.
+    `lost` are the identities of observations that cannot be proof: they were dropped themselves.
     """
     packet, heard = seen.judgement.packet, talk.of(seen)
     flags = packet.tcp_flags
@@ -280,7 +282,7 @@ def _forgiven(drop: GuestDrop, seen: Sighting, talk: _Talk, lost: Iterable[int])
     return ""
 
 
-def _copy(certain: bool, seen: Sighting, heard: Sequence[Sighting], lost: set[int]) -> str:
+def _copy(certain: bool, seen: Observation, heard: Sequence[Observation], lost: set[int]) -> str:
     """Tell whether a segment repeats what its receiver has.
 
     Either the same bytes were seen to come in another packet that was not dropped, or the receiver
@@ -322,7 +324,7 @@ def _copy(certain: bool, seen: Sighting, heard: Sequence[Sighting], lost: set[in
     return "a copy of what had arrived" if end and begin >= end else ""
 
 
-def _over(seen: Sighting, heard: Sequence[Sighting]) -> bool:
+def _over(seen: Observation, heard: Sequence[Observation]) -> bool:
     """Tell whether the receiver had closed or reset the connection, or was told of its reset."""
     ends = _ends(seen.judgement.packet)
     over = False
@@ -346,7 +348,7 @@ def _ends(packet: Packet) -> tuple[tuple[str | None, int | None], tuple[str | No
     return (packet.src, packet.sport), (packet.dst, packet.dport)
 
 
-def _traits(seen: Sighting) -> Traits | None:
+def _traits(seen: Observation) -> Traits | None:
     found = traits(seen.record.frame, seen.judgement.packet)
     return found if found is not None and found.number == TCP else None
 
@@ -366,6 +368,6 @@ def _differs(mine: Traits, theirs: Traits) -> bool:
     return mine.payload[low:high] != theirs.payload[low - begin : high - begin]
 
 
-def _accepted(seen: Sighting) -> bool:
+def _accepted(seen: Observation) -> bool:
     """Tell whether the checksum lets a kernel take it in."""
     return not seen.judgement.lost and str(seen.judgement.state) != "bad"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from labctl.errors import UsageError
 from labctl.packet.frame import Packet
-from labctl.tracing.packet_trace import Journey
+from labctl.tracing.packet_trace import PacketTrace
 
 Protocol = Literal["tcp", "udp", "icmp"]
 
@@ -26,9 +26,9 @@ class Flow:
     """The destination's port; None for ICMP."""
     version: int
     """4 or 6."""
-    there: str
+    source: str
     """The source's address; empty where it is not known."""
-    back: str
+    destination: str
     """The destination's address."""
     size: int = 56
     """Bytes of payload of an ICMP echo."""
@@ -42,12 +42,12 @@ class Flow:
     def text(self) -> str:
         """The flow in words, such as `TCP to 10.0.2.2 port 22`."""
         if self.protocol == "icmp":
-            return f"ICMP echo to {self.back}"
-        return f"{self.protocol.upper()} to {self.back} port {self.port}"
+            return f"ICMP echo to {self.destination}"
+        return f"{self.protocol.upper()} to {self.destination} port {self.port}"
 
     def forth(self, packet: Packet) -> bool:
         """Tell whether a packet belongs to the way there."""
-        if packet.dst != self.back or (self.there and packet.src != self.there):
+        if packet.dst != self.destination or (self.source and packet.src != self.source):
             return False
         if self.protocol == "icmp":
             return packet.kind in ECHO_KINDS or _rest(packet, ("icmp", "icmpv6"))
@@ -55,27 +55,27 @@ class Flow:
             packet.dport == self.port or _rest(packet, (self.protocol,))
         )
 
-    def returning(self, journeys: Iterable[Journey]) -> Returning:
-        """Return what tells the answers, given the journeys there: addresses may be translated.
+    def returning(self, packet_traces: Iterable[PacketTrace]) -> Returning:
+        """Return what tells the answers, given the traces forward: addresses may be translated.
 
         Answers to what was seen, that is, and to nothing else: a server repeats its SYN-ACK to a
         client that gave up for half a minute (kernel: tcp_synack_retries).
         """
         ends: set[tuple[str, int | None, str, int | None]] = set()
-        for journey in journeys:
-            for step in journey.steps:
-                for seen in step.sightings:
+        for packet_trace in packet_traces:
+            for step in packet_trace.steps:
+                for seen in step.observations:
                     packet = seen.judgement.packet
                     ends.add((packet.dst or "", packet.dport, packet.src or "", packet.sport))
-        ends = ends or {(self.back, self.port, self.there, None)}
+        ends = ends or {(self.destination, self.port, self.source, None)}
         return Returning(self, frozenset(ends))
 
-    def begun(self, journeys: Iterable[Journey]) -> list[Journey]:
-        """Return the journeys of connections that began meanwhile, without those left from before.
+    def begun(self, packet_traces: Iterable[PacketTrace]) -> list[PacketTrace]:
+        """Return the traces of connections that began meanwhile, without those left from before.
 
         A connection begins with a SYN; where none was seen, and for other protocols, all are kept.
         """
-        kept = list(journeys)
+        kept = list(packet_traces)
         opened = {(one.source, one.sport) for one in kept if one.kind == "SYN"}
         if self.protocol != "tcp" or not opened:
             return kept
@@ -87,8 +87,8 @@ class Flow:
             "protocol": self.protocol,
             "port": self.port,
             "version": self.version,
-            "source": self.there,
-            "destination": self.back,
+            "source": self.source,
+            "destination": self.destination,
         }
 
 
@@ -194,9 +194,9 @@ def send_command(flow: Flow, count: int, seconds: float) -> str:
     """
     if flow.protocol == "icmp":
         words = ["ping", "-c", str(count), "-i", "0.2", "-W", f"{seconds:g}", "-s", str(flow.size)]
-        return shlex.join([*words, flow.back])
+        return shlex.join([*words, flow.destination])
     script = _CONNECT if flow.protocol == "tcp" else _SEND
-    words = [str(flow.version), flow.back, str(flow.port), f"{seconds:g}", str(count)]
+    words = [str(flow.version), flow.destination, str(flow.port), f"{seconds:g}", str(count)]
     listen = ["1"] if flow.protocol == "tcp" else []
     return shlex.join(["perl", "-e", script, *words, *listen])
 

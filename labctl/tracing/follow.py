@@ -1,7 +1,7 @@
-"""From evidence at every hop to journeys: follow each packet of a flow from where it was sent.
+"""From evidence at every hop to packet traces: follow each packet of a flow from where it was sent.
 
 The path is walked hop by hop; at each one the packets last seen before it are looked for (see
-`correlate`), and what became of their checksum and metadata is told from the two sightings.
+`correlate`), and what became of their checksum and metadata is told from the two observations.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from labctl.capture.session import Evidence, HopEvidence
-from labctl.packet.checksum import Checksum, Judgement, judge
+from labctl.packet.checksum import Checksum, Judgement, classify
 from labctl.packet.frame import Packet
 from labctl.packet.tunnels import VXLAN_HEADER, VXLAN_PORTS, decapsulate
 from labctl.packet.virtio import VNET_NEEDS_CSUM
@@ -21,15 +21,15 @@ from labctl.tracing.drop_events import GuestDrop, with_drops
 from labctl.tracing.keys import differences
 from labctl.tracing.matching import MOST_PIECES, Link, Seen, match, prepare
 from labctl.tracing.packet_trace import (
-    Fate,
-    Happening,
-    Journey,
+    HopEvent,
+    Outcome,
+    PacketTrace,
     Step,
     severity,
     unusable,
 )
 
-Wanted = Callable[[Packet], bool]
+PacketPredicate = Callable[[Packet], bool]
 """Tells the packets of a flow by their headers."""
 
 ARRIVING_NS = 250_000_000
@@ -39,7 +39,7 @@ proves something: longer than any usual way from hop to hop, also into a busy em
 
 @dataclass
 class _Trail:
-    """A journey that is being followed."""
+    """A packet trace that is being followed."""
 
     packet: Packet
     steps: list[Step] = field(default_factory=list)
@@ -68,7 +68,7 @@ class _Watch:
             ended = trailer.clock_ns - self.clock.offset_ns - self.clock.slack_ns
             ended = max(ended, self.evidence.asked_ns or 0)
             proves = proves and seen_ns + ARRIVING_NS <= ended
-        what = Happening.NOT_SEEN if proves else Happening.UNKNOWN
+        what = HopEvent.NOT_SEEN if proves else HopEvent.UNKNOWN
         return Step(self.point, what)
 
 
@@ -100,16 +100,16 @@ def clocks(evidence: Evidence, path: Sequence[ObservationPoint]) -> dict[str, Cl
 def follow(
     evidence: Evidence,
     path: Sequence[ObservationPoint],
-    wanted: Wanted,
+    wanted: PacketPredicate,
     *,
     known: Mapping[str, Clock] | None = None,
     drops: Iterable[GuestDrop] = (),
     until_ns: int | None = None,
-) -> list[Journey]:
+) -> list[PacketTrace]:
     """Follow every packet of a flow along `path`, in the order they were first seen.
 
-    A packet that fits `wanted` and was not seen at the hops before begins its journey where it
-    appears. Journeys that begin after `until_ns` on the host's clock are left out: those of a
+    A packet that fits `wanted` and was not seen at the hops before begins its packet trace where it
+    appears. Packet traces that begin after `until_ns` on the host's clock are left out: those of a
     flow that goes on while the captures end, one after the other. Raises `KeyError` when the
     evidence lacks a hop of the path.
     """
@@ -118,26 +118,26 @@ def follow(
     before = HOST
     for number, point in enumerate(path):
         clock = known[point.name]
-        here = prepare(evidence[point.name].sightings, clock.offset_ns)
+        here = prepare(evidence[point.name].observations, clock.offset_ns)
         front, owners = _front(trails)
         links = match(front, here, before.slack_ns + clock.slack_ns)
         _advance(trails, owners, links, here, _Watch(point, evidence[point.name], clock))
         taken = {link.later for link in links}
         for index, seen in enumerate(here):
-            packet = seen.sighting.judgement.packet
+            packet = seen.observation.judgement.packet
             if index not in taken and wanted(packet):
                 watches = [_Watch(p, evidence[p.name], known[p.name]) for p in path[:number]]
                 trails.append(_begin(watches, point, seen))
         before = clock
-    journeys = [_finish(trail) for trail in trails]
-    journeys.sort(key=lambda journey: journey.started_ns)
+    packet_traces = [_finish(trail) for trail in trails]
+    packet_traces.sort(key=lambda packet_trace: packet_trace.started_ns)
     last = path[-1]
-    journeys = with_drops(journeys, drops, last, evidence[last.name].sightings)
+    packet_traces = with_drops(packet_traces, drops, last, evidence[last.name].observations)
     if until_ns is None:
-        return journeys
+        return packet_traces
     if all(point.context for point in path):
         until_ns += GUESS_SLACK_NS  # all of them are beside our clock by a guess only
-    return [one for one in journeys if one.started_ns <= until_ns]
+    return [one for one in packet_traces if one.started_ns <= until_ns]
 
 
 def _front(trails: Sequence[_Trail]) -> tuple[list[Seen], list[list[_Trail]]]:
@@ -145,7 +145,7 @@ def _front(trails: Sequence[_Trail]) -> tuple[list[Seen], list[list[_Trail]]]:
     merged: dict[int, tuple[Seen, list[_Trail]]] = {}
     for trail in trails:
         for seen in trail.last:
-            merged.setdefault(id(seen.sighting), (seen, []))[1].append(trail)
+            merged.setdefault(id(seen.observation), (seen, []))[1].append(trail)
     ordered = sorted(merged.values(), key=lambda pair: pair[0].time_ns)
     return [seen for seen, _ in ordered], [owners for _, owners in ordered]
 
@@ -176,7 +176,7 @@ def _advance(
 
 
 def _begin(passed: Sequence[_Watch], point: ObservationPoint, seen: Seen) -> _Trail:
-    trail = _Trail(seen.sighting.judgement.packet)
+    trail = _Trail(seen.observation.judgement.packet)
     trail.steps = [watch.missing(seen.time_ns) for watch in passed]
     step = _step(point, trail.packet, [seen], [], False, 0)
     if passed:
@@ -192,7 +192,7 @@ def _judged(seen: Seen, packet: Packet) -> tuple[Judgement, str]:
     Inside a VXLAN packet it is the inner packet that is followed, and the virtio header speaks of
     the checksum that its csum_start points at.
     """
-    outer, record = seen.sighting.judgement, seen.sighting.record
+    outer, record = seen.observation.judgement, seen.observation.record
     inner = decapsulate(record.frame, outer.packet)
     if inner is None or packet.dport in VXLAN_PORTS:
         return outer, ""
@@ -201,7 +201,7 @@ def _judged(seen: Seen, packet: Packet) -> tuple[Judgement, str]:
     if flags & VNET_NEEDS_CSUM and start < begins:
         flags &= ~VNET_NEEDS_CSUM
     vnet = replace(record.vnet, flags=flags, csum_start=max(0, start - begins))
-    judgement = judge(inner.frame, original_length=inner.original_length, vnet=vnet)
+    judgement = classify(inner.frame, original_length=inner.original_length, vnet=vnet)
     return judgement, f"inside VXLAN {inner.vni}, the outer {outer.describe()}"
 
 
@@ -216,7 +216,7 @@ def _step(
     """Tell what happened on the way here; of several pieces the worst one speaks."""
     now, carrier = min((_judged(one, packet) for one in seen), key=lambda pair: severity(pair[0]))
     notes = [carrier] if carrier else []
-    happened = Happening.SENT
+    happened = HopEvent.SENT
     if before:
         then = min((_judged(one, packet)[0] for one in before), key=severity)
         happened = _happened(then, now, damaged, len(seen) > len(before), company > 0)
@@ -231,9 +231,9 @@ def _step(
         if company:
             notes.append(f"merged with {company} other{'s'[: company != 1]}")
     elif now.lost:
-        happened = Happening.LOST
+        happened = HopEvent.LOST
     elif now.state is Checksum.BAD:
-        happened = Happening.CORRUPTED
+        happened = HopEvent.CORRUPTED
     return Step(
         point=point,
         happened=happened,
@@ -245,39 +245,37 @@ def _step(
         expected=now.expected,
         gso=now.gso,
         gso_size=now.gso_size,
-        length=sum(one.sighting.record.original_length for one in seen),
+        length=sum(one.observation.record.original_length for one in seen),
         pieces=len(seen),
         notes=tuple(notes),
-        sightings=tuple(one.sighting for one in seen),
+        observations=tuple(one.observation for one in seen),
     )
 
 
-def _happened(
-    then: Judgement, now: Judgement, damaged: bool, more: bool, shared: bool
-) -> Happening:
+def _happened(then: Judgement, now: Judgement, damaged: bool, more: bool, shared: bool) -> HopEvent:
     if damaged or (now.state is Checksum.BAD and then.state is not Checksum.BAD):
-        return Happening.CORRUPTED
+        return HopEvent.CORRUPTED
     if now.lost and not then.lost:
-        return Happening.LOST
+        return HopEvent.LOST
     if then.state is Checksum.PARTIAL and now.state is Checksum.VALID:
-        return Happening.COMPLETED
+        return HopEvent.COMPLETED
     if shared or (now.gso and not then.gso):
-        return Happening.MERGED
-    return Happening.SEGMENTED if more else Happening.FORWARDED
+        return HopEvent.MERGED
+    return HopEvent.SEGMENTED if more else HopEvent.FORWARDED
 
 
-def _finish(trail: _Trail) -> Journey:
+def _finish(trail: _Trail) -> PacketTrace:
     packet = trail.packet
     steps = tuple(trail.steps)
     last = max(index for index, step in enumerate(steps) if step.seen)
     if last < len(steps) - 1:
         # What a later complete capture did not see is gone, whatever a cut one before it missed.
-        blind = steps[last + 1].happened is Happening.UNKNOWN
-        gone = any(step.happened is Happening.NOT_SEEN for step in steps[last + 1 :])
-        fate = Fate.VANISHED if gone else Fate.UNKNOWN if blind else Fate.VANISHED
+        blind = steps[last + 1].happened is HopEvent.UNKNOWN
+        gone = any(step.happened is HopEvent.NOT_SEEN for step in steps[last + 1 :])
+        outcome = Outcome.VANISHED if gone else Outcome.UNKNOWN if blind else Outcome.VANISHED
     else:
-        fate = Fate.DOOMED if unusable(steps[last]) else Fate.ARRIVED
-    return Journey(
+        outcome = Outcome.DOOMED if unusable(steps[last]) else Outcome.ARRIVED
+    return PacketTrace(
         kind=packet.kind,
         protocol=packet.protocol or "",
         source=packet.src or "",
@@ -285,5 +283,5 @@ def _finish(trail: _Trail) -> Journey:
         destination=packet.dst or "",
         dport=packet.dport,
         steps=steps,
-        fate=fate,
+        outcome=outcome,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from labctl.capture.session import Evidence, Sighting
+from labctl.capture.session import Evidence, Observation
 from labctl.packet.frame import ICMP
 from labctl.packet.icmp import read_error
 
@@ -68,14 +68,14 @@ def complaints(evidence: Evidence, addresses: Iterable[str]) -> tuple[Complaint,
     """Return the errors about packets between `addresses`, each told once."""
     ends = frozenset(addresses)
     found: dict[tuple[str, str], Complaint] = {}
-    for seen in evidence.sightings():
+    for seen in evidence.observations():
         told = _complaint(seen, ends)
         if told:
             found.setdefault((told.sender, told.text), told)
     return tuple(found.values())
 
 
-def _complaint(seen: Sighting, ends: frozenset[str]) -> Complaint | None:
+def _complaint(seen: Observation, ends: frozenset[str]) -> Complaint | None:
     packet = seen.judgement.packet
     error = read_error(seen.record.frame, packet)
     if error is None or not {error.quoted.src, error.quoted.dst} <= ends:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from labctl.capture.session import Sighting
+from labctl.capture.session import Observation
 from labctl.packet.frame import LONGEST_FRAME, TCP, UDP
 from labctl.tracing.keys import (
     KEYS,
@@ -29,9 +29,9 @@ MOST_PIECES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A sighting on the clock all hops share, taken apart for comparison."""
+    """A observation on the clock all hops share, taken apart for comparison."""
 
-    sighting: Sighting
+    observation: Observation
     time_ns: int
     """Nanoseconds since the epoch, the hop's clock offset taken off."""
     traits: Traits
@@ -41,7 +41,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An earlier sighting and a later one are the same packet, or share bytes."""
+    """An earlier observation and a later one are the same packet, or share bytes."""
 
     earlier: int
     later: int
@@ -52,10 +52,10 @@ class Link:
     """One holds only some of the other's bytes: split, merged or fragmented."""
 
 
-def prepare(sightings: Iterable[Sighting], offset_ns: int = 0) -> list[Seen]:
-    """Take sightings apart, those left out that are no IP packets, in the order of their times."""
+def prepare(observations: Iterable[Observation], offset_ns: int = 0) -> list[Seen]:
+    """Take observations of IP packets apart, in the order of their times."""
     found = []
-    for one in sightings:
+    for one in observations:
         judgement = one.judgement
         frame = one.record.frame
         parts = traits(frame, judgement.packet, judgement.gso, judgement.gso_size)

@@ -1,6 +1,6 @@
-"""The journey of one packet: every hop it was seen at, what the kernel knew of it there, its end.
+"""The trace of one packet: every hop it was seen at, what the kernel knew of it there, its end.
 
-Plain data, made by `follow`; anything that shows journeys (a table, JSON, a page) needs
+Plain data, made by `follow`; anything that shows packet traces (a table, JSON, a page) needs
 nothing but this module.
 """
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from labctl.capture.session import Sighting
+from labctl.capture.session import Observation
 from labctl.packet.checksum import Checksum, Judgement, Metadata, knowledge
 from labctl.topology.points import ObservationPoint
 
 
-class Happening(StrEnum):
+class HopEvent(StrEnum):
     """What happened to a packet between the hop before and this one."""
 
     SENT = "sent"
@@ -40,8 +40,8 @@ class Happening(StrEnum):
     """Not seen, but the capture there is not complete."""
 
 
-class Fate(StrEnum):
-    """How a journey ended."""
+class Outcome(StrEnum):
+    """How a packet trace ended."""
 
     ARRIVED = "arrived"
     """Seen at its last hop, unharmed, and no drop was told."""
@@ -55,16 +55,16 @@ class Fate(StrEnum):
     """The captures further on are not complete."""
 
 
-HARM = frozenset({Happening.LOST, Happening.CORRUPTED})
+FAULTS = frozenset({HopEvent.LOST, HopEvent.CORRUPTED})
 
 
 @dataclass(frozen=True)
 class Step:
-    """One hop of a journey."""
+    """One hop of a packet trace."""
 
     point: ObservationPoint
     """Where it is."""
-    happened: Happening
+    happened: HopEvent
     time_ns: int | None = None
     """Nanoseconds since the epoch on the host's clock; None where it was not seen."""
     state: Checksum | None = None
@@ -87,7 +87,7 @@ class Step:
     """Why the kernel dropped it, such as `TCP_CSUM`."""
     notes: tuple[str, ...] = ()
     """What else changed, such as `TTL 64 to 63`."""
-    sightings: tuple[Sighting, ...] = dataclasses.field(default=(), repr=False, compare=False)
+    observations: tuple[Observation, ...] = dataclasses.field(default=(), repr=False, compare=False)
     """What was seen; not part of the JSON."""
 
     @property
@@ -106,14 +106,14 @@ class Step:
         return self.pieces > 0
 
     @property
-    def speaker(self) -> Sighting | None:
-        """The sighting whose judgement this is: of several pieces the worst; None if not seen."""
-        return min(self.sightings, key=lambda one: severity(one.judgement), default=None)
+    def speaker(self) -> Observation | None:
+        """The observation this judgement is of: of several pieces the worst; None if not seen."""
+        return min(self.observations, key=lambda one: severity(one.judgement), default=None)
 
     @property
     def damaged(self) -> bool:
         """Whether its payload is another one here, and its checksum does not show that."""
-        return self.happened is Happening.CORRUPTED and self.state is not Checksum.BAD
+        return self.happened is HopEvent.CORRUPTED and self.state is not Checksum.BAD
 
     @property
     def knowledge(self) -> str:
@@ -145,7 +145,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Journey:
+class PacketTrace:
     """One packet from hop to hop."""
 
     kind: str
@@ -158,7 +158,7 @@ class Journey:
     dport: int | None
     steps: tuple[Step, ...]
     """One for every hop of the path, in its order, seen or not."""
-    fate: Fate
+    outcome: Outcome
     reason: str = ""
     """The kernel's reason where `fate` is dropped."""
     remark: str = ""
@@ -185,14 +185,14 @@ class Journey:
         return next((step for step in reversed(self.steps) if step.seen), None)
 
     @property
-    def harm(self) -> Step | None:
+    def fault(self) -> Step | None:
         """The first step where something was done to it that its receiver will not accept."""
-        return harm_in(self.steps)
+        return fault_in(self.steps)
 
     @property
-    def well(self) -> bool:
+    def ok(self) -> bool:
         """Whether it arrived and can be accepted."""
-        return self.fate is Fate.ARRIVED
+        return self.outcome is Outcome.ARRIVED
 
     def before(self, step: Step) -> Step | None:
         """Return the step before `step` where the packet was seen."""
@@ -206,7 +206,7 @@ class Journey:
 
     @property
     def missed(self) -> Step | None:
-        """The first step after the last sighting whose complete capture did not see it.
+        """The first step after the last observation whose complete capture did not see it.
 
         Where all further captures have gaps, the next step of the path; None at its end.
         """
@@ -215,29 +215,29 @@ class Journey:
             return None
         rest = self.steps[self.steps.index(last) + 1 :]
         blind = rest[0] if rest else None
-        return next((step for step in rest if step.happened is Happening.NOT_SEEN), blind)
+        return next((step for step in rest if step.happened is HopEvent.NOT_SEEN), blind)
 
     @property
     def where(self) -> str:
         """The place that harmed or lost it, in words such as `router r1 (eth0 to eth1)`."""
-        if self.harm is not None:
-            return place_of_harm(self.steps)
+        if self.fault is not None:
+            return locate_fault(self.steps)
         last = self.last
-        if last is None or self.fate is Fate.ARRIVED:
+        if last is None or self.outcome is Outcome.ARRIVED:
             return ""
-        if self.fate is Fate.DROPPED and self.after(last) is None:
+        if self.outcome is Outcome.DROPPED and self.after(last) is None:
             return last.owner
         return _passage(self.steps, last, self.missed or last)
 
     @property
     def signature(self) -> tuple[object, ...]:
-        """What two journeys of the same kind and course have in common."""
+        """What two packet traces of the same kind and course have in common."""
         course = tuple((s.hop, s.happened, s.knowledge, s.reason) for s in self.steps)
-        end = (self.fate, self.reason, self.remark)
+        end = (self.outcome, self.reason, self.remark)
         return (self.kind, self.source, self.destination, *end, course)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the journey as plain data."""
+        """Return the packet trace as plain data."""
         return {
             "kind": self.kind,
             "protocol": self.protocol,
@@ -245,7 +245,7 @@ class Journey:
             "sport": self.sport,
             "destination": self.destination,
             "dport": self.dport,
-            "fate": str(self.fate),
+            "fate": str(self.outcome),
             "reason": self.reason,
             "remark": self.remark,
             "where": self.where,
@@ -269,23 +269,23 @@ def unusable(step: Step) -> bool:
     )
 
 
-def harm_in(steps: Sequence[Step]) -> Step | None:
+def fault_in(steps: Sequence[Step]) -> Step | None:
     """Return the first step at which a packet had been harmed; None where it was not."""
-    return next((step for step in steps if step.happened in HARM), None)
+    return next((step for step in steps if step.happened in FAULTS), None)
 
 
-def place_of_harm(steps: Sequence[Step]) -> str:
+def locate_fault(steps: Sequence[Step]) -> str:
     """Name the place where a packet was harmed, such as `router r1 (eth0 to eth1)`.
 
     It lies between the hop that saw the harm and the one before it that saw the packet, whatever
     is between and saw nothing: what XDP redirects passes no packet socket. Empty where no harm was
     done.
     """
-    harm = harm_in(steps)
-    if harm is None:
+    fault = fault_in(steps)
+    if fault is None:
         return ""
-    before = next((one for one in reversed(steps[: steps.index(harm)]) if one.seen), None)
-    return _passage(steps, before, harm)
+    before = next((one for one in reversed(steps[: steps.index(fault)]) if one.seen), None)
+    return _passage(steps, before, fault)
 
 
 def _passage(steps: Sequence[Step], before: Step | None, after: Step) -> str:
@@ -326,10 +326,10 @@ def _hex(value: int | None) -> str | None:
     return None if value is None else f"{value:#06x}"
 
 
-def summary(journeys: Sequence[Journey]) -> list[tuple[Journey, int]]:
-    """Put journeys of the same course together: the first of each, and how many there were."""
-    counted: dict[tuple[object, ...], tuple[Journey, int]] = {}
-    for journey in journeys:
-        first, count = counted.get(journey.signature, (journey, 0))
-        counted[journey.signature] = (first, count + 1)
+def summary(packet_traces: Sequence[PacketTrace]) -> list[tuple[PacketTrace, int]]:
+    """Put packet traces of the same course together: the first of each, and how many there were."""
+    counted: dict[tuple[object, ...], tuple[PacketTrace, int]] = {}
+    for packet_trace in packet_traces:
+        first, count = counted.get(packet_trace.signature, (packet_trace, 0))
+        counted[packet_trace.signature] = (first, count + 1)
     return list(counted.values())

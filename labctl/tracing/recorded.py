@@ -1,4 +1,4 @@
-"""The journeys that a capture of an experiment tells: what its checks judge and its report shows.
+"""The packet traces in a capture of an experiment: what its checks judge and its report shows.
 
 Both come from here, the one from the capture as it was made and the other from its file, so that a
 verdict and the page that explains it are about the same packet and the same steps.
@@ -12,7 +12,7 @@ from labctl.capture.session import Evidence
 from labctl.packet.frame import Packet
 from labctl.topology.points import ObservationPoint
 from labctl.tracing.follow import follow
-from labctl.tracing.packet_trace import Journey
+from labctl.tracing.packet_trace import PacketTrace
 
 KINDS = ("SYN", "SYN-ACK", "UDP", "SCTP INIT", "ICMP echo", "ICMPv6 echo")
 """Packets that fit the MTU and that nothing merges, so that their checksum tells something."""
@@ -22,7 +22,7 @@ def follow_along(
     evidence: Evidence,
     path: Sequence[ObservationPoint],
     also: Callable[[Packet], bool] | None = None,
-) -> list[Journey]:
+) -> list[PacketTrace]:
     """Follow the packets of `KINDS` that go along `path`, and those that `also` tells.
 
     What goes the other way is told of the path reversed; what neither end has seen may go along.
@@ -53,7 +53,7 @@ def _sources(
             break
         sent: set[str | None] = set()
         came: set[str | None] = set()
-        for seen in evidence[point.name].sightings:
+        for seen in evidence[point.name].observations:
             if seen.judgement.kind in KINDS:
                 leaves = (seen.direction == "out") is point.inside
                 (sent if leaves else came).add(seen.judgement.packet.src)
@@ -63,24 +63,24 @@ def _sources(
 
 
 def first_of(
-    journeys: Iterable[Journey],
+    packet_traces: Iterable[PacketTrace],
     kind: str,
     source: str | None = None,
     destination: str | None = None,
     port: int | None = None,
-) -> Journey | None:
+) -> PacketTrace | None:
     """Return the first packet of a kind: of those seen nearest to its sender the earliest.
 
     Its addresses, and the port at either end, are as it was sent; None is any. Who repeats a packet
-    that was lost sends a second one, which has a journey of its own.
+    that was lost sends a second one, which has a packet trace of its own.
     """
 
-    def begun(journey: Journey) -> int:
-        return next(number for number, step in enumerate(journey.steps) if step.seen)
+    def begun(packet_trace: PacketTrace) -> int:
+        return next(number for number, step in enumerate(packet_trace.steps) if step.seen)
 
     fitting = [
         one
-        for one in journeys
+        for one in packet_traces
         if one.kind == kind
         and source in (None, one.source)
         and destination in (None, one.destination)

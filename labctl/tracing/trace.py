@@ -31,9 +31,9 @@ from labctl.tracing.clocks import Clock
 from labctl.tracing.drop_events import MOST_DROPS, SILENT_REASONS, GuestDrop
 from labctl.tracing.evidence import cut, early, limited, on_clock
 from labctl.tracing.flow import Flow, receive_command, send_command
-from labctl.tracing.follow import ARRIVING_NS, Wanted, clocks, follow
+from labctl.tracing.follow import ARRIVING_NS, PacketPredicate, clocks, follow
 from labctl.tracing.icmp_errors import Complaint, complaints
-from labctl.tracing.packet_trace import Fate, Journey
+from labctl.tracing.packet_trace import Outcome, PacketTrace
 
 CONNECT_SECONDS = 6.0
 """For a connection to be established: long enough for two retransmissions of a SYN."""
@@ -77,10 +77,10 @@ class Trace:
     flow: Flow
     path: tuple[ObservationPoint, ...]
     evidence: Evidence = field(repr=False)
-    there: tuple[Journey, ...] = ()
-    """Journeys from the source, in the order they began."""
-    back: tuple[Journey, ...] = ()
-    """Journeys of the answers."""
+    forward: tuple[PacketTrace, ...] = ()
+    """Packet traces from the source, in the order they began."""
+    reverse: tuple[PacketTrace, ...] = ()
+    """Packet traces of the answers."""
     said: tuple[str, ...] = ()
     """What the sending program said, one line a thing: `1 connected`, `1 error 111 refused`."""
     errors: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -94,28 +94,28 @@ class Trace:
     """Whether evidence is missing, so that what was not seen proves nothing."""
 
     @property
-    def journeys(self) -> tuple[Journey, ...]:
-        """All journeys, in the order they began."""
-        return tuple(sorted((*self.there, *self.back), key=lambda one: one.started_ns))
+    def packet_traces(self) -> tuple[PacketTrace, ...]:
+        """All packet traces, in the order they began."""
+        return tuple(sorted((*self.forward, *self.reverse), key=lambda one: one.started_ns))
 
     @property
     def came(self) -> bool:
         """Whether any packet of the flow was seen."""
-        return bool(self.there or self.back)
+        return bool(self.forward or self.reverse)
 
     @property
-    def well(self) -> bool | None:
+    def ok(self) -> bool | None:
         """Whether all packets arrived unharmed; None where that could not be told."""
-        if not self.came or any(one.fate is Fate.UNKNOWN for one in self.journeys):
+        if not self.came or any(one.outcome is Outcome.UNKNOWN for one in self.packet_traces):
             return None
-        if not all(one.well for one in self.journeys):
+        if not all(one.ok for one in self.packet_traces):
             return False
         return None if self.partial else True
 
     def seen(self) -> dict[str, dict[str, int]]:
         """Return how many frames of which kind each hop saw, whatever flow they belong to."""
         return {
-            hop.hop: dict(Counter(one.judgement.kind for one in hop.sightings))
+            hop.hop: dict(Counter(one.judgement.kind for one in hop.observations))
             for hop in self.evidence.hops
         }
 
@@ -127,14 +127,14 @@ class Trace:
             "destination": self.destination,
             "flow": self.flow.to_json(),
             "path": [hop.name for hop in self.path],
-            "well": self.well,
+            "well": self.ok,
             "partial": self.partial,
             "notes": list(self.notes),
             "said": list(self.said),
             "checksum_errors": self.errors,
             "router_counters": self.forwarded,
             "complaints": [one.to_json() for one in self.complaints],
-            "journeys": [one.to_json() for one in self.journeys],
+            "journeys": [one.to_json() for one in self.packet_traces],
             "seen": self.seen(),
         }
 
@@ -226,7 +226,7 @@ class _Run:
             self.trouble = DOWN if self.trouble == DOWN else f"{DOWN}: {self.trouble}"
         found = self._result(evidence, asked_ns)
         state = "done" if found.came else "failed"
-        detail = f"{len(found.journeys)} packets followed"
+        detail = f"{len(found.packet_traces)} packets followed"
         self.emit(Event("trace", self.flow.text, state, detail))  # type: ignore[arg-type]
         return found
 
@@ -350,17 +350,19 @@ class _Run:
         ways = self._follow(evidence, clocks(evidence, self.path))
         recent = time.time_ns() - int(LINGER_SECONDS * 1e9)
         return any(
-            one.fate is Fate.UNKNOWN and one.last is not None and (one.last.time_ns or 0) > recent
+            one.outcome is Outcome.UNKNOWN
+            and one.last is not None
+            and (one.last.time_ns or 0) > recent
             for way in ways
             for one in way
         )
 
     def _follow(
         self, evidence: Evidence, known: dict[str, Clock]
-    ) -> tuple[list[Journey], list[Journey]]:
+    ) -> tuple[list[PacketTrace], list[PacketTrace]]:
         """Follow both ways of the flow through what was seen."""
 
-        def along(path: tuple[ObservationPoint, ...], wanted: Wanted) -> list[Journey]:
+        def along(path: tuple[ObservationPoint, ...], wanted: PacketPredicate) -> list[PacketTrace]:
             return follow(
                 evidence, path, wanted, known=known, drops=self.drops, until_ns=self.until_ns
             )
@@ -403,11 +405,11 @@ class _Run:
             if hop.trailer is not None and (hop.trailer.drops or hop.trailer.errors)
         ]
         notes = [*([self.trouble] if self.trouble else []), *missing, *lost, *self.notes]
-        ends = {self.flow.back, self.flow.there} | {
+        ends = {self.flow.destination, self.flow.source} | {
             address or ""
-            for journey in there
-            for step in journey.steps
-            for packet in (seen.judgement.packet for seen in step.sightings)
+            for packet_trace in there
+            for step in packet_trace.steps
+            for packet in (seen.judgement.packet for seen in step.observations)
             for address in (packet.src, packet.dst)
         }
         return Trace(
@@ -417,8 +419,8 @@ class _Run:
             flow=self.flow,
             path=self.path,
             evidence=evidence,
-            there=tuple(there),
-            back=tuple(back),
+            forward=tuple(there),
+            reverse=tuple(back),
             said=tuple(self.said),
             errors=self.errors,
             forwarded=self.forwarded,

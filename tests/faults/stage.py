@@ -77,7 +77,7 @@ class Pair:
     def _counted(self) -> Counter[str]:
         return Counter(victims.role(pid, 0) for pid in self._watch.processes())
 
-    def harm(self) -> list[str]:
+    def fault(self) -> list[str]:
         """Say what is not as it was."""
         if (self.folder / "knobs.json").exists():  # the next one puts back what a killed one left
             self._where.run("diagnose", "vm1", "vm2", "--tcp", "22")
@@ -139,7 +139,7 @@ class Stage:
         found = [f"undisturbed: exit {done.status}: {done.stderr}"] if done.status else []
         if verb in ("trace", "diagnose"):  # the router loses the metadata
             found = [] if done.status == 1 else [f"undisturbed: exit {done.status}: {done.stderr}"]
-        return found + self._afterwards(verb, harmed=False)
+        return found + self._afterwards(verb, faulty=False)
 
     def play(self, seed: int, one: Round) -> Outcome:
         """Play a round."""
@@ -152,8 +152,8 @@ class Stage:
             runs = self._runs()
             done = self._strike(one)
             found += said(one, done, self._statuses[one.verb])
-            harmed = done.struck and one.victim in DEADLY and one.signal != "STOP"
-            found += self._afterwards(one.verb, harmed)
+            faulty = done.struck and one.victim in DEADLY and one.signal != "STOP"
+            found += self._afterwards(one.verb, faulty)
             if one.verb == "experiment":
                 found += self._records(runs, done)
             found += self._settings()
@@ -205,12 +205,12 @@ class Stage:
             self._watch.nothing_left(files=False)
             self._watch.forget()
 
-    def _afterwards(self, verb: str, harmed: bool) -> list[str]:
+    def _afterwards(self, verb: str, faulty: bool) -> list[str]:
         """Say what is not as it must be after a verb."""
         if verb in ("trace", "diagnose"):
             assert self._pair
-            if not harmed:
-                return self._pair.harm()
+            if not faulty:
+                return self._pair.fault()
             self._pair = None
             self._where.ok("down", "--all")
         elif verb == "image":

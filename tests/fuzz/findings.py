@@ -6,7 +6,7 @@ import re
 import time
 from pathlib import Path
 
-from .target import Finding, Target, judge
+from .target import Finding, Target, classify
 
 TRIES = 600
 SECONDS = 20.0
@@ -42,7 +42,7 @@ def smaller(target: Target, data: bytes, key: str) -> bytes:
                 return data
             shorter = data[:at] + data[at + size :]
             tries += 1
-            found = judge(target, shorter)
+            found = classify(target, shorter)
             if found is not None and found.key == key:
                 data = shorter
             else:

@@ -67,7 +67,7 @@ class Finding:
     """A traceback, or what is wrong in words."""
 
 
-def judge(target: Target, data: bytes) -> Finding | None:
+def classify(target: Target, data: bytes) -> Finding | None:
     """Let a target answer one input; return what is wrong with its answer."""
     begun = time.process_time()
     found = None

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from .findings import keep
 from .state import FORMS, Place
-from .target import Target, judge
+from .target import Target, classify
 
 ROOM = 1 << 30
 """Octets of memory."""
@@ -66,7 +66,7 @@ class Counter:
 
     def __call__(self, data: bytes) -> None:
         self._journal.note(data)
-        found = judge(self._target, data)
+        found = classify(self._target, data)
         if found is not None and keep(self._place.findings, self._target, data, found):
             print(f"FOUND {self._target.name}: {found.key}", flush=True)
         self._state.inputs += 1

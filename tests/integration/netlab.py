@@ -74,8 +74,8 @@ def _child(write_end: int, body: Callable[[], None]) -> None:
         with IPRoute() as ipr:
             ipr.link("set", index=1, state="up")
         # Where br_netfilter is loaded, a bridge drops broken IP headers before a router sees them.
-        for knob in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*"):
-            knob.write_text("0")
+        for fix in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*"):
+            fix.write_text("0")
         body()
         os._exit(0)
     except BaseException:

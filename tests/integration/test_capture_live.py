@@ -81,7 +81,7 @@ def test_a_handshake_shows_its_offload_at_every_hop(
         ends = {"SYN": ("a-port", "b"), "SYN-ACK": ("a", "b-port")}
         for kind, arrives_at in ends.items():
             arrives = hop.hop in arrives_at
-            seen = [s for s in hop.sightings if s.judgement.kind == kind]
+            seen = [s for s in hop.observations if s.judgement.kind == kind]
             assert {(s.judgement.state, s.judgement.metadata) for s in seen} == {wanted}
             assert {s.direction for s in seen} == {"in" if arrives else "out"}
     assert grown(before, parse_counters(counters("b"))) == {}
@@ -107,17 +107,19 @@ def test_both_observers_write_the_same_records(tmp_path: Path) -> None:
     for hop in (python, perl):
         assert hop.header is not None
         assert hop.trailer is not None
-        for seen in hop.sightings:
+        for seen in hop.observations:
             assert hop.header.clock_ns < seen.time_ns < hop.trailer.clock_ns
     facts = [between_marks(hop) for hop in (python, perl)]
     assert facts[0] == facts[1]
-    assert any(s.judgement.gso == "tcpv4" for s in perl.sightings)  # super-frames were among them
-    assert any(s.judgement.packet.vlan == (7,) for s in perl.sightings)
+    assert any(
+        s.judgement.gso == "tcpv4" for s in perl.observations
+    )  # super-frames were among them
+    assert any(s.judgement.packet.vlan == (7,) for s in perl.observations)
 
 
 def between_marks(hop: HopEvidence) -> list[tuple[object, ...]]:
     """What was seen between two frames of ours: each observer begins and ends in its own time."""
-    seen = [s.record for s in hop.sightings]
+    seen = [s.record for s in hop.observations]
     first, last = (n for n, record in enumerate(seen) if record.frame == MARK)
     return [
         (r.pkttype, r.ifindex, r.status, r.original_length, r.vnet, r.frame)
@@ -169,7 +171,7 @@ def test_nothing_sent_before_the_stop_is_lost(tmp_path: Path, make: object) -> N
     assert hop.complete
     numbers = [
         int.from_bytes(s.record.frame[14:18], "big")
-        for s in hop.sightings
+        for s in hop.observations
         if s.record.frame[12:14] == b"\x88\xb5"
     ]
     assert numbers == list(range(count))
@@ -201,7 +203,7 @@ def test_an_interface_that_goes_away_leaves_what_was_seen(tmp_path: Path) -> Non
     assert hop.trailer is not None
     assert hop.trailer.errors >= 1
     assert not hop.complete
-    assert "SYN" in [s.judgement.kind for s in hop.sightings]
+    assert "SYN" in [s.judgement.kind for s in hop.observations]
 
 
 @isolated
@@ -221,12 +223,12 @@ def test_a_killed_observer_leaves_what_it_had_seen(tmp_path: Path, make: object)
         evidence = capture.stop(deadline())
     assert [hop.hop for hop in evidence.hops if hop.cut] == ["a-port"]
     assert "exited with" in evidence["a-port"].note
-    assert {"SYN", "SYN-ACK"} <= {s.judgement.kind for s in evidence["a-port"].sightings}
+    assert {"SYN", "SYN-ACK"} <= {s.judgement.kind for s in evidence["a-port"].observations}
     assert evidence["b-port"].complete
 
 
 def records(path: Path) -> list[Judgement]:
-    return [record.judge() for record in read_stream(path).records]
+    return [record.classify() for record in read_stream(path).records]
 
 
 @isolated
@@ -244,4 +246,4 @@ def test_a_full_disk_cuts_the_stream_and_is_told(tmp_path: Path, make: object) -
         (hop,) = capture.stop(deadline()).hops
     assert hop.cut
     assert "No space left" in hop.note
-    assert "SYN" in [s.judgement.kind for s in hop.sightings]
+    assert "SYN" in [s.judgement.kind for s in hop.observations]

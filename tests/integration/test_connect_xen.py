@@ -94,8 +94,8 @@ class Real:
 
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab = lab
-        self.crossing = str(folder / "crossing.yaml")
-        Path(self.crossing).write_text(CROSSING)
+        self.traffic = str(folder / "crossing.yaml")
+        Path(self.traffic).write_text(CROSSING)
         self.env = os.environ | {"LABCTL_RUNTIME_DIR": "/run/user"}
 
     def labctl(self, *words: str) -> Done:
@@ -171,7 +171,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
 
 def test_a_lab_comes_up_works_and_leaves_nothing(real: Real) -> None:
     before = real.look()
-    up = real.labctl("up", real.crossing, *URI)
+    up = real.labctl("up", real.traffic, *URI)
     assert up.status == 0, up
     try:
         now = real.look()
@@ -198,7 +198,7 @@ def test_a_lab_comes_up_works_and_leaves_nothing(real: Real) -> None:
             assert hop in text
 
         # A second one of the same names finds no room, and does no harm.
-        other = real.labctl("up", real.crossing, *URI, "--name", "other")
+        other = real.labctl("up", real.traffic, *URI, "--name", "other")
         assert other.status == 2, other
         assert f"{HOST} has these names already: left, r1-eth0, r1-eth1, right" in other.stderr
         assert len(other.stderr.splitlines()) == 2, other.stderr
@@ -225,7 +225,7 @@ def test_a_lab_comes_up_works_and_leaves_nothing(real: Real) -> None:
 @pytest.mark.parametrize("moment", ["test -e /sys/class/net/left", "xl domid crossing-vm1"])
 def test_up_killed_is_taken_down_by_down(real: Real, moment: str) -> None:
     before = real.look()
-    going = real.start("up", real.crossing, *URI)
+    going = real.start("up", real.traffic, *URI)
     try:
         until(
             moment,
@@ -248,7 +248,7 @@ def test_names_of_somebody_else_are_neither_used_nor_removed(real: Real) -> None
     real.dom0("ip link add left type bridge; ip link add mine type bridge")
     before = real.look()
     try:
-        up = real.labctl("up", real.crossing, *URI)
+        up = real.labctl("up", real.traffic, *URI)
         assert up.status == 2, up
         assert f"labctl: {HOST} has these names already: left\n" in up.stderr
         assert real.look() == before

@@ -16,11 +16,11 @@ from labctl.diagnosis import remedies
 from labctl.diagnosis.diagnose import Diagnosis, diagnose
 from labctl.diagnosis.settings import (
     State,
+    defer_signals,
     mend,
     put_back,
     read,
     restoring,
-    unbroken,
 )
 from labctl.diagnosis.verdict import Finding
 from labctl.errors import UsageError
@@ -93,7 +93,7 @@ def test_a_kernel_router_is_healthy(lab: Lab) -> None:
     assert found.verdict.finding is Finding.HEALTHY, found.verdict
     assert found.healthy
     assert found.full is not None
-    assert found.full.well
+    assert found.full.ok
 
 
 def test_the_proof_names_the_router_and_the_knobs_and_leaves_no_trace(lab: Lab) -> None:
@@ -105,7 +105,7 @@ def test_the_proof_names_the_router_and_the_knobs_and_leaves_no_trace(lab: Lab) 
     assert found.verdict.reason == "TCP_CSUM"
     assert found.proof is not None
     assert "hangs" in found.proof.before
-    came = {trial.knob.name: trial.works for trial in found.proof.trials}
+    came = {trial.fix.name: trial.works for trial in found.proof.trials}
     assert came == {
         "tx off in vm1 and vm2": True,
         "tx off at r1's bridge-side veths r1-eth0 and r1-eth1": True,
@@ -116,8 +116,8 @@ def test_the_proof_names_the_router_and_the_knobs_and_leaves_no_trace(lab: Lab) 
         "tx off at the TAPs vm1-eth0 and vm2-eth0": False,
         "tx off at r1's own veths r1:eth0 and r1:eth1": False,
     }
-    assert all(trial.knob.should is trial.works for trial in found.proof.trials), "as foretold"
-    assert all(trial.knob.cost for trial in found.proof.trials)
+    assert all(trial.fix.should is trial.works for trial in found.proof.trials), "as foretold"
+    assert all(trial.fix.cost for trial in found.proof.trials)
     assert state(lab).differing(before) == []
     assert found.proof.values == before.count
     json.dumps(found.to_json())
@@ -128,9 +128,9 @@ def test_a_fix_at_one_end_moves_the_loss_to_the_way_back(lab: Lab) -> None:
         found = ask(lab, "raw")
     assert found.verdict.finding is Finding.LOST
     assert "on the way back at router r1 (eth1 to eth0)" in found.verdict.sentence
-    should = {knob.name for knob in found.knobs if knob.should}
+    should = {fix.name for fix in found.fixes if fix.should}
     assert "tx off in vm2" in should
-    assert not any("vm1" in knob.name for knob in found.knobs if knob.layer == "guest")
+    assert not any("vm1" in fix.name for fix in found.fixes if fix.layer == "guest")
 
 
 def test_a_closed_port_is_told_as_what_it_is(lab: Lab) -> None:
@@ -266,10 +266,10 @@ def test_a_router_that_damages_payloads_is_told_from_one_that_loses_metadata(lab
         program.finish(Deadline(60, "ending the router"))
     assert found.verdict.finding is Finding.CORRUPTED, found.verdict
     assert found.verdict.where == "router r1 (eth0 to eth1)"
-    journey = found.verdict.journey
-    assert journey is not None
+    packet_trace = found.verdict.packet_trace
+    assert packet_trace is not None
     assert any(
-        "its checksum does not show" in note for step in journey.steps for note in step.notes
+        "its checksum does not show" in note for step in packet_trace.steps for note in step.notes
     )
 
 
@@ -297,7 +297,7 @@ def test_an_interrupted_proof_puts_everything_back(
     flow, path = plan(lab, "vm1", "vm2", "tcp", 22)
     found = ask(lab, "raw")
     with pytest.raises(Stop):
-        remedies.prove(lab, flow, path, found.knobs)
+        remedies.prove(lab, flow, path, found.fixes)
     assert all(turned), "each knob was really turned"
     assert state(lab).differing(before) == []
     assert not mend(lab), "nothing is left to do"
@@ -327,9 +327,9 @@ def test_a_proof_tries_nothing_that_there_is_no_time_for(lab: Lab) -> None:
     lab.router("r1").set_kind("raw")
     found = ask(lab, "raw")
     flow, path = plan(lab, "vm1", "vm2", "tcp", 22)
-    proof = remedies.prove(lab, flow, path, found.knobs, within=Deadline(0, "the diagnosis"))
+    proof = remedies.prove(lab, flow, path, found.fixes, within=Deadline(0, "the diagnosis"))
     assert [(trial.works, trial.text) for trial in proof.trials] == [
-        (None, remedies.OVER) for _ in found.knobs
+        (None, remedies.OVER) for _ in found.fixes
     ]
     assert proof.before == remedies.OVER
 
@@ -338,7 +338,7 @@ def test_ctrl_c_waits_for_a_change_to_be_whole() -> None:
     done = []
 
     def change() -> None:
-        with unbroken():
+        with defer_signals():
             signal.raise_signal(signal.SIGINT)
             done.append("whole")
 

@@ -92,9 +92,9 @@ def _the_report_tells_the_same_steps(path: Path) -> None:
         for check in arm.result.checks:
             if not re.match("(SYN|SYN-ACK|UDP) vm", check.name):
                 continue
-            journey = arm.first(check.name.partition(" ")[0])
-            assert journey is not None, (arm.name, check.name)
-            told = {f"{step.hop}: {step.knowledge}" for step in journey.steps}
+            packet_trace = arm.first(check.name.partition(" ")[0])
+            assert packet_trace is not None, (arm.name, check.name)
+            told = {f"{step.hop}: {step.knowledge}" for step in packet_trace.steps}
             seen = {line.partition(" (")[0] for line in check.evidence}
             assert seen <= told, (arm.name, check.name)
             compared += len(seen)
@@ -254,7 +254,7 @@ ARM = """
         arm.check("first", "yes", "yes", True)
 """
 
-FATES: dict[str, tuple[str, int, str]] = {
+OUTCOMES: dict[str, tuple[str, int, str]] = {
     "a check that holds": ("", 0, "pass"),
     "a check that does not hold": (
         'arm.check("truth", "5", vm1.run("echo $((2+2))").stdout.strip(), False)',
@@ -294,9 +294,11 @@ def PID_OF(program):
 '''
 
 
-@pytest.mark.parametrize("fate", FATES)
-def test_an_experiment_of_a_users_own_ends_as_it_must(fate: str, here: Place, watch: Watch) -> None:
-    line, status, verdict = FATES[fate]
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_an_experiment_of_a_users_own_ends_as_it_must(
+    outcome: str, here: Place, watch: Watch
+) -> None:
+    line, status, verdict = OUTCOMES[outcome]
     text = HEAD + "    global LAB\n    LAB = str(trial.lab.directory)\n" + ARM
     if line:
         text += f"        {line}\n"

@@ -223,7 +223,7 @@ def test_an_observer_without_end_makes_evidence_that_proves_nothing(lab: Lab) ->
     vm1.run("cat >/tmp/head", stdin=header())
     with replaced(vm1, "perl", script, record(frame) * 1000):
         found = trace(lab, flow, path, within=Deadline(60, "the trace"))
-    assert found.well is None
+    assert found.ok is None
     assert found.partial
     assert any("vm1:eth0" in note for note in found.notes)
     assert all(is_clean(note) and len(note) < LONGEST_MESSAGE for note in found.notes)
@@ -268,7 +268,7 @@ def test_an_observer_that_falls_behind_leaves_its_guest_its_memory(lab: Lab) -> 
         finally:
             sender.stop()
     seen = vm2.run("cat /tmp/seen; rm /tmp/seen").stdout
-    assert found.well is not True, found
+    assert found.ok is not True, found
     assert "killed" not in (vm1.console() + vm2.console()).lower()
     rows = [row.split() for row in seen.splitlines()]
     taken = [int(row[6]) for row in rows if len(row) == 9 and row[3] == "0003"]

@@ -166,10 +166,10 @@ def test_netfilter_keeps_out_of_the_bridges(sandbox: Namespaces) -> None:
 
 def test_a_lab_routes_nothing_although_its_host_does(sandbox: Namespaces) -> None:
     """A new namespace takes over what the host's says, which is 1 where Docker runs."""
-    knob = "/proc/sys/net/ipv4/ip_forward"
-    sandbox.agent().run(["sh", "-c", f"echo 1 >{knob}"], Deadline(10, "writing"))
+    fix = "/proc/sys/net/ipv4/ip_forward"
+    sandbox.agent().run(["sh", "-c", f"echo 1 >{fix}"], Deadline(10, "writing"))
     sandbox.call(links.leave_bridges_alone)
-    assert read(sandbox, knob) == "0"
+    assert read(sandbox, fix) == "0"
 
 
 def test_names_that_are_taken_are_an_error(built: Namespaces) -> None:

@@ -102,8 +102,8 @@ def test_they_are_listed_and_explained(here: Place) -> None:
 def test_tcp_passes_them_with_its_metadata_and_every_point_is_seen(here: Place) -> None:
     traced = here.run("trace", "-l", "own", "vm1", "vm2", "--tcp", "22", "--json")
     assert traced.status == 0, traced.stdout + traced.stderr
-    journeys = traced.json()["journeys"]
-    syn = next(one for one in journeys if one["kind"] == "SYN")
+    packet_traces = traced.json()["journeys"]
+    syn = next(one for one in packet_traces if one["kind"] == "SYN")
     assert [step["hop"] for step in syn["steps"]] == HOPS
     assert {(step["state"], step["metadata"]) for step in syn["steps"]} == {
         ("partial", "needs_csum")

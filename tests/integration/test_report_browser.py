@@ -14,7 +14,7 @@ from browser import Browser, browser
 from labctl.report import gather, page
 from labctl.results import ArmResult, Check, Recorder, Verdict, load
 from labctl.results.recorder import TOPOLOGY
-from report_records import XEN, judge, record, xen_record
+from report_records import XEN, classify, record, xen_record
 
 pytestmark = pytest.mark.integration
 
@@ -52,7 +52,7 @@ def wild(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = f"<script>document.title = 'owned'</script>{LONG}"
         check = Check(text, Verdict.FAIL, text, text, (text,), hop=text)
         arms = [ArmResult.judge(text, text, [check])]
-        recorder.finish(judge(recorder, arms, story=LONG, notes=[text]))
+        recorder.finish(classify(recorder, arms, story=LONG, notes=[text]))
     return write(recorder.path)
 
 

@@ -143,7 +143,7 @@ def test_only_the_router_that_loses_the_metadata_breaks_tcp(
         growth = grown(before, parse_counters(counters("vm2")))
     assert bool(growth.get("TcpInCsumErrors")) is lost
     states = {
-        hop.hop: {str(s.judgement.metadata) for s in hop.sightings if s.judgement.kind == "SYN"}
+        hop.hop: {str(s.judgement.metadata) for s in hop.observations if s.judgement.kind == "SYN"}
         for hop in evidence.hops
     }
     after = {"none"} if lost else {"needs_csum"}
@@ -153,10 +153,10 @@ def test_only_the_router_that_loses_the_metadata_breaks_tcp(
         "r1 out": after,
         "vm2": after,
     }
-    assert {str(s.judgement.state) for s in evidence.sightings(kind="SYN")} == {"partial"}
-    ttls = {s.hop: s.judgement.packet.ttl for s in evidence.sightings(kind="SYN")}
+    assert {str(s.judgement.state) for s in evidence.observations(kind="SYN")} == {"partial"}
+    ttls = {s.hop: s.judgement.packet.ttl for s in evidence.observations(kind="SYN")}
     assert ttls["vm2"] == (ttls["vm1"] or 0) - 1
-    assert all(s.judgement.packet.header_valid in (True, None) for s in evidence.sightings())
+    assert all(s.judgement.packet.header_valid in (True, None) for s in evidence.observations())
 
 
 @isolated
@@ -336,7 +336,7 @@ def test_vlan_tags_stay_and_broken_headers_go(tmp_path: Path, vnet: bool) -> Non
             after = settled(running, "malformed", before["malformed"] + 1)
             assert after["forwarded"] == before["forwarded"] + 1
             evidence = capture.stop(Deadline(20, "capture"))
-    (seen,) = [s for s in evidence.sightings() if s.judgement.packet.vlan]
+    (seen,) = [s for s in evidence.observations() if s.judgement.packet.vlan]
     assert seen.judgement.packet.vlan == (7,)
     assert (seen.judgement.packet.ttl, seen.judgement.packet.header_valid) == (63, True)
     assert seen.record.frame[6:12] == bytes.fromhex("020000000102")

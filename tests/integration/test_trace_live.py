@@ -21,7 +21,7 @@ from labctl.lab.lab import Lab
 from labctl.lab.watch import watch_drops
 from labctl.pytest_plugin import LabFactory
 from labctl.sandbox.deadline import Deadline
-from labctl.tracing.packet_trace import Fate, Happening
+from labctl.tracing.packet_trace import HopEvent, Outcome
 from labctl.tracing.plan import plan
 from labctl.tracing.trace import Trace, trace
 
@@ -52,12 +52,12 @@ def send(
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_connection_is_followed_both_ways_through_every_hop(running: Lab, version: int) -> None:
     found = send(running, "tcp", 22, version=version)
-    assert found.well, found.to_json()
-    assert {"SYN", "ACK"} <= {journey.kind for journey in found.there}
-    assert {"SYN-ACK", "TCP data"} <= {journey.kind for journey in found.back}
-    syn = found.there[0]
+    assert found.ok, found.to_json()
+    assert {"SYN", "ACK"} <= {packet_trace.kind for packet_trace in found.forward}
+    assert {"SYN-ACK", "TCP data"} <= {packet_trace.kind for packet_trace in found.reverse}
+    syn = found.forward[0]
     assert [step.hop for step in syn.steps] == HOPS
-    assert [step.hop for step in found.back[0].steps] == HOPS[::-1]
+    assert [step.hop for step in found.reverse[0].steps] == HOPS[::-1]
     assert {step.knowledge for step in syn.steps} == {"partial, needs_csum"}
     times = [step.time_ns or 0 for step in syn.steps]
     assert times == sorted(times), "one clock for all hops"
@@ -67,25 +67,25 @@ def test_a_connection_is_followed_both_ways_through_every_hop(running: Lab, vers
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_datagram_loses_its_metadata_in_the_router(running: Lab, version: int) -> None:
     found = send(running, "udp", 4007, kind="raw", version=version)
-    (journey,) = found.there
-    assert journey.fate is Fate.DROPPED
-    assert journey.reason == "UDP_CSUM"
-    assert journey.where == "router r1 (eth0 to eth1)"
-    assert [step.happened for step in journey.steps].count(Happening.LOST) == 1
-    assert found.well is False
+    (packet_trace,) = found.forward
+    assert packet_trace.outcome is Outcome.DROPPED
+    assert packet_trace.reason == "UDP_CSUM"
+    assert packet_trace.where == "router r1 (eth0 to eth1)"
+    assert [step.happened for step in packet_trace.steps].count(HopEvent.LOST) == 1
+    assert found.ok is False
 
 
 def test_echoes_are_summed_in_software_and_pass_any_router(running: Lab) -> None:
     found = send(running, "icmp", kind="raw", count=3)
-    assert found.well
-    assert len(found.there) == len(found.back) == 3
+    assert found.ok
+    assert len(found.forward) == len(found.reverse) == 3
 
 
-def test_each_attempt_has_its_own_journey(running: Lab) -> None:
+def test_each_attempt_has_its_own_packet_trace(running: Lab) -> None:
     found = send(running, "tcp", 22, kind="raw")
-    assert {journey.kind for journey in found.there} == {"SYN"}
-    assert len(found.there) >= 2, "it was retransmitted"
-    assert {journey.reason for journey in found.there} == {"TCP_CSUM"}
+    assert {packet_trace.kind for packet_trace in found.forward} == {"SYN"}
+    assert len(found.forward) >= 2, "it was retransmitted"
+    assert {packet_trace.reason for packet_trace in found.forward} == {"TCP_CSUM"}
 
 
 HOLD = """
@@ -116,7 +116,7 @@ def test_traces_at_once_leave_each_other_the_drops_and_killed_ones_leave_nothing
             with watch_drops(vm2) as watch:
                 found = send(running, "tcp", 22, kind="raw")
                 assert "TCP_CSUM" in {one.reason for one in watch.read()}
-            assert {journey.reason for journey in found.there} == {"TCP_CSUM"}
+            assert {packet_trace.reason for packet_trace in found.forward} == {"TCP_CSUM"}
             assert instances() == others, "a living one's"
         finally:
             other.kill()
@@ -132,21 +132,21 @@ def test_a_waiting_trace_sees_what_somebody_else_sends(running: Lab) -> None:
 
     def when_ready(event: Event) -> None:
         if event.state == "progress" and not sending:
-            command = f"ping -c 1 {flow.back}"
+            command = f"ping -c 1 {flow.destination}"
             sending.append(threading.Thread(target=running.node("vm1").run, args=(command,)))
             sending[0].start()
 
     found = trace(running, flow, path, wait=60, emit=when_ready)
     sending[0].join()
     assert found.came
-    assert found.there[0].well
+    assert found.forward[0].ok
 
 
 def test_a_flow_that_never_comes_ends_with_what_was_seen(running: Lab) -> None:
     flow, path = plan(running, "vm1", "vm2", "tcp", 9999)
     found = trace(running, flow, path, wait=0.2)
     assert not found.came
-    assert found.well is None
+    assert found.ok is None
     assert set(found.seen()) == set(HOPS)
 
 
@@ -198,10 +198,12 @@ def test_what_was_seen_outlives_a_lab_that_goes_down(lab_factory: LabFactory) ->
 
         def when_ready(event: Event) -> None:
             if event.state == "progress" and not ending:
-                lab.node("vm1").run(f"ping -c 1 {flow.back}")
+                lab.node("vm1").run(f"ping -c 1 {flow.destination}")
                 (stream,) = lab.directory.glob("captures/trace-*/01.capture")
                 deadline = Deadline(60, "writing what was seen")
-                while "ICMP echo" not in [one.judge().kind for one in read_stream(stream).records]:
+                while "ICMP echo" not in [
+                    one.classify().kind for one in read_stream(stream).records
+                ]:
                     deadline.pause(0.02)
                 ending.append(threading.Thread(target=lab.down))
                 ending[0].start()
@@ -209,8 +211,8 @@ def test_what_was_seen_outlives_a_lab_that_goes_down(lab_factory: LabFactory) ->
         found = trace(lab, flow, path, count=99, wait=60, emit=when_ready)
         ending[0].join()
     assert found.partial
-    assert found.well is None, "whether its streams are cut or were ended whole is chance"
+    assert found.ok is None, "whether its streams are cut or were ended whole is chance"
     assert "the lab went down" in found.notes[0]
     assert found.seen()["vm1-eth0"].get("ICMP echo") == 1
-    assert len(found.there) == 1
-    assert found.there[0].fate in (Fate.ARRIVED, Fate.UNKNOWN)
+    assert len(found.forward) == 1
+    assert found.forward[0].outcome in (Outcome.ARRIVED, Outcome.UNKNOWN)

@@ -13,7 +13,7 @@ from labctl.capture.session import Evidence
 from labctl.inspect.run import inspect
 from labctl.lab.lab import Lab
 from labctl.lab.watch import capture, counters
-from labctl.packet.checksum import Checksum, Judgement, judge
+from labctl.packet.checksum import Checksum, Judgement, classify
 from labctl.packet.tunnels import decapsulate
 from labctl.pytest_plugin import LabFactory
 from labctl.sandbox.deadline import Deadline
@@ -72,9 +72,9 @@ def talked(lab: Lab, version: int, how: str, folder: Path) -> Evidence:
 def outer(evidence: Evidence) -> list[Judgement]:
     """Return what was said of the packets that carry the connection, those not yet cut left out."""
     found = []
-    for seen in evidence.sightings(kind="UDP", dport=4789):
+    for seen in evidence.observations(kind="UDP", dport=4789):
         inner = decapsulate(seen.record.frame, seen.judgement.packet)
-        if inner and judge(inner.frame).packet.protocol == "tcp" and not seen.judgement.gso:
+        if inner and classify(inner.frame).packet.protocol == "tcp" and not seen.judgement.gso:
             found.append(seen.judgement)
     return found
 

@@ -9,7 +9,7 @@ import pytest
 from xenlive import XenLab, xen_lab
 
 from labctl.capture.point import guest_point
-from labctl.capture.session import Sighting
+from labctl.capture.session import Observation
 from labctl.capture.spawn import Handle
 from labctl.capture.xenflags import FlagsEvidence, FlagsSeen, FlagsWatch, beside
 from labctl.guests import ssh
@@ -47,28 +47,28 @@ def watch(lab: XenLab, place: str, folder: Path) -> FlagsWatch:
 
 def observe(
     lab: XenLab, folder: Path, traffic: Callable[[], object]
-) -> tuple[FlagsEvidence, tuple[tuple[Sighting, FlagsSeen | None], ...]]:
+) -> tuple[FlagsEvidence, tuple[tuple[Observation, FlagsSeen | None], ...]]:
     points = [guest_point(vif, vif, ssh.command(lab.directory, "xen1")) for vif in VIFS]
     with watch(lab, "xen1", folder) as flags, lab.capture(points, folder) as capture:
         traffic()
         evidence = capture.stop(Deadline(60, "stopping observers"))
         seen = flags.stop(Deadline(60, "stopping to look into the rings"))
     assert not seen.why_not, seen.why_not
-    return seen, beside(evidence.sightings(), seen.seen)
+    return seen, beside(evidence.observations(), seen.seen)
 
 
 def told(
-    pairs: Sequence[tuple[Sighting, FlagsSeen | None]], kind: str
+    pairs: Sequence[tuple[Observation, FlagsSeen | None]], kind: str
 ) -> dict[tuple[str, str], tuple[Checksum, tuple[str, ...]]]:
     """By vif and direction, the checksum and the flags of the one packet of a kind there."""
     found: dict[tuple[str, str], tuple[Checksum, tuple[str, ...]]] = {}
-    for sighting, flags in pairs:
-        if sighting.judgement.kind != kind:
+    for observation, flags in pairs:
+        if observation.judgement.kind != kind:
             continue
-        assert flags is not None, f"{kind} at {sighting.hop} without flags"
-        place = (sighting.hop, flags.direction)
+        assert flags is not None, f"{kind} at {observation.hop} without flags"
+        place = (observation.hop, flags.direction)
         assert place not in found, f"two of {kind} at {place}"
-        found[place] = (sighting.judgement.state, flags.names)
+        found[place] = (observation.judgement.state, flags.names)
     return found
 
 
@@ -88,14 +88,14 @@ def test_flags_are_csum_blank_in_both_rings_and_not_for_a_ping(
     assert told(pairs, "SYN") == dict.fromkeys(there, partial)
     assert told(pairs, "SYN-ACK") == dict.fromkeys(back, partial)
     pings = [
-        (sighting, seen)
-        for sighting, seen in pairs
-        if sighting.judgement.kind.startswith("ICMP") and "echo" in sighting.judgement.kind
+        (observation, seen)
+        for observation, seen in pairs
+        if observation.judgement.kind.startswith("ICMP") and "echo" in observation.judgement.kind
     ]
     assert len(pings) == 4
-    for sighting, seen in pings:
+    for observation, seen in pings:
         assert seen is not None
-        assert (seen.names, sighting.judgement.state) == ((), Checksum.VALID)
+        assert (seen.names, observation.judgement.state) == ((), Checksum.VALID)
 
 
 def test_a_vif_without_offload_lets_no_flag_through(lab: XenLab, tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ def test_segments_to_be_made_are_told_by_extra_info_and_none_is_missed(
 
     flags, pairs = observe(lab, tmp_path, traffic)
     assert flags.complete, flags.note
-    larger = [seen for sighting, seen in pairs if sighting.judgement.gso]
+    larger = [seen for observation, seen in pairs if observation.judgement.gso]
     assert larger
     assert all(seen is not None and seen.extra_info for seen in larger)
-    assert [sighting.judgement for sighting, seen in pairs if seen is None] == []
-    assert any(seen.size < len(sighting.record.frame) for sighting, seen in pairs if seen)
+    assert [observation.judgement for observation, seen in pairs if seen is None] == []
+    assert any(seen.size < len(observation.record.frame) for observation, seen in pairs if seen)
 
 
 def test_nothing_is_left_of_the_tracing(lab: XenLab, tmp_path: Path) -> None:

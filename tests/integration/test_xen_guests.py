@@ -48,7 +48,7 @@ def test_packets_stay_partial_from_netfront_to_netfront(
     for hop in evidence.hops:
         assert hop.complete, hop.note
         for kind in ("SYN", "SYN-ACK"):
-            (seen,) = (s for s in hop.sightings if s.judgement.kind == kind)
+            (seen,) = (s for s in hop.observations if s.judgement.kind == kind)
             judged = (seen.judgement.state, seen.judgement.metadata)
             assert judged == (Checksum.PARTIAL, Metadata.NEEDS_CSUM), f"{kind} at {hop.hop}"
             assert seen.record.status & CSUMNOTREADY, f"{kind} at {hop.hop}"

@@ -32,7 +32,7 @@ def test_sightings_come_back_with_hop_time_direction_and_judgement(tmp_path: Pat
     path = tmp_path / "run.pcapng"
     assert write(path, hops()) == 2
     for before, after in zip(hops(), read(path).hops, strict=True):
-        (one,), (other,) = before.sightings, after.sightings
+        (one,), (other,) = before.observations, after.observations
         assert (other.hop, other.direction, other.time_ns) == (one.hop, one.direction, one.time_ns)
         assert other.judgement == one.judgement
         assert (other.record.frame, other.record.original_length) == (SYN, len(SYN))
@@ -59,16 +59,16 @@ def test_a_comment_beside_each_packet_tells_what_its_bytes_do_not(tmp_path: Path
 def test_nanoseconds_survive(tmp_path: Path) -> None:
     (hop, _) = hops()
     late = 1_795_322_527_178_389_193
-    seen = replace(hop.sightings[0], record=replace(hop.sightings[0].record, time_ns=late))
-    write(tmp_path / "x", [replace(hop, sightings=(seen,))])
-    assert [one.time_ns for one in read(tmp_path / "x").sightings()] == [late]
+    seen = replace(hop.observations[0], record=replace(hop.observations[0].record, time_ns=late))
+    write(tmp_path / "x", [replace(hop, observations=(seen,))])
+    assert [one.time_ns for one in read(tmp_path / "x").observations()] == [late]
 
 
 def test_a_hop_that_saw_nothing_still_has_its_interface(tmp_path: Path) -> None:
     path = tmp_path / "x"
     assert write(path, [judged("dumb", parse_stream(head() + tail()))]) == 0
     (dumb,) = read(path).hops
-    assert (dumb.hop, dumb.sightings) == ("dumb", ())
+    assert (dumb.hop, dumb.observations) == ("dumb", ())
 
 
 def test_garbage_and_cut_files_are_refused(tmp_path: Path) -> None:

@@ -43,9 +43,9 @@ def test_evidence_comes_in_the_order_of_the_points(tmp_path: Path) -> None:
     assert evidence["b"].clock_offset_ns is not None
     assert [hop.hop for hop in evidence.hops if hop.cut] == ["a"]
     assert evidence["a"].drops is None
-    assert len(evidence["a"].sightings) == 1
+    assert len(evidence["a"].observations) == 1
     assert "within a block" in evidence["a"].note
-    assert len(list(evidence.sightings())) == 3
+    assert len(list(evidence.observations())) == 3
     with pytest.raises(KeyError):
         evidence["c"]
     with pytest.raises(CaptureError, match="not running"):
@@ -82,7 +82,7 @@ def test_one_that_does_not_end_is_killed_and_its_hop_is_cut(tmp_path: Path) -> N
     with Capture([point], tmp_path, deadline=soon()) as capture:
         (hop,) = capture.stop(Deadline(0.3, "stopping the capture")).hops
     assert hop.cut
-    assert len(hop.sightings) == 1
+    assert len(hop.observations) == 1
     assert "did not end" in hop.note
 
 
@@ -105,7 +105,7 @@ def test_one_killed_on_the_way_leaves_a_cut_hop(tmp_path: Path) -> None:
     with Capture([point], tmp_path, deadline=soon()) as capture:
         (hop,) = capture.stop(soon()).hops
     assert hop.cut
-    assert len(hop.sightings) == 1
+    assert len(hop.observations) == 1
     assert "exited with 1" in hop.note
     assert "Connection closed" in hop.note
 

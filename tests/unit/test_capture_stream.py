@@ -122,4 +122,4 @@ def test_a_vlan_tag_goes_back_into_the_frame_and_moves_the_offsets(status: int, 
     assert seen.frame == FRAME[:12] + struct.pack(">HH", kind, 0x2007) + FRAME[12:]
     assert seen.original_length == len(FRAME) + 4
     assert (seen.vnet.csum_start, seen.vnet.hdr_len) == (38, 58)
-    assert seen.judge().packet.vlan == (7,)
+    assert seen.classify().packet.vlan == (7,)

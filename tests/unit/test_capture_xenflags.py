@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.capture.session import Sighting
+from labctl.capture.session import Observation
 from labctl.capture.stream import Record
 from labctl.capture.xenflags import (
     FlagsEvidence,
@@ -149,54 +149,54 @@ def frame(number: int = 1, family: int = 4) -> bytes:
     return macs + b"\x08\x00" + ip + tcp
 
 
-def sighting(time: int, data: bytes, *, out: bool = False, hop: str = "vm1-eth0") -> Sighting:
+def observation(time: int, data: bytes, *, out: bool = False, hop: str = "vm1-eth0") -> Observation:
     vnet = VnetHeader(0, 0, 0, 0, 0, 0)
     record = Record(time, PACKET_OUTGOING if out else 0, 2, 0, len(data), vnet, data)
-    return Sighting(hop, record, record.judge(None))
+    return Observation(hop, record, record.classify(None))
 
 
 def flagged(time: int, head: bytes, way: Way = "tx", flags: int = 3) -> FlagsSeen:
     return FlagsSeen(time, "vm1-eth0", way, flags, 0, len(head), head)
 
 
-def beside_flags(sightings: list[Sighting], seen: list[FlagsSeen]) -> list[FlagsSeen | None]:
-    return [flags for _, flags in beside(sightings, seen)]
+def beside_flags(observations: list[Observation], seen: list[FlagsSeen]) -> list[FlagsSeen | None]:
+    return [flags for _, flags in beside(observations, seen)]
 
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_flags_stand_beside_the_packet_with_the_same_bytes(family: int) -> None:
     one, two = frame(1, family), frame(2, family)
     first, second = flagged(SECOND, one), flagged(SECOND + 10, two[:-8], flags=0)
-    packets = [sighting(SECOND + 20, two), sighting(SECOND + 30, one)]
+    packets = [observation(SECOND + 20, two), observation(SECOND + 30, one)]
     assert beside_flags(packets, [first, second]) == [second, first]
-    assert beside_flags([sighting(SECOND, frame(3, family))], [first, second]) == [None]
+    assert beside_flags([observation(SECOND, frame(3, family))], [first, second]) == [None]
 
 
 def test_of_packets_that_are_alike_each_has_its_own_flags() -> None:
     data = frame()
     step = 100 * 1_000_000
     seen = [flagged(SECOND, data, flags=3), flagged(SECOND + step, data, flags=0)]
-    packets = [sighting(SECOND + step + 9, data), sighting(SECOND + 9, data)]
+    packets = [observation(SECOND + step + 9, data), observation(SECOND + 9, data)]
     assert beside_flags(packets, seen) == seen
-    assert beside_flags([*packets, sighting(SECOND + step + 10, data)], seen) == [*seen, None]
+    assert beside_flags([*packets, observation(SECOND + step + 10, data)], seen) == [*seen, None]
     assert beside_flags(packets, seen[1:]) == [None, seen[1]], "not those of a later packet"
 
 
 def test_towards_the_guest_flags_come_after_the_packet() -> None:
     data = frame()
     late = flagged(2 * SECOND, data, "rx")
-    assert beside_flags([sighting(SECOND, data, out=True)], [late]) == [late]
-    assert beside_flags([sighting(SECOND, data)], [late]) == [None], "the other direction"
-    assert beside_flags([sighting(3 * SECOND, data, out=True)], [late]) == [None]
+    assert beside_flags([observation(SECOND, data, out=True)], [late]) == [late]
+    assert beside_flags([observation(SECOND, data)], [late]) == [None], "the other direction"
+    assert beside_flags([observation(3 * SECOND, data, out=True)], [late]) == [None]
     lost = flagged(90 * SECOND, data, "rx")
-    assert beside_flags([sighting(SECOND, data, out=True)], [lost]) == [None]
+    assert beside_flags([observation(SECOND, data, out=True)], [lost]) == [None]
 
 
 def test_other_hops_are_left_out_and_unread_bytes_fit_nothing() -> None:
     data = frame()
     seen = [flagged(SECOND, data), flagged(SECOND, b"")]
-    assert beside_flags([sighting(SECOND, data, hop="vm1:eth0")], seen) == []
-    assert beside_flags([sighting(SECOND, frame(2))], seen) == [None]
+    assert beside_flags([observation(SECOND, data, hop="vm1:eth0")], seen) == []
+    assert beside_flags([observation(SECOND, frame(2))], seen) == [None]
 
 
 def test_the_command_fits_an_ssh_server_and_needs_no_quoting_of_quotes() -> None:

@@ -14,7 +14,9 @@ PASSED = '<testcase classname="a" name="b" time="0"/>'
 SKIPPED = '<testcase classname="a" name="c"><skipped message="no /dev/kvm">x</skipped></testcase>'
 
 
-def judge(folder: Path, *cases: str, known: str = "# none\n") -> subprocess.CompletedProcess[str]:
+def classify(
+    folder: Path, *cases: str, known: str = "# none\n"
+) -> subprocess.CompletedProcess[str]:
     shutil.copy(SCRIPT, folder)
     (folder / "known-skips.txt").write_text(known)
     suite = f'<testsuite name="pytest" tests="{len(cases)}">{"".join(cases)}</testsuite>'
@@ -28,24 +30,24 @@ def judge(folder: Path, *cases: str, known: str = "# none\n") -> subprocess.Comp
 
 
 def test_a_suite_without_skips_is_good(tmp_path: Path) -> None:
-    assert judge(tmp_path, PASSED).returncode == 0
+    assert classify(tmp_path, PASSED).returncode == 0
 
 
 def test_an_unknown_reason_fails_and_is_shown(tmp_path: Path) -> None:
-    done = judge(tmp_path, PASSED, SKIPPED, known="no\n# no /dev/kvm\n")
+    done = classify(tmp_path, PASSED, SKIPPED, known="no\n# no /dev/kvm\n")
     assert done.returncode == 1
     assert "UNKNOWN: a::c: no /dev/kvm" in done.stdout
 
 
 def test_a_known_reason_is_counted(tmp_path: Path) -> None:
-    done = judge(tmp_path, PASSED, SKIPPED, known="no /dev/\\w+\n")
+    done = classify(tmp_path, PASSED, SKIPPED, known="no /dev/\\w+\n")
     assert done.returncode == 0
     assert "1 of 2 tests skipped" in done.stdout
 
 
 @pytest.mark.parametrize("cases", [(), (SKIPPED,)])
 def test_a_suite_that_ran_nothing_is_no_success(tmp_path: Path, cases: tuple[str, ...]) -> None:
-    assert judge(tmp_path, *cases, known="no /dev/kvm\n").returncode == 1
+    assert classify(tmp_path, *cases, known="no /dev/kvm\n").returncode == 1
 
 
 def test_a_missing_report_is_no_success(tmp_path: Path) -> None:

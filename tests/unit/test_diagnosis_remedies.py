@@ -11,7 +11,7 @@ import pytest
 from tracing_frames import PATH, Pkt
 
 from labctl.diagnosis.facts import Facts, left_to_device
-from labctl.diagnosis.remedies import Knob, _turn, candidates
+from labctl.diagnosis.remedies import Fix, _turn, candidates
 from labctl.diagnosis.settings import State, put_back, read
 from labctl.diagnosis.verdict import Finding, Verdict
 from labctl.errors import UsageError
@@ -24,8 +24,8 @@ LOST = Verdict(Finding.LOST, "", "router r1 (eth0 to eth1)")
 FACTS = Facts(kinds={"r1": "raw"})
 
 
-def expected(knobs: tuple[Knob, ...]) -> dict[str, bool]:
-    return {knob.name: knob.should for knob in knobs}
+def expected(fixes: tuple[Fix, ...]) -> dict[str, bool]:
+    return {fix.name: fix.should for fix in fixes}
 
 
 def test_one_end_alone_is_not_expected_to_mend_it() -> None:
@@ -47,7 +47,7 @@ XEN = replace(FACTS, nics={"vm1": "xen", "vm2": "xen"})
 
 
 def test_a_xen_guest_is_offered_what_its_driver_allows() -> None:
-    told = {knob.name: knob for knob in candidates(PATH, LOST, XEN) if knob.layer == "guest"}
+    told = {fix.name: fix for fix in candidates(PATH, LOST, XEN) if fix.layer == "guest"}
     assert list(told) == [
         "csum action in vm1 and vm2", "csum action in vm1", "csum action in vm2",
     ]  # fmt: skip
@@ -124,8 +124,8 @@ def xen_lab() -> Any:
 def test_the_csum_action_is_turned_and_put_back_with_the_features() -> None:
     lab, ends = xen_lab(), (PATH[0], PATH[-1])
     before = read(lab, ends)
-    knob = next(one for one in candidates(PATH, LOST, XEN) if one.layer == "guest")
-    _turn(lab, knob, 4)
+    fix = next(one for one in candidates(PATH, LOST, XEN) if one.layer == "guest")
+    _turn(lab, fix, 4)
     assert [(one.qdisc, *one.on.values()) for one in lab.guests.values()] == [
         (True, True, False)
     ] * 2
@@ -139,9 +139,9 @@ def test_a_qdisc_of_the_guests_own_is_left_alone() -> None:
     lab, ends = xen_lab(), (PATH[0], PATH[-1])
     lab.guests["vm2"].qdisc = True
     before = read(lab, ends)
-    knob = next(one for one in candidates(PATH, LOST, XEN) if one.layer == "guest")
+    fix = next(one for one in candidates(PATH, LOST, XEN) if one.layer == "guest")
     with pytest.raises(CommandError):
-        _turn(lab, knob, 4)
+        _turn(lab, fix, 4)
     put_back(lab, before, ends)
     assert [one.qdisc for one in lab.guests.values()] == [False, True]
 
@@ -161,10 +161,10 @@ def test_a_router_is_offered_other_kinds_only_where_they_differ() -> None:
 
 
 def test_every_knob_says_how_and_what_it_costs() -> None:
-    for knob in candidates(PATH, LOST, FACTS):
-        assert knob.how
-        assert knob.cost
-        assert set(knob.to_json()) == {"name", "layer", "how", "cost", "should_mend"}
+    for fix in candidates(PATH, LOST, FACTS):
+        assert fix.how
+        assert fix.cost
+        assert set(fix.to_json()) == {"name", "layer", "how", "cost", "should_mend"}
 
 
 def test_a_state_names_what_differs() -> None:

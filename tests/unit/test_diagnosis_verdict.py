@@ -179,7 +179,7 @@ def test_a_sound_packet_that_ends_is_explained(
 
 
 def test_the_kernels_own_reason_is_given() -> None:
-    seen = trace(along(SYN)).evidence["vm2:eth0"].sightings[0]
+    seen = trace(along(SYN)).evidence["vm2:eth0"].observations[0]
     drop = GuestDrop("vm2", seen.time_ns + 1000, 0x0800, "NETFILTER_DROP")
     verdict = conclude(trace(along(SYN), said=TIMED_OUT, drops=[drop]), FACTS)
     assert verdict.finding is Finding.DROPPED
@@ -196,7 +196,7 @@ def test_silence_after_all_arrived_is_not_called_healthy() -> None:
 @pytest.mark.parametrize("drops", [False, True])
 def test_an_answer_that_came_too_late_is_told_as_that(drops: bool) -> None:
     ways = [along(SYN), back(SYN_ACK), along(replace(SYN, flags=4, seq=101, **VALID))]
-    seen = trace(*ways).evidence["vm1:eth0"].sightings[1]
+    seen = trace(*ways).evidence["vm1:eth0"].observations[1]
     told = [GuestDrop("vm1", seen.time_ns + 1000, 0x0800, "NO_SOCKET")] if drops else []
     verdict = conclude(trace(*ways, said=TIMED_OUT, drops=told), FACTS)
     assert (verdict.finding, verdict.reason) == (Finding.UNKNOWN, "late answer")
@@ -208,23 +208,23 @@ def test_an_answer_that_came_too_late_is_told_as_that(drops: bool) -> None:
 def test_a_repetition_does_not_make_a_flow_unhealthy() -> None:
     data = replace(SYN, flags=0x18, seq=101, ack=501, payload=b"hello", ip_id=5)
     ways = [along(SYN), back(SYN_ACK), along(SYN), back(SYN_ACK), along(data), along(data)]
-    heard = trace(*ways).evidence["vm2:eth0"].sightings
+    heard = trace(*ways).evidence["vm2:eth0"].observations
     drop = GuestDrop("vm2", heard[-1].time_ns + 1000, 0x0800, "TCP_OLD_DATA")
     found = trace(*ways, drops=[drop])
-    assert found.well
+    assert found.ok
     assert conclude(found, FACTS).finding is Finding.HEALTHY
-    assert any(one.remark for one in found.there)
+    assert any(one.remark for one in found.forward)
 
 
 def test_what_is_left_of_an_earlier_attempt_is_not_part_of_the_flow() -> None:
     stale = replace(SYN_ACK, dport=39999, seq=7)
     reset = replace(SYN, sport=39999, flags=4, seq=101, **VALID)
     found = trace(back(stale), along(reset), along(SYN), back(SYN_ACK))
-    began = FLOW.begun(found.there)
+    began = FLOW.begun(found.forward)
     assert [one.kind for one in began] == ["SYN"]
     answers = follow(found.evidence, PATH[::-1], FLOW.returning(began))
     assert [one.dport for one in answers] == [40000]
-    assert FLOW.begun(found.there[:1]) == list(found.there[:1]), "seen from its middle on"
+    assert FLOW.begun(found.forward[:1]) == list(found.forward[:1]), "seen from its middle on"
 
 
 def test_cut_evidence_never_makes_a_healthy_verdict() -> None:
@@ -321,11 +321,11 @@ def test_icmp_errors_about_the_flow_are_found_and_others_are_not() -> None:
     error = Pkt(src="10.0.1.254", dst="10.0.1.1", number=1, flags=3, payload=quoted, seq=1300)
     # Kind 3 code 4 with an MTU: by hand, as the builder knows echoes only.
     seen = hop("vm1:eth0", [(0, error)])
-    frame = bytearray(seen.sightings[0].record.frame)
+    frame = bytearray(seen.observations[0].record.frame)
     frame[35] = 4
-    record = replace(seen.sightings[0].record, frame=bytes(frame))
-    sighting = replace(seen.sightings[0], record=record, judgement=record.judge())
-    evidence = Evidence((replace(seen, sightings=(sighting, sighting)),))
+    record = replace(seen.observations[0].record, frame=bytes(frame))
+    observation = replace(seen.observations[0], record=record, judgement=record.classify())
+    evidence = Evidence((replace(seen, observations=(observation, observation)),))
     (told,) = complaints(evidence, ["10.0.1.1", "10.0.2.2"])
     assert (told.what, told.mtu, told.sender, told.hop) == ("mtu", 1300, "10.0.1.254", "vm1:eth0")
     assert complaints(evidence, ["10.0.1.1", "192.0.2.1"]) == (), "about another flow of vm1's"

@@ -6,27 +6,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_capture_xenflags import flagged, frame, sighting
+from test_capture_xenflags import flagged, frame, observation
 
-from labctl.capture.session import Evidence, HopEvidence, Sighting
+from labctl.capture.session import Evidence, HopEvidence, Observation
 from labctl.capture.xenflags import FlagsEvidence, FlagsSeen
 from labctl.experiments import rings
-from labctl.experiments.evidence import INCOMPLETE, Step, Wanted
+from labctl.experiments.evidence import INCOMPLETE, PacketSelector, Step
 from labctl.experiments.run_context import Arm
 from labctl.results.model import Verdict
 from labctl.topology.points import outer_end
 from labctl.tracing import packet_trace
-from labctl.tracing.packet_trace import Happening
+from labctl.tracing.packet_trace import HopEvent
 
 VIFS = ("vm1-eth0", "vm2-eth0")
 HERE = outer_end("guest", "vm1", "vm1-eth0", "xen1")
-WANTED = Wanted("a packet", "ACK", "10.0.1.1", "10.0.1.2", 22)
+WANTED = PacketSelector("a packet", "ACK", "10.0.1.1", "10.0.1.2", 22)
 
 
-def crossing() -> tuple[Evidence, Sighting]:
+def traffic() -> tuple[Evidence, Observation]:
     """One packet in at the first vif and out at the second."""
-    sent = sighting(1000, frame())
-    came = sighting(2000, frame(), out=True, hop="vm2-eth0")
+    sent = observation(1000, frame())
+    came = observation(2000, frame(), out=True, hop="vm2-eth0")
     hops = [HopEvidence(one.hop, (one,), None, None) for one in (sent, came)]
     return Evidence(tuple(hops)), sent
 
@@ -44,9 +44,9 @@ def told(out_of: int | None, into: int | None, note: str = "") -> FlagsEvidence:
 
 
 def verdict(flags: FlagsEvidence, expected: tuple[str, ...], tmp_path: Path) -> Verdict:
-    evidence, sent = crossing()
+    evidence, sent = traffic()
     arm = Arm("arm", "", tmp_path, lambda _event: None)
-    steps = [Step(packet_trace.Step(HERE, Happening.SENT, pieces=1, sightings=(sent,)))]
+    steps = [Step(packet_trace.Step(HERE, HopEvent.SENT, pieces=1, observations=(sent,)))]
     crossed = rings.passages(evidence, flags, VIFS)
     rings.check_flags(arm, flags, crossed, steps, WANTED, expected)
     return arm.checks[0].verdict
@@ -78,7 +78,7 @@ def test_what_was_missed_is_an_error_and_no_fail(tmp_path: Path) -> None:
 def test_a_packet_that_a_capture_may_have_missed_is_an_error_and_no_fail(tmp_path: Path) -> None:
     for gap, expected in (("", Verdict.FAIL), (INCOMPLETE, Verdict.ERROR)):
         arm = Arm("arm", "", tmp_path, lambda _event: None)
-        steps = [Step(packet_trace.Step(HERE, Happening.UNKNOWN), gap)]
+        steps = [Step(packet_trace.Step(HERE, HopEvent.UNKNOWN), gap)]
         rings.check_flags(arm, told(3, 3), [], steps, WANTED, rings.BOTH)
         assert arm.checks[0].verdict is expected
 
@@ -89,7 +89,7 @@ def test_a_kernel_that_cannot_be_traced_is_a_skip_with_its_reason(tmp_path: Path
 
 
 def test_the_table_shows_sums_and_flags_of_both_ends() -> None:
-    evidence, sent = crossing()
+    evidence, sent = traffic()
     judged = sent.judgement
     names = {judged.packet.src or "": "somebody"}  # the frame goes from an address to itself
     crossed = rings.passages(evidence, told(3, 3), VIFS)
@@ -103,7 +103,7 @@ def test_the_table_shows_sums_and_flags_of_both_ends() -> None:
 
 
 def test_a_frame_that_changed_on_the_way_is_another_packet() -> None:
-    evidence, _ = crossing()
-    other = sighting(2000, frame(2), out=True, hop="vm2-eth0")
+    evidence, _ = traffic()
+    other = observation(2000, frame(2), out=True, hop="vm2-eth0")
     changed = Evidence((evidence.hops[0], HopEvidence("vm2-eth0", (other,), None, None)))
     assert rings.passages(changed, told(3, 3), VIFS) == []

@@ -1,4 +1,4 @@
-"""From journeys to statements: states along a path, where metadata was lost, what is a pass."""
+"""From packet traces to statements: states along a path, where metadata was lost, what passes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tracing_frames import LOST, MS, PATH, VALID, Pkt, along, evidence
 from labctl.capture.session import Evidence
 from labctl.events import silent
 from labctl.experiments.evidence import (
+    PacketSelector,
     Step,
-    Wanted,
     check_states,
-    culprit,
     everywhere,
+    fault_location,
     until,
     walk,
 )
@@ -29,7 +29,7 @@ from labctl.results.model import Verdict
 from labctl.topology.points import ObservationPoint
 from labctl.tracing.follow import follow
 
-SYN = Wanted("SYN vm1 to vm2", "SYN", "10.0.1.1", "10.0.2.2", 22)
+SYN = PacketSelector("SYN vm1 to vm2", "SYN", "10.0.1.1", "10.0.2.2", 22)
 GOOD = Pkt()
 ORPHAN = replace(GOOD, **LOST)
 SUMMED = replace(GOOD, **VALID)
@@ -44,7 +44,7 @@ def steps(*way: Pkt | None, cut: Sequence[str] = ()) -> list[Step]:
 
 
 def where_a_trace_says(seen: Evidence) -> list[str]:
-    """The place that each SYN's journey names."""
+    """The place that each SYN's packet trace names."""
     return [one.where for one in follow(seen, PATH, lambda packet: packet.kind == "SYN")]
 
 
@@ -70,9 +70,9 @@ def test_a_walk_follows_the_first_packet_of_its_kind() -> None:
 def test_an_answer_is_followed_along_the_path_back() -> None:
     answer = replace(GOOD, src="10.0.2.2", dst="10.0.1.1", sport=22, dport=40000, flags=0x12, ack=1)
     seen = evidence([along(answer, **LOST)], path=PATH[::-1])
-    found = walk(seen, PATH[::-1], Wanted("SYN-ACK", "SYN-ACK", "10.0.2.2", "10.0.1.1", 22))
+    found = walk(seen, PATH[::-1], PacketSelector("SYN-ACK", "SYN-ACK", "10.0.2.2", "10.0.1.1", 22))
     assert [step.hop.name for step in found] == [point.name for point in PATH[::-1]]
-    assert culprit(found) == "router r1 (eth1 to eth0)"
+    assert fault_location(found) == "router r1 (eth1 to eth0)"
 
 
 def test_a_retransmission_does_not_stand_in_for_the_packet_that_was_lost() -> None:
@@ -85,8 +85,8 @@ def test_a_retransmission_does_not_stand_in_for_the_packet_that_was_lost() -> No
 def test_a_packet_that_came_twice_is_told_as_it_first_came() -> None:
     twice = along(GOOD, **LOST)
     found = walk(evidence([along(GOOD), twice]), PATH, SYN)
-    assert culprit(found) == ""
-    assert [len(step.told.sightings) for step in found] == [1] * 8
+    assert fault_location(found) == ""
+    assert [len(step.told.observations) for step in found] == [1] * 8
 
 
 def test_a_packet_seen_nowhere_is_told_hop_by_hop() -> None:
@@ -112,7 +112,7 @@ def test_of_a_super_frame_that_was_cut_the_worst_piece_speaks() -> None:
     seen = evidence(ways)
     found = walk(seen, PATH, replace(SYN, kind="TCP data"))
     assert [step.state for step in found[3:5]] == ["partial, needs_csum", "partial, no metadata"]
-    assert culprit(found) == "router r1 (eth0 to eth1)"
+    assert fault_location(found) == "router r1 (eth0 to eth1)"
     assert found[4].seen is not None
     assert found[4].seen.judgement.lost
 
@@ -185,7 +185,7 @@ def test_a_line_shows_the_field_beside_its_two_sums() -> None:
     ],
 )
 def test_verdict_and_trace_name_the_same_place(way: Sequence[Pkt | None], where: str) -> None:
-    assert culprit(steps(*way)) == where
+    assert fault_location(steps(*way)) == where
     assert where_a_trace_says(evidence([way])) == [where]
 
 
@@ -193,7 +193,7 @@ def test_a_damaged_payload_fails_though_the_field_does_not_show_it() -> None:
     sent = replace(GOOD, number=17, payload=b"right")
     datagram = replace(SYN, kind="UDP")
     found = walk(evidence([along(sent, payload=b"wrong")]), PATH, datagram)
-    assert culprit(found) == "router r1 (eth0 to eth1)"
+    assert fault_location(found) == "router r1 (eth0 to eth1)"
     one = arm()
     assert not check_states(one, found, datagram, "expected", UNFINISHED)
     assert one.checks[0].observed == "r1:eth1: partial, needs_csum, another payload"
@@ -207,7 +207,7 @@ def test_a_packet_that_is_expected_to_be_damaged_may_be() -> None:
         return (Checksum.BAD if hop.name in after else Checksum.VALID), None
 
     assert check_states(arm(), found, SYN, "expected", expected)
-    assert culprit(found) == "router r1 (eth0 to eth1)"
+    assert fault_location(found) == "router r1 (eth0 to eth1)"
 
 
 # --- checks -------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from labctl.experiments import run_context as trials
 from labctl.experiments.builtin import BUILTIN
 from labctl.experiments.probes import Answer
 from labctl.experiments.run_context import Arm, Skip
-from labctl.experiments.traffic_run import Crossing, check_answer, check_no_errors
+from labctl.experiments.traffic_run import TrafficRun, check_answer, check_no_errors
 from labctl.lab.lab import Lab
 from labctl.results import junit, store
 from labctl.results.model import Environment, Run, Verdict
@@ -220,7 +220,9 @@ def test_checksum_errors_are_none_only_where_it_could_be_told(
     tmp_path: Path, answer: Answer, verdict: Verdict
 ) -> None:
     arm = Arm("a", "an arm", tmp_path, silent)
-    check_no_errors(arm, Crossing(PacketPath(()), "10.0.1.1", "10.0.1.2", "vm1", "vm2", ssh=answer))
+    check_no_errors(
+        arm, TrafficRun(PacketPath(()), "10.0.1.1", "10.0.1.2", "vm1", "vm2", ssh=answer)
+    )
     assert arm.checks[0].verdict is verdict
 
 

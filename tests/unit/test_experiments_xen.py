@@ -20,12 +20,12 @@ from labctl.experiments import Experiment, Trial, superframes
 from labctl.experiments.builtin.xen_offload import gso
 from labctl.experiments.builtin.xen_offload.experiment import Rows, _check_at_work, xen_offload
 from labctl.experiments.builtin.xen_to_virtio.experiment import xen_to_virtio
-from labctl.experiments.expectations import check_crossing
+from labctl.experiments.expectations import check_traffic
 from labctl.experiments.probes import Answer
 from labctl.experiments.run_context import Arm
 from labctl.experiments.superframes import fixups, grown, super_frame, tally
-from labctl.experiments.traffic_run import Crossing
-from labctl.packet.checksum import Checksum, Metadata, judge
+from labctl.experiments.traffic_run import TrafficRun
+from labctl.packet.checksum import Checksum, Metadata, classify
 from labctl.packet.virtio import VnetHeader
 from labctl.results.model import Verdict
 from labctl.topology import find, load
@@ -120,7 +120,7 @@ def test_the_frame_made_by_hand_is_a_super_frame_with_a_wrong_sum_and_no_note() 
         )
 
     data = super_frame(node("52:54:00:00:00:01", "10.0.1.1"), node("52:54:00:00:00:02", "10.0.1.2"))
-    found = judge(data[10:], vnet=VnetHeader.unpack(data[:10]))
+    found = classify(data[10:], vnet=VnetHeader.unpack(data[:10]))
     assert (found.packet.src, found.packet.dst) == ("10.0.1.1", "10.0.1.2")
     assert found.packet.header_valid
     assert (found.state, found.metadata) == (Checksum.BAD, Metadata.NONE)
@@ -203,7 +203,7 @@ def test_the_receiver_tells_what_its_program_ended_with_before_the_count(tmp_pat
 # --- tables -------------------------------------------------------------------------------------
 
 
-def crossing(route: PacketPath, until: int, after: dict[str, Any], ssh: Answer) -> Crossing:
+def traffic(route: PacketPath, until: int, after: dict[str, Any], ssh: Answer) -> TrafficRun:
     """Return a crossing of a SYN, and of its answer, that changed at hop number `until`."""
     path = route.points
     first, last = path[0].element, path[-1].element
@@ -213,14 +213,14 @@ def crossing(route: PacketPath, until: int, after: dict[str, Any], ssh: Answer) 
     for number, one in enumerate(path):
         there = replace(syn, **after) if number >= until else syn
         seen.append(hop(one.name, [(0, there), (1, answer)]))
-    found = Crossing(route, syn.src, syn.dst, first, last, ssh=ssh)
+    found = TrafficRun(route, syn.src, syn.dst, first, last, ssh=ssh)
     found.evidence = Evidence(tuple(seen))
     return found
 
 
 def test_an_answer_stands_in_the_columns_of_the_way_there() -> None:
     path = find_path(load(find("xen-offload")), "vm1", "vm2", "eth0")
-    found = crossing(path, 2, VALID, WORKS)
+    found = traffic(path, 2, VALID, WORKS)
     assert found.evidence
     rows = Rows(("vm1", "its vif", "vm2's vif", "vm2"))
     rows.add("there", found)
@@ -235,7 +235,7 @@ def test_an_answer_stands_in_the_columns_of_the_way_there() -> None:
 def test_a_lost_note_is_not_told_like_an_open_sum() -> None:
     path = find_path(load(find("xen-offload")), "vm1", "vm2", "eth0")
     rows = Rows(("vm1", "its vif", "vm2's vif", "vm2"))
-    rows.add("there", crossing(path, 3, LOST, HANGS))
+    rows.add("there", traffic(path, 3, LOST, HANGS))
     assert rows.rows[0][3:5] == ["partial", "partial, LOST"]
 
 
@@ -245,10 +245,10 @@ def test_a_lost_note_is_not_told_like_an_open_sum() -> None:
 def judged(source: str, destination: str, until: int, grown: int) -> dict[str, Verdict]:
     path = find_path(COPYING, source, destination, "eth0")
     errors = {destination: {"TcpInCsumErrors": grown}} if grown else {}
-    found = crossing(path, until, LOST, replace(HANGS, errors=errors))
+    found = traffic(path, until, LOST, replace(HANGS, errors=errors))
     found.no_drops = {destination: "its kernel does not trace drops"}
     one = arm()
-    check_crossing(one, found)
+    check_traffic(one, found)
     return {check.name: check.verdict for check in one.checks}
 
 
@@ -273,18 +273,18 @@ def test_a_loss_elsewhere_than_in_the_router_fails(until: int) -> None:
 
 def test_the_senders_kernel_does_not_speak_for_the_receivers() -> None:
     path = find_path(COPYING, "vm1", "vm3", "eth0")
-    found = crossing(path, 6, LOST, HANGS)
+    found = traffic(path, 6, LOST, HANGS)
     found.no_drops = {"vm1": "its kernel does not trace drops"}
     found.drops = {"vm1": (), "vm3": (Drop(1.0, 2048, "tcp_v4_rcv+0x1", "TCP_CSUM"),)}
     one = arm()
-    check_crossing(one, found)
+    check_traffic(one, found)
     verdicts = {check.name: check.verdict for check in one.checks}
     assert verdicts["drop reason at vm3"] is Verdict.PASS
 
 
 def test_a_hop_that_missed_the_packet_leaves_open_where_the_metadata_was_lost() -> None:
     path = find_path(COPYING, "vm1", "vm3", "eth0")
-    found = crossing(path, 6, LOST, HANGS)
+    found = traffic(path, 6, LOST, HANGS)
     found.no_drops = {"vm3": "its kernel does not trace drops"}
     assert found.evidence
     blind = [
@@ -292,7 +292,7 @@ def test_a_hop_that_missed_the_packet_leaves_open_where_the_metadata_was_lost() 
     ]
     found.evidence = Evidence(tuple(blind))
     one = arm()
-    check_crossing(one, found)
+    check_traffic(one, found)
     verdicts = {check.name: check.verdict for check in one.checks}
     assert verdicts["metadata lost, SYN"] is Verdict.ERROR
     assert verdicts["SYN vm1 to vm3"] is Verdict.ERROR

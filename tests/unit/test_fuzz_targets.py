@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from fuzz import findings
-from fuzz.target import Target, judge, printed
+from fuzz.target import Target, classify, printed
 from fuzz.targets import TARGETS
 from labctl.errors import LabctlError
 
@@ -34,7 +34,7 @@ def test_whatever_comes_in_the_answer_is_a_value_or_a_clear_error(name: str) -> 
     door = TARGETS[name]
     made = (door.make(Random(f"short/{number}")) for number in range(INPUTS))
     for data in itertools.chain(door.seeds()[:20], made):
-        found = judge(door, data)
+        found = classify(door, data)
         assert found is None, (found.text, data)
 
 
@@ -49,20 +49,20 @@ def test_an_input_is_named_by_its_seed(name: str) -> None:
 
 
 def test_an_error_of_labctls_own_is_an_answer_and_another_is_a_finding() -> None:
-    assert judge(raising(LabctlError("no", "do this")), b"") is None
-    found = judge(raising(KeyError("x")), b"")
+    assert classify(raising(LabctlError("no", "do this")), b"") is None
+    found = classify(raising(KeyError("x")), b"")
     assert found is not None
     assert found.key == "KeyError in test_fuzz_targets.py:fault"
 
 
 @pytest.mark.parametrize("error", [LabctlError(""), LabctlError("x" * 10**6)])
 def test_an_error_that_tells_nothing_or_has_no_end_is_a_finding(error: LabctlError) -> None:
-    assert judge(raising(error), b"") is not None
+    assert classify(raising(error), b"") is not None
 
 
 def test_an_input_that_takes_long_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fuzz.target.SECONDS", -1.0)
-    found = judge(target(lambda _data: None), b"")
+    found = classify(target(lambda _data: None), b"")
     assert found is not None
     assert found.key == "slow"
 
@@ -77,7 +77,7 @@ def test_a_finding_is_kept_once_and_made_small(tmp_path: Path) -> None:
             raise ValueError("x")
 
     data = b"-" * 50 + b"ab" + b"-" * 50
-    found = judge(target(fault), data)
+    found = classify(target(fault), data)
     assert found is not None
     assert findings.keep(tmp_path, target(fault), data, found)
     assert not findings.keep(tmp_path, target(fault), data, found)

@@ -33,7 +33,7 @@ from labctl.tracing.drop_events import GuestDrop
 from labctl.tracing.evidence import limited
 from labctl.tracing.flow import Flow, Returning
 from labctl.tracing.follow import follow
-from labctl.tracing.packet_trace import Fate
+from labctl.tracing.packet_trace import Outcome
 
 # --- the stream, by shape ------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ def test_no_frame_that_an_observer_can_tell_of_raises_anything(data: bytes) -> N
     for found in parse_stream(
         head() + body + record(data[44:], vnet=(data + bytes(10))[:10])
     ).records:
-        found.judge(1500)
+        found.classify(1500)
 
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
@@ -129,7 +129,7 @@ def test_a_hop_with_more_frames_than_are_kept_proves_nothing_by_silence(tmp_path
     with Capture([point], tmp_path, deadline=soon(), limits=Limits(frames=1)) as capture:
         evidence = capture.stop(soon())
     (found,) = evidence.hops
-    assert (len(found.sightings), found.left_out) == (1, 1)
+    assert (len(found.observations), found.left_out) == (1, 1)
     assert not found.complete
     assert limited(evidence) == ["vm1: only the first 1 frames were kept, 1 not"]
     write_pcapng(tmp_path / "kept.pcapng", evidence.hops)
@@ -167,7 +167,7 @@ def test_an_observer_that_writes_too_much_is_ended_and_its_hop_is_cut(tmp_path: 
     assert (tmp_path / "00.capture").stat().st_size == 100_000
     assert bad.full
     assert bad.cut
-    assert len(bad.sightings) == 50
+    assert len(bad.observations) == 50
     assert "it wrote more than" in bad.note
     assert good.complete
 
@@ -186,10 +186,10 @@ def test_looking_at_a_capture_reads_each_byte_once(
     point = stand_in("vm1", WHOLE[: len(head())], WHOLE[len(head()) :])
     with Capture([point], tmp_path, deadline=soon()) as capture:
         for _ in range(20):
-            assert len(capture.fresh("vm1", 0)) == len(capture.so_far("vm1").sightings)
+            assert len(capture.fresh("vm1", 0)) == len(capture.so_far("vm1").observations)
         (found,) = capture.stop(soon()).hops
     assert b"".join(fed) == WHOLE
-    assert len(found.sightings) == 2
+    assert len(found.observations) == 2
 
 
 # --- what is compared with what ------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_a_flood_of_drops_is_not_compared_with_a_flood_of_packets(
     monkeypatch.setattr(drop_events._Ended, "_may_be", counting)
     told = [GuestDrop("vm2", BEGIN + n * 50_000, 2048, "UDP_CSUM") for n in range(6000)]
     found = follow(evidence, PATH, lambda packet: packet.protocol == "tcp", drops=told)
-    assert {journey.fate for journey in found} == {Fate.ARRIVED}
+    assert {packet_trace.outcome for packet_trace in found} == {Outcome.ARRIVED}
     assert compared <= drop_events.MOST_DROPS * 2 * drop_events._NEAREST
 
 

@@ -307,19 +307,19 @@ def test_an_image_from_before_there_were_marks_is_removed(archive: Archive) -> N
     assert [entry.name for entry in folder.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("harm", ["truncated", "no notes", "bad notes", "other digest", "gone"])
-def test_a_damaged_image_in_the_cache_is_built_again(archive: Archive, harm: str) -> None:
+@pytest.mark.parametrize("fault", ["truncated", "no notes", "bad notes", "other digest", "gone"])
+def test_a_damaged_image_in_the_cache_is_built_again(archive: Archive, fault: str) -> None:
     archive.write()
     image = images.get("mine")
     before = image.initramfs.read_bytes()
     notes = image.kernel.parent / "image.json"
-    if harm == "truncated":
+    if fault == "truncated":
         image.initramfs.write_bytes(before[:-4])
-    elif harm == "no notes":
+    elif fault == "no notes":
         notes.unlink()
-    elif harm == "bad notes":
+    elif fault == "bad notes":
         notes.write_text("{")
-    elif harm == "other digest":
+    elif fault == "other digest":
         notes.write_text(json.dumps({**json.loads(notes.read_text()), "digest": "0" * 64}))
     else:
         image.kernel.unlink()

@@ -242,7 +242,7 @@ def test_a_diagnosis_offers_what_the_kind_offers(packages: Path) -> None:
     registry.forget()
     lost = Verdict(Finding.LOST, "", "router r1 (eth0 to eth1)")
     found = candidates(PATH, lost, Facts(kinds={"r1": "losing"}))
-    offered = [(knob.name, knob.cost, knob.how) for knob in found if knob.kind]
+    offered = [(fix.name, fix.cost, fix.how) for fix in found if fix.kind]
     assert offered == [
         ("r1 as namespace", "nothing", "kind: namespace (router r1 in the topology)")
     ], "what is not installed cannot be tried"

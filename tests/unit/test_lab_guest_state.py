@@ -137,16 +137,16 @@ def test_each_end_is_named(found: Condition, told: str) -> None:
 
 
 def test_a_link_is_lost_at_the_tap_the_bridge_or_in_libvirt() -> None:
-    well = IFF_UP | IFF_RUNNING
+    ok = IFF_UP | IFF_RUNNING
     for flags, down, why in (
-        ({"t": well, "b": well}, set(), ""),
-        ({"t": well, "b": IFF_UP}, set(), ""),
-        ({"t": 0, "b": well}, set(), "its TAP t is down"),
-        ({"t": IFF_UP, "b": well}, set(), "its TAP t has no carrier"),
-        ({"t": well, "b": 0}, set(), "its bridge b is down"),
-        ({"b": well}, set(), "its TAP t is gone"),
-        ({"t": well}, set(), "its bridge b is gone"),
-        ({"t": well, "b": well}, {"t"}, "libvirt has taken its link down"),
+        ({"t": ok, "b": ok}, set(), ""),
+        ({"t": ok, "b": IFF_UP}, set(), ""),
+        ({"t": 0, "b": ok}, set(), "its TAP t is down"),
+        ({"t": IFF_UP, "b": ok}, set(), "its TAP t has no carrier"),
+        ({"t": ok, "b": 0}, set(), "its bridge b is down"),
+        ({"b": ok}, set(), "its TAP t is gone"),
+        ({"t": ok}, set(), "its bridge b is gone"),
+        ({"t": ok, "b": ok}, {"t"}, "libvirt has taken its link down"),
     ):
         assert linkstate._trouble("t", "b", flags, down) == why
 

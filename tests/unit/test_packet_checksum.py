@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.packet.af_packet import TP_STATUS_CSUM_VALID, TP_STATUS_CSUMNOTREADY
-from labctl.packet.checksum import Checksum, Metadata, judge
+from labctl.packet.checksum import Checksum, Metadata, classify
 from labctl.packet.virtio import VnetHeader
 
 MACS = bytes.fromhex("020000000002020000000001")
@@ -89,7 +89,7 @@ def test_every_state_is_told_for_any_payload(
 ) -> None:
     segment = tcp(payload=payload) if number == 6 else udp(payload)
     segment = with_state(version, number, segment, state)
-    seen = judge(eth(ip(version, number, segment)))
+    seen = classify(eth(ip(version, number, segment)))
     if seen.expected == seen.pseudo_sum and state == "partial":
         assert seen.state is Checksum.VALID  # both hold by chance: valid wins
     else:
@@ -103,23 +103,23 @@ def test_every_state_is_told_for_any_payload(
 @given(data=st.binary(max_size=120), length=st.integers(0, 70000), mtu=st.integers(60, 9000))
 def test_no_bytes_make_the_judge_raise(data: bytes, length: int, mtu: int) -> None:
     for kind in (b"\x08\0\x45", b"\x86\xdd\x60", b"\x08\x06", b"\x81\0\0\1\x08\0\x46"):
-        judge(MACS + kind + data, original_length=length, mtu=mtu)
-    judge(data)
+        classify(MACS + kind + data, original_length=length, mtu=mtu)
+    classify(data)
 
 
 @given(cut=st.integers(0, 70))
 def test_a_cut_capture_is_unknown_unless_the_metadata_tells(cut: int) -> None:
     frame = eth(ip(4, 6, with_state(4, 6, tcp(payload=b"x" * 30), "partial")))
     assert len(frame) == 84
-    seen = judge(frame[: 83 - cut], original_length=84)
+    seen = classify(frame[: 83 - cut], original_length=84)
     assert seen.state is Checksum.UNKNOWN
     assert seen.packet.truncated
-    marked = judge(frame[: 83 - cut], original_length=84, status=TP_STATUS_CSUMNOTREADY)
+    marked = classify(frame[: 83 - cut], original_length=84, status=TP_STATUS_CSUMNOTREADY)
     assert marked.state is (Checksum.PARTIAL if 83 - cut >= 52 else Checksum.UNKNOWN)
 
 
 def test_a_syn_says_who_speaks_to_whom() -> None:
-    seen = judge(eth(ip(4, 6, with_state(4, 6, tcp(), "partial"))))
+    seen = classify(eth(ip(4, 6, with_state(4, 6, tcp(), "partial"))))
     assert seen.kind == "SYN"
     assert seen.flow == ("tcp", "10.0.0.1", 40000, "10.0.0.2", 22)
     assert (seen.packet.seq, seen.packet.ack, seen.packet.ttl) == (7, 9, 64)
@@ -139,28 +139,28 @@ def test_a_syn_says_who_speaks_to_whom() -> None:
     ],
 )
 def test_tcp_kinds(flags: int, payload: bytes, kind: str) -> None:
-    assert judge(eth(ip(4, 6, tcp(flags, payload)))).kind == kind
+    assert classify(eth(ip(4, 6, tcp(flags, payload)))).kind == kind
 
 
 def test_padding_after_the_packet_is_not_summed() -> None:
     frame = eth(ip(4, 6, with_state(4, 6, tcp(), "valid")))
-    assert judge(frame + b"\xee" * 6).state is Checksum.VALID
+    assert classify(frame + b"\xee" * 6).state is Checksum.VALID
 
 
 def test_udp_without_a_sum_is_absent_over_ipv4_and_bad_over_ipv6() -> None:
-    assert judge(eth(ip(4, 17, udp(b"x")))).state is Checksum.ABSENT
-    assert judge(eth(ip(6, 17, udp(b"x")))).state is Checksum.BAD
+    assert classify(eth(ip(4, 17, udp(b"x")))).state is Checksum.ABSENT
+    assert classify(eth(ip(6, 17, udp(b"x")))).state is Checksum.BAD
 
 
 def test_udp_length_beyond_the_packet_is_bad() -> None:
     segment = bytearray(with_state(4, 17, udp(b"abc"), "valid"))
     segment[5] += 1
-    assert judge(eth(ip(4, 17, bytes(segment)))).state is Checksum.BAD
+    assert classify(eth(ip(4, 17, bytes(segment)))).state is Checksum.BAD
 
 
 def test_ipv4_options_and_vlan_tags_move_the_headers() -> None:
     segment = with_state(4, 6, tcp(), "valid")
-    seen = judge(eth(ip(4, 6, segment, options=b"\x01" * 8), b"\x88\xa8\0\x05\x81\0\x20\x07"))
+    seen = classify(eth(ip(4, 6, segment, options=b"\x01" * 8), b"\x88\xa8\0\x05\x81\0\x20\x07"))
     assert seen.state is Checksum.VALID
     assert seen.packet.vlan == (5, 7)
     assert seen.packet.dport == 22
@@ -168,7 +168,7 @@ def test_ipv4_options_and_vlan_tags_move_the_headers() -> None:
 
 @pytest.mark.parametrize("place", [0x2000, 0x0010, 0x2010])
 def test_fragments_are_unknown_and_said_to_be_fragments(place: int) -> None:
-    seen = judge(eth(ip(4, 17, with_state(4, 17, udp(b"abcd"), "valid"), place=place)))
+    seen = classify(eth(ip(4, 17, with_state(4, 17, udp(b"abcd"), "valid"), place=place)))
     assert (seen.state, seen.packet.fragment) == (Checksum.UNKNOWN, True)
     assert (seen.packet.dport is None) == bool(place & 0x1FFF)
 
@@ -176,7 +176,7 @@ def test_fragments_are_unknown_and_said_to_be_fragments(place: int) -> None:
 def test_ipv6_extension_headers_are_walked() -> None:
     segment = with_state(6, 6, tcp(), "partial")
     chain = bytes([60, 0, 1, 4, 0, 0, 0, 0]) + bytes([6, 1, 1, 12, *[0] * 12])
-    assert judge(eth(ip(6, 0, segment, options=chain))).state is Checksum.PARTIAL
+    assert classify(eth(ip(6, 0, segment, options=chain))).state is Checksum.PARTIAL
 
 
 def test_ipv6_fragments_but_for_atomic_ones_are_unknown() -> None:
@@ -187,7 +187,7 @@ def test_ipv6_fragments_but_for_atomic_ones_are_unknown() -> None:
         (0, Checksum.VALID),
     ):
         chain = struct.pack(">BBHI", 17, 0, place, 99)
-        seen = judge(eth(ip(6, 44, segment, options=chain)))
+        seen = classify(eth(ip(6, 44, segment, options=chain)))
         assert seen.state is state
         assert seen.packet.ip_id == 99
 
@@ -197,7 +197,7 @@ def test_a_routing_header_puts_its_final_address_in_the_pseudo_header(kind: int)
     final = "fd00::99"
     segment = with_state(6, 6, tcp(), "valid", dst=final)
     chain = bytes([6, 2, kind, 1, 0, 0, 0, 0]) + ipaddress.ip_address(final).packed
-    assert judge(eth(ip(6, 43, segment, options=chain))).state is Checksum.VALID
+    assert classify(eth(ip(6, 43, segment, options=chain))).state is Checksum.VALID
 
 
 @pytest.mark.parametrize(("number", "kind"), [(1, 8), (58, 128)])
@@ -207,39 +207,41 @@ def test_echoes_are_judged(number: int, kind: int) -> None:
     cover = b"" if number == 1 else pseudo(6, 58, len(body))
     value = 0xFFFF ^ word_sum(cover + body)
     good = body[:2] + value.to_bytes(2, "big") + body[4:]
-    seen = judge(eth(ip(version, number, good)))
+    seen = classify(eth(ip(version, number, good)))
     assert seen.state is Checksum.VALID
     assert seen.kind in ("ICMP echo", "ICMPv6 echo")
     assert (seen.packet.ack, seen.packet.seq) == (77, 3)
-    assert judge(eth(ip(version, number, body[:2] + b"\x12\x34" + body[4:]))).state is Checksum.BAD
+    assert (
+        classify(eth(ip(version, number, body[:2] + b"\x12\x34" + body[4:]))).state is Checksum.BAD
+    )
 
 
 def test_metadata_comes_from_the_virtio_header_or_the_status() -> None:
     frame = eth(ip(4, 6, with_state(4, 6, tcp(), "partial")))
     needs = VnetHeader(1, 0, 54, 0, 34, 16)
     assert VnetHeader.unpack(needs.pack()) == needs
-    assert judge(frame, vnet=needs).metadata is Metadata.NEEDS_CSUM
-    assert judge(frame, status=TP_STATUS_CSUMNOTREADY).metadata is Metadata.NEEDS_CSUM
-    assert judge(frame, vnet=VnetHeader(2, 0, 0, 0, 0, 0)).metadata is Metadata.DATA_VALID
-    assert judge(frame, status=TP_STATUS_CSUM_VALID).metadata is Metadata.DATA_VALID
-    assert judge(frame).metadata is Metadata.NONE
-    assert not judge(frame, vnet=needs).lost
+    assert classify(frame, vnet=needs).metadata is Metadata.NEEDS_CSUM
+    assert classify(frame, status=TP_STATUS_CSUMNOTREADY).metadata is Metadata.NEEDS_CSUM
+    assert classify(frame, vnet=VnetHeader(2, 0, 0, 0, 0, 0)).metadata is Metadata.DATA_VALID
+    assert classify(frame, status=TP_STATUS_CSUM_VALID).metadata is Metadata.DATA_VALID
+    assert classify(frame).metadata is Metadata.NONE
+    assert not classify(frame, vnet=needs).lost
 
 
 def test_super_frames_are_flagged_and_accuse_nobody() -> None:
     frame = eth(ip(4, 6, with_state(4, 6, tcp(0x10, b"x" * 3000), "partial")))
-    merged = judge(frame, mtu=1500)
+    merged = classify(frame, mtu=1500)
     assert (merged.gso, merged.lost, merged.state) == ("merged", False, Checksum.PARTIAL)
-    tso = judge(frame, vnet=VnetHeader(1, 0x81, 54, 1448, 34, 16), mtu=1500)
+    tso = classify(frame, vnet=VnetHeader(1, 0x81, 54, 1448, 34, 16), mtu=1500)
     assert (tso.gso, tso.gso_size) == ("tcpv4", 1448)
-    assert judge(frame, mtu=9000).gso == ""
+    assert classify(frame, mtu=9000).gso == ""
 
 
 def test_a_big_tcp_frame_announces_no_length() -> None:
     body = tcp(0x10, b"y" * 70000)
     head = bytearray(ip(4, 6, tcp()))
     head[2:4] = b"\0\0"
-    seen = judge(eth(bytes(head[:20]) + body), vnet=VnetHeader(1, 1, 54, 1448, 34, 16))
+    seen = classify(eth(bytes(head[:20]) + body), vnet=VnetHeader(1, 1, 54, 1448, 34, 16))
     assert seen.packet.l4_length == 70020
     assert not seen.packet.truncated
 
@@ -253,16 +255,16 @@ def test_arp_and_strangers_have_no_checksum() -> None:
         + bytes(6)
         + bytes([10, 0, 0, 2])
     )
-    seen = judge(arp)
+    seen = classify(arp)
     assert (seen.kind, seen.packet.dst, seen.state) == ("ARP request", "10.0.0.2", Checksum.UNKNOWN)
-    assert judge(MACS + b"\x88\xcc" + b"x" * 40).kind == "ethertype 0x88cc"
+    assert classify(MACS + b"\x88\xcc" + b"x" * 40).kind == "ethertype 0x88cc"
 
 
 def test_icmpv6_is_never_left_to_a_device_so_never_partial() -> None:
     body = struct.pack(">BBHHH", 128, 0, 0, 77, 3)
     head = word_sum(pseudo(6, 58, len(body)))
     frame = eth(ip(6, 58, body[:2] + head.to_bytes(2, "big") + body[4:]))
-    assert judge(frame, status=TP_STATUS_CSUMNOTREADY).state is Checksum.BAD
+    assert classify(frame, status=TP_STATUS_CSUMNOTREADY).state is Checksum.BAD
 
 
 @pytest.mark.parametrize(("number", "zero"), [(6, 0), (17, 0xFFFF)])
@@ -272,12 +274,12 @@ def test_a_sum_of_zero_is_sent_as_zero_by_tcp_alone(number: int, zero: int) -> N
     segment = segment[:-2] + (0xFFFF - rest).to_bytes(2, "big")  # now all words sum to 0xffff
     place = 16 if number == 6 else 6
     segment = segment[:place] + zero.to_bytes(2, "big") + segment[place + 2 :]
-    seen = judge(eth(ip(4, number, segment)))
+    seen = classify(eth(ip(4, number, segment)))
     assert (seen.state, seen.field, seen.expected) == (Checksum.VALID, zero, zero)
 
 
 def test_an_authentication_header_counts_its_length_in_other_units() -> None:
     segment = with_state(6, 6, tcp(), "valid")
     chain = bytes([6, 4, *[0] * 22])  # 24 bytes: (4 + 2) words of four bytes
-    seen = judge(eth(ip(6, 51, segment, options=chain)))
+    seen = classify(eth(ip(6, 51, segment, options=chain)))
     assert (seen.state, seen.packet.dport) == (Checksum.VALID, 22)

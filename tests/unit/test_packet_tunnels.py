@@ -7,7 +7,7 @@ import struct
 import pytest
 from test_packet_checksum import eth, ip, pseudo, tcp, udp, with_state, word_sum
 
-from labctl.packet.checksum import Checksum, judge
+from labctl.packet.checksum import Checksum, classify
 from labctl.packet.crc32c import crc32c
 from labctl.packet.frame import parse
 from labctl.packet.tunnels import decapsulate
@@ -52,7 +52,7 @@ def test_crc32c_gives_the_published_values(data: bytes, crc: int) -> None:
 )
 def test_sctp_is_judged_by_its_crc(version: int, check: bytes | None, state: Checksum) -> None:
     right = sctp(b"hello world!")
-    seen = judge(eth(ip(version, 132, sctp(b"hello world!", check))))
+    seen = classify(eth(ip(version, 132, sctp(b"hello world!", check))))
     assert seen.state is state
     assert seen.kind == "SCTP INIT"
     assert seen.flow is not None
@@ -63,7 +63,7 @@ def test_sctp_is_judged_by_its_crc(version: int, check: bytes | None, state: Che
 
 def test_a_cut_sctp_packet_is_unknown() -> None:
     frame = eth(ip(4, 132, sctp(b"hello world!")))
-    assert judge(frame[:-1], original_length=len(frame)).state is Checksum.UNKNOWN
+    assert classify(frame[:-1], original_length=len(frame)).state is Checksum.UNKNOWN
 
 
 def test_the_frame_inside_vxlan_is_found_and_its_cut_is_known() -> None:
@@ -72,7 +72,7 @@ def test_the_frame_inside_vxlan_is_found_and_its_cut_is_known() -> None:
     found = decapsulate(outer, parse(outer))
     assert found is not None
     assert (found.vni, found.frame, found.original_length) == (42, inner, len(inner))
-    assert judge(found.frame).state is Checksum.PARTIAL
+    assert classify(found.frame).state is Checksum.PARTIAL
     cut = outer[:-5]
     found = decapsulate(cut, parse(cut, len(outer)))
     assert found is not None
@@ -102,12 +102,12 @@ def test_a_tunnels_sum_that_counts_on_the_finished_packet_inside_is_partial(
     unfinished, finished = (inside(within, number, state) for state in ("partial", "valid"))
     body = local(version, unfinished, finished)
     frame = eth(ip(version, 17, body), tags)
-    seen = judge(frame)
+    seen = classify(frame)
     assert seen.state is Checksum.PARTIAL
     assert seen.field == seen.expected != seen.pseudo_sum
     assert seen.lost, "nobody finishes what is inside, so its receiver drops it"
-    assert not judge(frame, vnet=VnetHeader(VNET_NEEDS_CSUM, 0, 0, 0, 0, 0)).lost
-    assert judge(eth(ip(version, 17, body[:16] + finished))).state is Checksum.VALID
+    assert not classify(frame, vnet=VnetHeader(VNET_NEEDS_CSUM, 0, 0, 0, 0, 0)).lost
+    assert classify(eth(ip(version, 17, body[:16] + finished))).state is Checksum.VALID
     # The kernel's own sum (lco_csum()): what is before the inner sum, and its field's complement.
     begins = 16 + 14 + (20 if within == 4 else 40)
     place = begins + (16 if number == 6 else 6)
@@ -126,15 +126,15 @@ def test_a_tunnels_sum_that_is_wrong_is_bad_whatever_is_inside() -> None:
         local(4, inside(4, 6, "bad"), finished),
         body[:8] + b"\0" + body[9:],  # no tunnel any more
     ]
-    assert [judge(eth(ip(4, 17, one))).state for one in wrong] == [Checksum.BAD] * len(wrong)
+    assert [classify(eth(ip(4, 17, one))).state for one in wrong] == [Checksum.BAD] * len(wrong)
 
 
 def test_a_tunnel_in_a_tunnel_counts_on_the_innermost_packet() -> None:
     frames = [inside(4, 6, "partial"), inside(4, 6, "valid")]
     middle, whole = (eth(ip(6, 17, local(6, one, frames[1], 7))) for one in frames)
-    assert judge(middle).state is Checksum.PARTIAL
-    assert judge(eth(ip(4, 17, local(4, middle, whole)))).state is Checksum.PARTIAL
-    assert judge(eth(ip(4, 17, local(4, whole, whole)))).state is Checksum.VALID
+    assert classify(middle).state is Checksum.PARTIAL
+    assert classify(eth(ip(4, 17, local(4, middle, whole)))).state is Checksum.PARTIAL
+    assert classify(eth(ip(4, 17, local(4, whole, whole)))).state is Checksum.VALID
 
 
 def test_where_the_sum_inside_begins_is_told_for_any_tunnel() -> None:
@@ -148,16 +148,16 @@ def test_where_the_sum_inside_begins_is_told_for_any_tunnel() -> None:
     frame = eth(ip(4, 17, geneve(unfinished, check)))
     begins = 34 + 20 + 34
     told = VnetHeader(VNET_NEEDS_CSUM, 0, 0, 0, begins, 16)
-    assert judge(frame, vnet=told).state is Checksum.PARTIAL
-    assert judge(frame, vnet=VnetHeader(0, 0, 0, 0, begins, 16)).state is Checksum.BAD
-    assert judge(frame[:-1] + b"!", vnet=told).state is Checksum.PARTIAL, "still to be summed"
-    assert judge(frame[:60] + b"!" + frame[61:], vnet=told).state is Checksum.BAD
+    assert classify(frame, vnet=told).state is Checksum.PARTIAL
+    assert classify(frame, vnet=VnetHeader(0, 0, 0, 0, begins, 16)).state is Checksum.BAD
+    assert classify(frame[:-1] + b"!", vnet=told).state is Checksum.PARTIAL, "still to be summed"
+    assert classify(frame[:60] + b"!" + frame[61:], vnet=told).state is Checksum.BAD
 
 
 @pytest.mark.parametrize("port", [4789, 8472, 6081, 53])
 def test_without_a_sum_over_ipv6_only_a_tunnels_datagram_is_absent(port: int) -> None:
     body = vxlan(inside(4, 6, "valid"))
     body = body[:2] + port.to_bytes(2, "big") + body[4:]
-    assert judge(eth(ip(4, 17, body))).state is Checksum.ABSENT
+    assert classify(eth(ip(4, 17, body))).state is Checksum.ABSENT
     expected = Checksum.BAD if port == 53 else Checksum.ABSENT
-    assert judge(eth(ip(6, 17, body))).state is expected
+    assert classify(eth(ip(6, 17, body))).state is expected

@@ -22,7 +22,7 @@ from labctl.topology import load as load_topology
 from labctl.topology.graph import find_path
 from labctl.topology.points import ObservationPoint
 from labctl.tracing.follow import follow
-from labctl.tracing.packet_trace import Journey
+from labctl.tracing.packet_trace import PacketTrace
 from report_records import FLAG, LOST, VALID, XEN, arm, record, xen_record
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\" ' & </title></style>"
@@ -35,7 +35,7 @@ def page_of(directory: Path) -> str:
 
 def recorded(root: Path, arms: list[ArmResult], **rest: Any) -> Path:
     with Recorder.create("mine", root) as recorder:
-        recorder.finish(report_records.judge(recorder, arms, **rest))
+        recorder.finish(report_records.classify(recorder, arms, **rest))
     return recorder.path
 
 
@@ -94,9 +94,11 @@ def test_the_page_names_the_culprit_first(tmp_path: Path) -> None:
     assert "works with namespace" in text_of(html)
 
 
-def test_two_journeys_whose_only_difference_is_the_flag_stand_side_by_side(tmp_path: Path) -> None:
+def test_two_packet_traces_whose_only_difference_is_the_flag_stand_side_by_side(
+    tmp_path: Path,
+) -> None:
     text = text_of(page_of(record(tmp_path)))
-    assert "Two journeys, and the flag is all that differs" in text
+    assert "Two packets, and the flag is all that differs" in text
     assert "In both the field is partial at all 8 hops" in text
     assert "from r1:eth1 to the end" in text
     assert "router r1 (eth0 to eth1) ✗ metadata lost here ✓ passed on" in text
@@ -206,7 +208,7 @@ def test_a_record_without_topology_is_drawn_by_its_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"no pcapng at all", b""])
-def test_a_damaged_capture_costs_its_journeys_only(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_capture_costs_its_packet_traces_only(tmp_path: Path, damage: bytes) -> None:
     directory = record(tmp_path)
     (directory / "captures" / capture_name("raw/ipv4")).write_bytes(damage)
     text = text_of(page_of(directory))
@@ -265,14 +267,18 @@ def test_the_command_to_run_it_again_is_there(tmp_path: Path) -> None:
     assert f"labctl results diff {directory.name} last" in text
 
 
-def journeys(states: Sequence[str | None]) -> tuple[list[Journey], tuple[ObservationPoint, ...]]:
+def packet_traces(
+    states: Sequence[str | None],
+) -> tuple[list[PacketTrace], tuple[ObservationPoint, ...]]:
     path = find_path(load_topology(find("router-hop.yaml")), "vm1", "vm2").points
     return follow(Evidence(tuple(report_records.seen(states))), path, lambda _packet: True), path
 
 
-def test_journeys_without_a_record_have_a_page_too() -> None:
-    found, path = journeys([FLAG] * 4 + [LOST] * 4)
-    html = page.render_journeys("trace <b>", "lost & found", found * 2, path, notes=["<i>note"])
+def test_packet_traces_without_a_record_have_a_page_too() -> None:
+    found, path = packet_traces([FLAG] * 4 + [LOST] * 4)
+    html = page.render_packet_traces(
+        "trace <b>", "lost & found", found * 2, path, notes=["<i>note"]
+    )
     Checker(html)
     assert "<h1>lost &amp; found</h1>" in html
     assert "trace &lt;b&gt;" in html
@@ -282,8 +288,8 @@ def test_journeys_without_a_record_have_a_page_too() -> None:
     assert "needs_csum" in text
 
 
-def test_no_journeys_are_a_page_that_says_so() -> None:
-    html = page.render_journeys("trace", "nothing came", [], ())
+def test_no_packet_traces_are_a_page_that_says_so() -> None:
+    html = page.render_packet_traces("trace", "nothing came", [], ())
     Checker(html)
     assert "No packet was seen." in html
 
@@ -304,12 +310,12 @@ def test_no_journeys_are_a_page_that_says_so() -> None:
     ],
 )
 def test_a_trace_is_told_in_one_sentence(count: int, bad: int, told: str) -> None:
-    found, _ = journeys([FLAG] * 4 + [LOST] * 4)
+    found, _ = packet_traces([FLAG] * 4 + [LOST] * 4)
     assert finding.traced(count, found * bad).startswith(told)
 
 
 def test_a_packet_that_was_not_seen_again_is_said_to_be_so() -> None:
-    found, _ = journeys([FLAG] * 4 + [None] * 4)
+    found, _ = packet_traces([FLAG] * 4 + [None] * 4)
     assert "was not seen again in router r1 (eth0 to eth1)" in finding.traced(1, found)
 
 
@@ -378,7 +384,10 @@ def test_a_run_that_was_given_up_gives_the_reason_and_not_that_of_a_single_check
 ) -> None:
     seen = Check("count", Verdict.PASS, "1", "1")
     raised = Check("experiment", Verdict.SKIP, "to be tried", "no such NIC here")
-    arms = [ArmResult.judge("a", "", [seen, SKIPPED]), ArmResult.judge("skipped", "", [raised])]
+    arms = [
+        ArmResult.judge("a", "", [seen, SKIPPED]),
+        ArmResult.judge("skipped", "", [raised]),
+    ]
     text = text_of(page_of(recorded(tmp_path, arms, given_up=True)))
     assert "Not tried: no such NIC here." in text
     assert "It was not tried to its end." in text
@@ -392,7 +401,7 @@ def test_a_capture_that_several_arms_of_an_older_record_wrote_to_speaks_for_none
     for name in ("raw/ipv4", "own/ipv4"):
         pcapng.write(directory / "captures" / capture_name(name), report_records.seen([FLAG] * 8))
     found = gather.from_record(directory, load(directory.name, directory.parent)).arms
-    assert [bool(one.journeys) for one in found] == [False, False, True]
+    assert [bool(one.packet_traces) for one in found] == [False, False, True]
     assert "another arm wrote to the same capture" in text_of(page_of(directory))
 
 
@@ -421,7 +430,7 @@ def test_what_html_cannot_hold_is_spelled_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 300])
-def test_an_arm_whose_name_no_file_can_have_costs_its_journeys_only(
+def test_an_arm_whose_name_no_file_can_have_costs_its_packet_traces_only(
     tmp_path: Path, name: str
 ) -> None:
     folder = record(tmp_path, versions=(4,))

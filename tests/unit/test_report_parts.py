@@ -32,14 +32,14 @@ def test_evidence_comes_back_from_a_capture_as_it_was_judged(tmp_path: Path) -> 
     after = pcapng.read(file)
     assert [hop.hop for hop in after.hops] == list(HOPS)
     for old, new in zip(before, after.hops, strict=True):
-        assert [s.judgement for s in old.sightings] == [s.judgement for s in new.sightings]
-        assert [(s.time_ns, s.direction) for s in old.sightings] == [
-            (s.time_ns, s.direction) for s in new.sightings
+        assert [s.judgement for s in old.observations] == [s.judgement for s in new.observations]
+        assert [(s.time_ns, s.direction) for s in old.observations] == [
+            (s.time_ns, s.direction) for s in new.observations
         ]
         assert new.complete
-    first = after["vm1:eth0"].sightings[0].judgement
+    first = after["vm1:eth0"].observations[0].judgement
     assert (first.state, first.metadata) == (Checksum.PARTIAL, Metadata.NEEDS_CSUM)
-    assert after["r1:eth1"].sightings[0].judgement.lost
+    assert after["r1:eth1"].observations[0].judgement.lost
 
 
 def test_a_cut_hop_comes_back_as_a_cut_one(tmp_path: Path) -> None:

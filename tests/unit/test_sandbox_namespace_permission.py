@@ -39,7 +39,7 @@ def status(host: Path, **fields: str) -> None:
     )
 
 
-def knob(host: Path, name: str, value: str) -> None:
+def fix(host: Path, name: str, value: str) -> None:
     path = host / "sys" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{value}\n")
@@ -60,9 +60,9 @@ def knob(host: Path, name: str, value: str) -> None:
 def test_a_setting_that_forbids_is_named_with_what_it_should_be(
     host: Path, name: str, good: str, bad: str, better: str
 ) -> None:
-    knob(host, name, good)
+    fix(host, name, good)
     assert "sysctl" not in namespace_permission.hint(DENIED)
-    knob(host, name, bad)
+    fix(host, name, bad)
     assert f"sysctl -w {better} " in namespace_permission.hint(DENIED)
 
 
@@ -78,7 +78,7 @@ def test_a_setting_that_forbids_is_named_with_what_it_should_be(
 def test_where_apparmor_lets_a_namespace_be_made_and_nothing_be_done_in_it_it_is_named(
     host: Path, said: str
 ) -> None:
-    knob(host, "kernel/apparmor_restrict_unprivileged_userns", "1")
+    fix(host, "kernel/apparmor_restrict_unprivileged_userns", "1")
     assert "apparmor_restrict_unprivileged_userns=0" in namespace_permission.hint(said)
 
 

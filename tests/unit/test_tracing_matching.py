@@ -14,7 +14,7 @@ from labctl.tracing.matching import Seen, match, prepare
 
 
 def seen(*packets: tuple[int, Pkt], name: str = "x") -> list[Seen]:
-    return prepare(hop(name, packets).sightings)
+    return prepare(hop(name, packets).observations)
 
 
 def pairs(before: list[Seen], after: list[Seen], slack_ns: int = 0) -> list[tuple[int, int]]:
@@ -134,7 +134,7 @@ def test_a_guests_clock_lies_between_what_it_sent_and_what_it_got() -> None:
     out, back = Pkt(), Pkt(src="10.0.2.2", dst="10.0.1.1")
     inside = hop("vm1:eth0", [(0, out)], out=True, clock_ns=ahead)
     more = hop("vm1:eth0", [(900, back)], clock_ns=ahead)
-    inside = replace(inside, sightings=inside.sightings + more.sightings)
+    inside = replace(inside, observations=inside.observations + more.observations)
     clock = guest_clock(inside, hop("vm1-eth0", [(100, out), (700, back)]))
     assert abs(clock.offset_ns - ahead) <= clock.slack_ns <= 200_000
     # Seen one way only, the offset is bounded; with nothing in common it is a guess.
@@ -149,6 +149,6 @@ def test_a_guests_clock_lies_between_what_it_sent_and_what_it_got() -> None:
 
 def test_what_is_no_ip_packet_is_left_out() -> None:
     arp = hop("x", [(0, DATA)])
-    record = replace(arp.sightings[0].record, frame=bytes(12) + b"\x08\x06" + bytes(28))
-    other = replace(arp.sightings[0], record=record, judgement=record.judge())
+    record = replace(arp.observations[0].record, frame=bytes(12) + b"\x08\x06" + bytes(28))
+    other = replace(arp.observations[0], record=record, judgement=record.classify())
     assert prepare([other]) == []

@@ -1,4 +1,4 @@
-"""A record tells the journeys that its run was judged by: none is followed in another way."""
+"""A record tells the packet traces that its run was judged by: none is followed in another way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from tracing_frames import LOST, MS, PATH, VALID, Pkt, along, evidence, hop, tun
 from labctl.capture import pcapng
 from labctl.capture.session import Evidence
 from labctl.events import silent
-from labctl.experiments.evidence import Step, Wanted, check_states, culprit, everywhere, walk
+from labctl.experiments.evidence import (
+    PacketSelector,
+    Step,
+    check_states,
+    everywhere,
+    fault_location,
+    walk,
+)
 from labctl.experiments.run_context import Arm
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.report.gather import from_record
@@ -22,17 +29,17 @@ from labctl.results import Recorder
 from labctl.results.recorder import TOPOLOGY
 from labctl.topology import find, load, serialize
 from labctl.tracing.follow import follow
-from labctl.tracing.packet_trace import Happening
+from labctl.tracing.packet_trace import HopEvent
 from labctl.tracing.recorded import first_of, follow_along
-from report_records import judge
+from report_records import classify
 
 SYN = Pkt()
 AGAIN = replace(SYN, ip_id=2)
 DATAGRAM = Pkt(number=17, dport=4007, payload=b"right")
 ANSWER = Pkt("10.0.2.2", "10.0.1.1", 22, 40000, flags=0x12, ack=1)
-ENDS = Wanted("SYN vm1 to vm2", "SYN", "10.0.1.1", "10.0.2.2", 22)
-BACK = Wanted("SYN-ACK vm2 to vm1", "SYN-ACK", "10.0.2.2", "10.0.1.1", 22)
-SENT = Wanted("UDP vm1 to vm2", "UDP", "10.0.1.1", "10.0.2.2", 4007)
+ENDS = PacketSelector("SYN vm1 to vm2", "SYN", "10.0.1.1", "10.0.2.2", 22)
+BACK = PacketSelector("SYN-ACK vm2 to vm1", "SYN-ACK", "10.0.2.2", "10.0.1.1", 22)
+SENT = PacketSelector("UDP vm1 to vm2", "UDP", "10.0.1.1", "10.0.2.2", 4007)
 
 
 def super_datagram() -> Evidence:
@@ -119,7 +126,8 @@ def seen_by_an_experiment() -> Evidence:
     back = evidence([[None] * 8, along(ANSWER, **VALID)], path=PATH[::-1], gap=1_500_000)
     return Evidence(
         tuple(
-            replace(one, sightings=(*one.sightings, *back[one.hop].sightings)) for one in there.hops
+            replace(one, observations=(*one.observations, *back[one.hop].observations))
+            for one in there.hops
         )
     )
 
@@ -142,31 +150,32 @@ def test_a_verdict_and_the_report_of_its_record_are_of_the_same_steps(tmp_path: 
         arm.keep(seen)
         topology = serialize.to_json(load(find("router-hop.yaml")))
         (recorder.path / TOPOLOGY).write_text(json.dumps(topology))
-        run = judge(recorder, [arm.result()])
+        run = classify(recorder, [arm.result()])
         recorder.finish(run)
     (told,) = from_record(recorder.path, run).arms
     assert told.path == PATH
     for wanted, check in zip(ways, told.result.checks, strict=True):
-        journey = told.first(wanted.kind)
-        assert journey is not None
-        assert [step.to_json() for step in journey.steps] == data(ways[wanted])
+        packet_trace = told.first(wanted.kind)
+        assert packet_trace is not None
+        assert [step.to_json() for step in packet_trace.steps] == data(ways[wanted])
         assert [line.partition(" (")[0] for line in check.evidence] == [
-            f"{step.hop}: {ways[wanted][number].state}" for number, step in enumerate(journey.steps)
+            f"{step.hop}: {ways[wanted][number].state}"
+            for number, step in enumerate(packet_trace.steps)
         ]
-        if journey.harm:
-            assert culprit(ways[wanted]) == journey.where
+        if packet_trace.fault:
+            assert fault_location(ways[wanted]) == packet_trace.where
     answer = told.first("SYN-ACK")
     assert answer is not None
-    assert [step.happened for step in answer.steps][4] is Happening.COMPLETED
-    assert [one.kind for one in told.journeys].count("SYN-ACK") == 1, "one way only"
+    assert [step.happened for step in answer.steps][4] is HopEvent.COMPLETED
+    assert [one.kind for one in told.packet_traces].count("SYN-ACK") == 1, "one way only"
 
 
 def test_which_way_a_packet_goes_is_known_where_its_sender_was_not_heard() -> None:
     seen = seen_by_an_experiment()
-    deaf = Evidence((replace(seen.hops[0], sightings=()), *seen.hops[1:]))
+    deaf = Evidence((replace(seen.hops[0], observations=()), *seen.hops[1:]))
     assert {one.kind for one in follow_along(deaf, PATH)} == {"SYN", "UDP"}
     assert {one.kind for one in follow_along(deaf, PATH[::-1])} == {"SYN-ACK"}
-    outside = Evidence((seen.hops[0], *(replace(one, sightings=()) for one in seen.hops[1:])))
+    outside = Evidence((seen.hops[0], *(replace(one, observations=()) for one in seen.hops[1:])))
     assert {one.kind for one in follow_along(outside, PATH[::-1])} == {"SYN-ACK"}
 
 

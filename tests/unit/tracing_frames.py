@@ -1,4 +1,4 @@
-"""Packets and captures made by hand, for journeys: a packet is changed as a hop would change it."""
+"""Packets and captures made by hand: a packet is changed as a hop would change it."""
 
 from __future__ import annotations
 
@@ -167,10 +167,10 @@ def tunnelled() -> Evidence:
         packet = inner if number in (0, 7) else outer
         seen = hop(place.name, [(number * 10, packet)])
         if packet is outer and number < 5:  # the virtio header points at the inner checksum
-            record = seen.sightings[0].record
+            record = seen.observations[0].record
             vnet = replace(record.vnet, csum_start=begins + 34, csum_offset=16)
             record = replace(record, vnet=vnet)
-            sighting = replace(seen.sightings[0], record=record, judgement=record.judge())
-            seen = replace(seen, sightings=(sighting,))
+            observation = replace(seen.observations[0], record=record, judgement=record.classify())
+            seen = replace(seen, observations=(observation,))
         hops.append(seen)
     return Evidence(tuple(hops))

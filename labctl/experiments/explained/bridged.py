@@ -54,7 +54,7 @@ BRIDGED = Explanation(
         ),
     ),
     evidence=_COMMON,
-    cures=(),
+    workarounds=(),
     other="xen-bridged",
     limits=(
         "A frame that GRO has merged looks partial even where offload is off; SYN, SYN-ACK and "
@@ -105,7 +105,7 @@ XEN_BRIDGED = Explanation(
         "The two flags together do not contradict each other: the data was not damaged, and the "
         "field is not filled in.",
     ),
-    cures=(),
+    workarounds=(),
     other="bridged",
     limits=(
         "xenvif_tx_submit() and xenvif_rx_data_slot() are inlined in Debian's dom0 kernel. To see "

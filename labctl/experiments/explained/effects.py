@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from labctl.experiments.explained.bridged import WHOLE
-from labctl.experiments.explained.model import Arm, Cure, Way
+from labctl.experiments.explained.model import Arm, Way, Workaround
 from labctl.experiments.explained.prose import prose
 from labctl.experiments.explained.router_hop import ROUTER_HOP
 
@@ -36,7 +36,9 @@ EFFECTS = replace(
         "off is expected to finish its sums, a TAP or vif where it is off to get them finished.",
     ),
     useless=(
-        Cure("an effect declared otherwise", "the experiment fails: it is held against each hop"),
+        Workaround(
+            "an effect declared otherwise", "the experiment fails: it is held against each hop"
+        ),
     ),
     other="",
     limits=(

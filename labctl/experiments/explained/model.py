@@ -82,7 +82,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Cure:
+class Workaround:
     """Something that makes it work, and its price."""
 
     how: str
@@ -104,8 +104,8 @@ class Explanation:
     arms: tuple[Arm, ...]
     evidence: tuple[str, ...]
     """What else must be seen, beside the states at the hops."""
-    cures: tuple[Cure, ...]
-    useless: tuple[Cure, ...] = ()
+    workarounds: tuple[Workaround, ...]
+    useless: tuple[Workaround, ...] = ()
     """What people try and what comes of it; `cost` says why it does not help."""
     other: str = ""
     """The experiment that tells the same of the other story."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from labctl.experiments.explained.bridged import FINISHED, WHOLE
-from labctl.experiments.explained.model import Arm, Cell, Cure, Explanation, Role, Stage, Way
+from labctl.experiments.explained.model import Arm, Cell, Explanation, Role, Stage, Way, Workaround
 from labctl.experiments.explained.prose import prose
 from labctl.experiments.explained.router_hop import LOST
 from labctl.experiments.explained.stages import FROM_HOST, KNOWN, PARTIAL, RECEIVER, SENDER
@@ -233,20 +233,20 @@ OFFLOAD = Explanation(
         "still says rx-checksumming: on [fixed] with guest_csum off.",
         "Where SSH hangs, TcpInCsumErrors grows in vm2, or in vm1 where only vm2's answer is lost.",
     ),
-    cures=(
-        Cure(
+    workarounds=(
+        Workaround(
             "tx off in both guests",
             "a pass over every packet in each guest; TSO is off with it, so bulk costs more",
         ),
-        Cure(
+        Workaround(
             "csum='off' on both virtio devices",
             "the same, and a restart; holds whatever runs inside",
         ),
     ),
     useless=(
-        Cure("one end alone", "the answer must come back, too"),
-        Cure("the receiver's side (TAP tx off, guest_csum off)", "it is behind the loss"),
-        Cure("TSO and GSO off", "it decides the size of frames, not who sums them"),
+        Workaround("one end alone", "the answer must come back, too"),
+        Workaround("the receiver's side (TAP tx off, guest_csum off)", "it is behind the loss"),
+        Workaround("TSO and GSO off", "it decides the size of frames, not who sums them"),
     ),
     other="xen-offload",
 )  # fmt: skip
@@ -338,19 +338,19 @@ XEN_OFFLOAD = Explanation(
         "rx_gso_checksum_fixup stays 0 at netfront (ethtool -S eth0) and netback (ethtool -S on "
         "the vif) while both ends are Linux's: they mark every GSO frame csum_blank.",
     ),
-    cures=(
-        Cure(
+    workarounds=(
+        Workaround(
             "in the guest: tc with action csum, TSO and GSO off",
             "sch_ingress, cls_matchall, act_csum; a pass over every packet, no super-frames",
         ),
-        Cure(
+        Workaround(
             "in dom0: tx off on the device that feeds whatever loses the note",
             "dom0's CPU sums for all guests behind it, and cuts super-frames",
         ),
     ),
     useless=(
-        Cure("ethtool -K eth0 tx off in a netfront guest", "works for IPv6, not for IPv4"),
-        Cure("TSO and GSO off alone", "sums are left open as before"),
+        Workaround("ethtool -K eth0 tx off in a netfront guest", "works for IPv6, not for IPv4"),
+        Workaround("TSO and GSO off alone", "sums are left open as before"),
     ),
     other="offload",
     limits=(

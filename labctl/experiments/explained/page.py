@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from labctl.experiments.explained.drawing import beside, draw
-from labctl.experiments.explained.model import KERNEL, Arm, Cell, Cure, Stage, Story
+from labctl.experiments.explained.model import KERNEL, Arm, Cell, Stage, Story, Workaround
 from labctl.experiments.explained.resolve import Drawn, Told
 
 WIDTH = 100
@@ -29,7 +29,7 @@ def lines(told: Told) -> list[str]:
     page += _section(f"HOP BY HOP (Linux {KERNEL})", _stages(told))
     page += _section("WHAT EACH ARM MUST SHOW", _arms(told))
     page += _section("AND BESIDE THAT", _points(own.evidence))
-    page += _section("WHAT MENDS IT, AND WHAT THAT COSTS", _cures(own.cures, "costs: "))
+    page += _section("WHAT MENDS IT, AND WHAT THAT COSTS", _cures(own.workarounds, "costs: "))
     page += _section("WHAT DOES NOT", _cures(own.useless, ""))
     page += _section("LIMITS", _points(own.limits))
     page += _section("FUNCTIONS", _functions(told))
@@ -51,11 +51,11 @@ def _points(texts: Iterable[str]) -> list[str]:
     return [line for text in texts for line in _text(f"- {text}", indent=2)]
 
 
-def _cures(cures: Iterable[Cure], word: str) -> list[str]:
+def _cures(workarounds: Iterable[Workaround], word: str) -> list[str]:
     found = []
-    for cure in cures:
-        found += _text(f"- {cure.how}", indent=2)
-        found += [f"    {line}" for line in _text(f"{word}{cure.cost}", WIDTH - INDENT - 4)]
+    for workaround in workarounds:
+        found += _text(f"- {workaround.how}", indent=2)
+        found += [f"    {line}" for line in _text(f"{word}{workaround.cost}", WIDTH - INDENT - 4)]
     return found
 
 
@@ -119,8 +119,8 @@ def _arms(told: Told) -> list[str]:
         found += [*_table(told, list(group)), ""]
     found = [*_text(PACKET), "", *found]
     for arm in own.arms:
-        fate = f" SSH {arm.ssh}:" if arm.ssh else ""
-        found += _text(f"{arm.name}: {arm.change}.{fate} {arm.why}.", indent=2)
+        outcome = f" SSH {arm.ssh}:" if arm.ssh else ""
+        found += _text(f"{arm.name}: {arm.change}.{outcome} {arm.why}.", indent=2)
         if len(own.arms) > MOST_ARMS:
             found += [f"    {line}" for line in _runs(told, arm)]
     return found

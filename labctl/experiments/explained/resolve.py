@@ -113,7 +113,7 @@ class Told:
                 for arm in own.arms
             ],
             "evidence": list(own.evidence),
-            "cures": [{"how": one.how, "cost": one.cost} for one in own.cures],
+            "cures": [{"how": one.how, "cost": one.cost} for one in own.workarounds],
             "useless": [{"how": one.how, "why": one.cost} for one in own.useless],
             "limits": list(own.limits),
             "functions": [
@@ -151,8 +151,8 @@ def texts(explanation: Explanation) -> list[str]:
         found += [cell.note for cell in stage.cells.values()]
     for arm in explanation.arms:
         found += [arm.change, arm.why]
-    for cure in (*explanation.cures, *explanation.useless):
-        found += [cure.how, cure.cost]
+    for workaround in (*explanation.workarounds, *explanation.useless):
+        found += [workaround.how, workaround.cost]
     return found
 
 

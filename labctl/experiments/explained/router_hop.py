@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from labctl.experiments.explained.bridged import FINISHED, WHOLE
-from labctl.experiments.explained.model import Arm, Cell, Cure, Explanation, Role, Stage, Way
+from labctl.experiments.explained.model import Arm, Cell, Explanation, Role, Stage, Way, Workaround
 from labctl.experiments.explained.prose import prose
 from labctl.experiments.explained.stages import (
     BRIDGE,
@@ -217,22 +217,22 @@ _EVIDENCE = (
     "open one hangs: resets are summed in software there, a SYN-ACK is not.",
 )
 
-_KEEP = Cure(
+_KEEP = Workaround(
     f"keep the header: PACKET_VNET_HDR on both sockets of the program (kind {RawVnet.name})",
     "ten bytes more to copy; super-frames of GSO come whole, far beyond the MTU",
 )
-_KERNEL = Cure(
+_KERNEL = Workaround(
     f"let the kernel forward (kind {Namespace.name})", "the program no longer sees the packets"
 )
-_BEFORE = Cure(
+_BEFORE = Workaround(
     "finish the sums before the program reads: ethtool -K tx off on r1-eth0 and r1-eth1",
     "skb_checksum_help() for every packet to the router, and GSO cuts super-frames there",
 )
-_SELF = Cure(
+_SELF = Workaround(
     "finish the sums in the program, for what comes with TP_STATUS_CSUMNOTREADY",
     "a pass over every packet in user space, and code that must know all protocols",
 )
-_GUESTS = Cure(
+_GUESTS = Workaround(
     "ethtool -K eth0 tx off in both guests",
     "every packet is summed in the guest, and TSO goes with it (netdev_fix_features())",
 )
@@ -248,14 +248,14 @@ ROUTER_HOP = Explanation(
     stages=_STAGES,
     arms=(*_ARMS, _TX_OFF),
     evidence=_EVIDENCE,
-    cures=(_KEEP, _KERNEL, _BEFORE, _GUESTS, _SELF),
+    workarounds=(_KEEP, _KERNEL, _BEFORE, _GUESTS, _SELF),
     useless=(
-        Cure("tx off in one guest", "the loss moves to the other guest's answers"),
-        Cure(
+        Workaround("tx off in one guest", "the loss moves to the other guest's answers"),
+        Workaround(
             "tx off on the guests' TAPs",
             "it finishes what still has its note; behind the copy none has",
         ),
-        Cure("TSO and GSO off", "a SYN is no super-frame; its sum is left open all the same"),
+        Workaround("TSO and GSO off", "a SYN is no super-frame; its sum is left open all the same"),
     ),
     other="xen-router-hop",
 )
@@ -276,22 +276,22 @@ XEN_ROUTER_HOP = Explanation(
         f"receiver behind {Raw.name}, and in every response behind {Namespace.name} and "
         f"{RawVnet.name}.",
     ),
-    cures=(
+    workarounds=(
         _KEEP,
         _KERNEL,
         _BEFORE,
-        Cure(
+        Workaround(
             "finish the sums in the guests: tc … egress … action csum, TSO and GSO off",
             "tcf_csum_act() for every packet, and no super-frames; see xen-offload",
         ),
         _SELF,
     ),
     useless=(
-        Cure(
+        Workaround(
             "ethtool -K eth0 tx off in the guests",
             "over IPv4 netfront keeps its offload on: on [requested off]; over IPv6 it does go off",
         ),
-        Cure(
+        Workaround(
             "tx off on the guests' vifs",
             "it finishes what still has its note; behind the copy none has",
         ),

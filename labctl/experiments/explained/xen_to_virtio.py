@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from labctl.experiments.explained.bridged import FINISHED, WHOLE
-from labctl.experiments.explained.model import Arm, Cell, Cure, Explanation, Stage, Story, Way
+from labctl.experiments.explained.model import Arm, Cell, Explanation, Stage, Story, Way, Workaround
 from labctl.experiments.explained.prose import prose
 from labctl.experiments.explained.router_hop import (
     NAMESPACE,
@@ -144,17 +144,21 @@ XEN_TO_VIRTIO = Explanation(
         "Behind raw: TcpInCsumErrors of the receiving guest grows. The answer's way is the same "
         "one backwards, with NEEDS_CSUM first and csum_blank last.",
     ),
-    cures=(
-        Cure(f"keep the header in the router (kind {RawVnet.name})", "ten bytes more to copy"),
-        Cure(
+    workarounds=(
+        Workaround(
+            f"keep the header in the router (kind {RawVnet.name})", "ten bytes more to copy"
+        ),
+        Workaround(
             "an uplink that finishes sums (e1000, a real NIC)",
             "it mends what leaves the Xen host, not what comes to it: the other end must do its "
             "own (tx off in the QEMU guest)",
         ),
     ),
     useless=(
-        Cure("tx off in the QEMU guest alone", "it mends the answers, not the Xen guest's packets"),
-        Cure("tx off in the Xen guest", "no effect over IPv4; see xen-offload"),
+        Workaround(
+            "tx off in the QEMU guest alone", "it mends the answers, not the Xen guest's packets"
+        ),
+        Workaround("tx off in the Xen guest", "no effect over IPv4; see xen-offload"),
     ),
 )
 

@@ -9,7 +9,7 @@ from random import Random
 from inspect_files import any_frame
 from test_inspect_vector import check as agree
 
-from labctl.capture.session import Evidence, HopEvidence, Sighting
+from labctl.capture.session import Evidence, HopEvidence, Observation
 from labctl.capture.stream import Record, Trailer
 from labctl.packet import link_types
 from labctl.packet.af_packet import PACKET_OUTGOING
@@ -70,23 +70,23 @@ def check(data: bytes) -> None:
             agree(some, link)
     except AssertionError as differ:
         raise WrongError(f"arrays and judge disagree: {differ}"[:1000]) from differ
-    seen: list[list[Sighting]] = [[] for _ in PATH]
+    seen: list[list[Observation]] = [[] for _ in PATH]
     for number, record in found:
-        judgement = record.judge(1500)
+        judgement = record.classify(1500)
         if not judgement.describe().isprintable():
             raise WrongError(f"a frame's words: {judgement.describe()!r}")
         if judgement.lost and judgement.flow is None:
             raise WrongError("a lost packet of no flow")
         decapsulate(record.frame, judgement.packet)
-        seen[number].append(Sighting(PATH[number].name, record, judgement))
+        seen[number].append(Observation(PATH[number].name, record, judgement))
     hops = tuple(
         HopEvidence(hop.name, tuple(some), None, Trailer(len(some), 0, len(some), 0, 0))
         for hop, some in zip(PATH, seen, strict=True)
     )
-    journeys = follow(Evidence(hops), PATH, lambda _packet: True)
-    for journey, count in summary(journeys):
-        if count < 1 or not journey.steps:
-            raise WrongError("a journey of nothing")
+    packet_traces = follow(Evidence(hops), PATH, lambda _packet: True)
+    for packet_trace, count in summary(packet_traces):
+        if count < 1 or not packet_trace.steps:
+            raise WrongError("a packet trace of nothing")
 
 
 def packed(link: int, some: Sequence[tuple[int, bytes, int]], rng: Random) -> bytes:

@@ -34,7 +34,7 @@ TOKENS = [b"null", b'"x"', b"-1", b"1e999", b"[]", b"{}", b"\xff\xff\xff\xff", b
 def observe(data: bytes) -> None:
     """Read and judge a stream as every capture does."""
     evidence = judged("vm1:eth0", parse_stream(data))
-    for seen in evidence.sightings:
+    for seen in evidence.observations:
         seen.judgement.describe()
     _ = evidence.complete, evidence.drops, evidence.clock_offset_ns
 

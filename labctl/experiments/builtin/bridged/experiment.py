@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
-from labctl.experiments.expectations import check_crossing
+from labctl.experiments.expectations import check_traffic
 from labctl.experiments.model import experiment
 from labctl.experiments.run_context import Arm, Trial
 from labctl.experiments.software_checksums import finishing
 from labctl.experiments.text_tables import table
-from labctl.experiments.traffic_run import Crossing, cross
+from labctl.experiments.traffic_run import TrafficRun, run_traffic
 from labctl.experiments.variants import Case
 from labctl.topology.expected import Ends
 
@@ -26,7 +26,7 @@ takes it. tcpdump shows the field alone, hence "incorrect". Nothing is wrong, an
 """
 
 
-def _story(found: Mapping[str, Crossing]) -> list[str]:
+def _story(found: Mapping[str, TrafficRun]) -> list[str]:
     columns = {COLUMNS[name]: (one.steps(one.syn), one.ssh) for name, one in found.items()}
     return ["vm1 ── lan ── vm2", "", *table(columns), *EXPLANATION.splitlines()]
 
@@ -46,12 +46,12 @@ def _describe(case: Case) -> str:
     describe=_describe,
     story=_story,
 )
-def bridged(trial: Trial, arm: Arm, case: Case) -> Crossing:
+def bridged(trial: Trial, arm: Arm, case: Case) -> TrafficRun:
     """Two guests on one bridge: SSH works with unfinished checksums; shows why."""
     finishers = GUESTS if case.name == CONTROL else ()
     with contextlib.ExitStack() as stack:
         for name in finishers:
             stack.enter_context(finishing(trial.lab.node(name)))
-        crossing = cross(trial, arm, *GUESTS, case["ip"], with_ping=not finishers)
-    check_crossing(arm, crossing, Ends(finished_by=finishers))
-    return crossing
+        traffic = run_traffic(trial, arm, *GUESTS, case["ip"], with_ping=not finishers)
+    check_traffic(arm, traffic, Ends(finished_by=finishers))
+    return traffic

@@ -12,7 +12,7 @@ from labctl.experiments.expectations import check_path
 from labctl.experiments.model import experiment
 from labctl.experiments.run_context import Arm, Trial
 from labctl.experiments.text_tables import table
-from labctl.experiments.traffic_run import Crossing
+from labctl.experiments.traffic_run import TrafficRun
 from labctl.experiments.variants import Axis, Case
 from labctl.kinds import registry
 from labctl.topology import Topology
@@ -80,7 +80,7 @@ def _describe(case: Case) -> str:
     return pair.what
 
 
-def _story(found: Mapping[str, Crossing]) -> list[str]:
+def _story(found: Mapping[str, TrafficRun]) -> list[str]:
     lines = [
         "What a packet is at each hop follows from what its sender left and what each element on",
         "its way does to an unfinished checksum: it keeps the note, loses it, completes the sum,",
@@ -102,7 +102,7 @@ def _story(found: Mapping[str, Crossing]) -> list[str]:
     describe=_describe,
     story=_story,
 )
-def effects(trial: Trial, arm: Arm, case: Case) -> Crossing:
+def effects(trial: Trial, arm: Arm, case: Case) -> TrafficRun:
     """Any topology: every hop shows what the kinds on the way are said to do to checksums."""
     pair: Pair = case["pair"]
     return check_path(trial, arm, pair.source, pair.destination, case["ip"])

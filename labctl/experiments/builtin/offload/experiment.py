@@ -10,11 +10,11 @@ from labctl.experiments.expectations import check_packet, expected_of
 from labctl.experiments.model import experiment
 from labctl.experiments.run_context import Arm, Trial
 from labctl.experiments.traffic_run import (
-    Crossing,
+    TrafficRun,
     check_answer,
     check_in_effect,
     check_no_errors,
-    cross,
+    run_traffic,
 )
 from labctl.experiments.variants import Case
 from labctl.kinds.forwarders.raw import Raw
@@ -96,9 +96,9 @@ def offload(trial: Trial, arm: Arm, case: Case) -> str:
     _restart(trial.lab, setting, interface)
     with _applied(trial.lab, setting, interface):
         _check_effect(arm, trial.lab, setting, interface)
-        crossing = cross(trial, arm, *NODES, 4, interface=interface, with_ping=False)
-    _check(arm, setting, crossing)
-    return crossing.ssh.text if crossing.ssh else ""
+        traffic = run_traffic(trial, arm, *NODES, 4, interface=interface, with_ping=False)
+    _check(arm, setting, traffic)
+    return traffic.ssh.text if traffic.ssh else ""
 
 
 def _restart(lab: Lab, setting: Setting, interface: str) -> None:
@@ -139,28 +139,28 @@ def _check_effect(arm: Arm, lab: Lab, setting: Setting, interface: str) -> None:
             check_in_effect(arm, f"{name} device {feature}", value, bits[feature])
 
 
-def _check(arm: Arm, setting: Setting, crossing: Crossing) -> None:
-    taps = [hop for hop in crossing.path if hop.of_guest and hop.at_bridge]
+def _check(arm: Arm, setting: Setting, traffic: TrafficRun) -> None:
+    taps = [hop for hop in traffic.path if hop.of_guest and hop.at_bridge]
     completing = [tap.name for tap in taps if tap.element in setting.finished_for]
     ends = Ends(setting.finished_by, completing)
     syn, syn_ack, datagram = (
-        expected_of(crossing, wanted, ends)
-        for wanted in (crossing.syn, crossing.syn_ack, crossing.datagram)
+        expected_of(traffic, wanted, ends)
+        for wanted in (traffic.syn, traffic.syn_ack, traffic.datagram)
     )
     works = syn.accepted and syn_ack.accepted
-    check_answer(arm, "ssh", crossing.ssh, works=works)
-    check_answer(arm, "udp", crossing.udp, works=datagram.accepted)
-    check_packet(arm, crossing, crossing.syn, syn, _words)
-    check_packet(arm, crossing, crossing.datagram, datagram, _words)
+    check_answer(arm, "ssh", traffic.ssh, works=works)
+    check_answer(arm, "udp", traffic.udp, works=datagram.accepted)
+    check_packet(arm, traffic, traffic.syn, syn, _words)
+    check_packet(arm, traffic, traffic.datagram, datagram, _words)
     if syn.accepted:  # else nobody answers
-        check_packet(arm, crossing, crossing.syn_ack, syn_ack, _words)
+        check_packet(arm, traffic, traffic.syn_ack, syn_ack, _words)
     if works:
-        check_no_errors(arm, crossing)
+        check_no_errors(arm, traffic)
         return
     blamed = "vm1" if syn.accepted else "vm2"
-    assert crossing.ssh is not None
-    grown = crossing.ssh.grown(blamed, "TcpInCsumErrors")
-    passed = None if crossing.ssh.works is None else grown > 0
+    assert traffic.ssh is not None
+    grown = traffic.ssh.grown(blamed, "TcpInCsumErrors")
+    passed = None if traffic.ssh.works is None else grown > 0
     arm.check(f"TcpInCsumErrors at {blamed}", "grows", f"grew by {grown}", passed)
 
 

@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from labctl.experiments.evidence import culprit
-from labctl.experiments.expectations import check_crossing
+from labctl.experiments.evidence import fault_location
+from labctl.experiments.expectations import check_traffic
 from labctl.experiments.model import experiment
 from labctl.experiments.run_context import Arm, Trial
 from labctl.experiments.software_checksums import finishing
 from labctl.experiments.text_tables import table
-from labctl.experiments.traffic_run import Crossing, cross
+from labctl.experiments.traffic_run import TrafficRun, run_traffic
 from labctl.experiments.variants import Axis, Case
 from labctl.kinds.forwarders.namespace import Namespace
 from labctl.kinds.forwarders.raw import Raw
@@ -40,10 +40,10 @@ class Between:
     """Whether both guests finish their checksums."""
 
 
-def variants(cure: str, what: str) -> Mapping[str, Axis]:
+def variants(workaround: str, what: str) -> Mapping[str, Axis]:
     """Return r1 as each kind, and as the one that copies with guests that finish their sums."""
     between = {kind: Between(kind, words) for kind, words in KINDS.items()}
-    between[f"{Raw.name} {cure}"] = Between(Raw.name, f"{Raw.name}, {what}", finished=True)
+    between[f"{Raw.name} {workaround}"] = Between(Raw.name, f"{Raw.name}, {what}", finished=True)
     return {"between": between, "ip": IP}
 
 
@@ -53,7 +53,7 @@ def describe(case: Case) -> str:
     return between.what
 
 
-def cross_router(trial: Trial, arm: Arm, case: Case) -> Crossing:
+def cross_router(trial: Trial, arm: Arm, case: Case) -> TrafficRun:
     """Cross r1 as a case has it, and check what follows from its kind."""
     between: Between = case["between"]
     finishers = GUESTS if between.finished else ()
@@ -61,18 +61,18 @@ def cross_router(trial: Trial, arm: Arm, case: Case) -> Crossing:
     with contextlib.ExitStack() as stack:
         for name in finishers:
             stack.enter_context(finishing(trial.lab.node(name)))
-        crossing = cross(trial, arm, *GUESTS, case["ip"])
-    check_crossing(arm, crossing, Ends(finished_by=finishers))
-    return crossing
+        traffic = run_traffic(trial, arm, *GUESTS, case["ip"])
+    check_traffic(arm, traffic, Ends(finished_by=finishers))
+    return traffic
 
 
-def lost_at(found: Mapping[str, Crossing]) -> str:
+def lost_at(found: Mapping[str, TrafficRun]) -> str:
     """Name the place where the copying router lost the metadata of the first packet."""
     copied = found[f"{Raw.name}/ipv4"]
-    return culprit(copied.steps(copied.syn)) or "nowhere in this run"
+    return fault_location(copied.steps(copied.syn)) or "nowhere in this run"
 
 
-def tables(found: Mapping[str, Crossing]) -> list[str]:
+def tables(found: Mapping[str, TrafficRun]) -> list[str]:
     """Show the first packet at every hop, a table an IP version, a column a router."""
     lines = []
     for label, version in IP.items():
@@ -86,7 +86,7 @@ def tables(found: Mapping[str, Crossing]) -> list[str]:
     return lines
 
 
-def _story(found: Mapping[str, Crossing]) -> list[str]:
+def _story(found: Mapping[str, TrafficRun]) -> list[str]:
     """Tell it to somebody who meets it for the first time."""
     return [
         "vm1 ── left ── r1 ── right ── vm2",
@@ -119,6 +119,6 @@ def _story(found: Mapping[str, Crossing]) -> list[str]:
     describe=describe,
     story=_story,
 )
-def router_hop(trial: Trial, arm: Arm, case: Case) -> Crossing:
+def router_hop(trial: Trial, arm: Arm, case: Case) -> TrafficRun:
     """A router that copies packets: SSH hangs, ping works; names the hop and proves the cause."""
     return cross_router(trial, arm, case)

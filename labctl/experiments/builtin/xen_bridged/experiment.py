@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labctl.experiments import rings
-from labctl.experiments.expectations import check_crossing
+from labctl.experiments.expectations import check_traffic
 from labctl.experiments.model import experiment
 from labctl.experiments.run_context import Arm, Trial
 from labctl.experiments.software_checksums import finishing
 from labctl.experiments.text_tables import table
-from labctl.experiments.traffic_run import Crossing, cross
+from labctl.experiments.traffic_run import TrafficRun, run_traffic
 from labctl.experiments.variants import Case
 from labctl.lab.watch import watch_flags
 from labctl.sandbox.deadline import Deadline
@@ -44,20 +44,20 @@ virtio header.
 class Shown:
     """What one case found."""
 
-    crossing: Crossing
+    traffic: TrafficRun
     passages: list[rings.Passage]
 
 
 def _story(found: Mapping[str, Shown]) -> list[str]:
     columns = {
-        COLUMNS[name]: (one.crossing.steps(one.crossing.syn), one.crossing.ssh)
+        COLUMNS[name]: (one.traffic.steps(one.traffic.syn), one.traffic.ssh)
         for name, one in found.items()
     }
     lines = ["vm1 ── vm1-eth0 ── lan ── vm2-eth0 ── vm2    (dom0, but for the guests)", ""]
     lines += ["The first packet of SSH (SYN) from vm1 to vm2:", "", *table(columns)]
     for name, one in found.items():
         lines += ["", f"Packet by packet, {COLUMNS[name]}:", ""]
-        senders = {one.crossing.there: "vm1", one.crossing.back: "vm2"}
+        senders = {one.traffic.there: "vm1", one.traffic.back: "vm2"}
         lines += rings.lines(one.passages, senders)
     return [*lines, *EXPLANATION.splitlines()]
 
@@ -84,17 +84,17 @@ def xen_bridged(trial: Trial, arm: Arm, case: Case) -> Shown:
         for name in finishers:
             stack.enter_context(finishing(trial.lab.node(name)))
         shown = _cross(trial, arm, case["ip"], flags=() if finishers else rings.BOTH)
-        check_crossing(arm, shown.crossing, Ends(finished_by=finishers))
+        check_traffic(arm, shown.traffic, Ends(finished_by=finishers))
     return shown
 
 
 def _cross(trial: Trial, arm: Arm, version: int, *, flags: tuple[str, ...]) -> Shown:
     """Cross the bridge while the rings are watched, and check what they say of three packets."""
     with watch_flags(trial.lab, "xen1", VIFS, trial.scratch(f"{arm.name} flags")) as watch:
-        crossing = cross(trial, arm, *GUESTS, version)
+        traffic = run_traffic(trial, arm, *GUESTS, version)
         told = watch.stop(Deadline(STOP_SECONDS, "ending the observer of the flags"))
-    assert crossing.evidence is not None
-    crossed = rings.passages(crossing.evidence, told, VIFS)
-    for wanted in (crossing.syn, crossing.syn_ack, crossing.datagram):
-        rings.check_flags(arm, told, crossed, crossing.steps(wanted), wanted, flags)
-    return Shown(crossing, crossed)
+    assert traffic.evidence is not None
+    crossed = rings.passages(traffic.evidence, told, VIFS)
+    for wanted in (traffic.syn, traffic.syn_ack, traffic.datagram):
+        rings.check_flags(arm, told, crossed, traffic.steps(wanted), wanted, flags)
+    return Shown(traffic, crossed)

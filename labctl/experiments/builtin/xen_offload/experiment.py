@@ -11,12 +11,12 @@ from typing import Any
 from labctl.experiments.builtin.router_hop.experiment import IP
 from labctl.experiments.builtin.xen_offload import gso
 from labctl.experiments.evidence import Step
-from labctl.experiments.expectations import check_crossing
+from labctl.experiments.expectations import check_traffic
 from labctl.experiments.model import experiment
 from labctl.experiments.run_context import Arm, Trial
 from labctl.experiments.software_checksums import finishing
 from labctl.experiments.text_tables import aligned
-from labctl.experiments.traffic_run import Crossing, check_in_effect, cross
+from labctl.experiments.traffic_run import TrafficRun, check_in_effect, run_traffic
 from labctl.experiments.variants import Case
 from labctl.kinds import nics
 from labctl.kinds.base import Effect
@@ -37,14 +37,14 @@ class Rows:
     heads: tuple[str, ...]
     rows: list[list[str]] = field(default_factory=list)
 
-    def add(self, label: str, crossing: Crossing, *, answer: bool = False) -> None:
+    def add(self, label: str, traffic: TrafficRun, *, answer: bool = False) -> None:
         """Add the SYN of a crossing, or its answer."""
-        wanted = crossing.syn_ack if answer else crossing.syn
-        steps = crossing.steps(wanted)
+        wanted = traffic.syn_ack if answer else traffic.syn
+        steps = traffic.steps(wanted)
         if answer:
             steps = steps[::-1]  # in the columns' order
-        fate = crossing.ssh.text if crossing.ssh else ""
-        self.rows.append([label, *(_short(step) for step in steps), "" if answer else fate])
+        outcome = traffic.ssh.text if traffic.ssh else ""
+        self.rows.append([label, *(_short(step) for step in steps), "" if answer else outcome])
 
     @property
     def lines(self) -> list[str]:
@@ -59,13 +59,13 @@ def _short(step: Step) -> str:
     return "partial, LOST" if judgement.lost else str(judgement.state)
 
 
-def _defaults(trial: Trial, arm: Arm, version: int) -> Crossing:
-    crossing = cross(trial, arm, *GUESTS, version, with_ping=False)
-    check_crossing(arm, crossing)
-    return crossing
+def _defaults(trial: Trial, arm: Arm, version: int) -> TrafficRun:
+    traffic = run_traffic(trial, arm, *GUESTS, version, with_ping=False)
+    check_traffic(arm, traffic)
+    return traffic
 
 
-def _guest_tx_off(trial: Trial, arm: Arm, version: int) -> Crossing:
+def _guest_tx_off(trial: Trial, arm: Arm, version: int) -> TrafficRun:
     """Ask both guests to finish their sums: netfront does for IPv6, and will not for IPv4."""
     with contextlib.ExitStack() as stack:
         for name in GUESTS:
@@ -77,9 +77,9 @@ def _guest_tx_off(trial: Trial, arm: Arm, version: int) -> Crossing:
             now = node.features()
             check_in_effect(arm, f"{name} tx-checksum-ipv4", True, now["tx-checksum-ipv4"].active)
             check_in_effect(arm, f"{name} tx-checksum-ipv6", False, now["tx-checksum-ipv6"].active)
-        crossing = cross(trial, arm, *GUESTS, version, with_ping=False)
-    check_crossing(arm, crossing, Ends(finished_by=GUESTS if version == 6 else ()))
-    return crossing
+        traffic = run_traffic(trial, arm, *GUESTS, version, with_ping=False)
+    check_traffic(arm, traffic, Ends(finished_by=GUESTS if version == 6 else ()))
+    return traffic
 
 
 @contextlib.contextmanager
@@ -92,30 +92,30 @@ def _asked(node: Node) -> Iterator[str]:
         node.restore_features(before)
 
 
-def _vif_tx_off(trial: Trial, arm: Arm, version: int) -> Crossing:
+def _vif_tx_off(trial: Trial, arm: Arm, version: int) -> TrafficRun:
     """Let dom0 finish what goes to vm2, and only that: nobody touches vm1's vif."""
     vif = trial.lab.node("vm2").interface().tap
     with trial.lab.tap_offload(vif, OFF) as now:
         for feature in ("tx-checksum-ipv4", "tx-checksum-ipv6"):
             check_in_effect(arm, f"{vif} {feature}", False, now[feature].active)
-        crossing = cross(trial, arm, *GUESTS, version, with_ping=False)
+        traffic = run_traffic(trial, arm, *GUESTS, version, with_ping=False)
 
     def words(expected: Expected) -> str:
         if not expected.changes:
             return expected.words
         return f"partial with needs_csum in vm1 and at its vif, valid from {vif} on"
 
-    check_crossing(arm, crossing, Ends(completing=(vif,)), words=words)
-    return crossing
+    check_traffic(arm, traffic, Ends(completing=(vif,)), words=words)
+    return traffic
 
 
-def _guest_tc_csum(trial: Trial, arm: Arm, version: int) -> Crossing:
+def _guest_tc_csum(trial: Trial, arm: Arm, version: int) -> TrafficRun:
     """Let traffic control finish the sums in both guests; see it at work, and gone after."""
     nodes = [trial.lab.node(name) for name in GUESTS]
     with contextlib.ExitStack() as stack:
         for node in nodes:
             stack.enter_context(finishing(node))
-        crossing = cross(trial, arm, *GUESTS, version, with_ping=False)
+        traffic = run_traffic(trial, arm, *GUESTS, version, with_ping=False)
         for node in nodes:
             _check_at_work(arm, node)
     for node in nodes:
@@ -123,8 +123,8 @@ def _guest_tc_csum(trial: Trial, arm: Arm, version: int) -> Crossing:
         arm.check(
             f"{node.name}'s csum action, after", "gone", "there" if left else "gone", not left
         )
-    check_crossing(arm, crossing, Ends(finished_by=GUESTS))
-    return crossing
+    check_traffic(arm, traffic, Ends(finished_by=GUESTS))
+    return traffic
 
 
 def _check_at_work(arm: Arm, node: Node) -> None:
@@ -136,7 +136,7 @@ def _check_at_work(arm: Arm, node: Node) -> None:
     arm.check(f"{node.name}'s csum action", "at work", observed, passed)
 
 
-def _uplink(trial: Trial, arm: Arm, model: str, interface: str, version: int) -> Crossing:
+def _uplink(trial: Trial, arm: Arm, model: str, interface: str, version: int) -> TrafficRun:
     """Talk to vm3 over one of the Xen host's two NICs: virtio carries the note, e1000 cannot."""
     nic = nics.model(model)
     driver = nic.driver
@@ -146,16 +146,16 @@ def _uplink(trial: Trial, arm: Arm, model: str, interface: str, version: int) ->
     tap = f"xen1-{interface}"
     active = trial.lab.tap_features(tap)["tx-checksum-ip-generic"].active
     check_in_effect(arm, f"{tap} tx-checksum-ip-generic", nic.received is Effect.KEEPS, active)
-    crossing = cross(trial, arm, "vm1", "vm3", version, interface=interface, with_ping=False)
-    check_crossing(arm, crossing)
-    return crossing
+    traffic = run_traffic(trial, arm, "vm1", "vm3", version, interface=interface, with_ping=False)
+    check_traffic(arm, traffic)
+    return traffic
 
 
-def _uplink_virtio(trial: Trial, arm: Arm, version: int) -> Crossing:
+def _uplink_virtio(trial: Trial, arm: Arm, version: int) -> TrafficRun:
     return _uplink(trial, arm, Virtio.name, "eth0", version)
 
 
-def _uplink_e1000(trial: Trial, arm: Arm, version: int) -> Crossing:
+def _uplink_e1000(trial: Trial, arm: Arm, version: int) -> TrafficRun:
     return _uplink(trial, arm, E1000.name, "eth1", version)
 
 

@@ -13,12 +13,12 @@ from labctl.experiments.builtin.router_hop.experiment import (
 )
 from labctl.experiments.model import experiment
 from labctl.experiments.run_context import Arm, Trial
-from labctl.experiments.traffic_run import Crossing
+from labctl.experiments.traffic_run import TrafficRun
 from labctl.experiments.variants import Case
 from labctl.kinds.forwarders.raw_vnet import RawVnet
 
 
-def _story(found: Mapping[str, Crossing]) -> list[str]:
+def _story(found: Mapping[str, TrafficRun]) -> list[str]:
     kept = RawVnet.name
     return [
         "vm1 ── vm1-eth0 ── left ── r1 ── right ── vm2-eth0 ── vm2    (dom0, but for the guests)",
@@ -51,6 +51,6 @@ def _story(found: Mapping[str, Crossing]) -> list[str]:
     describe=describe,
     story=_story,
 )
-def xen_router_hop(trial: Trial, arm: Arm, case: Case) -> Crossing:
+def xen_router_hop(trial: Trial, arm: Arm, case: Case) -> TrafficRun:
     """A router in dom0 that copies packets: SSH between Xen guests hangs; names the hop."""
     return cross_router(trial, arm, case)

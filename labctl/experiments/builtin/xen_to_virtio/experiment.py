@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labctl.experiments.builtin.router_hop.experiment import IP, KINDS
-from labctl.experiments.evidence import culprit
-from labctl.experiments.expectations import check_crossing
+from labctl.experiments.evidence import fault_location
+from labctl.experiments.expectations import check_traffic
 from labctl.experiments.model import experiment
 from labctl.experiments.run_context import Arm, Trial
 from labctl.experiments.software_checksums import finishing
 from labctl.experiments.text_tables import table
-from labctl.experiments.traffic_run import Crossing, cross
+from labctl.experiments.traffic_run import TrafficRun, run_traffic
 from labctl.experiments.variants import Case
 from labctl.kinds.forwarders.raw import Raw
 from labctl.kinds.forwarders.raw_vnet import RawVnet
@@ -57,7 +57,7 @@ def _ways() -> dict[str, Way]:
 WAYS = _ways()
 
 
-def _story(found: Mapping[str, Crossing]) -> list[str]:
+def _story(found: Mapping[str, TrafficRun]) -> list[str]:
     """Tell it to somebody who meets it for the first time."""
     kept = RawVnet.name
     copied = found[f"{Raw.name}/ipv4"]
@@ -106,12 +106,12 @@ def _story(found: Mapping[str, Crossing]) -> list[str]:
     return lines
 
 
-def _table(columns: dict[str, Crossing]) -> list[str]:
+def _table(columns: dict[str, TrafficRun]) -> list[str]:
     return table({name: (one.steps(one.syn), one.ssh) for name, one in columns.items()})
 
 
-def _where(crossing: Crossing) -> str:
-    return culprit(crossing.steps(crossing.syn)) or "nowhere in this run"
+def _where(traffic: TrafficRun) -> str:
+    return fault_location(traffic.steps(traffic.syn)) or "nowhere in this run"
 
 
 @experiment(
@@ -125,7 +125,7 @@ def _where(crossing: Crossing) -> str:
     describe=lambda case: str(case["way"].what),
     story=_story,
 )
-def xen_to_virtio(trial: Trial, arm: Arm, case: Case) -> Crossing:
+def xen_to_virtio(trial: Trial, arm: Arm, case: Case) -> TrafficRun:
     """A Xen guest and a QEMU guest, through each kind of router: which one loses the note."""
     way: Way = case["way"]
     ends = (way.source, way.destination)
@@ -134,9 +134,9 @@ def xen_to_virtio(trial: Trial, arm: Arm, case: Case) -> Crossing:
     with contextlib.ExitStack() as stack:
         for name in ends if way.finished else ():
             stack.enter_context(finishing(trial.lab.node(name)))
-        crossing = cross(
+        traffic = run_traffic(
             trial, arm, *ends, case["ip"],
             with_ping=not (way.back or way.finished), with_udp=not way.back,
         )  # fmt: skip
-    check_crossing(arm, crossing, Ends(finished_by=ends if way.finished else ()))
-    return crossing
+    check_traffic(arm, traffic, Ends(finished_by=ends if way.finished else ()))
+    return traffic
