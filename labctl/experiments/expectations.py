@@ -51,7 +51,7 @@ def check_path(
 def in_effect(traffic: TrafficRun) -> Ends:
     """Return what the offloads that were read back for a crossing make of its ends.
 
-    A guest whose driver does not finish checksums of an IP version lets its kernel do it; so does
+    A guest whose driver does not complete checksums of an IP version lets its kernel do it; so does
     the other side of the interface with what it sends to the guest.
     """
     finished_by, completing = [], []
@@ -71,7 +71,7 @@ def in_effect(traffic: TrafficRun) -> Ends:
 
 
 def _completes(features: Mapping[str, bool], version: int) -> bool:
-    """Whether a link's driver takes it on to finish the checksums of an IP version."""
+    """Whether a link's driver takes it on to complete the checksums of an IP version."""
     names = ("tx-checksum-ip-generic", f"tx-checksum-ipv{version}")
     return any(features.get(name, False) for name in names)
 

@@ -1,4 +1,4 @@
-"""Let guests finish their checksums themselves, each in the way that its NIC allows."""
+"""Let guests complete their checksums themselves, each in the way that its NIC allows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEGMENTS = CSUM_ACTION.features
 
 @contextlib.contextmanager
 def finishing(node: Node, interface: str = "eth0") -> Iterator[None]:
-    """Let a guest finish the checksum of what it sends, for the length of a `with` block.
+    """Let a guest complete the checksum of what it sends, for the length of a `with` block.
 
     How depends on the NIC (`NicModel.completions`): by `ethtool -K … tx off`, or where the driver
     does not let go of it by traffic control.

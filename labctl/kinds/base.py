@@ -22,7 +22,7 @@ class Effect(Enum):
     """What an element does to an unfinished checksum that passes it."""
 
     KEEPS = "keeps"
-    """It goes on unfinished, and the note that it is unfinished goes with it."""
+    """It goes on unfinished, and the metadata that says so goes with it."""
     LOSES = "loses"
     """It goes on unfinished, and nothing tells of that any more."""
     COMPLETES = "completes"

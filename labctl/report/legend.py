@@ -27,13 +27,13 @@ SIGNS = {
         Sign(
             "flag",
             "partial, flag there",
-            "The sum is unfinished (only the pseudo-header is summed), and the note needs_csum "
+            "The sum is unfinished (only the pseudo-header is summed), and the flag needs_csum "
             "travels beside the packet: somebody will finish it. All is well.",
         ),
         Sign(
             "lost",
             "partial, flag lost",
-            "The sum is unfinished and the note is gone: nobody will finish it. The receiver "
+            "The sum is unfinished and the metadata is gone: nobody will finish it. The receiver "
             "takes it for damage and drops it.",
         ),
         Sign("valid", "valid", "The sum is finished and right."),

@@ -5,8 +5,8 @@
 The interfaces carry the router's addresses and the namespace does not forward (ip_forward=0), so
 the kernel answers ARP, neighbour discovery and pings to the router, and this program alone
 forwards. MAC addresses are rewritten, the TTL is decremented, the transport header stays as it
-is. Without `--vnet` a frame's bytes are all that goes on: the note that its checksum is still to
-be finished is lost, as in every program that copies frames between packet sockets. With it the
+is. Without `--vnet` a frame's bytes are all that goes on: the metadata that its checksum is still
+to be finished is lost, as in every program that copies frames between packet sockets. With it the
 virtio header (PACKET_VNET_HDR) goes on too, and that is the only difference.
 
 Once its sockets are bound it gives up its rights and its view of the files, and writes one line of

@@ -26,7 +26,7 @@ class HopEvent(StrEnum):
     COMPLETED = "completed"
     """Its checksum was unfinished before and is right now."""
     LOST = "metadata lost"
-    """Unfinished still, and the note that somebody must finish it is gone."""
+    """Unfinished still, and the metadata that says so is gone."""
     CORRUPTED = "corrupted"
     """The checksum is wrong now, or the payload is another."""
     MERGED = "merged"

@@ -1,4 +1,4 @@
-"""Letting guests finish their sums: whatever fails on the way, nothing of it is left behind."""
+"""Letting guests complete their sums: whatever fails on the way, nothing of it is left behind."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_every_built_in_experiment_is_explained() -> None:
 def test_a_closed_port_is_said_to_answer_only_where_the_syn_gets_through(name: str) -> None:
     page = " ".join(" ".join(lines(told(name))).split())
     assert "a closed port hangs as an open one does, where both guests offload" in page
-    assert "Where the SYN gets through (the client alone finishes its sums), a closed port" in page
+    assert "Where the SYN gets through (the client alone completes its sums), a closed port" in page
 
 
 @pytest.mark.parametrize("name", NAMES)

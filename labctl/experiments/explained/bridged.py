@@ -35,7 +35,7 @@ BRIDGED = Explanation(
             "offloads as they come",
             WHOLE,
             "works",
-            "every hop hands the note on, so the field may stay as it is until the end",
+            "every hop hands the metadata on, so the field may stay as it is until the end",
         ),
         Arm(
             "ipv6",
@@ -49,7 +49,7 @@ BRIDGED = Explanation(
             "ethtool -K eth0 tx off in both guests",
             FINISHED,
             "works",
-            "validate_xmit_skb() finds no device that would finish the sum and has "
+            "validate_xmit_skb() finds no device that would complete the sum and has "
             "skb_checksum_help() do it, before anything is captured: so the hops can show it",
         ),
     ),
@@ -67,7 +67,7 @@ XEN_BRIDGED = Explanation(
     title="Two Xen guests on a bridge in dom0: SSH works with unfinished checksums.",
     topology="xen-bridged.yaml",
     hypothesis="Over dom0's bridge SSH works although no checksum is ever finished: the flags in "
-    "the rings of netfront and netback carry the note.",
+    "the rings of netfront and netback carry the metadata.",
     mechanism=_MECHANISM,
     ways=(Way("bridged.yaml"), Way()),
     stages=ONE_BRIDGE,
@@ -92,7 +92,7 @@ XEN_BRIDGED = Explanation(
             "TSO and GSO off, tc filter … egress … action csum ip4h tcp udp in both guests",
             FINISHED,
             "works",
-            "tcf_csum_act() finishes the sum before the driver sees the packet, so neither ring "
+            "tcf_csum_act() completes the sum before the driver sees the packet, so neither ring "
             "carries a flag",
         ),
     ),

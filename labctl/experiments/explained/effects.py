@@ -26,14 +26,14 @@ EFFECTS = replace(
             "the topology as it is; any other by --topology FILE",
             WHOLE,
             "works",
-            "both routers let the kernel forward, which keeps the note. Make one of them raw in a "
-            "copy of the file, and the same experiment expects the loss there",
+            "both routers let the kernel forward, which keeps the metadata. Make one of them raw "
+            "in a copy of the file, and the same experiment expects the loss there",
         ),
     ),
     evidence=(
         *ROUTER_HOP.evidence,
         "The offloads in effect are read back before each arm: a guest whose tx-checksumming is "
-        "off is expected to finish its sums, a TAP or vif where it is off to get them finished.",
+        "off is expected to complete its sums, a TAP or vif where it is off to get them finished.",
     ),
     useless=(
         Workaround(
@@ -43,7 +43,7 @@ EFFECTS = replace(
     other="",
     limits=(
         "It is as good as what kinds say of themselves about the checks that were made: a kind "
-        "that loses the note of packets that are not sent here is not found out.",
+        "that loses the metadata of packets that are not sent here is not found out.",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Which offload setting makes whom finish the sum: `offload`, `xen-offload`."""
+"""Which offload setting makes whom complete the sum: `offload`, `xen-offload`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STAGES = (
         {
             "virtio": Cell(
                 "ethtool -K eth0 tx off takes NETIF_F_HW_CSUM from eth0, so validate_xmit_skb(), "
-                "skb_csum_hwoffload_help(), skb_checksum_help() finish every sum. "
+                "skb_csum_hwoffload_help(), skb_checksum_help() complete every sum. "
                 "netdev_fix_features() takes TSO away too, for want of checksums.",
                 VALID,
                 DONE,
@@ -35,7 +35,7 @@ _STAGES = (
                 "Over IPv4 nothing changes: xen-netfront offers NETIF_F_IP_CSUM without leave to "
                 "switch it (it is not in hw_features), and ethtool reads on [requested off]. "
                 "NETIF_F_IPV6_CSUM may be switched, so over IPv6 validate_xmit_skb() has "
-                "skb_checksum_help() finish the sum.",
+                "skb_checksum_help() complete the sum.",
                 "IPv4: partial, IPv6: valid",
                 "IPv4: as before, IPv6: nothing",
                 "sender guest",
@@ -62,14 +62,14 @@ _STAGES = (
                 "sender guest",
             ),
         },
-        "The way to finish sums in a guest whose driver does not let go of its offload.",
+        "The way to complete sums in a guest whose driver does not let go of its offload.",
     ),
     Stage(
         "device: what the sender's side offers",
         {
             "virtio": Cell(
                 "<host csum='off'/>: without VIRTIO_NET_F_CSUM, virtnet_probe() offers no "
-                "NETIF_F_HW_CSUM, and the guest finishes its sums, whatever ethtool is told.",
+                "NETIF_F_HW_CSUM, and the guest completes its sums, whatever ethtool is told.",
                 VALID,
                 DONE,
                 "sender guest",
@@ -102,7 +102,7 @@ _STAGES = (
                 "receiver host",
             ),
         },
-        "It finishes only what comes with its note. Behind a copying router it is too late.",
+        "It finishes only what comes with its metadata. Behind a copying router it is too late.",
     ),
     Stage(
         "device: what the receiver accepts",
@@ -147,7 +147,7 @@ _STAGES = (
         "the uplink",
         {
             "virtio": Cell(
-                "A virtio NIC carries the note out as it carries it out of any guest.",
+                "A virtio NIC carries the metadata out as it carries it out of any guest.",
                 PARTIAL,
                 KNOWN,
             ),
@@ -161,7 +161,7 @@ _STAGES = (
                 "uplink outer",
             ),
         },
-        "A NIC that finishes sums, as a real one does, ends the story here, well or ill: after it "
+        "A NIC that completes sums, as a real one does, ends the story here, well or ill: after it "
         "a copying router does no harm.",
     ),
     FROM_HOST,
@@ -177,7 +177,7 @@ def _two_ways(
     ssh: str,
     why: str,
 ) -> tuple[Arm, Arm]:
-    over = "accepted, finished or not, for nothing on a bridge loses the note"
+    over = "accepted, finished or not, for nothing on a bridge loses the metadata"
     return (
         Arm(f"{name}/bridge", change, bridge, "works", over, way=0),
         Arm(f"{name}/{Raw.name}", change, copied, ssh, why, way=1),
@@ -188,7 +188,7 @@ OFFLOAD = Explanation(
     name="offload",
     title="Offload settings over a bridge and through a copying router: which ones help.",
     topology="offload.yaml",
-    hypothesis="A copying router works only where the sender itself finishes checksums, at both "
+    hypothesis="A copying router works only where the sender itself completes checksums, at both "
     "ends.",
     mechanism=_MECHANISM,
     ways=(
@@ -200,7 +200,7 @@ OFFLOAD = Explanation(
     stages=_STAGES,
     arms=(
         *_two_ways(
-            "defaults", "offloads as they come", WHOLE, LOST, "hangs", "the copy loses the note"
+            "defaults", "offloads as they come", WHOLE, LOST, "hangs", "the copy loses the metadata"
         ),
         *_two_ways(
             "guest tx off", "ethtool -K tx off in both guests", FINISHED, FINISHED, "works",
@@ -216,7 +216,7 @@ OFFLOAD = Explanation(
         ),
         *_two_ways(
             "tap tx off", "ethtool -K tx off on the host's TAPs", AT_RECEIVER, LOST, "hangs",
-            "the TAP comes behind the copy, where there is no note to act on",
+            "the TAP comes behind the copy, where there is no metadata to act on",
         ),
         *_two_ways(
             "device csum off", "<host csum='off'/> for both guests", FINISHED, FINISHED, "works",
@@ -286,7 +286,7 @@ XEN_OFFLOAD = Explanation(
             "ethtool -K tx off on the receiver's vif in dom0",
             AT_RECEIVER,
             "works",
-            "dom0 finishes the sum when it hands the packet to the vif",
+            "dom0 completes the sum when it hands the packet to the vif",
         ),
         Arm(
             "guest tc csum",
@@ -300,7 +300,7 @@ XEN_OFFLOAD = Explanation(
             "to vm3 over lan: the Xen host's NIC is virtio",
             WHOLE,
             "works",
-            "partial on the outer TAP: the note crosses the border of the Xen host",
+            "partial on the outer TAP: the metadata crosses the border of the Xen host",
             way=2,
         ),
         Arm(
@@ -327,7 +327,7 @@ XEN_OFFLOAD = Explanation(
         ),
         Arm(
             "gso unmarked",
-            "a super-frame without the note, put on vm2's vif by a packet socket in dom0",
+            "a super-frame without the metadata, put on vm2's vif by a packet socket in dom0",
             WHOLE,
             "",
             "There validate_xmit_skb() has tcp4_gso_segment() mark it before the driver sees it",
@@ -344,7 +344,7 @@ XEN_OFFLOAD = Explanation(
             "sch_ingress, cls_matchall, act_csum; a pass over every packet, no super-frames",
         ),
         Workaround(
-            "in dom0: tx off on the device that feeds whatever loses the note",
+            "in dom0: tx off on the device that feeds whatever loses the metadata",
             "dom0's CPU sums for all guests behind it, and cuts super-frames",
         ),
     ),

@@ -179,12 +179,12 @@ _ARMS = (
     through(
         Raw,
         "a program copies frames",
-        "the note ends between the router's two interfaces; the bytes before and after are alike",
+        "the metadata ends between the router's two interfaces; the bytes stay the same",
     ),
     through(
         RawVnet,
         "the same program keeps the virtio header",
-        "the same copy, the note copied along",
+        "the same copy, the metadata copied along",
     ),
 )
 
@@ -213,7 +213,7 @@ _EVIDENCE = (
     "software. That a host answers pings says nothing about TCP.",
     "Behind raw a closed port hangs as an open one does, where both guests offload: the SYN dies "
     "in skb_checksum_init(), before tcp_v4_rcv() or tcp_v6_rcv() looks for a socket. Where the SYN "
-    "gets through (the client alone finishes its sums), a closed port answers over IPv4 and an "
+    "gets through (the client alone completes its sums), a closed port answers over IPv4 and an "
     "open one hangs: resets are summed in software there, a SYN-ACK is not.",
 )
 
@@ -225,11 +225,11 @@ _KERNEL = Workaround(
     f"let the kernel forward (kind {Namespace.name})", "the program no longer sees the packets"
 )
 _BEFORE = Workaround(
-    "finish the sums before the program reads: ethtool -K tx off on r1-eth0 and r1-eth1",
+    "complete the sums before the program reads: ethtool -K tx off on r1-eth0 and r1-eth1",
     "skb_checksum_help() for every packet to the router, and GSO cuts super-frames there",
 )
 _SELF = Workaround(
-    "finish the sums in the program, for what comes with TP_STATUS_CSUMNOTREADY",
+    "complete the sums in the program, for what comes with TP_STATUS_CSUMNOTREADY",
     "a pass over every packet in user space, and code that must know all protocols",
 )
 _GUESTS = Workaround(
@@ -253,7 +253,7 @@ ROUTER_HOP = Explanation(
         Workaround("tx off in one guest", "the loss moves to the other guest's answers"),
         Workaround(
             "tx off on the guests' TAPs",
-            "it finishes what still has its note; behind the copy none has",
+            "it finishes what still has its metadata; behind the copy none has",
         ),
         Workaround("TSO and GSO off", "a SYN is no super-frame; its sum is left open all the same"),
     ),
@@ -281,7 +281,7 @@ XEN_ROUTER_HOP = Explanation(
         _KERNEL,
         _BEFORE,
         Workaround(
-            "finish the sums in the guests: tc … egress … action csum, TSO and GSO off",
+            "complete the sums in the guests: tc … egress … action csum, TSO and GSO off",
             "tcf_csum_act() for every packet, and no super-frames; see xen-offload",
         ),
         _SELF,
@@ -293,7 +293,7 @@ XEN_ROUTER_HOP = Explanation(
         ),
         Workaround(
             "tx off on the guests' vifs",
-            "it finishes what still has its note; behind the copy none has",
+            "it finishes what still has its metadata; behind the copy none has",
         ),
     ),
     other="router-hop",

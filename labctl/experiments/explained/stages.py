@@ -10,7 +10,7 @@ KNOWN = "ip_summed = CHECKSUM_PARTIAL"
 LEFT_OPEN = (
     "TCP puts the sum of the pseudo-header into the field and where the field is into csum_start "
     "and csum_offset: tcp_v4_send_check(), tcp_v6_send_check(). UDP does so where the device can "
-    "finish sums: udp_send_skb() with udp4_hwcsum(), udp_v6_send_skb(). "
+    "complete sums: udp_send_skb() with udp4_hwcsum(), udp_v6_send_skb(). "
 )
 NETFRONT_OFFERS = (
     "validate_xmit_skb() finds NETIF_F_IP_CSUM and NETIF_F_IPV6_CSUM on eth0, which xen-netfront "
@@ -55,7 +55,7 @@ SENDER_DRIVER = Stage(
             "XEN_NETTXF_csum_blank, XEN_NETTXF_data_validated",
         ),
     },
-    "Here the note leaves the kernel that wrote it. Both protocols have a word for it.",
+    "Here the metadata leaves the kernel that wrote it. Both protocols have a word for it.",
 )
 
 TO_HOST = Stage(
@@ -140,7 +140,7 @@ HOST_OUT = Stage(
             "receiver host",
         ),
     },
-    "The last place that could finish the sum, and the receiver has said that it need not.",
+    "The last place that could complete the sum, and the receiver has said that it need not.",
 )
 
 FROM_HOST = Stage(
@@ -201,7 +201,7 @@ RECEIVER = Stage(
 NONE = "nothing (ip_summed = CHECKSUM_NONE)"
 
 DROPPED = (
-    "Without a note the packet must prove itself. tcp_v4_rcv(), tcp_v6_rcv() sum up to 76 bytes, "
+    "Without metadata the packet must prove itself. tcp_v4_rcv(), tcp_v6_rcv() sum up to 76 bytes, "
     "so a SYN, at once by __skb_checksum_complete(), tcp_rcv_established() longer segments; "
     "__udp4_lib_rcv(), __udp6_lib_rcv() short datagrams, udp_recvmsg(), udpv6_recvmsg() longer "
     "ones when they are read. The sum is wrong: the packet is dropped."
@@ -223,7 +223,7 @@ DROPPING = Stage(
             "receiver guest",
         ),
     },
-    "The bytes are those of a packet that would have been accepted with its note. No answer is "
+    "The bytes are those of a packet that would have been accepted with its metadata. No answer is "
     "sent, so the sender repeats the packet until it gives up: SSH hangs.",
 )
 

@@ -1,4 +1,4 @@
-"""A Xen guest talks to a QEMU guest: where one note is translated to the other: `xen-to-virtio`."""
+"""A Xen guest talks to a QEMU guest: where metadata is translated: `xen-to-virtio`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _STAGES = (
                 "dom0 is QEMU's guest, and its uplink a virtio NIC: validate_xmit_skb() finds "
                 "NETIF_F_HW_CSUM, start_xmit(), xmit_skb(), virtio_net_hdr_from_skb(). With an "
                 "e1000 it would be e1000_xmit_frame(), e1000_tx_csum(), and QEMU's putsum() would "
-                "finish the sum.",
+                "complete the sum.",
                 PARTIAL,
                 "VIRTIO_NET_HDR_F_NEEDS_CSUM",
                 "uplink inner",
@@ -99,10 +99,10 @@ _STAGES = (
 
 XEN_TO_VIRTIO = Explanation(
     name="xen-to-virtio",
-    title="A Xen guest and a QEMU guest: the note crosses the border between Xen and virtio.",
+    title="A Xen guest and a QEMU guest: the metadata crosses the border between Xen and virtio.",
     topology="xen-to-virtio.yaml",
     hypothesis="A Xen guest's unfinished packets reach a QEMU guest as well as its own kind, "
-    "through every router that keeps the note.",
+    "through every router that keeps the metadata.",
     mechanism=_MECHANISM,
     ways=(Way(destination="vm3"), Way(destination="vm2")),
     stages=_STAGES,
@@ -112,7 +112,7 @@ XEN_TO_VIRTIO = Explanation(
             "vm2 is on the other side of the uplink, on the same network",
             WHOLE,
             "works",
-            "the uplink's virtio NIC carries the note out of the Xen host",
+            "the uplink's virtio NIC carries the metadata out of the Xen host",
             way=1,
         ),
         through(
@@ -128,18 +128,18 @@ XEN_TO_VIRTIO = Explanation(
         through(
             RawVnet,
             "the same program keeps the virtio header",
-            "the same bytes, the note copied along",
+            "the same bytes, the metadata copied along",
         ),
         Arm(
             f"{Raw.name} finished",
-            f"{Raw.name}, each guest finishes its own sums: tc on Xen, tx off on virtio",
+            f"{Raw.name}, each guest completes its own sums: tc on Xen, tx off on virtio",
             FINISHED,
             "works",
             "nothing is left open, so there is nothing to lose",
         ),
     ),
     evidence=(
-        "partial with needs_csum on the uplink's TAP: the proof that the note has left the Xen "
+        "partial with needs_csum on the uplink's TAP: the proof that the metadata has left the Xen "
         "host.",
         "Behind raw: TcpInCsumErrors of the receiving guest grows. The answer's way is the same "
         "one backwards, with NEEDS_CSUM first and csum_blank last.",
@@ -149,7 +149,7 @@ XEN_TO_VIRTIO = Explanation(
             f"keep the header in the router (kind {RawVnet.name})", "ten bytes more to copy"
         ),
         Workaround(
-            "an uplink that finishes sums (e1000, a real NIC)",
+            "an uplink that completes sums (e1000, a real NIC)",
             "it mends what leaves the Xen host, not what comes to it: the other end must do its "
             "own (tx off in the QEMU guest)",
         ),

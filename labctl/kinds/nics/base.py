@@ -72,7 +72,7 @@ class NicModel(Kind):
     driver: ClassVar[str]
     """The kernel module in the guest that drives it."""
     carrier: ClassVar[str]
-    """What takes the note that a checksum is unfinished to the other side; empty for nothing."""
+    """What takes the metadata to the other side; empty for nothing."""
     on_xen: ClassVar[bool] = False
     """Whether it is a PV guest's on a Xen host: its other end is a vif, not a TAP."""
     in_every_image: ClassVar[bool] = False

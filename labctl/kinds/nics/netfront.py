@@ -12,7 +12,7 @@ _KEPT = "tx off does nothing for IPv4 here, netfront keeps tx-checksum-ipv4 on"
 
 
 class Netfront(NicModel):
-    """The note is a flag of the request on the ring to netback in dom0.
+    """The metadata is a flag of the request on the ring to netback in dom0.
 
     The driver does not let go of IPv4: without `feature-no-csum-offload` no backend may be left
     without it (xennet_fix_features), and it is not among the features that can be changed. IPv6
@@ -20,7 +20,7 @@ class Netfront(NicModel):
     """
 
     name = "xen"
-    summary = "Xen's netfront: the note is a flag on the ring to dom0"
+    summary = "Xen's netfront: the metadata is a flag on the ring to dom0"
     effect = Effect.KEEPS
     driver = "xen_netfront"
     on_xen = True

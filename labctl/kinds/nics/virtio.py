@@ -7,10 +7,10 @@ from labctl.kinds.nics.base import NicModel
 
 
 class Virtio(NicModel):
-    """The note is in the header before each frame, and QEMU hands it to the TAP as it is."""
+    """The metadata is in the header before each frame, and QEMU hands it to the TAP as it is."""
 
     name = "virtio"
-    summary = "paravirtual: the note travels in the virtio header"
+    summary = "paravirtual: the metadata travels in the virtio header"
     effect = Effect.KEEPS
     driver = "virtio_net"
     carrier = "VIRTIO_NET_HDR_F_NEEDS_CSUM in the virtio header"

@@ -16,7 +16,7 @@ from labctl.topology.expected import Ends
 
 GUESTS = ("vm1", "vm2")
 CONTROL = "control/tx-off"
-"""With nothing left to finish the same hops must show finished sums."""
+"""With nothing left to finish the same hops must show completed sums."""
 COLUMNS = {"ipv4": "IPv4", "ipv6": "IPv6", CONTROL: "IPv4, tx off"}
 EXPLANATION = """
 The sender's kernel leaves the pseudo-header sum in the checksum field (partial) and says beside the

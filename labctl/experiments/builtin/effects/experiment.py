@@ -83,8 +83,8 @@ def _describe(case: Case) -> str:
 def _story(found: Mapping[str, TrafficRun]) -> list[str]:
     lines = [
         "What a packet is at each hop follows from what its sender left and what each element on",
-        "its way does to an unfinished checksum: it keeps the note, loses it, completes the sum,",
-        "or verifies it. The first packet of SSH (SYN) on every path:",
+        "its way does to an unfinished checksum: it keeps the metadata, loses it, completes the",
+        "sum, or verifies it. The first packet of SSH (SYN) on every path:",
         "",
     ]
     for name, one in found.items():

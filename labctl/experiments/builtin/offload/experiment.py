@@ -38,7 +38,7 @@ class Setting:
     device: Mapping[str, bool] = field(default_factory=dict)
     where: tuple[str, ...] = NODES
     finished_by: tuple[str, ...] = ()
-    """The nodes that finish their own checksums."""
+    """The nodes that complete their own checksums."""
     finished_for: tuple[str, ...] = ()
     """The nodes for which the host finishes what is still partial when it reaches their TAP."""
 
@@ -53,7 +53,7 @@ SETTINGS = (
             guest={"tcp-segmentation-offload": False, "generic-segmentation-offload": False}),
     Setting("tap tx off", "ethtool -K tx off on the host's TAPs",
             tap={"tx-checksumming": False}, finished_for=NODES),
-    Setting("device csum off", "the virtio devices do not offer to finish checksums",
+    Setting("device csum off", "the virtio devices do not offer to complete checksums",
             device={"csum": False}, finished_by=NODES),
     Setting("device guest_csum off", "the virtio devices do not pass unfinished checksums in",
             device={"csum": True, "guest_csum": False}, finished_for=NODES),
@@ -75,15 +75,15 @@ def _story(found: Mapping[str, str]) -> list[str]:
         ),
         "",
         "On a bridge every setting works, so none of them shows anything there. Through a router",
-        "that loses needs_csum only those help that let the senders finish their sums themselves;",
-        "in one guest alone it moves the loss to the other guest.",
+        "that loses needs_csum only those help that let the senders complete their sums",
+        "themselves; in one guest alone it moves the loss to the other guest.",
     ]
 
 
 @experiment(
     "offload",
     topology="offload.yaml",
-    hypothesis="A copying router works only where the sender itself finishes checksums, at both "
+    hypothesis="A copying router works only where the sender itself completes checksums, at both "
     "ends; segmentation, the host's TAPs and what a guest accepts make no difference to it.",
     variants={"setting": {one.name: one for one in SETTINGS}, "way": WAYS},
     describe=lambda case: str(case["setting"].description),

@@ -37,11 +37,11 @@ class Between:
     """That of r1."""
     what: str
     finished: bool = False
-    """Whether both guests finish their checksums."""
+    """Whether both guests complete their checksums."""
 
 
 def variants(workaround: str, what: str) -> Mapping[str, Axis]:
-    """Return r1 as each kind, and as the one that copies with guests that finish their sums."""
+    """Return r1 as each kind, and as the one that copies with guests that complete their sums."""
     between = {kind: Between(kind, words) for kind, words in KINDS.items()}
     between[f"{Raw.name} {workaround}"] = Between(Raw.name, f"{Raw.name}, {what}", finished=True)
     return {"between": between, "ip": IP}
@@ -94,19 +94,21 @@ def _story(found: Mapping[str, TrafficRun]) -> list[str]:
         *tables(found),
         "What happens. To save work the sender's kernel leaves a checksum unfinished: the field",
         "holds only the sum of the pseudo-header (partial), and beside the packet, not in it,",
-        "travels the note needs_csum: whoever puts this on a wire must finish it. Bridges and the",
-        "kernel's own forwarding pass the note on, so the receiver knows all is well.",
+        "travels the flag needs_csum: whoever puts this on a wire must finish it. Bridges and the",
+        "kernel's own forwarding pass the metadata on, so the receiver knows all is well.",
         "",
         f"Where the knowledge was lost: {lost_at(found)}. A program that copies bytes from",
-        "one packet socket to another copies the field but not the note. The packet goes on with a",
-        "sum that nobody will finish; vm2 takes it for damage and drops it (TcpInCsumErrors grows,",
-        "the kernel gives TCP_CSUM as its reason). tcpdump shows the same bytes at vm2 whether the",
-        "packet will live or die. Ping works because ICMP is summed in software from the start.",
+        "one packet socket to another copies the field but not the metadata. The packet goes on",
+        "with a sum that nobody will finish; vm2 takes it for damage and drops it (TcpInCsumErrors",
+        "grows, the kernel gives TCP_CSUM as its reason). tcpdump shows the same bytes at vm2",
+        "whether the packet will live or die. Ping works because ICMP is summed in software from",
+        "the start.",
         "",
         f"What proves it. {RawVnet.name} is the same program with one socket option more",
-        "(PACKET_VNET_HDR), so that the note is copied too: SSH works, and no byte of the packet",
-        "differs. With `ethtool -K eth0 tx off` in both guests there is nothing left to finish and",
-        "the copying router does no harm; in one guest it would only move the loss to the other.",
+        "(PACKET_VNET_HDR), so that the metadata is copied too: SSH works, and no byte of the",
+        "packet differs. With `ethtool -K eth0 tx off` in both guests there is nothing left to",
+        "finish and the copying router does no harm; in one guest it would only move the loss to",
+        "the other.",
     ]
 
 
@@ -114,7 +116,7 @@ def _story(found: Mapping[str, TrafficRun]) -> list[str]:
     "router-hop",
     topology="router-hop.yaml",
     hypothesis="SSH hangs behind a router that copies packets as they are, because the copy loses "
-    "needs_csum: nobody finishes the checksum and the receiving kernel drops the packet.",
+    "needs_csum: nobody completes the checksum and the receiving kernel drops the packet.",
     variants=variants("tx-off", "checksum offload off in both guests"),
     describe=describe,
     story=_story,

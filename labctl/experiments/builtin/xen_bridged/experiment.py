@@ -21,7 +21,7 @@ from labctl.topology.expected import Ends
 GUESTS = ("vm1", "vm2")
 VIFS = ("vm1-eth0", "vm2-eth0")
 CONTROL = "control/tc-csum"
-"""With nothing left to finish the same hops must show finished sums, and the rings no flag."""
+"""With nothing left to finish the same hops must show completed sums, and the rings no flag."""
 COLUMNS = {"ipv4": "IPv4", "ipv6": "IPv6", CONTROL: "IPv4, tc csum"}
 STOP_SECONDS = 60.0
 EXPLANATION = """
@@ -64,7 +64,7 @@ def _story(found: Mapping[str, Shown]) -> list[str]:
 
 def _describe(case: Case) -> str:
     if case.name == CONTROL:
-        return "each guest finishes its sums by tc, IPv4"
+        return "each guest completes its sums by tc, IPv4"
     return "one bridge in dom0, offloads as they come"
 
 

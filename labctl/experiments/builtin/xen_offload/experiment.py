@@ -66,7 +66,7 @@ def _defaults(trial: Trial, arm: Arm, version: int) -> TrafficRun:
 
 
 def _guest_tx_off(trial: Trial, arm: Arm, version: int) -> TrafficRun:
-    """Ask both guests to finish their sums: netfront does for IPv6, and will not for IPv4."""
+    """Ask both guests to complete their sums: netfront does for IPv6, and will not for IPv4."""
     with contextlib.ExitStack() as stack:
         for name in GUESTS:
             node = trial.lab.node(name)
@@ -110,7 +110,7 @@ def _vif_tx_off(trial: Trial, arm: Arm, version: int) -> TrafficRun:
 
 
 def _guest_tc_csum(trial: Trial, arm: Arm, version: int) -> TrafficRun:
-    """Let traffic control finish the sums in both guests; see it at work, and gone after."""
+    """Let traffic control complete the sums in both guests; see it at work, and gone after."""
     nodes = [trial.lab.node(name) for name in GUESTS]
     with contextlib.ExitStack() as stack:
         for node in nodes:
@@ -137,7 +137,7 @@ def _check_at_work(arm: Arm, node: Node) -> None:
 
 
 def _uplink(trial: Trial, arm: Arm, model: str, interface: str, version: int) -> TrafficRun:
-    """Talk to vm3 over one of the Xen host's two NICs: virtio carries the note, e1000 cannot."""
+    """Talk to vm3 over one of the Xen host's two NICs: virtio carries metadata, e1000 cannot."""
     nic = nics.model(model)
     driver = nic.driver
     path = f"/sys/class/net/{interface}/device/driver"
@@ -182,7 +182,7 @@ def _story(found: Mapping[str, Any]) -> list[str]:
         "vm1 ── vm1-eth0 ── lan ── vm2-eth0 ── vm2            (all but the guests: dom0)",
         "",
         "The first packet of SSH at each hop. Partial: only the pseudo-header is summed, and the",
-        "note needs_csum is with it; valid: somebody has finished the sum.",
+        "flag needs_csum is with it; valid: somebody has completed the sum.",
         "",
         *inside.lines,
         "",
@@ -190,24 +190,25 @@ def _story(found: Mapping[str, Any]) -> list[str]:
         "netfront keeps NETIF_F_IP_CSUM on, for it is not among the features that it lets be",
         "changed (hw_features, in xennet_create_dev). Asked again, `ethtool -k` says `on [fixed]`.",
         "So nothing happens to IPv4, and SSH works before and after for the same reason. IPv6 can",
-        "be changed, and then the guest's kernel does finish the sum (skb_checksum_help).",
+        "be changed, and then the guest's kernel does complete the sum (skb_checksum_help).",
         "",
-        "`ethtool -K vm2-eth0 tx off` in dom0. The vif takes no note any more, so dom0's kernel",
-        "finishes the sum as it hands the packet to it (validate_xmit_skb). That holds for what",
-        "goes to vm2; the answer takes the way over vm1's vif and is as partial as before.",
+        "`ethtool -K vm2-eth0 tx off` in dom0. The vif takes no metadata any more, so dom0's",
+        "kernel completes the sum as it hands the packet to it (validate_xmit_skb). That holds for",
+        "what goes to vm2; the answer takes the way over vm1's vif and is as partial as before.",
         "",
         "`tc … egress … action csum` in a guest. Traffic control sums the packet up before the",
-        "driver gets it (tcf_csum_act), and clears the note: valid from the guest's own hop on,",
-        "for both IP versions. TSO and GSO must be off, for it passes super-frames on as they are.",
+        "driver gets it (tcf_csum_act), and clears the metadata: valid from the guest's own hop",
+        "on, for both IP versions. TSO and GSO must be off, for it passes super-frames on as they",
+        "are.",
         "",
         "vm1 ── vm1-ethN ── dom0's bridge ── xen1:ethN ── xen1-ethN ── vm3-ethN ── vm3",
         "",
         *outside.lines,
         "",
-        "The uplink. dom0's virtio NIC has a header for the note, so it leaves the Xen host. An",
-        "e1000 has not: dom0 gives it the packet with the order to finish it (e1000_tx_csum), and",
-        "the emulated NIC does, as a real one would. The other way the lab's own kernel finishes,",
-        "for QEMU has told it that a TAP before an e1000 takes nothing unfinished.",
+        "The uplink. dom0's virtio NIC has a header for the metadata, so it leaves the Xen host.",
+        "An e1000 has not: dom0 gives it the packet with the order to finish it (e1000_tx_csum),",
+        "and the emulated NIC does, as a real one would. The other way the lab's own kernel",
+        "finishes, for QEMU has told it that a TAP before an e1000 takes nothing unfinished.",
         "",
         *gso.told(super_frames),
     ]
@@ -243,9 +244,9 @@ SWITCHES = {
 @experiment(
     "xen-offload",
     topology="xen-offload.yaml",
-    hypothesis="Between netfront and netback other switches finish a checksum than between virtio "
-    "and a TAP: `tx off` in the guest does nothing for IPv4, tx off on the receiver's vif or "
-    "traffic control in the guest does, and so does an uplink that is no virtio NIC.",
+    hypothesis="Between netfront and netback other switches complete a checksum than between "
+    "virtio and a TAP: `tx off` in the guest does nothing for IPv4, tx off on the receiver's vif "
+    "or traffic control in the guest does, and so does an uplink that is no virtio NIC.",
     variants={"switch": SWITCHES, "ip": IP},
     where=lambda case: case["ip"] in case["switch"].versions,
     describe=lambda case: str(case["switch"].what),

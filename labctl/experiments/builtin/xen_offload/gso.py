@@ -1,4 +1,4 @@
-"""The part of `xen-offload` about super-frames, and about who mends one without its note."""
+"""The part of `xen-offload` about super-frames, and about who mends one without its metadata."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def turned_off(trial: Trial, arm: Arm, version: int) -> list[Tally]:
 
 
 def unmarked(trial: Trial, arm: Arm, _version: int) -> list[Tally]:
-    """Put a super-frame without its note on vm2's vif by hand; it must have one all the same."""
+    """Put a super-frame without its metadata on vm2's vif by hand; it must get some."""
     lab = trial.lab
     vm1, vm2 = lab.node("vm1"), lab.node("vm2")
     path = _path(trial)[2:]
@@ -71,7 +71,7 @@ def _send(trial: Trial, arm: Arm, version: int) -> None:
 def _watched(
     trial: Trial, arm: Arm, path: Sequence[ObservationPoint], port: int, act: Callable[[], None]
 ) -> list[Tally]:
-    """Act while hops are observed; check that no driver had a super-frame's note to put right."""
+    """Act while hops are observed; check that no driver had to put metadata right."""
     address = trial.lab.node("vm2").address(4)
     arm.offloads = trial.lab.offloads()
     with _unfixed(trial, arm), capture(trial.lab, path, trial.scratch(arm.name)) as seeing:
@@ -121,8 +121,8 @@ def told(rows: Mapping[str, list[Tally]]) -> list[str]:
         "",
         f"{FIXUP} counts super-frames that come over a ring without csum_blank, which",
         "checksum_setup() of netfront or netback then puts right. It stayed as it was at both",
-        "guests and both vifs, even for the frame put there by hand, without the note and with a",
-        "wrong sum: validate_xmit_skb() sends such a frame through tcp4_gso_segment(), which",
+        "guests and both vifs, even for the frame put there by hand, without the metadata and with",
+        "a wrong sum: validate_xmit_skb() sends such a frame through tcp4_gso_segment(), which",
         "writes the pseudo-header's sum and sets CHECKSUM_PARTIAL before netback gets it. Between",
         "kernels that do this there is nothing to count: it is for peers that forget the flag.",
     ]

@@ -47,7 +47,7 @@ def _story(found: Mapping[str, TrafficRun]) -> list[str]:
     topology="xen-router-hop.yaml",
     hypothesis="Between two Xen guests SSH hangs behind a router in dom0 that copies packets as "
     "they are: netback tells the next guest nothing of a checksum that the copy forgot about.",
-    variants=variants("tc-csum", "each guest finishes its checksums by tc's csum action"),
+    variants=variants("tc-csum", "each guest completes its checksums by tc's csum action"),
     describe=describe,
     story=_story,
 )

@@ -1,4 +1,4 @@
-"""A Xen guest and a QEMU guest: the note crosses between Xen and virtio, or is lost."""
+"""A Xen guest and a QEMU guest: the metadata crosses between Xen and virtio, or is lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Way:
     destination: str = "vm3"
     versions: tuple[int, ...] = (4, 6)
     finished: bool = False
-    """Whether both guests finish their checksums."""
+    """Whether both guests complete their checksums."""
 
     @property
     def back(self) -> bool:
@@ -49,7 +49,9 @@ def _ways() -> dict[str, Way]:
         ways[kind] = Way(words, kind)
         opened = f"{words}; from the QEMU guest to the Xen guest"
         ways[f"{kind} back"] = Way(opened, kind, "vm3", "vm1", (4,))
-    what = f"{Raw.name}, but both guests finish their sums: tc's csum action in vm1, tx off in vm3"
+    what = (
+        f"{Raw.name}, but both guests complete their sums: tc's csum action in vm1, tx off in vm3"
+    )
     ways[FINISHED] = Way(what, Raw.name, versions=(4,), finished=True)
     return ways
 
@@ -83,8 +85,8 @@ def _story(found: Mapping[str, TrafficRun]) -> list[str]:
     back = {kind: found[f"{kind} back/ipv4"] for kind in KINDS}
     lines += ["The other way, from vm3 to vm1, IPv4:", "", *_table(back), ""]
     lines += [
-        "What happens. The note that the sum is not finished crosses three borders. Out of vm1 it",
-        "is XEN_NETTXF_csum_blank on the ring to dom0; out of the Xen host it is",
+        "What happens. The metadata (the sum is not finished) crosses three borders. Out of vm1",
+        "it is XEN_NETTXF_csum_blank on the ring to dom0; out of the Xen host it is",
         "VIRTIO_NET_HDR_F_NEEDS_CSUM (virtio_net_hdr_from_skb in dom0, tun_get_user in the lab's",
         "kernel), and the same once more into the QEMU guest. Between them, in dom0 and in the",
         "lab's kernel, it is CHECKSUM_PARTIAL. Each translation is complete. So to the other guest",
@@ -93,15 +95,15 @@ def _story(found: Mapping[str, TrafficRun]) -> list[str]:
         f"Where the knowledge was lost with raw: {_where(copied)};",
         f"the other way: {_where(back[Raw.name])}.",
         "Not between Xen and virtio: a program that copies bytes from one packet socket",
-        "to another loses the note here as it does between two QEMU guests or two Xen guests. The",
-        "kernel of the receiver, whichever it is, counts TcpInCsumErrors and drops the packet.",
+        "to another loses the metadata here as it does between two QEMU guests or two Xen guests.",
+        "The kernel of the receiver, whichever it is, counts TcpInCsumErrors and drops the packet.",
         "Ping works because ICMP is summed in software from the start.",
         "",
-        f"What proves it. {kept} is the same program with PACKET_VNET_HDR, so that the note is",
+        f"What proves it. {kept} is the same program with PACKET_VNET_HDR, so that the metadata is",
         "copied too: SSH works, and no byte of the packet differs. And without any router the same",
         "two kinds of guests talk to each other with the same unfinished sums. With sums that each",
         "guest has finished itself (by tc's csum action on Xen, by `ethtool -K eth0 tx off` on",
-        "virtio) there is no note to lose, and the copying router does no harm.",
+        "virtio) there is no metadata to lose, and the copying router does no harm.",
     ]
     return lines
 
@@ -118,15 +120,15 @@ def _where(traffic: TrafficRun) -> str:
     "xen-to-virtio",
     topology="xen-to-virtio.yaml",
     hypothesis="An unfinished packet of a Xen guest reaches a QEMU guest as well as one of its own "
-    "kind: each border translates the note. Only a router that copies packets loses it, as among "
-    "Xen guests or QEMU guests alone.",
+    "kind: each border translates the metadata. Only a router that copies packets loses it, as "
+    "among Xen guests or QEMU guests alone.",
     variants={"way": WAYS, "ip": IP},
     where=lambda case: case["ip"] in case["way"].versions,
     describe=lambda case: str(case["way"].what),
     story=_story,
 )
 def xen_to_virtio(trial: Trial, arm: Arm, case: Case) -> TrafficRun:
-    """A Xen guest and a QEMU guest, through each kind of router: which one loses the note."""
+    """A Xen guest and a QEMU guest, through each kind of router: which loses metadata."""
     way: Way = case["way"]
     ends = (way.source, way.destination)
     if way.kind:
