@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from labctl.experiments.probes import Answer
     from labctl.experiments.require import require
     from labctl.experiments.run_context import Arm, Skip, Trial
-    from labctl.experiments.software_checksums import finishing
+    from labctl.experiments.software_checksums import software_checksums
     from labctl.experiments.traffic_run import (
         TrafficRun,
         check_answer,
@@ -128,10 +128,10 @@ __all__ = [
     "experiment",
     "fault_location",
     "find_path",
-    "finishing",
     "probes",
     "require",
     "run_traffic",
+    "software_checksums",
     "topology",
     "wait_for_port",
     "wait_until",
@@ -154,7 +154,7 @@ _HOMES = {
     "labctl.experiments.variants": "Case",
     "labctl.experiments.evidence": "PacketSelector Step check_states everywhere "
     "fault_location walk",
-    "labctl.experiments.software_checksums": "finishing",
+    "labctl.experiments.software_checksums": "software_checksums",
     "labctl.experiments.model": "Experiment experiment",
     "labctl.experiments.probes": "Answer",
     "labctl.experiments.require": "require",

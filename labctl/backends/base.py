@@ -139,7 +139,7 @@ class Backend(ABC):
     # --- going --------------------------------------------------------------------------------
 
     @abstractmethod
-    def dismantle(self, sandbox: Sandbox, known: State | None) -> None:
+    def tear_down(self, sandbox: Sandbox, known: State | None) -> None:
         """Take away what does not end with the sandbox, however far its making came.
 
         `known` is None where nothing was made yet but connections. Raises `LabctlError` where

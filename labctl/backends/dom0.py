@@ -33,7 +33,7 @@ ROOMS = (
 DIRECTORY = Path("/run/labctl")
 CODE = "code"
 SECONDS = 120.0
-PATIENCE = 900.0
+CALL_SECONDS = 900.0
 """Seconds that a call may take, for root there may let us wait for ever. Minutes prove nothing:
 under emulation on a busy machine it took more than five until our code was imported."""
 
@@ -90,7 +90,7 @@ class Dom0(Context):
         begin = 'echo $$ >"$0"; exec "$@" 2>/dev/null'
         words = ["sh", "-c", begin, str(self._pid), *self._ssh(), line]
         hint = f"its python3, or what root's shell runs there, may have been changed: {log} there"
-        other = Other(f"dom0 of {self._host}", hint, PATIENCE)
+        other = Other(f"dom0 of {self._host}", hint, CALL_SECONDS)
         started = Agent.start([*self._sandbox.enter(), *words], self._why_all_closed, other)
         threading.Thread(
             target=self._watch, args=[self._over], daemon=True, name="labctl-dom0"

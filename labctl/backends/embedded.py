@@ -64,5 +64,5 @@ class Embedded(Backend):
         sandbox.call(links.leave_bridges_alone)
         sandbox.call(links.build, known.topology)
 
-    def dismantle(self, sandbox: Sandbox, known: State | None) -> None:
+    def tear_down(self, sandbox: Sandbox, known: State | None) -> None:
         """Nothing to do: all of it ends with the sandbox."""

@@ -53,7 +53,7 @@ class SharedHost(Backend):
         """Return the libvirt of the URI."""
         return driver.Hypervisor(None, self.uri)
 
-    def dismantle(self, sandbox: Sandbox, known: State | None) -> None:
+    def tear_down(self, sandbox: Sandbox, known: State | None) -> None:
         """Take away what the lab has made, and end its SSH connections."""
         end_connections(sandbox)  # whoever was killed may have left one that hangs
         if known:

@@ -36,14 +36,14 @@ from labctl.errors import LabctlError
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import last_lines
 
-Way = Literal["tx", "rx"]
+RingDirection = Literal["tx", "rx"]
 """`tx`: a request of the guest, its packet is `in` at the vif; `rx`: a response to it, `out`."""
 
-_NAMES: dict[Way, dict[int, str]] = {
+_NAMES: dict[RingDirection, dict[int, str]] = {
     "tx": {1: "csum_blank", 2: "data_validated", 4: "more_data", 8: "extra_info"},
     "rx": {2: "csum_blank", 1: "data_validated", 4: "more_data", 8: "extra_info"},
 }
-_WAYS: dict[int, Way] = {xenflags_program.TX: "tx", xenflags_program.RX: "rx"}
+_WAYS: dict[int, RingDirection] = {xenflags_program.TX: "tx", xenflags_program.RX: "rx"}
 _REQUEST = struct.Struct("<IHHHH4x")  # grant, offset, flags, id, size
 _RESPONSE = struct.Struct("<HHHh8x")  # id, offset, flags, status
 _VIF = re.compile(r"[^\s/]{1,15}\Z")
@@ -53,7 +53,7 @@ _HEADER = re.compile(
 
 _SLACK_NS = 1_000_000
 """How far two clocks of one machine, converted, may seem to be apart."""
-_LONGEST_NS: dict[Way, int] = {"tx": 1_000_000_000, "rx": 10_000_000_000}
+_LONGEST_NS: dict[RingDirection, int] = {"tx": 1_000_000_000, "rx": 10_000_000_000}
 """How long a packet is under way between vif and ring: netback itself drops what waits longer."""
 
 
@@ -69,7 +69,7 @@ class FlagsSeen:
     """Nanoseconds since the epoch on dom0's clock: for `tx` just before the packet is seen at the
     vif, for `rx` once it was handed to the guest."""
     vif: str
-    direction: Way
+    direction: RingDirection
     flags: int
     """As in the ring. The two directions number them differently: use `names`."""
     id: int
@@ -194,7 +194,7 @@ class _Record:
 
 def _gaps(records: Iterable[_Record]) -> int:
     """Count the packets left out, by what the queues counted; records in the order of time."""
-    last: dict[tuple[str, Way, int], int] = {}
+    last: dict[tuple[str, RingDirection, int], int] = {}
     missed = 0
     for record in records:
         queue = record.seen.vif, record.seen.direction, record.queue
@@ -232,8 +232,8 @@ def beside(
     packet is known by its own first bytes; of several that begin alike the nearest in time, on the
     side where the packet's way wants it, and none twice.
     """
-    waiting: dict[tuple[str, Way, bytes], list[FlagsSeen]] = defaultdict(list)
-    lengths: dict[tuple[str, Way], set[int]] = defaultdict(set)
+    waiting: dict[tuple[str, RingDirection, bytes], list[FlagsSeen]] = defaultdict(list)
+    lengths: dict[tuple[str, RingDirection], set[int]] = defaultdict(set)
     for one in sorted(seen, key=lambda one: one.time_ns):
         lengths[one.vif, one.direction].add(len(one.head))
         if one.head:
@@ -243,7 +243,7 @@ def beside(
     for observation in sorted(observations, key=lambda one: one.time_ns):
         if observation.hop not in vifs:
             continue
-        way: Way = "tx" if observation.direction == "in" else "rx"
+        way: RingDirection = "tx" if observation.direction == "in" else "rx"
         frame = observation.record.frame
         alike = [
             waiting[key]
@@ -254,7 +254,7 @@ def beside(
     return tuple(found)
 
 
-def _take(alike: list[list[FlagsSeen]], time_ns: int, way: Way) -> FlagsSeen | None:
+def _take(alike: list[list[FlagsSeen]], time_ns: int, way: RingDirection) -> FlagsSeen | None:
     """Take the best out of lists in the order of time: before `time_ns` for tx, after it for rx."""
     best: tuple[int, list[FlagsSeen], int] | None = None
     for ones in alike:

@@ -33,7 +33,7 @@ __all__ = ["Fix", "Proof", "Trial", "candidates", "prove"]
 LOOK_SECONDS = 0.1
 ATTEMPT_SECONDS = 60.0
 OVER = "not tried: the time was over"
-SIGNS = 2
+MIN_CSUM_ERRORS = 2
 """Checksum errors that make a failure: a packet and its repetition died of the same cause."""
 OFF = {"tx-checksumming": False}
 """Of a link of the host's: its kernel completes what is sent by it."""
@@ -268,7 +268,7 @@ def attempt(
     deadline = Deadline(seconds, f"connecting to {flow.destination}")
     errors: dict[str, int] = {}
     try:
-        while job.poll() is None and not any(count >= SIGNS for count in errors.values()):
+        while job.poll() is None and not any(count >= MIN_CSUM_ERRORS for count in errors.values()):
             if deadline.passed:
                 return None, f"not told within {seconds:.0f} s"
             time.sleep(LOOK_SECONDS)

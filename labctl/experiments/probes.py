@@ -45,7 +45,7 @@ _ANSWERED = re.compile(
 a connection that was closed or reset, may be a busy server's doing and accuses no network."""
 ATTEMPTS = 3
 """Times that SSH is tried which broke for no cause that was seen."""
-SIGNS = 2
+MIN_CSUM_ERRORS = 2
 """Checksum errors that make a hang: the packet and its retransmission died of the same cause."""
 NOT_RUN = (126, 127)
 """What a shell exits with for a program that cannot be run, or that is not there (POSIX, XCU
@@ -221,7 +221,7 @@ def _ssh(
             blamed = [
                 f"{name} counted {grown['TcpInCsumErrors']} TCP checksum errors"
                 for name, grown in errors.items()
-                if grown.get("TcpInCsumErrors", 0) >= SIGNS
+                if grown.get("TcpInCsumErrors", 0) >= MIN_CSUM_ERRORS
             ]
             if blamed and (status is not None or job.poll() is None):
                 return Answer(False, f"{HANGS}: {', '.join(blamed)}", errors)

@@ -18,7 +18,7 @@ COVERS = {Checksum.PARTIAL: "pseudo-header", Checksum.VALID: "whole packet"}
 
 
 @dataclass(frozen=True)
-class Passage:
+class RingTransit:
     """One packet that crossed dom0: out of its sender's ring and into its receiver's."""
 
     sent: Observation
@@ -29,9 +29,9 @@ class Passage:
     """The response that the receiver got."""
 
 
-def passages(evidence: Evidence, flags: FlagsEvidence, vifs: Sequence[str]) -> list[Passage]:
+def passages(evidence: Evidence, flags: FlagsEvidence, vifs: Sequence[str]) -> list[RingTransit]:
     """Return the packets that crossed the bridge between two vifs, in the order of time."""
-    found: list[Passage] = []
+    found: list[RingTransit] = []
     by_vif = {vif: beside(evidence[vif].observations, flags.seen) for vif in vifs}
     for vif, other in (vifs, vifs[::-1]):
         waiting = [pair for pair in by_vif[other] if pair[0].direction == "out"]
@@ -42,12 +42,12 @@ def passages(evidence: Evidence, flags: FlagsEvidence, vifs: Sequence[str]) -> l
             same = next((pair for pair in waiting if pair[0].record.frame == frame), None)
             if same is not None:
                 waiting.remove(same)
-                found.append(Passage(observation, tx, same[1]))
+                found.append(RingTransit(observation, tx, same[1]))
     return sorted(found, key=lambda one: one.sent.time_ns)
 
 
 def check_flags(
-    arm: Arm, flags: FlagsEvidence, crossed: Sequence[Passage], steps: Sequence[Step],
+    arm: Arm, flags: FlagsEvidence, crossed: Sequence[RingTransit], steps: Sequence[Step],
     wanted: PacketSelector, expected: Sequence[str],
 ) -> None:  # fmt: skip
     """Check what both rings said of one packet, the one whose way is `steps`."""
@@ -76,7 +76,7 @@ def check_flags(
     )
 
 
-def lines(crossed: Sequence[Passage], names: dict[str, str], most: int = 14) -> list[str]:
+def lines(crossed: Sequence[RingTransit], names: dict[str, str], most: int = 14) -> list[str]:
     """Show the sums and flags of the first packets between two addresses, a row each.
 
     `names` tells who has which address. `pseudo` is the sum of the pseudo-header, `whole` the one a

@@ -14,7 +14,7 @@ SEGMENTS = CSUM_ACTION.features
 
 
 @contextlib.contextmanager
-def finishing(node: Node, interface: str = "eth0") -> Iterator[None]:
+def software_checksums(node: Node, interface: str = "eth0") -> Iterator[None]:
     """Let a guest complete the checksum of what it sends, for the length of a `with` block.
 
     How depends on the NIC (`NicModel.completions`): by `ethtool -K … tx off`, or where the driver

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from labctl.experiments.evidence import Step
 from labctl.experiments.probes import Answer
-from labctl.lab.hop_locations import whereabouts
+from labctl.lab.hop_locations import hop_locations
 
 
 def table(columns: Mapping[str, tuple[Sequence[Step], Answer | None]]) -> list[str]:
@@ -17,7 +17,7 @@ def table(columns: Mapping[str, tuple[Sequence[Step], Answer | None]]) -> list[s
     if not columns:
         return []
     steps = next(iter(columns.values()))[0]
-    places = whereabouts([step.hop for step in steps])
+    places = hop_locations([step.hop for step in steps])
     rows = [["hop", "place", *columns]]
     for number, step in enumerate(steps):
         name = step.hop.name

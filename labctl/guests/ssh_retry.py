@@ -21,7 +21,7 @@ ANNOUNCEMENT = "labctl: begun"
 """What a command writes to standard error before anything else."""
 NEVER_BEGUN = 255
 """What ssh(1) exits with when it cannot tell how the command ended."""
-TRIES = 50
+MAX_ATTEMPTS = 50
 """A busy guest loses one session in twenty; this many in a row mean something else."""
 
 
@@ -30,10 +30,10 @@ def announced(line: str) -> str:
     return f"echo '{ANNOUNCEMENT}' >&2; {line}"
 
 
-def until_begun(go: Callable[[str], Result], line: str) -> tuple[Result, bool]:
+def retry_until_started(go: Callable[[str], Result], line: str) -> tuple[Result, bool]:
     """Run a shell's line by `go`, again for as long as it has not begun; tell whether it has."""
     begun = False
-    for _ in range(TRIES):
+    for _ in range(MAX_ATTEMPTS):
         result = go(announced(line))
         begun, errors = without_announcement(result.stderr)
         result = dataclasses.replace(result, stderr=errors)
@@ -48,7 +48,7 @@ def without_announcement(errors: str) -> tuple[bool, str]:
     return bool(found), before + after
 
 
-class Begun:
+class RetriedCommand:
     """A program in a guest that is started again for as long as it has not begun."""
 
     def __init__(
@@ -71,7 +71,7 @@ class Begun:
         if status is None and time.monotonic() > self._check_at:
             self._check()
             self._check_at = time.monotonic() + WATCH_SECONDS
-        if status == NEVER_BEGUN and not self._begun() and self._tries < TRIES:
+        if status == NEVER_BEGUN and not self._begun() and self._tries < MAX_ATTEMPTS:
             self._tries += 1
             self._process = self._start()
             return None

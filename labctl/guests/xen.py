@@ -26,7 +26,7 @@ from labctl.events import Emit
 from labctl.guests import console, driver, ssh
 from labctl.guests.domain import NAMESPACE
 from labctl.guests.spec import Guest, drive_serial
-from labctl.guests.ssh_retry import until_begun
+from labctl.guests.ssh_retry import retry_until_started
 from labctl.guests.xen_host import BOOT_FOLDER, COMMAND_LINE_LIMIT
 from labctl.sandbox import agent, atomic
 from labctl.sandbox.deadline import Deadline
@@ -48,7 +48,7 @@ HOST_SECONDS = 120.0
 ASK_SECONDS = 3.0
 NOT_TOLD = 255
 """What ssh(1) exits with when it has no exit status of the command's."""
-TRIES = 3
+MAX_ATTEMPTS = 3
 RUN = Path("/run/labctl")
 """Where dom0 of a lab's own Xen host keeps what is of the lab."""
 JOINED = b"\0"
@@ -329,8 +329,8 @@ def in_dom0(host: XenHost, line: str, *, stdin: bytes = b"", check: bool = True)
         watch = partial(_check_alive, host)
         return run(host.words(text), deadline=deadline, stdin=stdin, check=False, watch=watch)
 
-    for _ in range(TRIES):
-        result, _ = until_begun(go, line)
+    for _ in range(MAX_ATTEMPTS):
+        result, _ = retry_until_started(go, line)
         if result.status != NOT_TOLD:
             break
     if check and not result.ok:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from labctl.topology.points import ObservationPoint
 
 
-def whereabouts(path: Sequence[ObservationPoint]) -> dict[str, str]:
+def hop_locations(path: Sequence[ObservationPoint]) -> dict[str, str]:
     """Return a few words for every hop of a path, by its name.
 
     Which Xen host a dom0 is of is said where the path passes more than one.

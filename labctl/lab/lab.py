@@ -131,7 +131,7 @@ class Lab:
             if lab:
                 lab.down()
             else:
-                backend.dismantle(sandbox, None)
+                backend.tear_down(sandbox, None)
                 sandbox.end()
             raise
         timings["up"] = time.monotonic() - begun
@@ -147,7 +147,7 @@ class Lab:
         """End everything of this lab."""
         for dom0 in self._dom0s.values():
             dom0.close()
-        self._backend.dismantle(self.sandbox, self._state)
+        self._backend.tear_down(self.sandbox, self._state)
         self.sandbox.end()
 
     def close(self) -> None:

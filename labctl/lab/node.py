@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from labctl.errors import DeadlineError, GuestError, UsageError
 from labctl.guests import console, ethtool, ssh
-from labctl.guests.ssh_retry import NEVER_BEGUN, Begun, until_begun
+from labctl.guests.ssh_retry import NEVER_BEGUN, RetriedCommand, retry_until_started
 from labctl.kinds import nics
 from labctl.sandbox.base import Process, Sandbox
 from labctl.sandbox.deadline import Deadline
@@ -43,7 +43,7 @@ class Job:
         self._node = node
         self._output = output
         self._errors = errors
-        self._process = Begun(start, lambda: self.begun, node.check)
+        self._process = RetriedCommand(start, lambda: self.begun, node.check)
 
     @property
     def begun(self) -> bool:
@@ -154,7 +154,9 @@ class Node:
         shown = " ".join(line[:120].split())[:60]
         deadline = Deadline(timeout, f"`{shown}` in {self.name}")
         argv = self.ssh_argv()
-        result, begun = until_begun(lambda text: self._go([*argv, text], deadline, stdin), line)
+        result, begun = retry_until_started(
+            lambda text: self._go([*argv, text], deadline, stdin), line
+        )
         if result.cut:
             raise GuestError(
                 f"{self.name} said more than {MOST_OUTPUT >> 20} MiB to `{shown}`",

@@ -36,7 +36,7 @@ def end(folder: Path) -> None:
         ) from None
     try:
         if known:
-            backends.of(known.uri).dismantle(sandbox, known)
+            backends.of(known.uri).tear_down(sandbox, known)
         else:
             end_connections(sandbox)
     except BaseException:

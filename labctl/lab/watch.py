@@ -18,7 +18,7 @@ from labctl.capture.session import Capture
 from labctl.capture.spawn import Handle, Spawn
 from labctl.capture.xenflags import FlagsWatch
 from labctl.errors import GuestError, HostError, LabctlError
-from labctl.guests.ssh_retry import Begun
+from labctl.guests.ssh_retry import RetriedCommand
 from labctl.kinds import registry
 from labctl.kinds.observers import DEFAULT
 from labctl.lab.lab import Lab
@@ -85,7 +85,9 @@ def _spawning(lab: Lab, place: Callable[[Sequence[str]], Node | None]) -> Spawn:
         there = place(argv)
         if there is None:
             return start()
-        return Begun(start, lambda: stdout.exists() and stdout.stat().st_size > 0, there.check)
+        return RetriedCommand(
+            start, lambda: stdout.exists() and stdout.stat().st_size > 0, there.check
+        )
 
     return spawn
 

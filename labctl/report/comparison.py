@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labctl.lab.hop_locations import whereabouts
+from labctl.lab.hop_locations import hop_locations
 from labctl.packet.checksum import Checksum
 from labctl.report.gather import Arm, Report
 from labctl.report.legend import sign, words
@@ -163,7 +163,7 @@ def _pair(
     other: PacketTrace | None,
     path: Sequence[ObservationPoint],
 ) -> Pair:
-    places = whereabouts(path)
+    places = hop_locations(path)
     across = {step.hop: step for step in other.steps} if other else {}
     rows = []
     for number, step in enumerate(packet_trace.steps, start=1):

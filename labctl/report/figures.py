@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labctl.lab.hop_locations import whereabouts
+from labctl.lab.hop_locations import hop_locations
 from labctl.report import chart, drawing
 from labctl.report.drawing import Drawing
 from labctl.report.gather import Arm
@@ -125,7 +125,7 @@ def hint(figures: Sequence[Figure]) -> str:
     end = "its vif in dom0" if outside.dom0 else "the host's end of the same interface"
     told = f"{inside.name} is inside {inside.element}, {outside.name} {end}.{few}"
     other = max((figure.subject.path for figure in figures), key=len)
-    places = whereabouts(other)
+    places = hop_locations(other)
     uplink = [hop for hop in other if hop.of_uplink][:2]
     if len(uplink) < 2:
         return told

@@ -59,7 +59,7 @@ MOST_WAITING = 16 << 20
 MOST_ASKED = 1024
 """Bytes that wait in all, and neighbours that they wait for: whoever sends to every address of a
 subnet has each asked for. The kernel's table has no room for more neighbours (gc_thresh3)."""
-PATIENCE = 5.0
+NEIGHBOUR_SECONDS = 5.0
 """Seconds they wait at most; the kernel itself gives up after three."""
 
 COUNTERS = (
@@ -176,7 +176,7 @@ class Router:
             self.counters["queue_full"] += 1
             return
         if key not in self._waiting:
-            self._waiting[key] = (time.monotonic() + PATIENCE, deque())
+            self._waiting[key] = (time.monotonic() + NEIGHBOUR_SECONDS, deque())
             self.tables.ask(key)
         queue = self._waiting[key][1]
         if len(queue) >= QUEUE:

@@ -57,7 +57,7 @@ def packed(address: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class NextHop:
     """Where a route leads: out of an interface, to a gateway or to the destination itself."""
 
     ifindex: int
@@ -69,10 +69,10 @@ class Routes:
 
     def __init__(self) -> None:
         """Start with no route."""
-        self._found: dict[tuple[int, int], dict[int, tuple[int, Way]]] = {}
+        self._found: dict[tuple[int, int], dict[int, tuple[int, NextHop]]] = {}
         self._lengths: dict[int, list[int]] = {4: [], 6: []}
 
-    def add(self, prefix: bytes, length: int, way: Way, metric: int = 0) -> None:
+    def add(self, prefix: bytes, length: int, way: NextHop, metric: int = 0) -> None:
         """Add a route to `prefix`/`length`; of equal prefixes the lowest metric wins."""
         bits = len(prefix) * 8
         version = 4 if bits == 32 else 6
@@ -83,7 +83,7 @@ class Routes:
         if length not in self._lengths[version]:
             self._lengths[version] = sorted([*self._lengths[version], length], reverse=True)
 
-    def find(self, dst: bytes) -> Way | None:
+    def find(self, dst: bytes) -> NextHop | None:
         """Return the way to an address, or None."""
         bits = len(dst) * 8
         version = 4 if bits == 32 else 6
@@ -157,7 +157,7 @@ class Tables:
         routes.add(
             packed(message.get_attr("RTA_DST") or empty),
             message["dst_len"],
-            Way(index, packed(gateway) if gateway else None),
+            NextHop(index, packed(gateway) if gateway else None),
             message.get_attr("RTA_PRIORITY") or 0,
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .target import Finding, Target, classify
 
-TRIES = 600
+MAX_ATTEMPTS = 600
 SECONDS = 20.0
 """How long and how often a smaller input is looked for."""
 
@@ -38,7 +38,7 @@ def smaller(target: Target, data: bytes, key: str) -> bytes:
     while size:
         at = 0
         while at < len(data):
-            if tries >= TRIES or time.monotonic() > ends:
+            if tries >= MAX_ATTEMPTS or time.monotonic() > ends:
                 return data
             shorter = data[:at] + data[at + size :]
             tries += 1

@@ -34,7 +34,7 @@ TIMED_OUT = (124, 137)
 OUTPUT_SHOWN = 20000
 """Characters of a step's output in the JUnit file; all of it lies beside it."""
 NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-TRIES = 2
+MAX_ATTEMPTS = 2
 """A runner that dies is not the fault of what it ran: it is tried once more."""
 MEMORY_MIB = 6144
 PREPARE_SECONDS = 900.0
@@ -107,7 +107,7 @@ def _tried(session: plan.Session, options: Options) -> list[Outcome]:
             f"{place} is there already, and no run made it", "move it away, or name other results"
         ) from None
     broken = last = ""
-    for attempt in range(1, TRIES + 1):
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         folder = place / f"try-{attempt}"
         folder.mkdir()
         outcomes: list[Outcome] = []

@@ -14,7 +14,7 @@ from labctl.capture.xenflags import (
     FlagsEvidence,
     FlagsSeen,
     FlagsWatch,
-    Way,
+    RingDirection,
     XenFlagsError,
     beside,
     flags_argv,
@@ -155,7 +155,7 @@ def observation(time: int, data: bytes, *, out: bool = False, hop: str = "vm1-et
     return Observation(hop, record, record.classify(None))
 
 
-def flagged(time: int, head: bytes, way: Way = "tx", flags: int = 3) -> FlagsSeen:
+def flagged(time: int, head: bytes, way: RingDirection = "tx", flags: int = 3) -> FlagsSeen:
     return FlagsSeen(time, "vm1-eth0", way, flags, 0, len(head), head)
 
 

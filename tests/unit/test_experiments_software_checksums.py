@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from labctl.experiments.software_checksums import finishing
+from labctl.experiments.software_checksums import software_checksums
 from labctl.sandbox.process import CommandError
 
 
@@ -49,7 +49,7 @@ class XenGuest:
 
 def test_a_xen_guest_finishes_its_sums_by_tc_and_is_as_before_afterwards() -> None:
     guest: Any = XenGuest()
-    with finishing(guest):
+    with software_checksums(guest):
         assert (guest.qdisc, guest.filtered, guest.segments) == (True, True, False)
     assert (guest.qdisc, guest.filtered, guest.segments) == (False, False, True)
 
@@ -57,6 +57,6 @@ def test_a_xen_guest_finishes_its_sums_by_tc_and_is_as_before_afterwards() -> No
 @pytest.mark.parametrize("refused", ["qdisc add", "filter add"])
 def test_a_refused_command_leaves_nothing_behind(refused: str) -> None:
     guest: Any = XenGuest(refused)
-    with pytest.raises(CommandError), finishing(guest):
+    with pytest.raises(CommandError), software_checksums(guest):
         pass
     assert (guest.qdisc, guest.segments) == (False, True)

@@ -24,7 +24,7 @@ from labctl.guests import ready
 from labctl.guests.keys import Key
 from labctl.guests.spec import Dom0 as Dom0Kernel
 from labctl.guests.spec import Guest
-from labctl.guests.ssh_retry import Begun
+from labctl.guests.ssh_retry import RetriedCommand
 from labctl.images import Image
 from labctl.lab import memory, node, preflight, xen_guests
 from labctl.sandbox import codec
@@ -361,7 +361,7 @@ def test_who_waits_for_a_program_hears_that_its_machine_has_ended(
 ) -> None:
     clock = Clock(monkeypatch)
     process: Any = Quiet()
-    begun = Begun(lambda: process, lambda: True, ended)
+    begun = RetriedCommand(lambda: process, lambda: True, ended)
     assert begun.poll() is None  # not at every look: it costs something
     clock.now += 2
     with pytest.raises(GuestError, match="xen1 has ended"):

@@ -15,7 +15,7 @@ from labctl.capture import pcapng
 from labctl.capture.pcapng import PcapngError
 from labctl.capture.session import Evidence, HopEvidence
 from labctl.errors import UsageError
-from labctl.lab.hop_locations import whereabouts
+from labctl.lab.hop_locations import hop_locations
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.report import chart, drawing, recorded
 from labctl.report.drawing import BOX, Shape
@@ -116,7 +116,7 @@ def test_of_an_older_record_an_uplink_is_known_by_where_it_is() -> None:
     names = ["vm1:eth0", "vm1-eth0", "xen1:eth0", "xen1-eth0", "vm3-eth0", "vm3:eth0"]
     evidence = Evidence(tuple(HopEvidence(name, (), None, None) for name in names))
     path = recorded.path_of(evidence, ["xen1", "vm1", "vm3"], None)
-    assert whereabouts(path) == {
+    assert hop_locations(path) == {
         "vm1:eth0": "inside vm1",
         "vm1-eth0": "host's end of vm1",
         "xen1:eth0": "uplink in dom0",
@@ -220,7 +220,7 @@ def test_a_path_alone_tells_the_bridges_of_an_uplink(ends: tuple[str, str]) -> N
 
 
 def test_places_are_told_in_the_words_of_where_they_are() -> None:
-    told = whereabouts(find_path(load(find("xen-to-virtio.yaml")), "vm1", "vm3").points)
+    told = hop_locations(find_path(load(find("xen-to-virtio.yaml")), "vm1", "vm3").points)
     assert told == {
         "vm1:eth0": "inside vm1",
         "vm1-eth0": "vif of vm1 in dom0",
@@ -233,12 +233,12 @@ def test_places_are_told_in_the_words_of_where_they_are() -> None:
         "vm3-eth0": "host's end of vm3",
         "vm3:eth0": "inside vm3",
     }
-    inner = whereabouts(find_path(load(find("xen-router-hop.yaml")), "vm1", "vm2").points)
+    inner = hop_locations(find_path(load(find("xen-router-hop.yaml")), "vm1", "vm2").points)
     assert inner["r1-eth0"] == "veth of r1 in dom0"
     between = inside_guest("xen1", "lan")
     one, *rest = find_path(load(find("xen-uplink.yaml")), "vm1", "vm3").points
-    assert whereabouts([one, between, *rest])["xen1:lan"] == "inside xen1"
-    two = whereabouts(find_path(loads(XEN, "x"), "vm1", "vm3").points)
+    assert hop_locations([one, between, *rest])["xen1:lan"] == "inside xen1"
+    two = hop_locations(find_path(loads(XEN, "x"), "vm1", "vm3").points)
     assert two["vm1-eth0"] == "vif of vm1 in dom0 of xen1"
     assert two["xen2:eth0"] == "uplink in dom0 of xen2"
 

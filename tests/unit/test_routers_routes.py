@@ -7,14 +7,14 @@ import ipaddress
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.routers.tables import Routes, Way, packed
+from labctl.routers.tables import NextHop, Routes, packed
 
 
 def routes(*entries: tuple[str, int]) -> Routes:
     made = Routes()
     for text, index in entries:
         net = ipaddress.ip_network(text)
-        made.add(net.network_address.packed, net.prefixlen, Way(index, None))
+        made.add(net.network_address.packed, net.prefixlen, NextHop(index, None))
     return made
 
 
@@ -27,7 +27,7 @@ def test_the_longest_prefix_wins_in_each_family() -> None:
         "192.0.2.1": 1, "10.9.9.9": 2, "10.1.9.9": 3, "10.1.2.3": 4, "fd00:2::1": 5, "fd00:1::1": 6,
     }  # fmt: skip
     for address, index in expected.items():
-        assert table.find(packed(address)) == Way(index, None)
+        assert table.find(packed(address)) == NextHop(index, None)
     assert table.find(packed("2001:db8::1")) is None  # the IPv4 default is not IPv6's
     assert routes().find(packed("10.0.0.1")) is None
 
@@ -35,8 +35,8 @@ def test_the_longest_prefix_wins_in_each_family() -> None:
 def test_of_equal_prefixes_the_lowest_metric_wins() -> None:
     made = Routes()
     for index, metric in ((1, 100), (2, 50), (3, 70)):
-        made.add(packed("10.0.0.0"), 8, Way(index, None), metric)
-    assert made.find(packed("10.1.1.1")) == Way(2, None)
+        made.add(packed("10.0.0.0"), 8, NextHop(index, None), metric)
+    assert made.find(packed("10.1.1.1")) == NextHop(2, None)
 
 
 @given(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from labctl.experiments.expectations import check_traffic
 from labctl.experiments.model import experiment
 from labctl.experiments.run_context import Arm, Trial
-from labctl.experiments.software_checksums import finishing
+from labctl.experiments.software_checksums import software_checksums
 from labctl.experiments.text_tables import table
 from labctl.experiments.traffic_run import TrafficRun, run_traffic
 from labctl.experiments.variants import Case
@@ -51,7 +51,7 @@ def bridged(trial: Trial, arm: Arm, case: Case) -> TrafficRun:
     finishers = GUESTS if case.name == CONTROL else ()
     with contextlib.ExitStack() as stack:
         for name in finishers:
-            stack.enter_context(finishing(trial.lab.node(name)))
+            stack.enter_context(software_checksums(trial.lab.node(name)))
         traffic = run_traffic(trial, arm, *GUESTS, case["ip"], with_ping=not finishers)
     check_traffic(arm, traffic, Ends(finished_by=finishers))
     return traffic

@@ -10,7 +10,7 @@ from labctl.experiments.evidence import fault_location
 from labctl.experiments.expectations import check_traffic
 from labctl.experiments.model import experiment
 from labctl.experiments.run_context import Arm, Trial
-from labctl.experiments.software_checksums import finishing
+from labctl.experiments.software_checksums import software_checksums
 from labctl.experiments.text_tables import table
 from labctl.experiments.traffic_run import TrafficRun, run_traffic
 from labctl.experiments.variants import Axis, Case
@@ -60,7 +60,7 @@ def cross_router(trial: Trial, arm: Arm, case: Case) -> TrafficRun:
     trial.lab.router("r1").set_kind(between.kind)
     with contextlib.ExitStack() as stack:
         for name in finishers:
-            stack.enter_context(finishing(trial.lab.node(name)))
+            stack.enter_context(software_checksums(trial.lab.node(name)))
         traffic = run_traffic(trial, arm, *GUESTS, case["ip"])
     check_traffic(arm, traffic, Ends(finished_by=finishers))
     return traffic

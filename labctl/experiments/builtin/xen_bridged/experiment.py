@@ -10,7 +10,7 @@ from labctl.experiments import rings
 from labctl.experiments.expectations import check_traffic
 from labctl.experiments.model import experiment
 from labctl.experiments.run_context import Arm, Trial
-from labctl.experiments.software_checksums import finishing
+from labctl.experiments.software_checksums import software_checksums
 from labctl.experiments.text_tables import table
 from labctl.experiments.traffic_run import TrafficRun, run_traffic
 from labctl.experiments.variants import Case
@@ -45,7 +45,7 @@ class Shown:
     """What one case found."""
 
     traffic: TrafficRun
-    passages: list[rings.Passage]
+    passages: list[rings.RingTransit]
 
 
 def _story(found: Mapping[str, Shown]) -> list[str]:
@@ -82,7 +82,7 @@ def xen_bridged(trial: Trial, arm: Arm, case: Case) -> Shown:
     finishers = GUESTS if case.name == CONTROL else ()
     with contextlib.ExitStack() as stack:
         for name in finishers:
-            stack.enter_context(finishing(trial.lab.node(name)))
+            stack.enter_context(software_checksums(trial.lab.node(name)))
         shown = _cross(trial, arm, case["ip"], flags=() if finishers else rings.BOTH)
         check_traffic(arm, shown.traffic, Ends(finished_by=finishers))
     return shown

@@ -14,7 +14,7 @@ from labctl.experiments.evidence import Step
 from labctl.experiments.expectations import check_traffic
 from labctl.experiments.model import experiment
 from labctl.experiments.run_context import Arm, Trial
-from labctl.experiments.software_checksums import finishing
+from labctl.experiments.software_checksums import software_checksums
 from labctl.experiments.text_tables import aligned
 from labctl.experiments.traffic_run import TrafficRun, check_in_effect, run_traffic
 from labctl.experiments.variants import Case
@@ -114,7 +114,7 @@ def _guest_tc_csum(trial: Trial, arm: Arm, version: int) -> TrafficRun:
     nodes = [trial.lab.node(name) for name in GUESTS]
     with contextlib.ExitStack() as stack:
         for node in nodes:
-            stack.enter_context(finishing(node))
+            stack.enter_context(software_checksums(node))
         traffic = run_traffic(trial, arm, *GUESTS, version, with_ping=False)
         for node in nodes:
             _check_at_work(arm, node)

@@ -11,7 +11,7 @@ from labctl.experiments.evidence import fault_location
 from labctl.experiments.expectations import check_traffic
 from labctl.experiments.model import experiment
 from labctl.experiments.run_context import Arm, Trial
-from labctl.experiments.software_checksums import finishing
+from labctl.experiments.software_checksums import software_checksums
 from labctl.experiments.text_tables import table
 from labctl.experiments.traffic_run import TrafficRun, run_traffic
 from labctl.experiments.variants import Case
@@ -135,7 +135,7 @@ def xen_to_virtio(trial: Trial, arm: Arm, case: Case) -> TrafficRun:
         trial.lab.router("r1").set_kind(way.kind)
     with contextlib.ExitStack() as stack:
         for name in ends if way.finished else ():
-            stack.enter_context(finishing(trial.lab.node(name)))
+            stack.enter_context(software_checksums(trial.lab.node(name)))
         traffic = run_traffic(
             trial, arm, *ends, case["ip"],
             with_ping=not (way.back or way.finished), with_udp=not way.back,
