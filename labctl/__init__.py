@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         RunningRouter,
         Tool,
     )
+    from labctl.kinds.guests.base import GuestKind
     from labctl.lab import watch
     from labctl.lab.lab import Lab
     from labctl.lab.node import Job, Node
@@ -83,6 +84,7 @@ __all__ = [
     "Experiment",
     "ForwarderKind",
     "GuestError",
+    "GuestKind",
     "HopEvidence",
     "HostError",
     "Job",
@@ -161,6 +163,7 @@ _HOMES = {
     "labctl.experiments.run_context": "Arm Skip Trial",
     "labctl.kinds.base": "Effect ForwarderKind Kind LinkKind LinkPlan Look "
     "NewLink ObserverKind Passing Remedy RunningRouter Tool",
+    "labctl.kinds.guests.base": "GuestKind",
     "labctl.lab.lab": "Lab",
     "labctl.lab.node": "Job Node",
     "labctl.lab.router": "Router",

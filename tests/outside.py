@@ -16,12 +16,18 @@ def install(
     modules: Mapping[str, str],
     links: Mapping[str, str] | None = None,
     observers: Mapping[str, str] | None = None,
+    guests: Mapping[str, str] | None = None,
 ) -> None:
     """Put a distribution into a folder of the search path: its forwarders, its modules' text."""
     about = folder / f"{name}-1.0.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    groups = {"forwarders": kinds, "links": links or {}, "observers": observers or {}}
+    groups = {
+        "forwarders": kinds,
+        "links": links or {},
+        "observers": observers or {},
+        "guests": guests or {},
+    }
     text = ""
     for group, declared in groups.items():
         lines = "\n".join(f"{kind} = {place}" for kind, place in declared.items())
@@ -42,6 +48,7 @@ def install_own_kinds(folder: Path) -> None:
         {name: text},
         links={"veth-chain": f"{name}:VethChain"},
         observers={"packet-ring": f"{name}:PacketRing"},
+        guests={"labelled": f"{name}:Labelled"},
     )
     (folder / f"{name}.md").write_text("A page of its own.\n")
 

@@ -7,9 +7,9 @@ import socket
 import struct
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Literal
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal
 
 from labctl.kinds.base import (
     Effect,
@@ -23,10 +23,16 @@ from labctl.kinds.base import (
     Remedy,
     RunningRouter,
 )
+from labctl.kinds.guests.micro import Micro
 from labctl.kinds.observers import observe
 from labctl.packet.virtio import VNET_SIZE
 from labctl.routers import raw
 from labctl.routers.tables import Key
+
+if TYPE_CHECKING:
+    from labctl.guests.spec import Guest
+    from labctl.lab.machines import Making
+    from labctl.topology.model import Node
 
 UDP = 17
 
@@ -104,6 +110,25 @@ class _Loser(raw.Router):
         if at is not None and frame[at] == UDP:
             message[:VNET_SIZE] = bytes(VNET_SIZE)
         super().send(key, mac, message)
+
+
+class Labelled(Micro):
+    """A guest with more memory by default, and its name on its kernel's command line."""
+
+    name = "labelled"
+    summary = "a guest that is told its name by its kernel's command line"
+    title = "labelled guest"
+    memory = 144
+    least_memory = 136
+    built_by = f"{__name__}:build_labelled"
+
+
+def build_labelled(making: Making, node: Node) -> Guest:
+    """Return what labctl's own guest is made of, with a word more on the command line."""
+    from labctl.lab import qemu  # here: this file is a router's program, too
+
+    made = qemu.build(making, node)
+    return replace(made, cmdline=f"{made.cmdline} own_kinds.node={node.name}")
 
 
 class PacketRing(ObserverKind):

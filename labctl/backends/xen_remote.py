@@ -78,7 +78,7 @@ class XenRemote(SharedHost):
                 f"{topology.name} has {what}, where --connect {self.uri} needs one",
                 "leave --connect away: labctl makes Xen hosts of its own",
             )
-        outer = [node.name for node in topology.outer_nodes() if not node.hypervisor]
+        outer = [node.name for node in topology.outer_nodes() if self.boots(node)]
         outer += [router.name for router in topology.outer_routers()]
         if outer:
             raise UsageError(
@@ -95,7 +95,7 @@ class XenRemote(SharedHost):
 
     def boots(self, node: Node) -> bool:
         """Whether it is a guest: the host itself is there already."""
-        return not node.hypervisor
+        return not node.guest_kind.is_host
 
     def survey(self, sandbox: Sandbox, known: State) -> None:
         """Learn the way to the host; raise unless it can hold the lab. Nothing is made there.

@@ -57,7 +57,7 @@ def _tell(lab: Lab, seconds: float) -> None:
     nodes = lab.topology.nodes
     names = ", ".join(nodes)
     click.echo(f"lab {lab.name} is up in {seconds:.1f} s: {names} ({lab.accel})")
-    first = next((node.name for node in nodes.values() if not node.hypervisor), names)
+    first = next((node.name for node in lab.topology.endpoints()), names)
     click.echo(f"try: labctl ssh {first}; take it down: labctl down {lab.name}")
 
 

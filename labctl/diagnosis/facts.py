@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from labctl.guests.ethtool import Feature
-from labctl.kinds import nics
+from labctl.kinds import registry
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.network import links
@@ -85,7 +85,7 @@ def left_to_device(features: Mapping[str, Feature], version: int) -> bool:
 def _completes(node: Node, interface: str, version: int) -> bool:
     if not left_to_device(node.features(interface), version):
         return True
-    ways = nics.model(node.interface(interface).model).completions(version)
+    ways = registry.nic(node.interface(interface).model).completions(version)
     if not any(way.csum_action for way in ways):
         return False
     told = node.run(f"tc filter show dev {interface} egress", check=False)

@@ -125,7 +125,7 @@ def candidates(
         turned = [hop for hop in chosen if hop.element not in done]
         if len(turned) < len(chosen):
             continue  # it is off there already: nothing would be tried
-        models = [nics.model(facts.nics.get(hop.element, nics.DEFAULT)) for hop in turned]
+        models = [registry.nic(facts.nics.get(hop.element, nics.DEFAULT)) for hop in turned]
         ways = [model.completions(version) for model in models]
         for rank in range(max(map(len, ways), default=0)):
             taken = [way[min(rank, len(way) - 1)] for way in ways]

@@ -16,7 +16,7 @@ from types import FrameType
 
 from labctl.errors import DeadlineError, LabctlError, UsageError
 from labctl.guests import ethtool
-from labctl.kinds import nics
+from labctl.kinds import registry
 from labctl.kinds.nics.base import CSUM_ACTION
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
@@ -83,7 +83,7 @@ def read(lab: Lab, path: Sequence[ObservationPoint]) -> State:
             for one in node.model.interfaces:
                 if one.name == hop.link:
                     guests[f"{hop.context}/{hop.link}"] = node.features(hop.link)
-                    if any(way.csum_action for way in nics.model(one.model).completions()):
+                    if any(way.csum_action for way in registry.nic(one.model).completions()):
                         clsact[f"{hop.context}/{hop.link}"] = _has_clsact(node, hop.link)
             continue
         values = lab.place(hop.context).call(features.read, hop.link, hop.netns)

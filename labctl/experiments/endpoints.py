@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from labctl.errors import UsageError, nearest, shown
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
-from labctl.topology.graph import find_path
+from labctl.topology.graph import find_path, no_endpoint
 from labctl.topology.model import Node as NodeModel
 from labctl.topology.model import Router, Topology
 
@@ -70,8 +70,8 @@ def resolve(
         name = _owner(lab, wanted, interface)
         address = wanted
     for end in (source, name):
-        if end in topology.nodes and topology.nodes[end].hypervisor:
-            raise UsageError(f"{end} is a Xen host", "name two guests: packets pass its dom0")
+        if end in topology.nodes and (wrong := no_endpoint(topology.nodes[end])):
+            raise wrong
     if name == source:
         raise UsageError(f"{source} to {source} passes no network", "name another node")
     server = lab.node(name) if name in topology.nodes else None
@@ -89,7 +89,7 @@ def _elements(topology: Topology) -> Mapping[str, NodeModel | Router]:
 
 
 def _guests(topology: Topology) -> str:
-    names = ", ".join(node.name for node in topology.nodes.values() if not node.hypervisor)
+    names = ", ".join(node.name for node in topology.endpoints())
     return f"the guests are: {names or 'none'}"
 
 

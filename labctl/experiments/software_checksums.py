@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from labctl.kinds import nics
+from labctl.kinds import registry
 from labctl.kinds.nics.base import CSUM_ACTION
 from labctl.lab.node import Node
 
@@ -20,7 +20,7 @@ def software_checksums(node: Node, interface: str = "eth0") -> Iterator[None]:
     How depends on the NIC (`NicModel.completions`): by `ethtool -K … tx off`, or where the driver
     does not let go of it by traffic control.
     """
-    way = nics.model(node.interface(interface).model).completions()[0]
+    way = registry.nic(node.interface(interface).model).completions()[0]
     with node.offload(way.features, interface):
         if not way.csum_action:
             yield

@@ -12,11 +12,10 @@ from pathlib import Path
 from labctl.errors import DeadlineError, GuestError
 from labctl.guests import console, ssh
 from labctl.guests.spec import Guest
-from labctl.kinds import nics
+from labctl.kinds import registry
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import Result, run
 
-READY = b"labctl: ready"
 TROUBLE = b"labctl: error:"
 PANIC = b"Kernel panic - not syncing"
 XEN_PANIC = re.compile(r"Panic on CPU \d{1,5}:\n\(XEN\) (.*)")
@@ -41,7 +40,7 @@ def first_command(guest: Guest) -> str:
     Emulated NICs of real hardware negotiate for two seconds before they have a carrier; virtio has
     it at once.
     """
-    slow = [nic.name for nic in guest.nics if not nics.model(nic.model).instant_carrier]
+    slow = [nic.name for nic in guest.nics if not registry.nic(nic.model).instant_carrier]
     if not slow:
         return "true"
     return (
@@ -61,8 +60,9 @@ def wait_ready(
     discovery's retries; a guest that never says it is knocked at all the same.
     """
     deadline = Deadline(READY_SECONDS, f"booting {guest.name}")
-    log = console.Watcher(guest.log, READY, TROUBLE, PANIC)
-    knock_at = time.monotonic() + 15 * KNOCK_SECONDS
+    word = guest.ready.encode()
+    log = console.Watcher(guest.log, *filter(None, (word, TROUBLE, PANIC)))
+    knock_at = time.monotonic() + (15 * KNOCK_SECONDS if word else 0)
     ask_at = time.monotonic()
     killed = oom_kills()
 
@@ -81,7 +81,7 @@ def wait_ready(
 
     while True:
         log.look()
-        said = READY in log.said
+        said = word in log.said
         if said or time.monotonic() > knock_at:
             words = [*ssh.command(directory, guest.name), first_command(guest)]
             limit = Deadline(min(60.0, deadline.left or 1.0), f"first command in {guest.name}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from labctl.guests.keys import Key
+from labctl.kinds.guests.base import READY
 from labctl.topology.model import Node, Topology
 
 BOOT = "boot"
@@ -81,6 +82,8 @@ class Guest:
     """Where `kernel` is a Xen hypervisor: what it starts first, with `initramfs`."""
     drives: tuple[Path, ...] = ()
     """Files that the guest reads as disks, each with the serial number `drive_serial(file)`."""
+    ready: str = READY
+    """What its console says when a command may be tried; empty for one that never says it."""
     config: Path | None = None
     """A file that the guest reads as `opt/labctl.conf` by QEMU's fw_cfg."""
 

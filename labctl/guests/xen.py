@@ -28,6 +28,7 @@ from labctl.guests.domain import NAMESPACE
 from labctl.guests.spec import Guest, drive_serial
 from labctl.guests.ssh_retry import retry_until_started
 from labctl.guests.xen_host import BOOT_FOLDER, COMMAND_LINE_LIMIT
+from labctl.kinds.guests.xen_pv import XenPv
 from labctl.sandbox import agent, atomic
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.lazy_import import Late
@@ -39,10 +40,7 @@ if TYPE_CHECKING:
 else:
     libvirt = Late("libvirt")
 
-CMDLINE = (
-    "console=hvc0 quiet net.ifnames=0 panic=-1 mitigations=off random.trust_cpu=on"
-    " cryptomgr.notests lsm= audit=0 tsc=reliable no_timer_check noreplace-smp"
-)
+CMDLINE = XenPv.cmdline
 """Kernel command line of a PV guest; its configuration comes with the initramfs."""
 HOST_SECONDS = 120.0
 ASK_SECONDS = 3.0

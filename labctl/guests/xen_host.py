@@ -13,19 +13,13 @@ from labctl.errors import UsageError
 from labctl.guests.keys import Key
 from labctl.guests.spec import BOOT, MGMT_INTERFACE, Dom0, Guest, Nic
 from labctl.kinds import nics
+from labctl.kinds.guests.base import READY
+from labctl.kinds.guests.xen_host import DOM0_MEMORY, XEN_MEMORY
+from labctl.kinds.guests.xen_host import XenHost as Kind
 from labctl.sandbox import atomic
-from labctl.topology.model import DOM0_MEMORY, MGMT_BRIDGE, XEN_MEMORY, link_local
+from labctl.topology.model import MGMT_BRIDGE, link_local
 
-CPU = "Nehalem,+rdrand"
-"""With an emulated SMAP dom0 dies early, without it newer models corrupt memory; libvirt in dom0
-refuses qemu64. Without the instruction for random numbers a guest waits seconds for entropy."""
-DOM0_CMDLINE = (
-    "console=hvc0 quiet net.ifnames=0 panic=-1 mitigations=off random.trust_cpu=on "
-    "cryptomgr.notests lsm= rootfstype=ramfs swiotlb=4096 noreplace-smp"
-)
-"""`swiotlb`: 8 MiB of bounce buffers instead of 64; below 4 GiB of memory none is needed.
-`rootfstype`: a tmpfs would take half of dom0's memory at most, and the initramfs wants more.
-`noreplace-smp`: as in an ordinary guest's (`labctl.images.CMDLINE`); 0.4 s."""
+CPU = Kind.cpu
 COMMAND_LINE_LIMIT = 1023
 """Characters of a PV guest's command line: MAX_GUEST_CMDLINE in Xen's public/xen.h, less NUL."""
 MGMT_MTU = 1500
@@ -94,6 +88,9 @@ def guest(
     hostkey: Key,
     directory: Path,
     dom0_memory: int = DOM0_MEMORY,
+    cpu: str = CPU,
+    dom0_cmdline: str = Kind.cmdline,
+    ready: str = READY,
 ) -> Guest:
     """Return a Xen host as a guest that `labctl.guests.driver.start` can start.
 
@@ -129,10 +126,11 @@ def guest(
         nics=(*(port.nic for bridge in bridges for port in bridge.uplinks), mgmt),
         console=console / f"{name}.sock",
         log=console / f"{name}.log",
-        cpu=CPU,
-        dom0=Dom0(kernel, DOM0_CMDLINE),
+        cpu=cpu,
+        dom0=Dom0(kernel, dom0_cmdline),
         drives=tuple(dict.fromkeys(drives)),
         config=config,
+        ready=ready,
     )
 
 

@@ -6,20 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from labctl.images.cache import Image
+from labctl.kinds.guests.micro import Micro
 
 if TYPE_CHECKING:
     from labctl.images.assemble import ListedImage, build, list_images, lock, remove
     from labctl.images.lookup import get
 
-CMDLINE = (
-    "console=ttyS0 quiet net.ifnames=0 panic=-1 tsc=reliable no_timer_check mitigations=off"
-    " random.trust_cpu=on cryptomgr.notests noreplace-smp"
-)
-"""Kernel command line for a guest of these images.
-
-`noreplace-smp`: with one CPU the kernel would patch the lock prefixes out of its own code
-(alternatives_smp_unlock), which takes 0.2 s of a boot under TCG.
-"""
+CMDLINE = Micro.cmdline
+"""Kernel command line for a guest of these images."""
 
 __all__ = ["CMDLINE", "Image", "ListedImage", "build", "get", "list_images", "lock", "remove"]
 

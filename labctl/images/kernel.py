@@ -8,6 +8,7 @@ import io
 import mmap
 import os
 import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -134,3 +135,11 @@ def _unpack(image: bytes, name: Path) -> bytes:
     if not kernel.startswith(ELF):
         raise UsageError(f"the kernel {name} holds no ELF file", hint)
     return kernel
+
+
+SEEN: Mapping[str, Callable[[Path], bool]] = {
+    "CONFIG_XEN_PV": runs_under_xen,
+    "CONFIG_XEN_DOM0": runs_as_dom0,
+}
+"""Options a kernel was built with that can be seen in it, an ELF file (`GuestKind.kernel_options`);
+each raises `UsageError` for what is no kernel."""

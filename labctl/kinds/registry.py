@@ -13,8 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from labctl.errors import UsageError, nearest, shown
-from labctl.kinds import declared, forwarders, links, nics, observers
+from labctl.kinds import declared, forwarders, guests, links, nics, observers
 from labctl.kinds.base import ForwarderKind, Kind, LinkKind, ObserverKind, Option
+from labctl.kinds.guests.base import GuestKind
+from labctl.kinds.nics.base import NicModel
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -166,12 +168,6 @@ class Group(Generic[K]):
         return f"{what} lacks {', '.join(lacks)}" if lacks else ""
 
 
-def _ours() -> str:
-    from labctl.version import __version__
-
-    return f"{declared.OURS} {__version__}"
-
-
 FORWARDERS: Group[ForwarderKind] = Group(
     "labctl.forwarders",
     ForwarderKind,  # type: ignore[type-abstract]  # it is asked for subclasses of it
@@ -191,7 +187,17 @@ OBSERVERS: Group[ObserverKind] = Group(
     "observer",
     observers.SHIPPED,
 )
-GROUPS: tuple[Group[Any], ...] = (FORWARDERS, LINKS, OBSERVERS)
+GUESTS: Group[GuestKind] = Group(
+    "labctl.guests",
+    GuestKind,
+    "guest kind",
+    guests.SHIPPED,
+    ("image", "image_with_all_nics", "cmdline", "built_by", "started_by"),
+)
+NICS: Group[NicModel] = Group(
+    "labctl.nics", NicModel, "NIC model", nics.SHIPPED, ("driver", "carrier")
+)
+GROUPS: tuple[Group[Any], ...] = (FORWARDERS, LINKS, OBSERVERS, GUESTS, NICS)
 
 
 @contextmanager
@@ -222,11 +228,9 @@ def link(name: str) -> LinkKind[Any]:
 
 
 def known() -> Iterator[Entry[Any]]:
-    """Yield all kinds that are declared, of whatever sort, NIC models among them."""
+    """Yield all kinds that are declared, of whatever sort."""
     for group in GROUPS:
         yield from group.entries()
-    for model in nics.models():
-        yield Entry(model.name, _ours(), model)
 
 
 def options(kind: Kind, given: Mapping[str, Option]) -> Any:
@@ -244,6 +248,16 @@ def options(kind: Kind, given: Mapping[str, Option]) -> Any:
 def observer(name: str) -> ObserverKind:
     """Return the observer of a name; raises `UsageError` where none can be had."""
     return OBSERVERS.get(name)
+
+
+def guest(name: str) -> GuestKind:
+    """Return the guest kind of a name; raises `UsageError` where none can be had."""
+    return GUESTS.get(name)
+
+
+def nic(name: str) -> NicModel:
+    """Return the NIC model of a name; raises `UsageError` where none can be had."""
+    return NICS.get(name)
 
 
 def forget() -> None:

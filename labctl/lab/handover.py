@@ -16,7 +16,7 @@ def hand_over(lab: Lab) -> None:
 
 def commands(lab: Lab) -> list[str]:
     """Return the commands with which to look into a lab, and the one that ends it."""
-    guests = [node.name for node in lab.topology.nodes.values() if not node.hypervisor]
+    guests = [node.name for node in lab.topology.endpoints()]
     found = [f"labctl ssh --lab {lab.name} {name}" for name in guests[:1]]
     if len(guests) > 1:
         found.append(f"labctl trace --lab {lab.name} {guests[0]} {guests[1]}")

@@ -18,9 +18,9 @@ def hop_locations(path: Sequence[ObservationPoint]) -> dict[str, str]:
 
 def _words(hop: ObservationPoint, dom0: str) -> str:
     if hop.of_uplink:
-        return f"uplink in {dom0}" if hop.inside else "TAP of the uplink"
+        return f"uplink in {dom0}" if hop.inside else f"{hop.end or 'TAP'} of the uplink"
     if hop.inside:
         return f"inside {hop.element}"
     if not hop.dom0:
         return f"host's end of {hop.element}"
-    return f"{'vif' if hop.of_guest else 'veth'} of {hop.element} in {dom0}"
+    return f"{hop.end or 'outer end'} of {hop.element} in {dom0}"

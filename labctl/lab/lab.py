@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,17 +15,10 @@ from labctl import backends, images
 from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
-from labctl.guests import accel, console, driver, keys, ssh, xen
-from labctl.guests.spec import Accel, Guest, boot_lines
+from labctl.guests import accel, driver, keys, ssh
+from labctl.guests.spec import Accel
 from labctl.images import Image
-from labctl.lab import (
-    boot,
-    naming,
-    preflight,
-    state,
-    status,
-    xen_guests,
-)
+from labctl.lab import machines, naming, preflight, state, status
 from labctl.lab.node import Node
 from labctl.lab.router import Router
 from labctl.network import features
@@ -97,6 +89,7 @@ class Lab:
             found = {image: images.get(image, emit=emit) for image in wanted}
             preflight.check(topology, found, backend)
             chosen = backend.accel or _choose_accel(policy, found, emit)
+            preflight.check_accel(topology, backend, chosen)
         with _timed(timings, "sandbox"), state.creating(folder):
             sandbox = backend.create_sandbox(folder, agent)
         lab = None
@@ -107,11 +100,7 @@ class Lab:
                 accel=chosen,
                 images={node.name: found[node.image] for node in booted},
                 client=keys.Key.make(),
-                clients={
-                    node.name: keys.Key.make()
-                    for node in topology.nodes.values()
-                    if not node.hypervisor
-                },
+                clients={node.name: keys.Key.make() for node in topology.endpoints()},
                 hostkeys={node: keys.Key.make() for node in topology.nodes},
                 uri=uri,
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -177,8 +166,9 @@ class Lab:
         with _timed(self.timings, "boot"):
             self._write_ssh()
             (self.directory / "console").mkdir(mode=self._backend.log_folder_mode, exist_ok=True)
-            if machines := self._backend.machines(self.topology):
-                self._start([self._guest(node) for node in machines])
+            making = self._making()
+            nodes = self._backend.machines(self.topology)
+            machines.start(making, [(node, machines.build(making, node)) for node in nodes])
             for host in self.topology.xen_hosts():
                 self._populate(host)
         for node in self.topology.nodes.values():
@@ -197,12 +187,11 @@ class Lab:
         """
         inside = self.topology.inside(host.name)
         dom0 = self._dom0s[host.name]
-        guests = [xen_guests.xen_guest(self._state, node, self.directory) for node in inside.nodes]
-        self._backend.prepare_dom0(self.sandbox, self._state, dom0, guests, self._emit)
+        making = self._making()
+        built = [machines.build(making, node) for node in inside.nodes]
+        self._backend.prepare_dom0(self.sandbox, self._state, dom0, built, self._emit)
         self._build_routers(inside.routers)
-        self.sandbox.agent().call_with_events(
-            xen.start, self._xen_host(host.name), guests, self.name, emit=self._emit
-        )
+        machines.start(making, list(zip(inside.nodes, built, strict=True)), host.name)
         self._backend.settle_dom0(self._state, dom0)
 
     # --- guests -----------------------------------------------------------------------------
@@ -212,8 +201,10 @@ class Lab:
         """How this lab's guests are driven."""
         return self._backend.hypervisor(self.directory)
 
-    def _xen_host(self, name: str) -> xen.XenHost:
-        return self._backend.xen_host(self._state, name, self.directory)
+    def _making(self) -> machines.Making:
+        """Return what those who make nodes have of this lab, as it is now."""
+        known = dataclasses.replace(self._state, topology=self.topology)
+        return machines.Making(self.sandbox, known, self._emit)
 
     def _write_ssh(self) -> None:
         ssh.write_config(
@@ -227,64 +218,28 @@ class Lab:
             self._backend.ssh_through(self.topology),
         )
 
-    def _guest(self, node: model.Node) -> Guest:
-        """Put together what a node's guest is made of."""
-        domain = self._backend.domain(self._state, node.name)
-        if node.hypervisor:
-            return xen_guests.host_guest(self._state, node, domain, self.directory)
-        console = self.directory / "console"
-        image = self.images[node.name]
-        known = self._state
-        lines = boot_lines(self.topology, node, known.client, known.clients, known.hostkeys)
-        files = boot.Files(self.directory, self._qemu_user)
-        return Guest(
-            name=node.name,
-            domain=domain,
-            memory=node.memory,
-            vcpus=node.vcpus,
-            kernel=files.kernel(node.name, node.kernel or image.kernel),
-            initramfs=files.initramfs(node.name, node.initramfs or image.initramfs, lines),
-            cmdline=images.CMDLINE,
-            nics=xen_guests.nics(node),
-            console=console / f"{node.name}.sock",
-            log=console / f"{node.name}.log",
-        )
-
-    @functools.cached_property
-    def _qemu_user(self) -> tuple[int, int] | None:
-        """Who reads what guests boot, where that is not the lab's own user."""
-        return self._backend.boot_user(self.sandbox)
-
-    def _start(self, specs: Sequence[Guest]) -> None:
-        self.sandbox.agent().call_with_events(
-            driver.start,
-            self.hypervisor,
-            specs,
-            self.accel,
-            self.name,
-            self.directory,
-            emit=self._emit,
-        )
-
     def restart(self, *names: str, device: Mapping[str, bool]) -> None:
         """Start nodes again with other virtio device features (by libvirt's names).
 
         They are decided when the device is made, so there is no changing them in a running guest.
         """
+        topology = self.topology
         for name in names:
-            if self.node(name).model.hypervisor:
+            kind = self.node(name).model.guest_kind
+            topology = topology.with_device_offload(name, device)
+            if kind.not_restarted:
                 raise UsageError(
-                    f"{name} is a Xen host: its guests would go with it",
+                    f"{name} is a {kind.title}: {kind.not_restarted}",
                     "give its interfaces these device features in the topology",
                 )
-            self.topology = self.topology.with_device_offload(name, device)
+        self.topology = topology
+        making = self._making()
         nodes = [self.topology.nodes[name] for name in names]
-        specs = tuple(self._guest(node) for node in nodes)
-        for spec in specs:
-            self._forget_connection(spec.name)
-            self.sandbox.call(driver.stop, self.hypervisor, spec.domain)
-            console.rotate(spec.log)
-        self._start(specs)
+        built = [(node, machines.build(making, node)) for node in nodes]
+        for node, made in built:
+            self._forget_connection(node.name)
+            machines.starter(making, node).stop(made)
+        machines.start(making, built)
         for node in nodes:
             self._apply_taps(node)
         self._state = dataclasses.replace(self._state, topology=self.topology)
@@ -341,8 +296,7 @@ class Lab:
         Empty for other nodes, whose console is a socket. Raises `UsageError` for an unknown one.
         """
         node = self.node(name).model
-        domain = self._backend.domain(self._state, name)
-        return xen.console_words(self._xen_host(node.host), domain) if node.host else []
+        return machines.starter(self._making(), node).console_words(node)
 
     @property
     def nodes(self) -> list[Node]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from labctl.errors import DeadlineError, GuestError, UsageError
 from labctl.guests import console, ethtool, ssh
 from labctl.guests.ssh_retry import NEVER_BEGUN, RetriedCommand, retry_until_started
-from labctl.kinds import nics
+from labctl.kinds import registry
 from labctl.sandbox.base import Process, Sandbox
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import LONGEST_WORDS, MOST_OUTPUT, CommandError, Result, last_lines
@@ -198,7 +198,7 @@ class Node:
     def _go(self, argv: Sequence[str], deadline: Deadline, stdin: bytes) -> Result:
         """Run ssh for as long as there is a guest: TCP would wait for minutes on a dead one."""
         # Whether its link is lost is soon told, but a dom0 has enough to do.
-        ask_at = time.monotonic() + (ASK_SECONDS if self.model.host else 0)
+        ask_at = time.monotonic() + (ASK_SECONDS if self.model.guest_kind.home else 0)
 
         def watch() -> None:
             nonlocal ask_at
@@ -241,7 +241,7 @@ class Node:
     def device(self, interface: str = "eth0") -> dict[str, bool]:
         """Return the negotiated virtio feature bits of an interface; empty where not virtio."""
         found = self.interface(interface)
-        if not nics.model(found.model).device_features:
+        if not registry.nic(found.model).device_features:
             return {}
         text = self.run(f"cat /sys/class/net/{found.name}/device/features").stdout
         return ethtool.parse_device(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -12,15 +13,17 @@ from labctl.backends.base import Backend
 from labctl.errors import HostError, UsageError
 from labctl.guests import ssh
 from labctl.images import Image, modules
-from labctl.kinds import nics, registry
+from labctl.kinds import registry
 from labctl.kinds.base import Kind
 from labctl.lab import memory, state, xen_guests
+from labctl.lab.machines import kind_of
 from labctl.sandbox import process
-from labctl.topology.model import DOM0_MEMORY, XEN_MEMORY, Node, Topology
+from labctl.topology.model import Node, Topology
 
 QEMU_MEMORY = 160
 """MiB that a guest's QEMU takes beside the guest's memory; seen under TCG: 160 to 230."""
 TUN = Path("/dev/net/tun")
+MODULES = Path("/sys/module")
 
 
 def check_host(backend: Backend) -> None:
@@ -77,14 +80,14 @@ def _check_drivers(node: Node, image: Image) -> None:
 
     What a kernel or an initramfs of the user's own brings is theirs to know.
     """
-    models = {one.name: nics.model(one.model) for one in node.interfaces}
+    models = {one.name: registry.nic(one.model) for one in node.interfaces}
     wanted = {name: model for name, model in models.items() if not model.in_every_image}
     if not wanted or node.kernel or node.initramfs:
         return
     there = modules.names(image.initramfs)
     for name, model in wanted.items():
         if there and model.driver not in there:
-            other = "image: xen-host" if node.hypervisor else "image: micro-generic and memory: 160"
+            other = node.guest_kind.image_with_all_nics
             raise UsageError(
                 f"{node.name}'s {name} is {model.name}, "
                 f"but its image {image.name} has no driver for that ({model.driver})",
@@ -93,7 +96,7 @@ def _check_drivers(node: Node, image: Image) -> None:
 
 
 def check_kinds(topology: Topology) -> None:
-    """Raise `HostError` for what the kinds of routers and links need and this host lacks.
+    """Raise `HostError` for what the kinds of nodes, routers and links need and this host lacks.
 
     Those in a dom0 are another machine's; what that lacks is told when they are made.
     """
@@ -106,6 +109,7 @@ def check_kinds(topology: Topology) -> None:
         for network in topology.outer_networks()
         for segment in network.segments
     ]
+    users += [(f"the node {node.name}", kind_of(node)) for node in topology.outer_nodes()]
     for who, kind in users:
         for tool in kind.requires:
             if not shutil.which(tool.program, path=process.ENVIRONMENT["PATH"]):
@@ -113,6 +117,37 @@ def check_kinds(topology: Topology) -> None:
                     f"{tool.program} is not installed, which {who} of the kind {kind.name} needs",
                     f"as root, run: apt-get install {tool.package}",
                 )
+
+
+def check_accel(topology: Topology, backend: Backend, accel: str) -> None:
+    """Raise `HostError` for nodes of kinds that cannot run as the guests of this lab will.
+
+    Those on a host of the lab's are not asked: their host is what is run.
+    """
+    for node in backend.machines(topology):
+        kind = kind_of(node)
+        if accel not in kind.accels:
+            can = " or ".join(kind.accels)
+            raise HostError(
+                f"{node.name} is of the kind {kind.name}, which runs by {can}, not by {accel}",
+                "run: labctl doctor; --accel chooses between the two",
+            )
+        if kind.nests and not (accel == "kvm" and kvm_nests()):
+            raise HostError(
+                f"{node.name} is of the kind {kind.name}, which needs a KVM that nests",
+                "as root, run: modprobe -r kvm_intel; modprobe kvm_intel nested=1 (or kvm_amd)",
+            )
+
+
+def kvm_nests() -> bool:
+    """Tell whether guests of this host's KVM can be hypervisors by hardware themselves.
+
+    That is a parameter of its modules (Documentation/virt/kvm/x86/running-nested-guests.rst).
+    """
+    for module in ("kvm_intel", "kvm_amd"):
+        with contextlib.suppress(OSError):
+            return (MODULES / module / "parameters/nested").read_text().strip() in ("Y", "1")
+    return False
 
 
 def check_sockets(topology: Topology, directory: Path) -> None:
@@ -134,8 +169,6 @@ def needed_memory(topology: Topology) -> int:
 
 
 def _needed(topology: Topology, node: Node) -> int:
-    if not node.hypervisor:
-        return node.memory + QEMU_MEMORY
-    # Xen touches no memory that nobody uses.
-    guests = sum(guest.memory for guest in topology.inside(node.name).nodes)
-    return min(node.memory, DOM0_MEMORY + XEN_MEMORY + guests) + QEMU_MEMORY
+    kind = node.guest_kind
+    on_it = topology.inside(node.name).nodes if kind.is_host else ()
+    return kind.touched(node.memory, sum(one.memory for one in on_it)) + QEMU_MEMORY

@@ -16,6 +16,7 @@ from labctl.backends.state import State
 from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
 from labctl.lab import guest_state, linkstate, state
+from labctl.lab.machines import condition_of
 from labctl.lab.router import Router
 from labctl.sandbox.base import Context, Sandbox
 from labctl.sandbox.deadline import Deadline
@@ -104,9 +105,10 @@ def check_machine(sandbox: Sandbox, known: State, node: str) -> None:
     """Raise `GuestError` when the QEMU of a node, or of the Xen host it is on, has ended."""
     nodes = known.topology.nodes
     machine = nodes[node].host or node
-    found = guest_state.of_machine(sandbox, known, machine)
+    found = condition_of(sandbox, known, machine)
     if not found.runs:
-        what = f"the Xen host {machine}" if nodes[machine].hypervisor else machine
+        kind = nodes[machine].guest_kind
+        what = f"the {kind.title} {machine}" if kind.is_host else machine
         raise guest_state.error(what, machine, found)
 
 
@@ -146,8 +148,8 @@ def _states(sandbox: Sandbox, known: State) -> dict[str, str]:
     """Return for each node whether it is `running`, `ended`, or `unknown` as dom0 is silent."""
     found = {}
     for node in known.topology.outer_nodes():
-        found[node.name] = guest_state.of_machine(sandbox, known, node.name).state
-        if node.hypervisor:
+        found[node.name] = condition_of(sandbox, known, node.name).state
+        if node.guest_kind.is_host:
             found |= _inside(sandbox, known, node.name)
     return found
 
@@ -155,7 +157,7 @@ def _states(sandbox: Sandbox, known: State) -> dict[str, str]:
 def _inside(sandbox: Sandbox, known: State, host: str) -> dict[str, str]:
     """Return the state of each guest on a Xen host."""
     nodes = known.topology.inside(host).nodes
-    if not nodes or not guest_state.of_machine(sandbox, known, host).runs:
+    if not nodes or not condition_of(sandbox, known, host).runs:
         return {node.name: "ended" for node in nodes}
     words = [*sandbox.enter(), *ssh.command(sandbox.directory, host), "ls /sys/class/net"]
     try:
@@ -165,7 +167,7 @@ def _inside(sandbox: Sandbox, known: State, host: str) -> dict[str, str]:
             watch=lambda: check_machine(sandbox, known, host),
         )
     except LabctlError:
-        state_of = "unknown" if guest_state.of_machine(sandbox, known, host).runs else "ended"
+        state_of = "unknown" if condition_of(sandbox, known, host).runs else "ended"
         found = {node.name: state_of for node in nodes}
         # Of a host that the lab did not start nothing else tells.
         started = backends.of(known.uri).boots(known.topology.nodes[host])
@@ -195,9 +197,11 @@ def _router(
 
 
 def _kind_of(node: Node, known: State) -> str:
-    if node.hypervisor:
-        return "Xen host" if backends.of(known.uri).boots(node) else "real Xen host"
-    return f"node on {node.host}" if node.host else "node"
+    kind = node.guest_kind
+    if kind.is_host:
+        return kind.title if backends.of(known.uri).boots(node) else f"real {kind.title}"
+    what = f"node ({node.kind})" if node.kind else "node"
+    return f"{what} on {node.host}" if node.host else what
 
 
 def _addresses(interfaces: tuple[Interface, ...] | tuple[RouterInterface, ...]) -> str:

@@ -2,53 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from labctl import backends
 from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.guests import spec, xen, xen_host
-from labctl.guests.spec import Guest, Nic
+from labctl.guests.spec import Guest
 from labctl.images import Image
-from labctl.images.kernel import runs_as_dom0, runs_under_xen, unpacked
-from labctl.kinds import nics as models
+from labctl.images.kernel import SEEN, unpacked
+from labctl.lab.machines import Making, Starter
+from labctl.lab.qemu import nics
 from labctl.topology.model import Node
 
 
 def check(node: Node, image: Image) -> None:
     """Raise `UsageError` where a node of Xen's has an image or a kernel that Xen cannot start."""
-    if node.hypervisor and image.hypervisor is None:
+    kind = node.guest_kind
+    if kind.is_host and image.hypervisor is None:
         raise UsageError(
             f"the image {image.name} of {node.name} holds no hypervisor",
-            "give a Xen host the image xen-host, or one that extends it",
+            f"give a {kind.title} the image {kind.image}, or one that extends it",
         )
-    if not (node.hypervisor or node.host):
-        return
     kernel = node.kernel or image.kernel
-    try:
-        elf = unpacked(kernel)
-        runs = runs_under_xen(elf)
-    except UsageError as wrong:
-        raise UsageError(f"the kernel of {node.name}: {wrong.message}", wrong.hint) from None
-    if not runs:
-        missing, option = "Xen", "CONFIG_XEN_PV"
-    elif node.hypervisor and not runs_as_dom0(elf):
-        missing, option = "being dom0", "CONFIG_XEN_DOM0"
-    else:
-        return
-    raise UsageError(
-        f"the kernel of {node.name}, {kernel}, has no support for {missing}",
-        f"name one that was built with {option}, or leave kernel out to have the image's",
-    )
-
-
-def nics(node: Node) -> tuple[Nic, ...]:
-    """Return the interfaces of a node under test, then its management interface."""
-    found = [
-        Nic(one.name, one.tap, one.mac, one.model, one.offload.device) for one in node.interfaces
-    ]
-    model = models.DEFAULT_ON_XEN if node.host else models.DEFAULT
-    return (*found, Nic(spec.MGMT_INTERFACE, node.mgmt_tap, node.mgmt_mac, model, {}))
+    for option, missing in kind.kernel_options.items():
+        try:
+            built_with = SEEN[option](unpacked(kernel))
+        except UsageError as wrong:
+            raise UsageError(f"the kernel of {node.name}: {wrong.message}", wrong.hint) from None
+        if not built_with:
+            raise UsageError(
+                f"the kernel of {node.name}, {kernel}, has no support for {missing}",
+                f"name one that was built with {option}, or leave kernel out to have the image's",
+            )
 
 
 def host_guest(known: State, node: Node, domain: str, directory: Path) -> Guest:
@@ -84,6 +71,9 @@ def host_guest(known: State, node: Node, domain: str, directory: Path) -> Guest:
         client=known.client,
         hostkey=known.hostkeys[node.name],
         directory=directory,
+        cpu=node.guest_kind.cpu,
+        dom0_cmdline=node.guest_kind.cmdline,
+        ready=node.guest_kind.ready,
     )
 
 
@@ -103,10 +93,11 @@ def xen_guest(known: State, node: Node, directory: Path) -> xen.XenGuest:
             vcpus=node.vcpus,
             kernel=kernel,
             initramfs=initramfs,
-            cmdline=xen.CMDLINE,
+            cmdline=node.guest_kind.cmdline,
             nics=nics(node),
             console=console / f"{node.name}.sock",
             log=console / f"{node.name}.log",
+            ready=node.guest_kind.ready,
         ),
         {**bridges, node.mgmt_tap: backend.mgmt_bridge(known)},
         lines,
@@ -118,3 +109,32 @@ def _files(known: State, node: Node) -> tuple[Path, Path]:
     """Return the kernel, as Xen wants it, and the initramfs that a node boots."""
     image = known.images[node.name]
     return unpacked(node.kernel or image.kernel), node.initramfs or image.initramfs
+
+
+def build_host(making: Making, node: Node) -> Guest:
+    """Return what a Xen host is made of, as a guest of the lab."""
+    return host_guest(making.known, node, making.domain(node), making.directory)
+
+
+def build_pv(making: Making, node: Node) -> xen.XenGuest:
+    """Return what a guest on a Xen host is made of."""
+    return xen_guest(making.known, node, making.directory)
+
+
+class Pv(Starter):
+    """Starts guests by libvirt's Xen driver in the dom0 of their host (`labctl.guests.xen`)."""
+
+    def start(self, built: Sequence[xen.XenGuest], host: str) -> None:
+        """Start guests on a Xen host that is ready."""
+        making = self.making
+        making.sandbox.agent().call_with_events(
+            xen.start, self._host(host), built, making.known.name, emit=making.emit
+        )
+
+    def console_words(self, node: Node) -> list[str]:
+        """Return the words that join its console through dom0."""
+        return xen.console_words(self._host(node.host), self.making.domain(node))
+
+    def _host(self, name: str) -> xen.XenHost:
+        making = self.making
+        return making.backend.xen_host(making.known, name, making.directory)

@@ -220,7 +220,7 @@ def build(topology: Topology) -> None:
 
 def _behind(topology: Topology, node: Node) -> list[str]:
     """Return the MACs by which a node is controlled, and the guests on it of a Xen host."""
-    guests = topology.inside(node.name).nodes if node.hypervisor else ()
+    guests = topology.inside(node.name).nodes if node.guest_kind.is_host else ()
     return [one.mgmt_mac for one in (node, *guests)]
 
 

@@ -94,16 +94,16 @@ def of_topology(topology: Topology, path: Sequence[ObservationPoint]) -> Map:
     elements = {}
     edges = []
     for node in topology.nodes.values():
-        what = "Xen host" if node.hypervisor else "PV guest" if node.host else "guest"
-        if xen and what == "guest":
-            what = "QEMU guest"
+        kind = node.guest_kind
+        # What lives in the lab itself is told from what lives on a host.
+        what = kind.title if xen and not kind.home else kind.short
         elements[node.name] = Element(
             node.name, "node", node.name, what, _labels(node.labels), node.host
         )
         for nic in node.interfaces:
             inside = f"{node.name}:{nic.name}"
             outer = _bridge(nic.network, node.host, nic.segment)
-            owner = _bridge(nic.network, node.name) if node.hypervisor else node.name
+            owner = _bridge(nic.network, node.name) if kind.is_host else node.name
             edges.append(Edge(owner, outer, inside, nic.tap, _labels(nic.labels)))
     for router in topology.routers.values():
         what = "router in dom0" if router.host else "router"

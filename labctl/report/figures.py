@@ -122,7 +122,7 @@ def hint(figures: Sequence[Figure]) -> str:
     more = max(figure.left_out for figure in figures)
     few = f" {more} nodes, routers and networks farther from it are not drawn." if more else ""
     inside, outside = path[:2]
-    end = "its vif in dom0" if outside.dom0 else "the host's end of the same interface"
+    end = f"its {outside.end} in dom0" if outside.dom0 else "the host's end of the same interface"
     told = f"{inside.name} is inside {inside.element}, {outside.name} {end}.{few}"
     other = max((figure.subject.path for figure in figures), key=len)
     places = hop_locations(other)

@@ -71,8 +71,7 @@ def everything(start: Offloads, topology: Topology | None) -> list[Change]:
 def _where(interface: str, layer: str, topology: Topology | None) -> str:
     """Name a layer of an interface: the host's end of a PV guest's is a vif."""
     node = topology.nodes.get(interface.partition("/")[0]) if topology else None
-    if node and node.host and layer == "tap":
-        layer = "vif"
-    elif node and node.hypervisor and layer == "guest":
-        layer = "dom0"
+    if node:
+        kind = node.guest_kind
+        layer = {"tap": kind.outer.name.lower(), "guest": kind.inner}.get(layer, layer)
     return f"{interface}, {layer}"

@@ -10,17 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labctl.errors import nearest, shown
-from labctl.kinds import nics
+from labctl.kinds import nics, registry
+from labctl.kinds.guests.base import OuterEnd
 from labctl.topology import addressing, hosting, model, schema
 from labctl.topology.features import FEATURES
 from labctl.topology.fields import MIN_IPV6_MTU
 from labctl.topology.resolve import absolute
 from labctl.topology.tree import Loc, Report
-
-MAX_TAP_MTU = 65521
-"""Octets: 65535 less an Ethernet header (drivers/net/tun.c)."""
-MAX_VIF_MTU = 65517
-"""Octets: 65535 less a header with a VLAN tag (xenvif_alloc, xen-netback/interface.c)."""
 
 
 def check(topology: model.Topology, written: schema.Topology, base: Path, report: Report) -> None:
@@ -89,7 +85,7 @@ def _links(topology: model.Topology, written: schema.Topology, report: Report) -
         six = [*network.subnets, *network.addresses]
         if network.mtu < MIN_IPV6_MTU and any(address.version == 6 for address in six):
             _small(("networks", name, "mtu"), network.mtu, report)
-    for loc, _, interface in _interfaces(topology):
+    for loc, owner, interface in _interfaces(topology):
         if interface.network not in defined:
             message = f"there is no network {shown(interface.network)}"
             report.add((*loc, "network"), message, nearest(interface.network, topology.networks))
@@ -106,7 +102,7 @@ def _links(topology: model.Topology, written: schema.Topology, report: Report) -
         if interface.mtu < MIN_IPV6_MTU and any(address.version == 6 for address in six):
             _small((*loc, "mtu"), interface.mtu, report)
         if isinstance(interface, model.Interface):
-            _host_side(loc, interface, report)
+            _host_side(loc, interface, topology.nodes[owner].guest_kind.outer, report)
 
 
 def _plugged(
@@ -135,12 +131,10 @@ def _plugged(
         report.add((*loc, "segment"), what, hint)
 
 
-def _host_side(loc: Loc, interface: model.Interface, report: Report) -> None:
-    on_xen = nics.model(interface.model).on_xen
-    what, most = ("vif", MAX_VIF_MTU) if on_xen else ("TAP", MAX_TAP_MTU)
-    if interface.mtu > most:
-        message = f"mtu {interface.mtu} is more than a {what} can have"
-        report.add((*loc, "mtu"), message, f"the most is {most}")
+def _host_side(loc: Loc, interface: model.Interface, outer: OuterEnd, report: Report) -> None:
+    if interface.mtu > outer.most_mtu:
+        message = f"mtu {interface.mtu} is more than a {outer.name} can have"
+        report.add((*loc, "mtu"), message, f"the most is {outer.most_mtu}")
 
 
 def _small(loc: Loc, mtu: int, report: Report) -> None:
@@ -170,7 +164,7 @@ def _offload_names(topology: model.Topology, report: Report) -> None:
 def _device_offloads(topology: model.Topology, written: schema.Topology, report: Report) -> None:
     for name, node in topology.nodes.items():
         for index, interface in enumerate(node.interfaces):
-            if nics.model(interface.model).device_features or not interface.offload.device:
+            if registry.nic(interface.model).device_features or not interface.offload.device:
                 continue
             # Point to the innermost layer that asks for it.
             mine: Loc = ("nodes", name, "interfaces", index)
@@ -183,8 +177,8 @@ def _device_offloads(topology: model.Topology, written: schema.Topology, report:
             message = (
                 f"{name}'s {interface.name} is {interface.model}, which has no device offloads"
             )
-            hint = "use model: virtio, or set them for virtio interfaces only"
-            if node.host:
+            hint = f"use model: {nics.DEFAULT}, or set them for {nics.DEFAULT} interfaces only"
+            if not node.guest_kind.takes(registry.nic(nics.DEFAULT)):
                 hint = (
                     "set guest or tap features; of a Xen host, only its own virtio NICs have them"
                 )

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from labctl.kinds import nics, registry
+from labctl.kinds import registry
 from labctl.kinds.base import Effect, Kind, Passing
 from labctl.kinds.nics.base import NicModel
 from labctl.packet.checksum import Checksum, Metadata
@@ -267,10 +267,10 @@ def _nic(here: Traversal, port: Port) -> NicModel | None:
     """
     if isinstance(here.element, Uplink):
         # Its two ends are ports of their own; what is between them is told at the outer one.
-        return None if port.points[0].inside else nics.model(here.element.interface.model)
+        return None if port.points[0].inside else registry.nic(here.element.interface.model)
     if isinstance(here.element, GuestElement):
         models = {one.name: one.model for one in here.element.node.interfaces}
-        return nics.model(models[port.interface])
+        return registry.nic(models[port.interface])
     return None
 
 

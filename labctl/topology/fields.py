@@ -21,11 +21,11 @@ from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from labctl.errors import UsageError, nearest, shown
-from labctl.kinds import nics, registry
+from labctl.kinds import registry
+from labctl.kinds.guests.base import LEAST_MEMORY
 from labctl.topology.features import DEVICE_FEATURES, FEATURES
 
-MIN_MEMORY = 96
-"""MiB, whatever is booted: with an initramfs of one's own. labctl's images need more."""
+MIN_MEMORY = LEAST_MEMORY
 MAX_MEMORY = 1 << 20
 MIN_MTU = 68
 """Octets (RFC 791: every link must carry a datagram of 68)."""
@@ -276,10 +276,10 @@ def _node_ref(value: object) -> str:
     return _text(value, "the Xen host's name", "xen1")
 
 
-def _known_kind(group: registry.Group[Any], value: object) -> str:
+def _known_kind(group: registry.Group[Any], value: object, what: str = "kind") -> str:
     if not isinstance(value, str) or not group.is_declared(value):
         word = str(None if isinstance(value, dict | list) else value)
-        refuse(f"there is no kind {_kind(value)}", nearest(word, group.names()))
+        refuse(f"there is no {what} {_kind(value)}", nearest(word, group.names()))
     try:
         group.get(value)
     except UsageError as wrong:
@@ -295,11 +295,12 @@ def _link_kind(value: object) -> str:
     return _known_kind(registry.LINKS, value)
 
 
+def _guest_kind(value: object) -> str:
+    return _known_kind(registry.GUESTS, value)
+
+
 def _nic_model(value: object) -> str:
-    if not isinstance(value, str) or value not in nics.SHIPPED:
-        word = str(None if isinstance(value, dict | list) else value)
-        refuse(f"there is no model {_kind(value)}", nearest(word, nics.SHIPPED))
-    return value
+    return _known_kind(registry.NICS, value, "model")
 
 
 def _segment(name: str) -> str:
@@ -415,9 +416,8 @@ TopologyName = Annotated[
 ]
 Forwarder = Annotated[str, PlainValidator(_forwarder), _schema(type="string")]
 LinkKind = Annotated[str, PlainValidator(_link_kind), _schema(type="string")]
-NicModel = Annotated[
-    str, PlainValidator(_nic_model), _schema(type="string", enum=list(nics.SHIPPED))
-]
+GuestKind = Annotated[str, PlainValidator(_guest_kind), _schema(type="string")]
+NicModel = Annotated[str, PlainValidator(_nic_model), _schema(type="string")]
 File = Annotated[str, PlainValidator(_file), _schema(type="string", minLength=1)]
 LabelKey = Annotated[
     str,

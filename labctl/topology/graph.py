@@ -71,14 +71,14 @@ class GuestElement:
     @cached_property
     def ports(self) -> tuple[Port, ...]:
         """One port an interface: inside the guest, and its TAP or vif."""
-        node = self.node
+        node, end = self.node, self.node.guest_kind.outer.name
         return tuple(
             Port(
                 one.name,
                 Segment(one.network, node.host, one.segment),
                 (
                     inside_guest(node.name, one.name),
-                    outer_end("guest", node.name, one.tap, node.host),
+                    outer_end("guest", node.name, one.tap, node.host, end),
                 ),
             )
             for one in node.interfaces
@@ -99,9 +99,10 @@ class Uplink:
         """A port in dom0, where it is a NIC, and one in the lab, where it is a TAP."""
         host, one = self.node.name, self.interface
         outside = Segment(one.network, name=one.segment)
+        end = self.node.guest_kind.outer.name
         return (
             Port(one.name, Segment(one.network, host), (inside_uplink(host, one.name),)),
-            Port(one.name, outside, (outer_end("uplink", host, one.tap),)),
+            Port(one.name, outside, (outer_end("uplink", host, one.tap, end=end),)),
         )
 
 
@@ -123,7 +124,7 @@ class RouterElement:
                 Segment(one.network, router.host, one.segment),
                 (
                     inside_router(router.name, one.name, router.host),
-                    outer_end("router", router.name, one.peer, router.host),
+                    outer_end("router", router.name, one.peer, router.host, "veth"),
                 ),
             )
             for one in router.interfaces
@@ -225,7 +226,7 @@ def observed(
 
 def points_of(topology: Topology) -> dict[str, ObservationPoint]:
     """Return all observation points of a topology by their names."""
-    guests = [GuestElement(node) for node in topology.nodes.values() if not node.hypervisor]
+    guests = [GuestElement(node) for node in topology.endpoints()]
     return {
         point.name: point
         for element in (*guests, *_joining(topology))
@@ -244,8 +245,8 @@ def find_path(
     """
     first, last = topology.nodes[source], topology.nodes[destination]
     for node in (first, last):
-        if node.hypervisor:
-            raise UsageError(f"{node.name} is a Xen host", "name two guests: packets pass its dom0")
+        if wrong := no_endpoint(node):
+            raise wrong
     begin, end = GuestElement(first), GuestElement(last)
     goals = {port.segment: port for port in _usable(end, interface)}
     joined: dict[Segment, list[tuple[Joining, Port]]] = {}
@@ -279,6 +280,15 @@ def find_path(
         f"no network or router joins {source} and {destination}",
         "give them an interface on one network, or a router between theirs",
     )
+
+
+def no_endpoint(node: Node) -> UsageError | None:
+    """Return the error of a node that is to be the end of a path, and cannot be; else None."""
+    kind = node.guest_kind
+    if kind.is_endpoint:
+        return None
+    hint = f"name two guests: packets pass {kind.passed_by}"
+    return UsageError(f"{node.name} is a {kind.title}", hint)
 
 
 def _told(topology: Topology, segment: Segment) -> Segment:

@@ -10,12 +10,9 @@ import re
 from collections.abc import Iterator
 
 from labctl.errors import nearest, shown
-from labctl.kinds import nics
+from labctl.kinds import nics, registry
 from labctl.topology import model, schema
 from labctl.topology.tree import Loc, Report
-
-_DOM0_LINK = re.compile(r"eth[0-9]+|mgmt0")
-"""dom0's own NICs have these names."""
 
 
 def check(topology: model.Topology, written: schema.Topology, report: Report) -> None:
@@ -24,7 +21,9 @@ def check(topology: model.Topology, written: schema.Topology, report: Report) ->
         if holder.host:
             _home(loc, holder, topology, report)
     for node in topology.nodes.values():
+        _kind(node, topology, written, report)
         _models(node, topology, written, report)
+        _least(node, report)
     for host in topology.xen_hosts():
         _memory(host, topology, report)
         _loops(host, report)
@@ -50,8 +49,8 @@ def _home(
     loc: Loc, thing: model.Node | model.Router, topology: model.Topology, report: Report
 ) -> None:
     here: Loc = (*loc, "host")
-    if isinstance(thing, model.Node) and thing.hypervisor:
-        message = f"{thing.name} is a Xen host: it cannot live on another"
+    if isinstance(thing, model.Node) and thing.guest_kind.is_host:
+        message = f"{thing.name} is a {thing.guest_kind.title}: it cannot live on another"
         report.add(here, message, "leave out host, or hypervisor", key=True)
         return
     hosts = [node.name for node in topology.xen_hosts()]
@@ -65,15 +64,45 @@ def _home(
         report.add(here, f"{thing.host} is not a Xen host", hint)
 
 
+def _fits(node: model.Node) -> bool:
+    """Tell whether a node lives where its kind does, and has its kind's hypervisor."""
+    kind = node.guest_kind
+    return node.hypervisor == kind.hypervisor and bool(node.host) == bool(kind.home)
+
+
+def _kind(
+    node: model.Node, topology: model.Topology, written: schema.Topology, report: Report
+) -> None:
+    """Find a kind that is written and does not fit the node's other keys."""
+    loc: Loc = ("nodes", node.name)
+    kind = node.guest_kind
+    if not written.nodes[node.name].kind or _fits(node):
+        return
+    if _doubtful(report, loc, "host", "hypervisor", "kind"):
+        return
+    if node.hypervisor != kind.hypervisor:
+        why, hint = "has no hypervisor", "leave out kind, or hypervisor"
+    elif kind.home:
+        hosts = [host.name for host in topology.xen_hosts()]
+        why, hint = "lives on a Xen host", f"add host: {hosts[0] if hosts else 'NAME'}"
+    elif kind.is_host:
+        return  # `_home` tells
+    else:
+        why, hint = "lives on no other node", "leave out kind, or host"
+    report.add((*loc, "kind"), f"{node.name} is of the kind {kind.name}, which {why}", hint)
+
+
 def _models(
     node: model.Node, topology: model.Topology, written: schema.Topology, report: Report
 ) -> None:
     """Find NICs of a kind that does not exist where their node lives."""
     loc: Loc = ("nodes", node.name)
-    if (node.host and node.hypervisor) or _doubtful(report, loc, "host", "hypervisor"):
+    kind = node.guest_kind
+    if not _fits(node) or _doubtful(report, loc, "host", "hypervisor", "kind"):
         return
     for index, interface in enumerate(node.interfaces):
-        if nics.model(interface.model).on_xen == bool(node.host):
+        nic = registry.nic(interface.model)
+        if kind.takes(nic):
             continue
         # Point to the innermost layer that asks for it.
         mine: Loc = (*loc, "interfaces", index)
@@ -82,33 +111,50 @@ def _models(
             (loc, written.nodes[node.name].model),
             (("defaults",), written.defaults.model),
         ]
-        place = next(at for at, kind in layers if kind)
+        place = next((at for at, word in layers if word), loc)
         name = f"{node.name}'s {interface.name}"
-        if node.host:
-            message = f"{name} cannot be {interface.model}: {node.name} lives on {node.host}"
-            hint = "guests of a Xen host have model: xen, which is their default"
-        elif node.hypervisor:
-            message = f"{name} cannot be xen: it is the Xen host's own NIC, which QEMU makes"
+        wrong = f"{name} cannot be {nic.name}"
+        if nic.home == kind.home:
+            message = f"{wrong}: {node.name} is of the kind {kind.name}"
+            hint = f"write model: {kind.nic}"
+        elif kind.home:
+            message = f"{wrong}: {node.name} lives on {node.host}"
+            hint = f"guests of a Xen host have model: {kind.nic}, which is their default"
+        elif kind.is_host:
+            message = f"{wrong}: it is the {kind.title}'s own NIC, which QEMU makes"
             hint = "write model: virtio, or e1000"
         else:
-            message = f"{name} cannot be xen: {node.name} does not live on a Xen host"
+            message = f"{wrong}: {node.name} does not live on a Xen host"
             hosts = [host.name for host in topology.xen_hosts()]
             home = hosts[0] if hosts else "NAME"
-            hint = f"add host: {home} to {node.name}, or write model: virtio"
+            hint = f"add host: {home} to {node.name}, or write model: {nics.DEFAULT}"
         report.add((*place, "model"), message, hint)
 
 
+def _least(node: model.Node, report: Report) -> None:
+    """Find a node with less memory than its kind can do with; of hosts `_memory` tells more."""
+    kind = node.guest_kind
+    here: Loc = ("nodes", node.name)
+    if kind.shares or _doubtful(report, here, "memory", "kind"):
+        return
+    if node.memory < kind.least_memory:
+        message = f"memory {node.memory} is too little for {node.name}, which is of the kind"
+        hint = f"write memory: {kind.least_memory} or more"
+        report.add((*here, "memory"), f"{message} {kind.name}", hint)
+
+
 def _memory(host: model.Node, topology: model.Topology, report: Report) -> None:
-    guests = [node for node in topology.inside(host.name).nodes if not node.hypervisor]
+    guests = [node for node in topology.inside(host.name).nodes if not node.guest_kind.is_host]
     places: list[Loc] = [("nodes", node.name) for node in (host, *guests)]
     if any(_doubtful(report, loc, "memory") for loc in (("defaults",), *places)):
         return
     inside = sum(node.memory for node in guests)
-    needed = model.DOM0_MEMORY + model.XEN_MEMORY + inside
+    kind = host.guest_kind
+    shares = {**kind.shares, "its guests": inside} if guests else kind.shares
+    needed = sum(shares.values())
     if host.memory < needed:
-        parts = f"{model.DOM0_MEMORY} for dom0, {model.XEN_MEMORY} for Xen"
-        parts += f", {inside} for its guests" if guests else ""
-        message = f"memory {host.memory} is too little for the Xen host {host.name}: {parts}"
+        parts = ", ".join(f"{memory} for {who}" for who, memory in shares.items())
+        message = f"memory {host.memory} is too little for the {kind.title} {host.name}: {parts}"
         report.add(("nodes", host.name, "memory"), message, f"write memory: {needed} or more")
 
 
@@ -126,7 +172,7 @@ def _joined(topology: model.Topology, report: Report) -> None:
     """Find networks in more places than one that lack an uplink between them."""
     places: dict[str, dict[str, str]] = {}  # network: place: who is the first one there
     for loc, thing in _things(topology):
-        nested = isinstance(thing, model.Node) and thing.hypervisor and thing.host
+        nested = isinstance(thing, model.Node) and thing.guest_kind.is_host and thing.host
         if nested or _doubtful(report, loc, "host"):
             continue
         for interface in thing.interfaces:
@@ -158,7 +204,7 @@ def _names(topology: model.Topology, report: Report) -> None:
                 message = f"network {network.name} is on the Xen host {host.name}, and no bridge"
                 hint = "there every network is one bridge: leave out kind and segments"
                 report.add(("networks", network.name), message, hint, key=True)
-            if _DOM0_LINK.fullmatch(network.bridge):
+            if re.fullmatch(host.guest_kind.own_links, network.bridge):
                 message = f"a network on a Xen host cannot be named {network.name}"
                 hint = f"a NIC of {host.name} has this name"
                 report.add(("networks", network.name), message, hint, key=True)

@@ -6,9 +6,11 @@ first link. A resolved topology is kept under the file's bytes, its path, and th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from labctl.kinds import registry
+from labctl import kinds
+from labctl.kinds import guests, registry
 from labctl.sandbox import user_cache
 from labctl.topology.model import Topology
 from labctl.topology.tree import MAX_BYTES
@@ -19,8 +21,8 @@ KIND = "topologies"
 def load(path: Path) -> Topology:
     """Return the topology of a file as `reading.load` does, which it leaves alone where it can.
 
-    One that names files of its own is read each time, for they must be there. Raises as
-    `reading.load` does.
+    One that names files of its own is read each time, for they must be there; so is one with a
+    guest kind of another package, whose defaults may have changed. Raises as `reading.load` does.
     """
     key = _key(path)
     known: Topology | None = user_cache.load(KIND, key, Topology) if key else None
@@ -30,17 +32,32 @@ def load(path: Path) -> Topology:
     from labctl.topology import loader
 
     topology = loader.load(path)
-    files = [file for node in topology.nodes.values() for file in (node.kernel, node.initramfs)]
-    if key and not any(files) and _key(path) == key:  # what was read is what the key is of
+    nodes = topology.nodes.values()
+    own = [
+        node.kernel or node.initramfs or node.kind not in ("", *guests.SHIPPED) for node in nodes
+    ]
+    if key and not any(own) and _key(path) == key:  # what was read is what the key is of
         user_cache.keep(KIND, key, topology, Topology)
     return topology
 
 
 def _usable(topology: Topology) -> bool:
     segments = [one for network in topology.networks.values() for one in network.segments]
-    return all(registry.FORWARDERS.find(router.kind) for router in topology.routers.values()) and (
-        all(registry.LINKS.find(segment.kind) for segment in segments)
+    nodes = topology.nodes.values()
+    models = {one.model for node in nodes for one in node.interfaces}
+    return (
+        all(registry.FORWARDERS.find(router.kind) for router in topology.routers.values())
+        and all(registry.LINKS.find(segment.kind) for segment in segments)
+        and all(registry.GUESTS.find(node.kind) for node in nodes if node.kind)
+        and all(registry.NICS.find(model) for model in models)
     )
+
+
+def _kinds() -> Iterator[str]:
+    """Yield what tells one state of the kinds' code from another: defaults and plans are there."""
+    for file in sorted(Path(kinds.__file__).parent.rglob("*.py")):
+        facts = file.stat()
+        yield f"{file} {facts.st_mtime_ns} {facts.st_size}"
 
 
 def _key(path: Path) -> str:
@@ -56,6 +73,6 @@ def _key(path: Path) -> str:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             return ""
-        return user_cache.key(Path(__file__).parent, [content, str(path.absolute())])
+        return user_cache.key(Path(__file__).parent, [content, str(path.absolute()), *_kinds()])
     except (OSError, ValueError):
         return ""

@@ -20,21 +20,18 @@ from ipaddress import (
     IPv6Network,
 )
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from labctl.errors import UsageError, nearest, shown
-from labctl.kinds import nics, registry
+from labctl.kinds import guests, nics, registry
 from labctl.kinds.base import LinkPlan, Option
+from labctl.kinds.guests.base import GuestKind, Hypervisor
 from labctl.topology.features import DEVICE_FEATURES
 
 _T = TypeVar("_T")
 
 MGMT_BRIDGE = "mgmt"
 """The link name of the management bridge; no network can have it."""
-DOM0_MEMORY = 512
-"""MiB of a Xen host that its dom0 has; with 288 it does not come up."""
-XEN_MEMORY = 128
-"""MiB of a Xen host for the hypervisor: itself, its tables, and what it keeps of each guest."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ class Route:
 class Interface:
     """A guest's NIC: `name` in the guest, `tap` the link name on the host's side.
 
-    With the model `xen`, that side is dom0 of the Xen host and `tap` the name of the vif.
+    What that side is, a TAP or a vif, is said by the guest's kind (`GuestKind.outer`).
     """
 
     name: str
@@ -156,8 +153,19 @@ class Node:
     mgmt_mac: str
     mgmt_tap: str
     labels: dict[str, str] = field(default_factory=dict)
-    hypervisor: Literal["", "xen"] = ""
+    hypervisor: Hypervisor = ""
     host: str = ""
+    kind: str = ""
+    """The name of its guest kind, where that does not follow from `hypervisor` and `host`."""
+
+    @property
+    def guest_kind(self) -> GuestKind:
+        """Its kind (`labctl.kinds`); what `hypervisor` and `host` tell, where that is not here.
+
+        So whoever has a record can tell of it without its kind; what starts it asks `registry`.
+        """
+        found = registry.GUESTS.find(self.kind)
+        return found or registry.guest(guests.derived(self.hypervisor, self.host))
 
 
 @dataclass(frozen=True)
@@ -229,7 +237,7 @@ class Topology:
                 for part in (thing, *thing.get("interfaces", ())):
                     del part["labels"]
                     # Topologies that say nothing of these keep the digests from before them.
-                    for key in ("hypervisor", "host", "segments", "segment", "options"):
+                    for key in ("hypervisor", "host", "kind", "segments", "segment", "options"):
                         if not part.get(key, True):
                             del part[key]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
@@ -243,7 +251,11 @@ class Topology:
 
     def xen_hosts(self) -> tuple[Node, ...]:
         """Return the nodes that others may live on."""
-        return tuple(node for node in self.nodes.values() if node.hypervisor == "xen")
+        return tuple(node for node in self.nodes.values() if node.guest_kind.is_host)
+
+    def endpoints(self) -> tuple[Node, ...]:
+        """Return the nodes in which packets begin and end: all but the hosts of others."""
+        return tuple(node for node in self.nodes.values() if node.guest_kind.is_endpoint)
 
     def outer_nodes(self) -> tuple[Node, ...]:
         """Return the nodes that are QEMU guests of the lab itself, Xen hosts among them."""
@@ -290,9 +302,10 @@ class Topology:
                 raise UsageError(f"a virtio device has no feature {shown(feature)}", hint)
         interfaces = []
         for interface in old.interfaces:
-            if not nics.model(interface.model).device_features:
+            if not registry.nic(interface.model).device_features:
                 where = f"{node}'s {interface.name} is {interface.model}"
-                hint = "set guest or tap features" if old.host else "use model: virtio"
+                can = old.guest_kind.takes(registry.nic(nics.DEFAULT))
+                hint = f"use model: {nics.DEFAULT}" if can else "set guest or tap features"
                 raise UsageError(f"{where}: only virtio has device offloads", hint)
             merged = dict(sorted({**interface.offload.device, **device}.items()))
             offload = dataclasses.replace(interface.offload, device=merged)

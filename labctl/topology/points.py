@@ -6,7 +6,7 @@ point takes them from it. Which points an element of a topology has is said by `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 ElementKind = Literal["guest", "router", "uplink", "wire"]
@@ -36,6 +36,9 @@ class ObservationPoint:
     observer: str = ""
     """What observes it where that is not a packet socket: the name of an observer
     (`labctl.kinds`), which the point's name ends with: `vm1-eth0@tc-bpf`."""
+
+    end: str = field(default="", compare=False)
+    """What an outer end is, in a word: TAP, vif, veth; empty where only its name is known."""
 
     @property
     def in_guest(self) -> bool:
@@ -88,9 +91,11 @@ def inside_uplink(host: str, link: str) -> ObservationPoint:
     return ObservationPoint(f"{host}:{link}", host, "uplink", link, host, "", inside=True)
 
 
-def outer_end(kind: ElementKind, element: str, link: str, host: str = "") -> ObservationPoint:
+def outer_end(
+    kind: ElementKind, element: str, link: str, host: str = "", end: str = ""
+) -> ObservationPoint:
     """Return the point at the bridge's end of an interface, in the lab or in the dom0 of `host`."""
-    return ObservationPoint(link, element, kind, link, host, "", inside=False)
+    return ObservationPoint(link, element, kind, link, host, "", inside=False, end=end)
 
 
 def along_wire(wire: str, link: str) -> ObservationPoint:

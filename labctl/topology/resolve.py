@@ -10,18 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 
-from labctl.kinds import nics
+from labctl.kinds import guests, registry
 from labctl.kinds.base import Option
 from labctl.topology import model, schema
 from labctl.topology.features import in_order
 from labctl.topology.fields import LINK_NAME
 
-DEFAULT_IMAGE = "micro"
-DEFAULT_MEMORY = 128
 DEFAULT_MTU = 1500
-XEN_IMAGE = "xen-host"
-XEN_MEMORY = 2048
-XEN_VCPUS = 2
 
 
 class _Names:
@@ -152,17 +147,14 @@ def _node(
     names: _Names,
     base: Path,
 ) -> model.Node:
-    if written.hypervisor:
+    host = written.host or ""
+    usual = guests.derived(written.hypervisor or "", host)
+    kind = registry.guest(written.kind or usual)
+    hypervisor = written.hypervisor or kind.hypervisor
+    if not kind.inherits:
         # A guest's image and size are none for a host of guests; what defaults say of NICs is.
-        defaults = schema.Defaults(
-            image=XEN_IMAGE,
-            memory=XEN_MEMORY,
-            vcpus=XEN_VCPUS,
-            model=defaults.model,
-            offload=defaults.offload,
-        )
-    usual = nics.DEFAULT_ON_XEN if written.host else defaults.model
-    nic = written.model or usual or nics.DEFAULT
+        defaults = schema.Defaults(model=defaults.model, offload=defaults.offload)
+    nic = written.model or (defaults.model if kind.inherits_nic else None) or kind.nic
 
     def own_file(key: str) -> Path | None:
         # An explicit null takes the image's again, whatever the defaults say.
@@ -189,18 +181,20 @@ def _node(
         )
     return model.Node(
         name=name,
-        image=written.image or defaults.image or DEFAULT_IMAGE,
+        image=written.image or defaults.image or kind.image,
         kernel=own_file("kernel"),
         initramfs=own_file("initramfs"),
-        memory=written.memory or defaults.memory or DEFAULT_MEMORY,
-        vcpus=written.vcpus or defaults.vcpus or 1,
+        memory=written.memory or defaults.memory or kind.memory,
+        vcpus=written.vcpus or defaults.vcpus or kind.vcpus,
         interfaces=tuple(interfaces),
         routes=tuple(_route(route) for route in written.routes),
         mgmt_mac=names.mac(name, "mgmt"),
         mgmt_tap=names.link(name, "mgmt"),
         labels=dict(written.labels),
-        hypervisor=written.hypervisor or "",
-        host=written.host or "",
+        hypervisor=hypervisor,
+        host=host,
+        # Not where it follows: then a topology that says it is the same as one that does not.
+        kind="" if kind.name == guests.derived(hypervisor, host) else kind.name,
     )
 
 

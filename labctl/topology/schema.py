@@ -125,6 +125,7 @@ class Defaults(_Inherited):
 class Node(_Inherited, _Labelled):
     """A guest."""
 
+    kind: fields.GuestKind | None = None
     hypervisor: Literal["xen"] | None = None
     """xen makes this node a Xen host: other nodes and routers can live on it. Its interfaces are
     the uplinks of the networks inside."""
@@ -193,6 +194,10 @@ def json_schema() -> dict[str, Any]:
     _tell_kinds(made["$defs"]["Segment"], registry.LINKS.usable(), links.DEFAULT)
     alone = [kind for kind in registry.LINKS.usable() if not kind.joins]
     _tell_kinds(made["$defs"]["Network"], alone, links.DEFAULT)
+    _tell_words(made["$defs"]["Node"], registry.GUESTS.usable())
+    for holder in ("Interface", "Defaults", "Node"):
+        models = {"enum": list(registry.NICS.names()), "type": "string"}
+        made["$defs"][holder]["properties"]["model"]["anyOf"][0] = models
     for names in ("networks", "nodes", "routers"):
         made["properties"][names]["additionalProperties"] = False
     return made
@@ -202,6 +207,20 @@ def _tell_kinds(made: dict[str, Any], kinds: Sequence[Kind], default: str) -> No
     """Say in a schema what kinds there are, and what options each has."""
     from labctl.topology import options  # which knows this module
 
+    _tell_words(made, kinds)
+    made["allOf"] = [
+        {
+            # Where the key may be left out, the default's options are meant.
+            "if": {"properties": {"kind": {"const": kind.name}}}
+            | ({} if kind.name == default else {"required": ["kind"]}),
+            "then": {"properties": {"options": options.schema(kind)}},
+        }
+        for kind in kinds
+    ]
+
+
+def _tell_words(made: dict[str, Any], kinds: Sequence[Kind]) -> None:
+    """Say in a schema what kinds there are."""
     told = " ".join(f"{kind.name}: {kind.summary}." for kind in kinds)
     written = made["properties"]["kind"]
     more: dict[str, Any] = {
@@ -212,12 +231,3 @@ def _tell_kinds(made: dict[str, Any], kinds: Sequence[Kind], default: str) -> No
         del written["anyOf"]
         more |= {"type": ["string", "null"], "enum": [*more["enum"], None]}
     made["properties"]["kind"] = dict(sorted((written | more).items()))
-    made["allOf"] = [
-        {
-            # Where the key may be left out, the default's options are meant.
-            "if": {"properties": {"kind": {"const": kind.name}}}
-            | ({} if kind.name == default else {"required": ["kind"]}),
-            "then": {"properties": {"options": options.schema(kind)}},
-        }
-        for kind in kinds
-    ]

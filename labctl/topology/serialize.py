@@ -17,6 +17,9 @@ def to_json(topology: Topology) -> dict[str, Any]:
     A path tells nothing on another machine; what was in the file is all there.
     """
     data: dict[str, Any] = _TOPOLOGY.dump_python(topology, mode="json", exclude={"source"})
+    for node in data["nodes"].values():
+        if not node["kind"]:  # as in records from before a node could say it
+            del node["kind"]
     return data
 
 

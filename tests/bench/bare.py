@@ -102,6 +102,7 @@ def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, An
     from labctl import images
     from labctl.backends.state import State
     from labctl.guests import domain, keys, ssh
+    from labctl.lab import machines
     from labctl.lab.lab import Lab
     from labctl.network import links
     from labctl.sandbox import paths
@@ -127,9 +128,10 @@ def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, An
             lab = Lab(sandbox, known)
             lab._write_ssh()
             (sandbox.directory / "console").mkdir()
+            making = lab._making()
             plan = []
             for node in topology.nodes.values():
-                guest = lab._guest(node)
+                guest = machines.build(making, node)
                 plan.append(
                     {
                         "qemu": qemu(guest, accel, domain.TB_CACHE_MIB),

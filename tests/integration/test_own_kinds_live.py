@@ -1,4 +1,4 @@
-"""Kinds of another package, a link and a forwarder, in a lab of real guests, through every verb."""
+"""Kinds of another package, one of each sort, in a lab of real guests, through every verb."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ networks:
   right: {}
 nodes:
   vm1:
+    kind: labelled
     interfaces: [{network: left, segment: near, addresses: [10.0.1.1/24]}]
     routes: [{to: default, via: 10.0.1.254}]
   vm2:
@@ -95,8 +96,19 @@ def test_they_are_listed_and_explained(here: Place) -> None:
     told = {one["name"]: one for one in here.ok("kinds", "--json").json()}
     assert told["veth-chain"]["what"] == "link"
     assert told["udp-loser"]["effect"] == "loses"
+    assert told["labelled"]["what"] == "guest"
     assert "A page of its own." in here.ok("kinds", "veth-chain").stdout
     assert "A page of its own." in here.ok("explain", "udp-loser").stdout
+
+
+def test_their_guest_is_made_and_started_as_it_says(here: Place) -> None:
+    for name, label in (("vm1", " own_kinds.node=vm1"), ("vm2", "")):
+        words = here.ok("ssh", "-l", "own", name, "--", "cat /proc/cmdline").stdout
+        assert words.endswith(f"noreplace-smp{label}\n")
+    (lab,) = here.ok("status", "--json").json()
+    told = {one["name"]: (one["is"], one["state"]) for one in lab["parts"]}
+    assert told["vm1"] == ("node (labelled)", "running")
+    assert told["vm2"] == ("node", "running")
 
 
 def test_tcp_passes_them_with_its_metadata_and_every_point_is_seen(here: Place) -> None:

@@ -17,13 +17,14 @@ from labctl.events import Event
 from labctl.guests import driver, keys, spec, ssh, xen, xen_host
 from labctl.guests.spec import Guest, Nic
 from labctl.images.kernel import unpacked
+from labctl.kinds.guests.xen_host import DOM0_MEMORY
 from labctl.network import links
 from labctl.sandbox.base import Process
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.namespaces import Namespaces
 from labctl.sandbox.process import Result
 from labctl.topology import loader, lookup
-from labctl.topology.model import DOM0_MEMORY, MGMT_BRIDGE, Topology
+from labctl.topology.model import MGMT_BRIDGE, Topology
 
 COMMAND_SECONDS = 120.0
 

@@ -44,8 +44,9 @@ NOT_FOR_AUTHORS = {
 }  # fmt: skip
 """What labctl itself calls of them, or what only few will miss."""
 NOT_MADE_BY_AUTHORS = {
-    "Arm", "Capture", "Expected", "Experiment", "ForwarderKind", "Job", "Kind", "Lab", "LinkKind",
-    "Node", "ObserverKind", "Router", "RunningRouter", "Skip", "Step", "TopologyError", "Trial",
+    "Arm", "Capture", "Expected", "Experiment", "ForwarderKind", "GuestKind", "Job", "Kind", "Lab",
+    "LinkKind", "Node", "ObserverKind", "Router", "RunningRouter", "Skip", "Step", "TopologyError",
+    "Trial",
 }  # fmt: skip
 """Classes of which an author gets objects, or which have no signature of interest."""
 

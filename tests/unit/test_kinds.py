@@ -339,6 +339,7 @@ def test_the_verb_lists_and_explains(packages: Path) -> None:
         EXAMPLE,
         *registry.LINKS.shipped,
         *registry.OBSERVERS.shipped,
+        *registry.GUESTS.shipped,
         *nics.SHIPPED,
     ]
     assert told[len(SHIPPED)] == {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from labctl.experiments.explained.model import Role, Way
-from labctl.kinds.nics.virtio import Virtio
+from labctl.kinds import registry
 from labctl.topology.graph import (
     Element,
     GuestElement,
@@ -49,8 +49,6 @@ class Part:
     """What is between this and the next part."""
 
 
-_RING = "Xen rings and grants, event channel"
-_VIRTIO = "virtqueue, QEMU, /dev/net/tun"
 _VETH = "veth pair"
 
 
@@ -61,7 +59,7 @@ def route(topology: Topology, way: Way) -> tuple[Part, ...]:
     where not both have its interface, any may be used. Raises `UsageError` when nothing joins the
     two.
     """
-    guests = [node for node in topology.nodes.values() if not node.hypervisor]
+    guests = topology.endpoints()
     source = topology.nodes.get(way.source, guests[0])
     destination = topology.nodes.get(way.destination, guests[-1])
     both = all(
@@ -88,13 +86,12 @@ def _guest(guest: GuestElement, here: Traversal) -> Part:
     interface = _interface(node, here.exit or here.entry)
     point = here.points[0 if leaving else -1]
     addresses = ", ".join(str(one.ip) for one in interface.addresses)
-    driver = "netfront" if node.host else interface.model
     return Part(
-        f"{node.name}: {'Xen PV guest' if node.host else 'QEMU guest'}, {driver}",
+        f"{node.name}: {node.guest_kind.title}, {registry.nic(interface.model).told}",
         "guest",
         node.host,
         (Point(point.name, "sender guest" if leaving else "receiver guest", addresses),),
-        _wire(node, interface) if leaving else "",
+        _wire(interface) if leaving else "",
     )
 
 
@@ -147,18 +144,19 @@ def _port(element: Element, point: ObservationPoint, *, first: bool) -> Point:
     if isinstance(element, Uplink):
         if point.inside:
             return Point(point.name, "uplink inner", f"uplink, {element.interface.model}")
-        return Point(point.name, "uplink outer", "TAP")
+        return Point(point.name, "uplink outer", element.node.guest_kind.outer.told)
     role: Role = "sender host" if first else "receiver host"
-    return Point(point.name, role, "vif, netback" if point.dom0 else "TAP")
+    assert isinstance(element, GuestElement)
+    return Point(point.name, role, element.node.guest_kind.outer.told)
 
 
 def _below(after: Traversal) -> str:
     """Say what is between a bridge and the element after it."""
     element = after.element
     if isinstance(element, Uplink):
-        return _wire(element.node, element.interface)
+        return _wire(element.interface)
     if isinstance(element, GuestElement):
-        return _wire(element.node, _interface(element.node, after.entry))
+        return _wire(_interface(element.node, after.entry))
     return _VETH
 
 
@@ -167,11 +165,9 @@ def _interface(node: Node, port: Port | None) -> Interface:
     return next(one for one in node.interfaces if port and one.name == port.interface)
 
 
-def _wire(node: Node, interface: Interface) -> str:
+def _wire(interface: Interface) -> str:
     """Say what is between a NIC and its TAP or vif."""
-    if node.host:
-        return _RING
-    return _VIRTIO if interface.model == Virtio.name else f"{interface.model} of QEMU, /dev/net/tun"
+    return registry.nic(interface.model).way_out
 
 
 def points(parts: tuple[Part, ...]) -> list[Point]:

@@ -73,14 +73,28 @@ class NicModel(Kind):
     """The kernel module in the guest that drives it."""
     carrier: ClassVar[str]
     """What takes the metadata to the other side; empty for nothing."""
-    on_xen: ClassVar[bool] = False
-    """Whether it is a PV guest's on a Xen host: its other end is a vif, not a TAP."""
+    home: ClassVar[str] = ""
+    """The hypervisor whose guests alone can have it; empty for those of QEMU."""
+    transport: ClassVar[str] = ""
+    """What is between its driver and its other end, where that is not just QEMU's device."""
+    frontend: ClassVar[str] = ""
+    """What texts call its driver, where that is not the model's own name."""
     in_every_image: ClassVar[bool] = False
     """Whether every image of labctl's has its driver."""
     instant_carrier: ClassVar[bool] = False
     """Whether it has a carrier at once; others take seconds to negotiate one, as hardware would."""
     device_features: ClassVar[bool] = False
     """Whether `offload: {device: …}` can turn features of the device off."""
+
+    @property
+    def told(self) -> str:
+        """What texts call it inside its guest."""
+        return self.frontend or self.name
+
+    @property
+    def way_out(self) -> str:
+        """What is between its driver and its other end, in a few words."""
+        return self.transport or f"{self.name} of QEMU, /dev/net/tun"
 
     def completions(self, version: int | None = None) -> Sequence[Completion]:  # noqa: ARG002
         """Return the ways to have the guest complete its checksums, the best first.

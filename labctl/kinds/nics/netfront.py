@@ -23,7 +23,9 @@ class Netfront(NicModel):
     summary = "Xen's netfront: the metadata is a flag on the ring to dom0"
     effect = Effect.KEEPS
     driver = "xen_netfront"
-    on_xen = True
+    home = "xen"
+    frontend = "netfront"
+    transport = "Xen rings and grants, event channel"
     in_every_image = True
     carrier = "XEN_NETTXF_csum_blank on the ring"
 

@@ -13,6 +13,7 @@ class Virtio(NicModel):
     summary = "paravirtual: the metadata travels in the virtio header"
     effect = Effect.KEEPS
     driver = "virtio_net"
+    transport = "virtqueue, QEMU, /dev/net/tun"
     carrier = "VIRTIO_NET_HDR_F_NEEDS_CSUM in the virtio header"
     in_every_image = True
     instant_carrier = True

@@ -32,7 +32,7 @@ class Pair:
 
 def pairs(topology: Topology) -> Mapping[str, Axis]:
     """Return all pairs of guests that are joined, in both directions."""
-    guests = [name for name, node in topology.nodes.items() if not node.hypervisor]
+    guests = [node.name for node in topology.endpoints()]
     found = {}
     for source, destination in itertools.permutations(guests, 2):
         try:

@@ -18,7 +18,7 @@ from labctl.experiments.software_checksums import software_checksums
 from labctl.experiments.text_tables import aligned
 from labctl.experiments.traffic_run import TrafficRun, check_in_effect, run_traffic
 from labctl.experiments.variants import Case
-from labctl.kinds import nics
+from labctl.kinds import registry
 from labctl.kinds.base import Effect
 from labctl.kinds.nics.e1000 import E1000
 from labctl.kinds.nics.virtio import Virtio
@@ -138,7 +138,7 @@ def _check_at_work(arm: Arm, node: Node) -> None:
 
 def _uplink(trial: Trial, arm: Arm, model: str, interface: str, version: int) -> TrafficRun:
     """Talk to vm3 over one of the Xen host's two NICs: virtio carries metadata, e1000 cannot."""
-    nic = nics.model(model)
+    nic = registry.nic(model)
     driver = nic.driver
     path = f"/sys/class/net/{interface}/device/driver"
     found = trial.lab.node("xen1").run(f"basename $(readlink {path})").stdout.strip()

@@ -1,0 +1,26 @@
+"""The guest kinds that come with labctl, declared as forwarders are (`labctl.kinds.forwarders`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SHIPPED: Mapping[str, str] = {
+    "micro": "labctl.kinds.guests.micro:Micro",
+    "xen-pv": "labctl.kinds.guests.xen_pv:XenPv",
+    "xen-host": "labctl.kinds.guests.xen_host:XenHost",
+}
+"""By name, where the class is; in the order in which they are shown."""
+DEFAULT = "micro"
+"""The kind of a node that says nothing of it and lives in the lab itself."""
+_ON_HOST = "xen-pv"
+_HOSTS: Mapping[str, str] = {"xen": "xen-host"}
+
+
+def derived(hypervisor: str, host: str) -> str:
+    """Return the kind of a node that names none, by its keys `hypervisor` and `host`.
+
+    Both are empty where the node has none; a hypervisor counts first.
+    """
+    if hypervisor:
+        return _HOSTS[hypervisor]
+    return _ON_HOST if host else DEFAULT
