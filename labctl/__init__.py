@@ -8,7 +8,6 @@ itself import from where a name is made, never from here.
 TYPE_CHECKING = False  # what type checkers take for true; `typing` itself takes milliseconds
 if TYPE_CHECKING:
     from labctl import topology
-    from labctl.capture.drops import Drop
     from labctl.capture.session import Capture, Evidence, HopEvidence, Observation
     from labctl.errors import DeadlineError, GuestError, HostError, LabctlError, UsageError
     from labctl.experiments import probes
@@ -35,20 +34,25 @@ if TYPE_CHECKING:
     )
     from labctl.experiments.variants import Case
     from labctl.kinds.base import (
+        Context,
         Effect,
         ForwarderKind,
         Kind,
         LinkKind,
         LinkPlan,
+        LinkProgram,
         Look,
         NewLink,
         ObserverKind,
         Passing,
+        Reader,
         Remedy,
         RunningRouter,
         Tool,
     )
     from labctl.kinds.guests.base import GuestKind
+    from labctl.kinds.observers.drops import Drop
+    from labctl.kinds.observers.frames import FrameObserver
     from labctl.lab import watch
     from labctl.lab.lab import Lab
     from labctl.lab.node import Job, Node
@@ -74,6 +78,7 @@ __all__ = [
     "Check",
     "Checksum",
     "CommandError",
+    "Context",
     "Deadline",
     "DeadlineError",
     "Drop",
@@ -83,6 +88,7 @@ __all__ = [
     "Expected",
     "Experiment",
     "ForwarderKind",
+    "FrameObserver",
     "GuestError",
     "GuestKind",
     "HopEvidence",
@@ -94,6 +100,7 @@ __all__ = [
     "LabctlError",
     "LinkKind",
     "LinkPlan",
+    "LinkProgram",
     "Look",
     "Metadata",
     "NewLink",
@@ -104,6 +111,7 @@ __all__ = [
     "PacketPath",
     "PacketSelector",
     "Passing",
+    "Reader",
     "Remedy",
     "Result",
     "Router",
@@ -147,7 +155,6 @@ _MODULES = {
     "watch": "labctl.lab.watch",
 }
 _HOMES = {
-    "labctl.capture.drops": "Drop",
     "labctl.capture.session": "Capture Evidence HopEvidence Observation",
     "labctl.errors": "DeadlineError GuestError HostError LabctlError UsageError",
     "labctl.experiments.traffic_run": "TrafficRun check_answer check_in_effect check_no_errors "
@@ -161,9 +168,11 @@ _HOMES = {
     "labctl.experiments.probes": "Answer",
     "labctl.experiments.require": "require",
     "labctl.experiments.run_context": "Arm Skip Trial",
-    "labctl.kinds.base": "Effect ForwarderKind Kind LinkKind LinkPlan Look "
-    "NewLink ObserverKind Passing Remedy RunningRouter Tool",
     "labctl.kinds.guests.base": "GuestKind",
+    "labctl.kinds.base": "Context Effect ForwarderKind Kind LinkKind LinkPlan LinkProgram "
+    "Look NewLink ObserverKind Passing Reader Remedy RunningRouter Tool",
+    "labctl.kinds.observers.drops": "Drop",
+    "labctl.kinds.observers.frames": "FrameObserver",
     "labctl.lab.lab": "Lab",
     "labctl.lab.node": "Job Node",
     "labctl.lab.router": "Router",

@@ -46,7 +46,7 @@ def install_own_kinds(folder: Path) -> None:
         name,
         {"udp-loser": f"{name}:UdpLoser"},
         {name: text},
-        links={"veth-chain": f"{name}:VethChain"},
+        links={"user-wire": f"{name}:UserWire", "veth-chain": f"{name}:VethChain"},
         observers={"packet-ring": f"{name}:PacketRing"},
         guests={"labelled": f"{name}:Labelled"},
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import select
 import socket
 import struct
 import sys
@@ -16,15 +18,17 @@ from labctl.kinds.base import (
     ForwarderKind,
     LinkKind,
     LinkPlan,
+    LinkProgram,
     Look,
     NewLink,
-    ObserverKind,
+    NoOptions,
     Passing,
     Remedy,
     RunningRouter,
 )
 from labctl.kinds.guests.micro import Micro
 from labctl.kinds.observers import observe
+from labctl.kinds.observers.frames import FrameObserver
 from labctl.packet.virtio import VNET_SIZE
 from labctl.routers import raw
 from labctl.routers.tables import Key
@@ -75,6 +79,46 @@ class VethChain(LinkKind[ChainOptions]):
         ]
         points = tuple(name for pair in pairs for name in pair.names)
         return LinkPlan((*bridges, *pairs), ends=(points[0], points[-1]), points=points)
+
+
+class UserWire(LinkKind[NoOptions]):
+    """Two veth pairs, and this file as the program that carries frames from one to the other."""
+
+    name = "user-wire"
+    summary = "a program that carries frames between two veth pairs"
+    effect = Effect.KEEPS
+    options = NoOptions
+    joins = True
+
+    def plan(self, base: str, options: NoOptions) -> LinkPlan:  # noqa: ARG002
+        """Return the pairs and the program between them."""
+        one, before, after, other = (f"{base}-{end}" for end in ("a", "p", "q", "b"))
+        links = (NewLink(one, "veth", peer=before), NewLink(after, "veth", peer=other))
+        program = LinkProgram(
+            f"{base}-sw", __name__, ("--wire", before, after), ready="carrying", is_python=True
+        )
+        points = (one, before, after, other)
+        return LinkPlan(links, ends=(one, other), points=points, programs=(program,))
+
+
+PACKET_IGNORE_OUTGOING = 23
+
+
+def carry(*links: str) -> None:
+    """Carry frames between two links for ever, each with its virtio header."""
+    ends = [socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) for _ in links]
+    for end, link in zip(ends, links, strict=True):
+        end.setsockopt(observe.SOL_PACKET, observe.PACKET_VNET_HDR, 1)
+        end.setsockopt(observe.SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        end.bind((link, observe.ETH_P_ALL))
+    sys.stdout.write("carrying\n")
+    sys.stdout.flush()
+    while True:
+        readable, _, _ = select.select(ends, [], [])
+        for end in readable:
+            frame = end.recv(1 << 17)
+            with contextlib.suppress(OSError):  # the other end is down
+                ends[end is ends[0]].send(frame)
 
 
 class UdpLoser(ForwarderKind):
@@ -131,13 +175,13 @@ def build_labelled(making: Making, node: Node) -> Guest:
     return replace(made, cmdline=f"{made.cmdline} own_kinds.node={node.name}")
 
 
-class PacketRing(ObserverKind):
+class PacketRing(FrameObserver):
     """The same socket, read through memory that it shares with the kernel (TPACKET_V2)."""
 
     name = "packet-ring"
     summary = "a packet socket's ring"
 
-    def words(self, look: Look) -> tuple[str, ...]:
+    def start(self, look: Look) -> tuple[str, ...]:
         """Return the words of the program, which is this file."""
         where = ("--netns", look.netns) if look.netns else ()
         program = (sys.executable, str(Path(__file__).absolute()), "--ring", "--hop", look.hop)
@@ -186,6 +230,8 @@ class _Ring(observe.Observer):
 
 
 if __name__ == "__main__":
+    if "--wire" in sys.argv:
+        carry(*sys.argv[2:])
     if "--ring" in sys.argv:
         sys.argv.remove("--ring")
         sys.exit(observe.main(kind=_Ring))

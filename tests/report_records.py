@@ -10,7 +10,7 @@ from pathlib import Path
 
 from labctl.capture import pcapng
 from labctl.capture.session import HopEvidence, judged
-from labctl.capture.stream import Header, Record, Stream, Trailer
+from labctl.kinds.observers.stream import Header, Record, Stream, Trailer
 from labctl.packet.virtio import VnetHeader
 from labctl.results import ArmResult, Check, Environment, Recorder, Run, Verdict
 from labctl.results.model import Offloads

@@ -20,7 +20,7 @@ from pathlib import Path
 from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
 from labctl.sandbox import agent
-from labctl.sandbox.base import Context, Sandbox
+from labctl.sandbox.base import ExecutionContext, Sandbox
 from labctl.sandbox.client import Agent, Other
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import WATCH_SECONDS, Result, last_lines
@@ -38,7 +38,7 @@ CALL_SECONDS = 900.0
 under emulation on a busy machine it took more than five until our code was imported."""
 
 
-class Dom0(Context):
+class Dom0(ExecutionContext):
     """Dom0 of a running Xen host."""
 
     def __init__(

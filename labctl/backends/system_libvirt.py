@@ -12,6 +12,7 @@ from labctl.errors import LabctlError, UsageError
 from labctl.events import Emit, Event
 from labctl.guests import driver
 from labctl.network import links
+from labctl.network import programs as link_programs
 from labctl.routers import namespace, programs
 from labctl.sandbox.base import Sandbox
 from labctl.topology.model import Topology
@@ -67,12 +68,13 @@ class SystemLibvirt(SharedHost):
         return sandbox.call(driver.qemu_user, self.hypervisor(sandbox.directory))
 
     def remove(self, sandbox: Sandbox, known: State) -> None:
-        """Take away the guests, router programs, namespaces and links of a lab."""
+        """Take away the guests, programs, namespaces and links of a lab."""
         hypervisor = self.hypervisor(sandbox.directory)
         for node in known.topology.nodes:
             with contextlib.suppress(LabctlError):  # libvirtd may be gone; the links must go anyway
                 sandbox.call(driver.stop, hypervisor, self.domain(known, node))
         programs.end_all(sandbox.directory)
+        link_programs.end_all(sandbox.directory)
         for router in known.topology.routers.values():
             sandbox.call(namespace.remove, router)
         sandbox.call(links.remove, known.topology)

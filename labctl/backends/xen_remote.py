@@ -86,6 +86,11 @@ class XenRemote(SharedHost):
                 f"{hosts[0]}, where a lab on a real one has nothing",
                 f"write host: {hosts[0]} there, or leave --connect away",
             )
+        if parted := [one.name for one in topology.outer_networks() if one.segments]:
+            raise UsageError(
+                f"the network {parted[0]} is of segments, and on a Xen host it is one bridge",
+                f"leave out what {parted[0]} is made of, or leave --connect away",
+            )
         if host(topology).interfaces:
             raise UsageError(
                 f"{hosts[0]} has interfaces, "

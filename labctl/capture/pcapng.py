@@ -25,8 +25,8 @@ from pcapng.blocks import EnhancedPacket, InterfaceDescription, SectionHeader
 from pcapng.exceptions import PcapngException
 
 from labctl.capture.session import Evidence, HopEvidence, Observation
-from labctl.capture.stream import Direction, Header, Record, Trailer
 from labctl.errors import LabctlError
+from labctl.kinds.observers.stream import Direction, Header, Record, Trailer
 from labctl.packet import link_types
 from labctl.packet.af_packet import (
     PACKET_OUTGOING,

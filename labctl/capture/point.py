@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labctl.errors import UsageError
 from labctl.kinds import registry
-from labctl.kinds.base import Look
+from labctl.kinds.base import Context, Look
 from labctl.kinds.observers import DEFAULT
 
 SNAP = 262144
@@ -29,10 +30,7 @@ def host_point(
 
     Raises `UsageError` for an observer that cannot look there.
     """
-    words = registry.observer(observer).words(Look(hop, iface, netns, snap))
-    if not words:
-        raise UsageError(f"the observer {observer} cannot look at {hop}", "labctl kinds has others")
-    return Point(hop, tuple(words))
+    return Point(hop, _words(observer, Look(hop, (iface,), netns, snap)))
 
 
 def guest_point(
@@ -42,13 +40,19 @@ def guest_point(
     netns: str = "",
     snap: int = SNAP,
     observer: str = DEFAULT,
+    context: Context = Context.GUEST,
 ) -> Point:
-    """Observe an interface inside a guest that has Perl, or in a named namespace there.
+    """Observe an interface inside a guest, or a dom0, that has Perl; or in a named namespace there.
 
-    `ssh_argv` ends with the guest's name. Raises `UsageError` for an observer that cannot look in a
-    guest.
+    `ssh_argv` ends with its name. Raises `UsageError` for an observer that cannot look there.
     """
-    command = registry.observer(observer).guest_command(Look(hop, iface, netns, snap))
-    if not command:
-        raise UsageError(f"the observer {observer} cannot look at {hop}", "labctl kinds has others")
-    return Point(hop, (*ssh_argv, command))
+    words = _words(observer, Look(hop, (iface,), netns, snap, context))
+    return Point(hop, (*ssh_argv, shlex.join(words)))
+
+
+def _words(observer: str, look: Look) -> tuple[str, ...]:
+    kind = registry.observer(observer)
+    if why_not := kind.can_run(look):
+        what = f"the observer {observer} cannot look at {look.hop}: {why_not}"
+        raise UsageError(what, "leave it out, or take another one: labctl kinds")
+    return tuple(kind.start(look))

@@ -22,7 +22,8 @@ from typing import IO
 from labctl.capture.limits import Limits
 from labctl.capture.point import Point
 from labctl.capture.spawn import CaptureError, Handle, Spawn, start_process, why_ended
-from labctl.capture.stream import (
+from labctl.errors import LabctlError
+from labctl.kinds.observers.stream import (
     Direction,
     Header,
     Record,
@@ -31,7 +32,6 @@ from labctl.capture.stream import (
     StreamParser,
     Trailer,
 )
-from labctl.errors import LabctlError
 from labctl.packet.checksum import Judgement
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import last_lines

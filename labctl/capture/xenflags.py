@@ -1,226 +1,34 @@
-"""The flags a Xen guest and its backend tell each other with each packet, as the rings hold them.
+"""The watch of the flags in Xen's rings, and which captured packet had which.
 
-A packet socket shows what a kernel made of them: an skb with or without a checksum to be computed.
-Here they are seen themselves: `csum_blank` (the checksum field holds the pseudo-header's sum only)
-and `data_validated` (nobody need check it) out of each packet's first request or response, noted
-in dom0 by programs at netback's functions, see `xenflags_program`. They stand beside what was
-captured at the vif, whose name they carry.
-
-Tracing hangs on one process in dom0: when it is gone, nothing of it is left. A kernel that cannot
-be traced says so in `FlagsEvidence.why_not`.
-
-Source of the flags: xen/include/public/io/netif.h (XEN_NETTXF_*, XEN_NETRXF_*).
+What they are, and how they are read: `labctl.kinds.observers.xen_rings`.
 """
 
 from __future__ import annotations
 
 import bisect
 import contextlib
-import re
 import shlex
 import signal
-import struct
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
-from labctl.capture import xenflags_program
 from labctl.capture.session import Observation
 from labctl.capture.spawn import Handle, Spawn, start_process
-from labctl.capture.xenflags_program import HEAD, RECORD
 from labctl.errors import LabctlError
+from labctl.kinds import registry
+from labctl.kinds.base import Context, Look, Reader
+from labctl.kinds.observers import XEN_RINGS
+from labctl.kinds.observers.xen_rings import FlagsEvidence, FlagsSeen, RingDirection, XenFlagsError
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import last_lines
-
-RingDirection = Literal["tx", "rx"]
-"""`tx`: a request of the guest, its packet is `in` at the vif; `rx`: a response to it, `out`."""
-
-_NAMES: dict[RingDirection, dict[int, str]] = {
-    "tx": {1: "csum_blank", 2: "data_validated", 4: "more_data", 8: "extra_info"},
-    "rx": {2: "csum_blank", 1: "data_validated", 4: "more_data", 8: "extra_info"},
-}
-_WAYS: dict[int, RingDirection] = {xenflags_program.TX: "tx", xenflags_program.RX: "rx"}
-_REQUEST = struct.Struct("<IHHHH4x")  # grant, offset, flags, id, size
-_RESPONSE = struct.Struct("<HHHh8x")  # id, offset, flags, status
-_VIF = re.compile(r"[^\s/]{1,15}\Z")
-_HEADER = re.compile(
-    r"labctl xen flags 1 (?P<real>[0-9]{1,19}) (?P<mono>[0-9]{1,19}) (?P<kernel>\S{1,100})\Z"
-)
 
 _SLACK_NS = 1_000_000
 """How far two clocks of one machine, converted, may seem to be apart."""
 _LONGEST_NS: dict[RingDirection, int] = {"tx": 1_000_000_000, "rx": 10_000_000_000}
 """How long a packet is under way between vif and ring: netback itself drops what waits longer."""
-
-
-class XenFlagsError(LabctlError):
-    """The flags' observer did not start, or what it left cannot be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class FlagsSeen:
-    """The flags of one packet in the ring between a guest and its vif."""
-
-    time_ns: int
-    """Nanoseconds since the epoch on dom0's clock: for `tx` just before the packet is seen at the
-    vif, for `rx` once it was handed to the guest."""
-    vif: str
-    direction: RingDirection
-    flags: int
-    """As in the ring. The two directions number them differently: use `names`."""
-    id: int
-    """Of the request, or of the response."""
-    size: int
-    """Bytes of the packet in its first slot: most often all of it."""
-    head: bytes
-    """The packet's first bytes, from its MAC addresses on; empty if they could not be read."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The flags that are set, by the names of Xen's header without their prefix."""
-        return tuple(name for bit, name in _NAMES[self.direction].items() if self.flags & bit)
-
-    @property
-    def csum_blank(self) -> bool:
-        """Whether the checksum field is told to hold the pseudo-header's sum only."""
-        return "csum_blank" in self.names
-
-    @property
-    def data_validated(self) -> bool:
-        """Whether the data is told to be good, so that no receiver need check it."""
-        return "data_validated" in self.names
-
-    @property
-    def extra_info(self) -> bool:
-        """Whether another entry follows that tells more, such as a GSO size."""
-        return "extra_info" in self.names
-
-
-@dataclass(frozen=True)
-class FlagsEvidence:
-    """What the observer of the flags saw, and how far that can be trusted."""
-
-    seen: tuple[FlagsSeen, ...]
-    """In the order of time."""
-    counted: Mapping[str, int] = field(default_factory=dict)
-    """By vif, the packets that came to its rings; empty when the observer did not end by itself."""
-    kernel: str = ""
-    """Release of dom0's kernel."""
-    why_not: str = ""
-    """Why this kernel's rings cannot be looked into; empty when they can."""
-    note: str = ""
-    """Why packets may be missing; empty when none is."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether the flags of every packet were seen."""
-        return not self.why_not and not self.note
-
-
-def flags_argv(vifs: Sequence[str], ssh_argv: Sequence[str]) -> tuple[str, ...]:
-    """Return the words that start the observer of some vifs; `ssh_argv` ends with dom0's name.
-
-    It writes text for `parse_flags` until its standard input ends. Raises `XenFlagsError` for what
-    cannot be a vif's name, or none.
-    """
-    for vif in vifs:
-        if not _VIF.match(vif):
-            raise XenFlagsError(f"{vif!r} is no vif's name", "they read like vm1-eth0")
-    if not vifs:
-        raise XenFlagsError("no vif to look at the rings of")
-    maps = " ".join(",".join(map(str, (*sizes, 0))) for sizes in xenflags_program.MAPS)
-    programs = "\n".join(program.text() for program in xenflags_program.programs())
-    command = shlex.join(["perl", "-e", flags_script(), maps, programs, *vifs])
-    return (*ssh_argv, command)
-
-
-def flags_script() -> str:
-    """Return the observer in Perl, made short: an ssh server may bound a command's length."""
-    text = Path(__file__).with_name("xenflags.pl").read_text(encoding="utf-8")
-    lines = (re.sub(r"\s+# .*", "", line).strip() for line in text.splitlines())
-    return "\n".join(line for line in lines if line and not line.startswith("#"))
-
-
-def parse_flags(text: str) -> FlagsEvidence:
-    """Parse what the observer wrote; what it wrote before it was cut off is kept.
-
-    Raises `XenFlagsError` for what no observer writes.
-    """
-    lines = text.split("\n")
-    partial = lines.pop()  # empty, or a line the observer did not get to end
-    if not lines:
-        return FlagsEvidence((), note=f"the observer said nothing but {partial[:80]!r}")
-    if lines[0].startswith("cannot "):
-        return FlagsEvidence((), why_not=lines[0])
-    header = _HEADER.match(lines[0])
-    if not header:
-        raise XenFlagsError(f"not what the observer of the flags writes: {lines[0][:80]!r}")
-    offset = int(header["real"]) - int(header["mono"])
-    records: list[_Record] = []
-    counted: dict[str, int] = {}
-    ended = False
-    for line in lines[1:]:
-        words = line.split()
-        try:
-            if words[0] == "seen":
-                records.append(_record(bytes.fromhex(words[1]), offset))
-            elif words[0] == "count":
-                counted[words[1]] = int(words[2])
-            else:
-                ended = words[0] == "end"
-        except (LookupError, ValueError, struct.error):
-            wrong = f"not what the observer of the flags writes: {line[:80]!r}"
-            raise XenFlagsError(wrong) from None
-    records.sort(key=lambda record: record.seen.time_ns)
-    seen = tuple(record.seen for record in records)
-    missed = max(_gaps(records), sum(counted.values()) - len(seen))
-    note = "" if ended else "the observer of the flags was cut off"
-    if ended and missed:
-        note = f"the flags of {missed} packets were missed"
-    return FlagsEvidence(seen, counted, header["kernel"], note=note)
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    seen: FlagsSeen
-    queue: int
-    number: int
-    """How many packets the queue had counted in this direction."""
-
-
-def _gaps(records: Iterable[_Record]) -> int:
-    """Count the packets left out, by what the queues counted; records in the order of time."""
-    last: dict[tuple[str, RingDirection, int], int] = {}
-    missed = 0
-    for record in records:
-        queue = record.seen.vif, record.seen.direction, record.queue
-        # A count that went back is a new vif's. One that stands still: a packet netback threw away.
-        missed += max(0, record.number - last.get(queue, record.number) - 1)
-        last[queue] = record.number
-    return missed
-
-
-def _record(record: bytes, offset: int) -> _Record:
-    mono, count, way, error, name, entry, length, paged, queue, head = RECORD.unpack(record)
-    direction = _WAYS[way]
-    if direction == "tx":
-        _, _, flags, number, size = _REQUEST.unpack(entry)
-    else:
-        number, _, flags, size = _RESPONSE.unpack(entry)
-    one = FlagsSeen(
-        time_ns=mono + offset,
-        vif=name.split(b"\0")[0].decode(),
-        direction=direction,
-        flags=flags,
-        id=number,
-        size=size,
-        head=b"" if error else head[: min(HEAD, length - paged)],
-    )
-    return _Record(one, queue, count)
 
 
 def beside(
@@ -272,6 +80,7 @@ def _take(alike: list[list[FlagsSeen]], time_ns: int, way: RingDirection) -> Fla
 
 MOST_BYTES = 32 << 20
 """Of what the observer says, which is looked through as a whole: a line for each packet."""
+_BEGINNING = 1 << 16
 
 
 class FlagsWatch:
@@ -291,8 +100,15 @@ class FlagsWatch:
         deadline: Deadline,
         spawn: Spawn | None = None,
     ) -> None:
-        """Prepare to write to `path`, and to be ready by `deadline`; see `flags_argv`."""
-        self._argv = flags_argv(vifs, ssh_argv)
+        """Prepare to write to `path`, and to be ready by `deadline`.
+
+        `ssh_argv` ends with dom0's name. Raises `XenFlagsError` for what cannot be looked at.
+        """
+        self._kind = registry.observer(XEN_RINGS)
+        look = Look("flags", tuple(vifs), context=Context.DOM0)
+        if why_not := self._kind.can_run(look):
+            raise XenFlagsError(f"cannot observe the flags of the rings: {why_not}")
+        self._argv = (*ssh_argv, shlex.join(self._kind.start(look)))
         self._path, self._errors = path, path.with_suffix(".errors")
         self._deadline = deadline
         self._spawn: Spawn = spawn or start_process
@@ -311,7 +127,8 @@ class FlagsWatch:
         try:
             while True:
                 ended = self._handle.poll()  # before the file is read: it may just be done
-                if "\n" in self._text(1 << 16):
+                said = self._read(_BEGINNING)
+                if said.ready or said.why_not:
                     return self
                 if ended is not None:
                     words = self._last_words() or f"it exited with {ended}"
@@ -337,7 +154,7 @@ class FlagsWatch:
 
         Raises `XenFlagsError` for what no observer writes.
         """
-        return parse_flags(self._text())
+        return self._read(MOST_BYTES).evidence()
 
     def stop(self, deadline: Deadline) -> FlagsEvidence:
         """End the observer and return what it saw; one that died on the way tells in its note.
@@ -349,7 +166,7 @@ class FlagsWatch:
             raise XenFlagsError("this observer of the flags is not running")
         with contextlib.suppress(LabctlError):  # late, and killed: its text lacks the end
             handle.finish(deadline)
-        evidence = parse_flags(self._text())
+        evidence = self.so_far()
         words = self._last_words() if evidence.note and not evidence.counted else ""
         if not words:
             return evidence
@@ -365,12 +182,11 @@ class FlagsWatch:
                 handle.kill(signal.SIGKILL)
                 handle.finish(Deadline(5, "ending the observer of the flags"))
 
-    def _text(self, most: int = MOST_BYTES) -> str:
-        try:
-            with self._path.open("rb") as file:
-                return file.read(most).decode(errors="replace")
-        except OSError:
-            return ""
+    def _read(self, most: int) -> Reader[FlagsEvidence]:
+        reader: Reader[FlagsEvidence] = self._kind.reader()
+        with contextlib.suppress(OSError), self._path.open("rb") as file:
+            reader.feed(file.read(most))
+        return reader
 
     def _last_words(self) -> str:
         try:

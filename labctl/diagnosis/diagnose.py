@@ -78,12 +78,14 @@ def diagnose(
 
     Where all is to be over `within` a deadline, each part gets what is left of it. Whatever is
     tried is put back to exactly what it was, also when it is interrupted. Raises `LabctlError` when
-    the observers cannot be started, or a knob could not be put back.
+    the observers cannot be started, a part of the lab has ended, or a knob could not be put back.
     """
     notes = []
     if mend(lab):
         notes.append(RESTORED)
     found = trace(lab, flow, path, receive=False, within=within, emit=emit)
+    if found.broken:
+        lab.check_programs()  # it says which
     if found.partial:
         # The lab may be gone; what was seen is told, and nothing more is asked of it.
         try:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from labctl.capture import drops
+from labctl.capture import counters as kernel_counters
 from labctl.diagnosis.facts import Facts, left_to_device
 from labctl.diagnosis.settings import defer_signals, put_back, read, restoring
 from labctl.diagnosis.verdict import Verdict
@@ -261,7 +261,7 @@ def attempt(
     before = {name: counters(node) for name, node in nodes.items()}
 
     def grown() -> dict[str, int]:
-        now = {n: drops.grown(before[n], counters(node)) for n, node in nodes.items()}
+        now = {n: kernel_counters.grown(before[n], counters(node)) for n, node in nodes.items()}
         return {name: sum(counts.values()) for name, counts in now.items() if counts}
 
     job = nodes[path[0].element].start(send_command(flow, 1, CONNECT_SECONDS))

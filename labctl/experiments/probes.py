@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from labctl.capture import drops
+from labctl.capture import counters as kernel_counters
 from labctl.errors import UsageError
 from labctl.experiments.endpoints import check_port, resolve
 from labctl.lab.lab import Lab
@@ -110,7 +110,7 @@ def ping(
     command = f"ping -c {count} -i {PING_SECONDS} -W 10 {ends.address}"
     result = client.run(command, check=False)
     after = {node.name: counters(node) for node in both}
-    errors = {name: drops.grown(before[name], after[name]) for name in after}
+    errors = {name: kernel_counters.grown(before[name], after[name]) for name in after}
     if result.status in NOT_RUN:
         return Answer(None, _not_run(client, "ping", result), errors)
     said = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
@@ -130,7 +130,7 @@ def ping(
     causes = [
         f"{name} counted {grown} {counter}"
         for name in after
-        for counter, grown in drops.grown(
+        for counter, grown in kernel_counters.grown(
             before[name], after[name], damage + (refusals if name == source else [])
         ).items()
     ]
@@ -236,7 +236,7 @@ def _ssh(
 
 
 def _growth(before: Mapping[str, Mapping[str, int]], *nodes: Node) -> dict[str, dict[str, int]]:
-    return {node.name: drops.grown(before[node.name], counters(node)) for node in nodes}
+    return {node.name: kernel_counters.grown(before[node.name], counters(node)) for node in nodes}
 
 
 UDP_PORT = 4007

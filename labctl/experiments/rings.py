@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labctl.capture.session import Evidence, Observation
-from labctl.capture.xenflags import FlagsEvidence, FlagsSeen, beside
+from labctl.capture.xenflags import beside
 from labctl.experiments.evidence import PacketSelector, Step
 from labctl.experiments.run_context import Arm
 from labctl.experiments.text_tables import aligned
+from labctl.kinds.observers.xen_rings import FlagsEvidence, FlagsSeen
 from labctl.packet.checksum import Checksum
 
 BOTH = ("csum_blank", "data_validated")

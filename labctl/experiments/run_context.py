@@ -193,10 +193,12 @@ class Trial:
         scratch: Path,
         emit: Emit = silent,
         look: Look | None = None,
+        check_lab: Callable[[], None] = lambda: None,
     ) -> None:
         """Start a trial on a running lab; captures are kept in `captures`.
 
-        With `look` the first arm that does not pass is the last: it raises `Stopped`.
+        With `look` the first arm that does not pass is the last: it raises `Stopped`. `check_lab`
+        raises `LabctlError` where the lab itself is broken, by which nothing is shown any more.
         """
         self.lab = lab
         self.arms: list[ArmResult] = []
@@ -209,6 +211,7 @@ class Trial:
         self._scratch = scratch
         self._emit = emit
         self._look = look
+        self._check_lab = check_lab
 
     def scratch(self, name: str) -> Path:
         """Return a folder for an arm's raw streams; it goes with the lab."""
@@ -236,7 +239,10 @@ class Trial:
         self._emit(Event("arm", name, "start", description))
         arm = Arm(name, description, self._captures, self._emit, self._look)
         try:
-            yield arm
+            try:
+                yield arm
+            finally:
+                self._find_faults(arm)
         except AssertionError as failed:
             arm.check("assertion", "to hold", str(failed) or "it does not hold", False)
         except Skip as why:
@@ -257,3 +263,10 @@ class Trial:
                 self._emit(Event("arm", name, state_of(result.verdict), str(result.verdict)))
         if self._look and result.verdict in NOT_PASSED:
             raise Stopped(keep=True)
+
+    def _find_faults(self, arm: Arm) -> None:
+        """Record what is broken in the lab: then what passed and what failed in the arm is moot."""
+        try:
+            self._check_lab()
+        except LabctlError as broken:
+            arm.error("lab", broken.message, lines_of(broken))

@@ -83,7 +83,9 @@ def run(
         timings.update(lab.timings)
         environment = _environment(lab, environment)
         look = partial(keeping.look, lab) if keeping else None
-        trial = Trial(lab, recorder.captures, lab.directory / "captures", emit, look)
+        trial = Trial(
+            lab, recorder.captures, lab.directory / "captures", emit, look, lab.check_programs
+        )
         try:
             experiment.run(trial)
         finally:

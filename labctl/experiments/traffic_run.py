@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from labctl.capture.drops import Drop
 from labctl.capture.session import Capture, Evidence
 from labctl.experiments import probes
 from labctl.experiments.evidence import PacketSelector, Step, walk
 from labctl.experiments.probes import Answer
 from labctl.experiments.run_context import Arm, Trial
+from labctl.kinds.observers.drops import Drop
 from labctl.lab.lab import Lab
 from labctl.lab.watch import capture, watch_drops
 from labctl.results.model import Offloads

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -205,8 +205,34 @@ class NewLink:
 
 
 @dataclass(frozen=True)
+class LinkProgram:
+    """A program without which the links carry nothing, such as a switch in user space.
+
+    It is started when all links of the lab are there and up, before anything uses them, in the
+    namespaces of the lab, and is killed with the lab. It sees programs and libraries, can write to
+    the folder alone that it is started in, which the segment's programs share, and has the rights
+    to open packet sockets and TAPs (CAP_NET_RAW, CAP_NET_ADMIN). It must not go into the
+    background: when the process that was started has ended, it is dead, and whatever the lab shows
+    then is an error.
+    """
+
+    name: str
+    """What `labctl status` calls it; it begins as the names of the links do."""
+    program: str
+    """Its name on the PATH; with `is_python` the module that Python is to run (`python -m`)."""
+    options: tuple[str, ...] = ()
+    ready: str = "ready"
+    """What it writes to its standard output, or standard error, once it carries frames."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What it gets beside PATH, HOME and a locale."""
+    reads: tuple[str, ...] = ()
+    """Files and folders beside /usr that it is to see, where it is no module of Python's."""
+    is_python: bool = False
+
+
+@dataclass(frozen=True)
 class LinkPlan:
-    """The links of one segment: plain data, so that whoever has a record needs no kind."""
+    """What one segment is made of: plain data, so that whoever has a record needs no kind."""
 
     links: tuple[NewLink, ...]
     """In the order in which they are made; they are taken away the other way round."""
@@ -217,6 +243,8 @@ class LinkPlan:
     points: tuple[str, ...] = ()
     """Links where a packet can be seen that crosses from the first end to the other, in order; the
     ports of whatever is plugged in are seen without being named here."""
+    programs: tuple[LinkProgram, ...] = ()
+    """What must run for frames to pass; each is started when the one before it is ready."""
 
 
 class LinkKind(Kind, Generic[O]):
@@ -240,38 +268,95 @@ MOST_BASE = 11
 """Characters of a segment's name for its links: four are left for the kind to tell them apart."""
 
 
+class Context(Enum):
+    """Whose kernel an observer looks into."""
+
+    LAB = "the lab's own kernel"
+    GUEST = "a guest"
+    DOM0 = "the dom0 of a Xen host"
+
+
 @dataclass(frozen=True)
 class Look:
-    """Where an observer is to look."""
+    """Where an observer is to look, and for what."""
 
     hop: str
-    """What its stream is to call this place."""
-    link: str
-    netns: str
-    """The named network namespace that the link is in; empty for the kernel's own."""
-    snap: int
-    """Bytes to keep of each frame."""
+    """What its evidence is to call this place; no other look there has the name."""
+    links: tuple[str, ...] = ()
+    """The links to look at; none where it looks into a kernel as a whole."""
+    netns: str = ""
+    """The named network namespace that the links are in; empty for the kernel's own."""
+    snap: int = 0
+    """Bytes to keep of each frame, where it keeps frames."""
+    context: Context = Context.LAB
+    only: tuple[str, ...] = ()
+    """What alone it is to tell of, by the observer's own names; empty for everything."""
+
+    @property
+    def link(self) -> str:
+        """The link, for an observer that looks at one at a time."""
+        (link,) = self.links
+        return link
 
 
-class ObserverKind(Kind):
-    """A program that writes what it sees at a link, as a stream of records.
+E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
 
-    The stream is that of `labctl.capture.stream`: it begins with a header once nothing that comes
-    is missed any more, holds a record a frame, and ends with a trailer when the program's standard
-    input ends or SIGTERM comes.
+
+class Reader(Protocol[E_co]):
+    """Reads what an observer writes, as it comes."""
+
+    def feed(self, data: bytes) -> None:
+        """Take in what came next; raises `LabctlError` for what the observer never writes."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has begun: nothing that comes from now on is missed."""
+
+    @property
+    def why_not(self) -> str:
+        """Why it cannot run there, as it said itself; empty while it has not said so."""
+
+    def evidence(self) -> E_co:
+        """Return what it saw, as far as it came, with what says how far that can be trusted."""
+
+
+class ObserverKind(Kind, Generic[E]):
+    """Something that sees packets pass, or what becomes of them; `E` is its evidence.
+
+    Most are a program that goes on until its standard input ends, and writes what it sees. One that
+    is no program but something that a kernel does is started, asked and ended by a command each
+    (`ask`, `stop`). A program of other packages that sees frames at a link is a `FrameObserver`
+    (`labctl.kinds.observers.frames`), whose evidence all of labctl knows.
     """
 
     what = "observer"
     effect = Effect.KEEPS
+    looks_into: ClassVar[Collection[Context]] = (Context.LAB,)
+    """The kernels that it can look into."""
+
+    def can_run(self, look: Look) -> str:
+        """Say why it cannot look there, empty where it can: as far as this machine can tell.
+
+        What a guest or a dom0 lacks only `Reader.why_not` tells, once it was started there.
+        """
+        if look.context in self.looks_into:
+            return ""
+        into = " or ".join(one.value for one in self.looks_into)
+        return f"it looks into {into}, not into {look.context.value}"
 
     @abstractmethod
-    def words(self, look: Look) -> Sequence[str]:
-        """Return the words that start it in the lab's own kernel; none where it cannot look."""
+    def start(self, look: Look) -> Sequence[str]:
+        """Return the words that start it: of a program of this machine, or of a guest or dom0."""
 
-    def guest_command(self, look: Look) -> str:  # noqa: ARG002
-        """Return the shell command that starts it in a guest or a dom0; empty for not there."""
-        return ""
+    def ask(self, look: Look) -> Sequence[str]:  # noqa: ARG002
+        """Return the words that print what was seen so far; none where `start` writes it."""
+        return ()
 
-    def cannot(self) -> str:
-        """Say why it cannot run on this machine, besides `requires`; empty where it can."""
-        return ""
+    def stop(self, look: Look) -> Sequence[str]:  # noqa: ARG002
+        """Return the words that end it, if it was started; none where it ends with its input."""
+        return ()
+
+    @abstractmethod
+    def reader(self) -> Reader[E]:
+        """Return what reads the output of `start`, and of `ask`, from its beginning."""

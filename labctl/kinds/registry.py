@@ -181,7 +181,7 @@ LINKS: Group[LinkKind[Any]] = Group(
     "link kind",
     links.SHIPPED,
 )
-OBSERVERS: Group[ObserverKind] = Group(
+OBSERVERS: Group[ObserverKind[Any]] = Group(
     "labctl.observers",
     ObserverKind,  # type: ignore[type-abstract]
     "observer",
@@ -245,7 +245,7 @@ def options(kind: Kind, given: Mapping[str, Option]) -> Any:
         raise UsageError(f"the options of {shown(kind.name)}: {why}") from None
 
 
-def observer(name: str) -> ObserverKind:
+def observer(name: str) -> ObserverKind[Any]:
     """Return the observer of a name; raises `UsageError` where none can be had."""
     return OBSERVERS.get(name)
 

@@ -21,10 +21,10 @@ from labctl.images import Image
 from labctl.lab import machines, naming, preflight, state, status
 from labctl.lab.node import Node
 from labctl.lab.router import Router
-from labctl.network import features
+from labctl.network import features, programs
 from labctl.routers import namespace
 from labctl.sandbox import paths
-from labctl.sandbox.base import Context, Sandbox
+from labctl.sandbox.base import ExecutionContext, Sandbox
 from labctl.sandbox.client import Agent
 from labctl.sandbox.deadline import Deadline
 from labctl.topology import model
@@ -160,6 +160,7 @@ class Lab:
         with _timed(self.timings, "network"):
             self._emit(Event("network", self.name, "start"))
             self._backend.build_networks(self.sandbox, self._state)
+            programs.start_all(self.sandbox, self.topology)
             self._build_routers(self.topology.outer_routers())
             count = len(self.topology.networks)
             self._emit(Event("network", self.name, "done", f"{count} bridge{'s'[: count != 1]}"))
@@ -264,7 +265,7 @@ class Lab:
 
     # --- what is in it ----------------------------------------------------------------------
 
-    def place(self, host: str = "") -> Context:
+    def place(self, host: str = "") -> ExecutionContext:
         """Return where links, routers and functions are: the lab's sandbox, or a host's dom0."""
         return self._dom0s[host] if host else self.sandbox
 
@@ -283,6 +284,10 @@ class Lab:
         """
         ask = closely or bool(self.topology.nodes[node].host)
         status.check_running(self.sandbox, self._state, node, ask)
+
+    def check_programs(self) -> None:
+        """Raise `HostError` when a program that carries frames between links has ended."""
+        programs.check(self.sandbox, self.topology, self.name)
 
     def check_console(self, name: str) -> None:
         """Raise `UsageError` for what has no console of this lab's: a real Xen host, no node."""
@@ -330,7 +335,7 @@ class Lab:
         finally:
             place.call(features.restore, tap, before, "")
 
-    def _place_of(self, link: str) -> Context:
+    def _place_of(self, link: str) -> ExecutionContext:
         topology = self.topology
         hosts = {one.tap: node.host for node in topology.nodes.values() for one in node.interfaces}
         hosts |= {one.peer: r.host for r in topology.routers.values() for one in r.interfaces}

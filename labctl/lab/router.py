@@ -7,14 +7,14 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from labctl.capture import drops
+from labctl.capture import counters
 from labctl.errors import HostError, LabctlError
 from labctl.kinds import registry
 from labctl.kinds.base import ForwarderKind, Option
 from labctl.network import features
 from labctl.routers import namespace, programs
 from labctl.sandbox import agent, codec, jsontext
-from labctl.sandbox.base import Context, Process
+from labctl.sandbox.base import ExecutionContext, Process
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import Result, last_lines
 from labctl.topology import model
@@ -30,7 +30,7 @@ OURS = "labctl."
 class Router:
     """A router of a running lab."""
 
-    def __init__(self, place: Context, directory: Path, router: model.Router) -> None:
+    def __init__(self, place: ExecutionContext, directory: Path, router: model.Router) -> None:
         """Hold a router in a place, of the lab in `directory`; `Lab.router` makes one."""
         self._place = place
         self.model = router
@@ -166,7 +166,7 @@ class Router:
 
     def kernel_counters(self) -> dict[str, int]:
         """Return the counters of the namespace's kernel, such as `IpOutNoRoutes`."""
-        return drops.parse_counters(self.run(["sh", "-c", drops.COUNTERS_COMMAND]).stdout)
+        return counters.parse_counters(self.run(["sh", "-c", counters.COUNTERS_COMMAND]).stdout)
 
     def program_counters(self) -> dict[str, int]:
         """Return the counters of the kind's program, as it tells them."""

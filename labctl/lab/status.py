@@ -18,7 +18,8 @@ from labctl.guests import ssh
 from labctl.lab import guest_state, linkstate, state
 from labctl.lab.machines import condition_of
 from labctl.lab.router import Router
-from labctl.sandbox.base import Context, Sandbox
+from labctl.network import programs
+from labctl.sandbox.base import ExecutionContext, Sandbox
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import run
 from labctl.topology.model import Interface, Node, RouterInterface
@@ -30,9 +31,10 @@ ASK_SECONDS = 20.0
 def describe(folder: Path) -> dict[str, Any]:
     """Describe the lab of a directory as plain data.
 
-    `state` is `up`, `coming up`, `damaged` (a guest or router does not run, an interface has lost
-    its link, a dom0 does not answer, or the lab's own notes cannot be read: then `problem` and
-    `hint` say more) or `dead` (its sandbox has ended; `labctl down` removes what is left).
+    `state` is `up`, `coming up`, `damaged` (a guest, a router or a link's program does not run, an
+    interface has lost its link, a dom0 does not answer, or the lab's own notes cannot be read: then
+    `problem` and `hint` say more) or `dead` (its sandbox has ended; `labctl down` removes what is
+    left).
     """
     try:
         return _describe(folder)
@@ -80,6 +82,16 @@ def _describe(folder: Path) -> dict[str, Any]:
                 "state": state_of,
                 "image": "",
                 "addresses": _addresses(router.interfaces),
+            }
+        )
+    for one, state_of in programs.states(sandbox, known.topology):
+        parts.append(
+            {
+                "name": one.program.name,
+                "is": f"program ({one.program.program}) of {one.network}",
+                "state": state_of,
+                "image": "",
+                "addresses": "",
             }
         )
     for network in known.topology.networks.values():
@@ -181,7 +193,7 @@ def _router(
     sandbox: Sandbox, known: State, guests: dict[str, str], router: RouterModel
 ) -> tuple[str, str]:
     """Return a router's kind now, or what it should be, and its state."""
-    place: Context = sandbox
+    place: ExecutionContext = sandbox
     if router.host:
         if guests[router.host] != "running":
             return router.kind, guests[router.host]

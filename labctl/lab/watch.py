@@ -11,22 +11,24 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from labctl.capture import drops
+from labctl.capture import counters as kernel_counters
 from labctl.capture.limits import Limits
 from labctl.capture.point import Point, guest_point, host_point
 from labctl.capture.session import Capture
 from labctl.capture.spawn import Handle, Spawn
 from labctl.capture.xenflags import FlagsWatch
-from labctl.errors import GuestError, HostError, LabctlError
+from labctl.errors import GuestError, HostError, LabctlError, UsageError
 from labctl.guests.ssh_retry import RetriedCommand
 from labctl.kinds import registry
-from labctl.kinds.observers import DEFAULT
+from labctl.kinds.base import Context, Look, Reader
+from labctl.kinds.observers import DEFAULT, DROPS
+from labctl.kinds.observers.drops import Drop, watching
 from labctl.lab.lab import Lab
 from labctl.lab.node import COMMAND_SECONDS, Node
 from labctl.sandbox import process
 from labctl.sandbox.base import Process
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.process import CommandError
+from labctl.sandbox.process import CommandError, last_lines
 from labctl.topology.points import ObservationPoint
 
 START_SECONDS = 60.0
@@ -62,9 +64,11 @@ def capture(
 def watch_flags(lab: Lab, host: str, vifs: Sequence[str], directory: Path) -> FlagsWatch:
     """Prepare to watch what the rings of some vifs on a Xen host say; a context manager.
 
-    Raises `UsageError` for a host that the lab does not have.
+    Raises `UsageError` for a host that the lab does not have, or that is none.
     """
     dom0 = lab.node(host)
+    if not dom0.model.guest_kind.is_host:
+        raise UsageError(f"{host} is no Xen host: it has no rings", "name the host of the guests")
     return FlagsWatch(
         vifs,
         dom0.ssh_argv(),
@@ -100,8 +104,9 @@ def _observed_in(lab: Lab, hop: ObservationPoint) -> Node | None:
 def _point(lab: Lab, hop: ObservationPoint) -> Point:
     if there := _observed_in(lab, hop):
         return guest_point(
-            hop.name, hop.link, there.ssh_argv(), hop.netns, observer=hop.observer or DEFAULT
-        )
+            hop.name, hop.link, there.ssh_argv(), hop.netns,
+            observer=hop.observer or DEFAULT, context=hop.looks_into,
+        )  # fmt: skip
     return host_point(hop.name, hop.link, hop.netns, observer=hop.observer or DEFAULT)
 
 
@@ -113,8 +118,6 @@ def _check_observers(hops: Sequence[ObservationPoint]) -> None:
             if not shutil.which(tool.program, path=process.ENVIRONMENT["PATH"]):
                 what = f"{tool.program} is not installed, which the observer {name} needs"
                 raise HostError(what, f"as root, run: apt-get install {tool.package}")
-        if why_not := kind.cannot():
-            raise HostError(f"the observer {name} cannot run here: {why_not}", "leave it out")
 
 
 def counters(node: Node, seconds: float = COMMAND_SECONDS) -> dict[str, int]:
@@ -123,28 +126,32 @@ def counters(node: Node, seconds: float = COMMAND_SECONDS) -> dict[str, int]:
     Raises `GuestError` naming the guest for what no kernel says.
     """
     try:
-        return drops.parse_counters(node.run(drops.COUNTERS_COMMAND, timeout=seconds).stdout)
-    except drops.DropsError as odd:
+        said = node.run(kernel_counters.COUNTERS_COMMAND, timeout=seconds).stdout
+        return kernel_counters.parse_counters(said)
+    except kernel_counters.CountersError as odd:
         raise GuestError(f"{node.name}: {odd.message}", odd.hint) from None
 
 
 class DropWatch:
     """The drops a guest's kernel tells of, from the moment it was made."""
 
-    def __init__(self, node: Node, token: str, why_not: str, seconds: Callable[[], float]) -> None:
+    def __init__(self, node: Node, look: Look, why_not: str, seconds: Callable[[], float]) -> None:
         """Hold a started watch; `watch_drops` makes one."""
         self._node = node
         self._seconds = seconds
-        self._token = token
+        self._look = look
         self.why_not = why_not
         """Why this guest's kernel cannot tell, empty when it can."""
 
-    def read(self) -> tuple[drops.Drop, ...]:
+    def read(self) -> tuple[Drop, ...]:
         """Return the drops so far."""
         if self.why_not:
             return ()
-        command = drops.read_command(self._token)
-        return drops.parse_drops(self._node.run(command, timeout=self._seconds()).stdout)
+        kind = registry.observer(DROPS)
+        reader: Reader[tuple[Drop, ...]] = kind.reader()
+        told = self._node.run(kind.ask(self._look), timeout=self._seconds())
+        reader.feed(told.stdout.encode())
+        return reader.evidence()
 
 
 @contextlib.contextmanager
@@ -156,18 +163,26 @@ def watch_drops(
     `seconds` tells how long a command in the guest may take when it is to be run. Any number of
     watches may go on in a guest at once. What a killed one left is removed here.
     """
+    kind = registry.observer(DROPS)
     with _claimed(node) as claim:
-        token, why_not = claim.name, ""
+        look = Look(claim.name, context=Context.GUEST, only=tuple(reasons))
+        reader: Reader[tuple[Drop, ...]] = kind.reader()
+        why_not = ""
         try:
-            there = node.run(drops.watch_command(token, reasons), timeout=seconds()).stdout
+            said = node.run(kind.start(look), timeout=seconds()).stdout
+            reader.feed(said.encode())
+            if not reader.ready:
+                why_not = last_lines(reader.why_not) or "it did not say that it begins"
         except CommandError as refused:
-            why_not = f"the kernel of {node.name} does not trace drops: {refused.message}"
+            why_not = refused.message
         try:
-            if not why_not:
-                _sweep(node, drops.watching(there), seconds)
-            yield DropWatch(node, token, why_not, seconds)
+            if why_not:
+                why_not = f"the kernel of {node.name} does not trace drops: {why_not}"
+            else:
+                _sweep(node, watching(said), seconds)
+            yield DropWatch(node, look, why_not, seconds)
         finally:
-            node.run(drops.unwatch_command(token), check=not why_not, timeout=seconds())
+            node.run(kind.stop(look), check=not why_not, timeout=seconds())
             claim.unlink(missing_ok=True)
 
 
@@ -201,5 +216,6 @@ def _sweep(node: Node, tokens: Iterable[str], seconds: Callable[[], float]) -> N
         claim = node.directory / "watches" / token
         with contextlib.suppress(OSError), claim.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            node.run(drops.unwatch_command(token), check=False, timeout=seconds())
+            left = registry.observer(DROPS).stop(Look(token, context=Context.GUEST))
+            node.run(left, check=False, timeout=seconds())
             claim.unlink(missing_ok=True)

@@ -254,6 +254,9 @@ def _make_planned(ip: pyroute2.IPRoute, network: Network, link: NewLink) -> None
     more = {"peer": {"ifname": link.peer, "mtu": network.mtu}} if link.peer else {}
     try:
         ip.link("add", ifname=link.name, kind=link.type, mtu=network.mtu, **more, **link.settings)
+        if link.type == "tuntap":  # made by an ioctl that knows no MTU
+            (index,) = ip.link_lookup(ifname=link.name)
+            ip.link("set", index=index, mtu=network.mtu)
     except pyroute2.NetlinkError as reason:
         what = f"{link.name} of network {network.name} cannot be made: {os.strerror(reason.code)}"
         hint = f"as root, run: modprobe {link.type}" if reason.code == errno.EOPNOTSUPP else ""

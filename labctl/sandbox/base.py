@@ -24,7 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Context(ABC):
+class ExecutionContext(ABC):
     """Where real things of a lab live, and our functions can run."""
 
     directory: Path
@@ -75,7 +75,7 @@ class Context(ABC):
         """
 
 
-class Sandbox(Context):
+class Sandbox(ExecutionContext):
     """The place that one lab makes, and that ends with it."""
 
     @abstractmethod

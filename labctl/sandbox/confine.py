@@ -30,7 +30,7 @@ MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
 # linux/prctl.h
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
-CAP_NET_ADMIN = 12
+CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 _CAPABILITY_VERSION_3 = 0x20080522
 _LAST_CAP = Path("/proc/sys/kernel/cap_last_cap")
 # asm/unistd.h, linux/keyctl.h
@@ -92,14 +92,17 @@ def own_mounts() -> None:
     mount("none", Path("/"), "", MS_REC | MS_PRIVATE)
 
 
-def no_more_rights() -> None:
+def no_more_rights(*but: int) -> None:
     """Let nothing that this thread starts have a capability, gain rights or see the user's keys.
+
+    Capabilities that are named it may have.
 
     The thread itself keeps its capabilities: a program loses them when it is started, root's too,
     for they are cut by the bounding set (execve(2)). Raises `OSError`.
     """
     for number in range(int(_LAST_CAP.read_text()) + 1):
-        _prctl(PR_CAPBSET_DROP, number)
+        if number not in but:
+            _prctl(PR_CAPBSET_DROP, number)
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     if number := _KEYCTL.get(os.uname().machine, 0):
         # Where a container forbids it (EPERM) or the kernel has none (ENOSYS), no keys are at hand.

@@ -1,8 +1,9 @@
 """A topology as a graph: what packets pass, the ports between, and the one search for a path.
 
 Its elements are guests, routers, the uplinks of Xen hosts, wires, and segments, which join the
-ports of the others. What the points of a kind of element are is said by its `ports` (a segment's by
-its `points`) and nowhere else, so that a path's points follow from the elements on it.
+ports of the others. What the points of a kind of element are is said by its `ports` and nowhere
+else, so that a path's points follow from the elements on it. A segment has none of its own: what
+passes it is seen at the ports that it joins.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import ClassVar
 
 from labctl.errors import UsageError
 from labctl.kinds import registry
-from labctl.kinds.base import Look
 from labctl.kinds.links import DEFAULT as DEFAULT_LINK
+from labctl.kinds.observers.frames import FrameObserver
 from labctl.topology import model
 from labctl.topology.model import Interface, Network, Node, Router, Topology
 from labctl.topology.points import (
@@ -44,11 +45,6 @@ class Segment:
     """The segment's own name, where the network is no single bridge."""
     kind: str = field(default=DEFAULT_LINK, compare=False)
     """The name of its link kind (`labctl.kinds`); told of those on a path."""
-
-    @property
-    def points(self) -> tuple[ObservationPoint, ...]:
-        """What passes a bridge is seen at its ports, which belong to the elements around it."""
-        return ()
 
 
 @dataclass(frozen=True)
@@ -184,7 +180,7 @@ class Traversal:
     def points(self) -> tuple[ObservationPoint, ...]:
         """The points passed, in order."""
         if isinstance(self.element, Segment):
-            return self.element.points
+            return ()  # they are those of the elements before and after it
         into = self.entry.points[::-1] if self.entry else ()
         return (*into, *(self.exit.points if self.exit else ()))
 
@@ -206,22 +202,30 @@ def observed(
 ) -> tuple[ObservationPoint, ...]:
     """Return a path's points with those that further observers have beside them.
 
-    Raises `UsageError` for an observer that there is not. One that cannot look at a point, such as
-    inside a guest, has none there. A packet goes out by a link and comes in by the next, all along
-    a path. Where it goes out a further observer is taken to be passed before the packet socket,
-    which is the last thing before the driver (`dev_hard_start_xmit`), where it comes in after it.
+    Raises `UsageError` for an observer that there is not, or that sees no frames. One that does not
+    look into a kernel, such as a guest's, has no points there. A packet goes out by a link and
+    comes in by the next, all along a path. Where it goes out a further observer is taken to be
+    passed before the packet socket, which is the last thing before the driver
+    (`dev_hard_start_xmit`), where it comes in after it.
     """
     found: list[ObservationPoint] = []
-    kinds = [registry.observer(name) for name in observers]
+    kinds = [_of_frames(name) for name in observers]
     for number, point in enumerate(points):
-        look = Look(point.name, point.link, point.netns, 0)
         more = [
             dataclasses.replace(point, name=f"{point.name}@{kind.name}", observer=kind.name)
             for kind in kinds
-            if (kind.guest_command(look) if point.context else kind.words(look))
+            if point.looks_into in kind.looks_into
         ]
         found += [*more, point] if number % 2 == 0 else [point, *more]
     return tuple(found)
+
+
+def _of_frames(name: str) -> FrameObserver:
+    kind = registry.observer(name)
+    if not isinstance(kind, FrameObserver):
+        what = f"the observer {name} sees no frames at a link: {kind.summary}"
+        raise UsageError(what, "take another one: labctl kinds")
+    return kind
 
 
 def points_of(topology: Topology) -> dict[str, ObservationPoint]:

@@ -240,6 +240,10 @@ class Topology:
                     for key in ("hypervisor", "host", "kind", "segments", "segment", "options"):
                         if not part.get(key, True):
                             del part[key]
+        for network in content["networks"].values():
+            for segment in network.get("segments", ()):
+                if not segment["plan"]["programs"]:
+                    del segment["plan"]["programs"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 

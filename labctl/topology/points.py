@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from labctl.kinds.base import Context
+
 ElementKind = Literal["guest", "router", "uplink", "wire"]
 
 
@@ -74,6 +76,13 @@ class ObservationPoint:
     def dom0(self) -> str:
         """The Xen host in whose dom0 it is; empty for the lab itself, and inside a guest."""
         return "" if self.of_guest and self.inside else self.context
+
+    @property
+    def looks_into(self) -> Context:
+        """Whose kernel who observes it looks into."""
+        if not self.context:
+            return Context.LAB
+        return Context.DOM0 if self.dom0 else Context.GUEST
 
 
 def inside_guest(guest: str, link: str) -> ObservationPoint:

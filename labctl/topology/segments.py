@@ -6,6 +6,7 @@ What is wrong is reported at its place in the file.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from typing import Any
 
@@ -135,6 +136,14 @@ def _wrong(made: LinkPlan, base: str, joins: bool) -> str:
     named = [*masters, *made.ends, *made.points, *filter(None, [made.bridge])]
     if strange := [one for one in named if one not in names]:
         return f"{shown(strange[0])} is none of its links"
+    called = [one.name for one in made.programs]
+    for one in made.programs:
+        if not (one.name.startswith(base) and re.fullmatch(r"[\w-]{1,40}", one.name)):
+            return f"the program {shown(one.name)} does not begin with {base}, or is no name"
+        if not (one.program and one.ready):
+            return f"the program {one.name} says not what it is, or not when it is ready"
+    if len(set(called)) < len(called):
+        return "two programs have the same name"
     if (len(made.ends), bool(made.bridge)) != ((2, False) if joins else (0, True)):
         return "a wire has two ends and no bridge" if joins else "it has no bridge, or has ends"
     return ""

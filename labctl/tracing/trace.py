@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from labctl.capture import drops
+from labctl.capture import counters as kernel_counters
 from labctl.capture.limits import Limits
 from labctl.capture.session import Capture, Evidence
-from labctl.errors import GuestError, LabctlError
+from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
 from labctl.lab.lab import Lab
 from labctl.lab.node import COMMAND_SECONDS, Job, Node
@@ -29,7 +29,14 @@ from labctl.sandbox.deadline import Deadline
 from labctl.topology.points import ObservationPoint
 from labctl.tracing.clocks import Clock
 from labctl.tracing.drop_events import MOST_DROPS, SILENT_REASONS, GuestDrop
-from labctl.tracing.evidence import cut, early, limited, on_clock
+from labctl.tracing.evidence import (
+    CLOCKS,
+    cut,
+    early,
+    limited,
+    nanoseconds,
+    on_clock,
+)
 from labctl.tracing.flow import Flow, receive_command, send_command
 from labctl.tracing.follow import ARRIVING_NS, PacketPredicate, clocks, follow
 from labctl.tracing.icmp_errors import Complaint, complaints
@@ -51,20 +58,6 @@ ASK_LEAST_SECONDS = 2.0
 MOST_SHARE, SHARE_SECONDS = 0.25, 6.0
 """Of the time given, for what comes after waiting: at most so many seconds."""
 DOWN = "the lab went down meanwhile"
-
-_CLOCKS = """perl -e '
-sub now { my $s = "\\0" x 16; syscall(228, $_[0], $s); my ($a, $b) = unpack "q2", $s;
-  return $a * 1000000000 + $b }
-my ($best, $ahead);
-for (1 .. 9) {
-  my ($before, $real, $after) = (now(1), now(0), now(1));
-  next if defined $best && $after - $before >= $best;
-  ($best, $ahead) = ($after - $before, $real - int(($before + $after) / 2));
-}
-print $ahead;
-'"""
-"""Prints how far a guest's CLOCK_REALTIME is ahead of its CLOCK_MONOTONIC in nanoseconds, from the
-reading that was disturbed least (clock_gettime, x86-64)."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +85,8 @@ class Trace:
     """What a reader should know besides, such as captures that were cut."""
     partial: bool = False
     """Whether evidence is missing, so that what was not seen proves nothing."""
+    broken: bool = False
+    """Whether a part of the lab that packets pass has ended, so that a loss proves nothing."""
 
     @property
     def packet_traces(self) -> tuple[PacketTrace, ...]:
@@ -106,7 +101,11 @@ class Trace:
     @property
     def ok(self) -> bool | None:
         """Whether all packets arrived unharmed; None where that could not be told."""
-        if not self.came or any(one.outcome is Outcome.UNKNOWN for one in self.packet_traces):
+        if (
+            self.broken
+            or not self.came
+            or any(one.outcome is Outcome.UNKNOWN for one in self.packet_traces)
+        ):
             return None
         if not all(one.ok for one in self.packet_traces):
             return False
@@ -170,6 +169,7 @@ def trace(
     some for what comes after. Raises `LabctlError` when the observers cannot be started.
     """
     path = tuple(path)
+    lab.check_programs()
     run = _Run(lab, flow, path, count, receive, emit, within)
     with _folder(lab) as folder:
         return run.go(folder, wait)
@@ -196,6 +196,7 @@ class _Run:
         self.said: list[str] = []
         self.notes: list[str] = []
         self.trouble = ""
+        self.broken = False
         self.missing: list[str] = []
         """What is lacking in the evidence besides the captures."""
         self.waiting = False
@@ -217,6 +218,7 @@ class _Run:
                 self._traffic(seeing, wait)
             except LabctlError as wrong:
                 self.trouble = wrong.message
+            self._find_faults()
             self._go_on()
             asked_ns = time.time_ns()
             ending = Deadline(self._left(STOP_SECONDS, STOP_LEAST_SECONDS), "ending the capture")
@@ -259,12 +261,20 @@ class _Run:
             for name, watch in watches.items():
                 self.drops += self._told(self.nodes[name], watch)
         for name, node in self.nodes.items():
-            grown = drops.grown(before[name], self._counters(node))
+            grown = kernel_counters.grown(before[name], self._counters(node))
             if grown:
                 self.errors[name] = grown
         for name, router in self.routers.items():
             after = router.counters()
-            self.forwarded[name] = drops.grown(passed[name], after, sorted(after))
+            self.forwarded[name] = kernel_counters.grown(passed[name], after, sorted(after))
+
+    def _find_faults(self) -> None:
+        """Look whether a part of the lab has ended that packets pass."""
+        try:
+            self.lab.check_programs()
+        except LabctlError as fault:
+            self.broken = True
+            self.trouble = f"{fault.message}; {self.trouble}" if self.trouble else fault.message
 
     def _send(self) -> None:
         with contextlib.ExitStack() as stack:
@@ -390,7 +400,7 @@ class _Run:
             self.missing.append(
                 f"{node.name} dropped {len(found)} packets, of which {MOST_DROPS} were looked into"
             )
-        ahead = _nanoseconds(node.name, node.run(_CLOCKS, timeout=self._asking()).stdout)
+        ahead = nanoseconds(node.name, node.run(CLOCKS, timeout=self._asking()).stdout)
         return [on_clock(node.name, one, ahead) for one in found[:MOST_DROPS]]
 
     def _result(self, evidence: Evidence, asked_ns: int) -> Trace:
@@ -427,14 +437,8 @@ class _Run:
             complaints=complaints(evidence, ends - {""}),
             notes=tuple(notes),
             partial=bool(self.trouble or missing or lost),
+            broken=self.broken,
         )
-
-
-def _nanoseconds(owner: str, text: str) -> int:
-    """Read what `_CLOCKS` printed; raises `GuestError` for anything else."""
-    if not re.fullmatch(r"-?\d{1,19}", text.strip()):
-        raise GuestError(f"{owner} did not tell its clocks", "its perl is not what it should be")
-    return int(text)
 
 
 def _ends(path: Sequence[ObservationPoint]) -> tuple[str, str]:

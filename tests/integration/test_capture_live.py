@@ -24,11 +24,11 @@ from netlab import (
 )
 from pyroute2 import IPRoute
 
-from labctl.capture.drops import grown, parse_counters
+from labctl.capture.counters import grown, parse_counters
 from labctl.capture.point import Point, guest_point, host_point
 from labctl.capture.session import Capture, HopEvidence
 from labctl.capture.spawn import CaptureError
-from labctl.capture.stream import read_stream
+from labctl.kinds.observers.stream import read_stream
 from labctl.packet.checksum import Checksum, Judgement, Metadata
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.netns import inside

@@ -28,7 +28,7 @@ from netlab import (
 )
 from pyroute2 import IPRoute
 
-from labctl.capture.drops import grown, parse_counters
+from labctl.capture.counters import grown, parse_counters
 from labctl.capture.point import host_point
 from labctl.capture.session import Capture
 from labctl.capture.spawn import Handle, start_process

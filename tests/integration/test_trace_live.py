@@ -14,9 +14,9 @@ from typing import Literal
 import pytest
 
 from labctl.capture import pcapng
-from labctl.capture.stream import read_stream
 from labctl.errors import LabctlError, UsageError
 from labctl.events import Event
+from labctl.kinds.observers.stream import read_stream
 from labctl.lab.lab import Lab
 from labctl.lab.watch import watch_drops
 from labctl.pytest_plugin import LabFactory

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from labctl.capture import pcapng
-from labctl.capture.drops import CHECKSUM_COUNTERS, grown
+from labctl.capture.counters import CHECKSUM_COUNTERS, grown
 from labctl.capture.session import Evidence
 from labctl.inspect.run import inspect
 from labctl.lab.lab import Lab

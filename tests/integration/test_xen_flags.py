@@ -11,8 +11,9 @@ from xenlive import XenLab, xen_lab
 from labctl.capture.point import guest_point
 from labctl.capture.session import Observation
 from labctl.capture.spawn import Handle
-from labctl.capture.xenflags import FlagsEvidence, FlagsSeen, FlagsWatch, beside
+from labctl.capture.xenflags import FlagsWatch, beside
 from labctl.guests import ssh
+from labctl.kinds.observers.xen_rings import FlagsEvidence, FlagsSeen
 from labctl.packet.checksum import Checksum
 from labctl.sandbox.base import Process
 from labctl.sandbox.deadline import Deadline

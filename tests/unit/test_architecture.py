@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from labctl.kinds import observers
 from labctl.kinds.forwarders import SHIPPED
 from labctl.sandbox import remote
 
@@ -25,6 +26,7 @@ MAY_START_PROGRAMS = {
     "sandbox",  # the gate itself, and what is behind it
     "__main__.py",  # Python anew, where the locale is not UTF-8
     "capture/spawn.py",  # observers of a host without a sandbox
+    "network/confined.py",  # becomes the program of a link
     "cli/terminal.py",  # a console on the user's terminal, by a program in the lab's sandbox
     "cli/labs.py",  # the command becomes ssh itself, so that its exit status is ours
 }
@@ -98,7 +100,8 @@ def test_kinds_need_the_standard_library_alone() -> None:
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             for name in names:
-                ours = name.startswith(("labctl.version", "labctl.errors", "labctl.kinds"))
+                rooms = ("labctl.version", "labctl.errors", "labctl.kinds", "labctl.packet")
+                ours = name.startswith(rooms)
                 assert ours or name.partition(".")[0] in sys.stdlib_module_names, (path.name, name)
 
 
@@ -127,6 +130,19 @@ def test_nothing_outside_names_a_forwarder_by_a_string() -> None:
         if named.fullmatch(text)
     }
     assert found == NAMES_OF_OTHER_THINGS.keys()
+
+
+def test_nothing_outside_names_an_observer_by_a_string() -> None:
+    plain = [name for name in observers.SHIPPED if "-" in name]  # the others are words too
+    assert plain
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in SOURCES
+        if KINDS / "observers" not in path.parents
+        for text in strings(path)
+        if any(name in text for name in plain)
+    }
+    assert found == set()
 
 
 def test_nothing_but_a_backend_tells_one_uri_from_another() -> None:

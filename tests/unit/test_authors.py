@@ -31,8 +31,8 @@ NOT_FOR_AUTHORS = {
     "Arm": {"interrupted", "result", "undo"},
     "Deadline": {"landed", "travelling"},
     "Lab": {
-        "check_console", "check_running", "console_words", "hypervisor", "place", "tap_features",
-        "versions",
+        "check_console", "check_programs", "check_running", "console_words", "hypervisor", "place",
+        "tap_features", "versions",
     },
     "Node": {"console", "interface", "set_features", "ssh_argv"},
     "Router": {
@@ -44,9 +44,9 @@ NOT_FOR_AUTHORS = {
 }  # fmt: skip
 """What labctl itself calls of them, or what only few will miss."""
 NOT_MADE_BY_AUTHORS = {
-    "Arm", "Capture", "Expected", "Experiment", "ForwarderKind", "GuestKind", "Job", "Kind", "Lab",
-    "LinkKind", "Node", "ObserverKind", "Router", "RunningRouter", "Skip", "Step", "TopologyError",
-    "Trial",
+    "Arm", "Capture", "Expected", "Experiment", "ForwarderKind", "FrameObserver", "GuestKind",
+    "Job", "Kind", "Lab", "LinkKind", "Node", "ObserverKind", "Reader", "Router", "RunningRouter",
+    "Skip", "Step", "TopologyError", "Trial",
 }  # fmt: skip
 """Classes of which an author gets objects, or which have no signature of interest."""
 

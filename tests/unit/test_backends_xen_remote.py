@@ -15,6 +15,7 @@ from labctl.backends.xen_remote import XenRemote
 from labctl.errors import HostError, UsageError
 from labctl.events import silent
 from labctl.guests import keys, ssh
+from labctl.topology import from_mapping
 from labctl.topology.model import Topology
 
 URI = "xen+ssh://root@Real-Xen/system"
@@ -101,6 +102,12 @@ def test_a_topology_must_be_one_xen_host_and_what_is_on_it() -> None:
     two = dataclasses.replace(whole, nodes={**whole.nodes, "xen2": other})
     with pytest.raises(UsageError, match=r"2 Xen hosts \(xen1, xen2\)"):
         REMOTE.check(two, silent)
+    parts = {"near": {}, "wire": {"kind": "veth"}, "far": {}}
+    spare = from_mapping({"networks": {"spare": {"segments": parts}}, "nodes": {"vm1": {}}})
+    plain = shipped("xen-bridged.yaml")
+    more = dataclasses.replace(plain, networks={**plain.networks, **spare.networks})
+    with pytest.raises(UsageError, match="the network spare is of segments"):
+        REMOTE.check(more, silent)
 
 
 def test_the_host_itself_is_not_booted() -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from tracefs import FORMAT, Tracefs
 
-from labctl.capture.drops import (
-    COUNTERS_COMMAND,
+from labctl.capture.counters import COUNTERS_COMMAND, CountersError, grown, parse_counters
+from labctl.kinds.base import Context, Look
+from labctl.kinds.observers.drops import (
     Arrival,
     Drop,
+    Drops,
     DropsError,
-    grown,
-    parse_counters,
     parse_drops,
     read_command,
     unwatch_command,
@@ -67,7 +67,7 @@ def test_only_what_grew_is_told() -> None:
     ["", "cat: not found", "Tcp: A B\nTcp: 1\n", "Tcp: A\nUdp: 1\n", "Udp6 x\n", "Ip: A\nIp: 1\n"],
 )
 def test_other_text_is_refused(text: str) -> None:
-    with pytest.raises(DropsError):
+    with pytest.raises(CountersError):
         parse_counters(text)
 
 
@@ -179,3 +179,28 @@ def test_instances_that_are_not_ours_are_no_watches() -> None:
 
 def test_ending_a_watch_that_never_began_is_no_error(tmp_path: Path) -> None:
     Tracefs(tmp_path).run(unwatch_command("a1"))
+
+
+def test_a_watch_is_ready_once_it_has_begun(tmp_path: Path) -> None:
+    drops, look = Drops(), Look("a1", context=Context.GUEST)
+    tracefs = Tracefs(tmp_path)
+    reader = drops.reader()
+    reader.feed(tracefs.run(drops.start(look)[2]).encode())
+    assert (reader.ready, reader.why_not) == (True, "")
+    reader.feed(TRACE.encode())
+    assert reader.evidence() == parse_drops(TRACE)
+    assert drops.ask(look)[2] == read_command("a1")
+    tracefs.run(drops.stop(look)[2])
+    assert tracefs.instances() == []
+
+
+def test_a_kernel_that_cannot_tell_of_drops_says_why(tmp_path: Path) -> None:
+    drops = Drops()
+    reader = drops.reader()
+    reader.feed(Tracefs(tmp_path, tells=False).run(watch_command("a1")).encode())
+    assert not reader.ready
+    assert reader.why_not == "cannot see drops: the kernel has no tracepoint skb:kfree_skb"
+
+
+def test_drops_of_the_lab_itself_are_not_looked_at() -> None:
+    assert Drops().can_run(Look("a1")).endswith("not into the lab's own kernel")

@@ -13,7 +13,7 @@ from test_packet_checksum import eth, ip, tcp, with_state
 
 from labctl.capture.pcapng import PcapngError, read, write
 from labctl.capture.session import HopEvidence, judged
-from labctl.capture.stream import parse_stream
+from labctl.kinds.observers.stream import parse_stream
 
 # python-pcapng warns of its own use of its own options
 pytestmark = pytest.mark.filterwarnings("ignore:Field type should not be:DeprecationWarning")

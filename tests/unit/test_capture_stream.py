@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.capture.stream import StreamError, parse_stream, read_header, read_stream
 from labctl.kinds.observers.observe import MAGIC, RECORD, RECORD_HEAD, TRAILER
+from labctl.kinds.observers.stream import StreamError, parse_stream, read_header, read_stream
 
 ABOUT = {
     "version": 1,

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import struct
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from labctl.capture.session import Observation
-from labctl.capture.stream import Record
-from labctl.capture.xenflags import (
+from labctl.capture.xenflags import FlagsWatch, beside
+from labctl.kinds.base import Context, Look
+from labctl.kinds.observers.stream import Record
+from labctl.kinds.observers.xen_rings import (
     FlagsEvidence,
     FlagsSeen,
-    FlagsWatch,
     RingDirection,
     XenFlagsError,
-    beside,
-    flags_argv,
+    XenRings,
     flags_script,
     parse_flags,
 )
-from labctl.capture.xenflags_program import RECORD, RX, TX
+from labctl.kinds.observers.xen_rings_program import RECORD, RX, TX
 from labctl.packet.af_packet import PACKET_OUTGOING
 from labctl.packet.virtio import VnetHeader
 from labctl.sandbox.deadline import Deadline
@@ -201,17 +204,45 @@ def test_other_hops_are_left_out_and_unread_bytes_fit_nothing() -> None:
 
 def test_the_command_fits_an_ssh_server_and_needs_no_quoting_of_quotes() -> None:
     vifs = [f"guest{number:02}-eth0001" for number in range(24)]
-    argv = flags_argv(vifs, ("ssh", "xen1"))
-    assert argv[:2] == ("ssh", "xen1")
-    assert argv[2].split()[-24:] == vifs
-    assert len(argv[2]) < 8500  # dropbear's bound is 9000
+    words = XenRings().start(Look("flags", tuple(vifs), context=Context.DOM0))
+    line = shlex.join(words)
+    assert line.split()[-24:] == vifs
+    assert len(line) < 8500  # dropbear's bound is 9000
     assert "'" not in flags_script()
 
 
 @pytest.mark.parametrize("vifs", [[], ["a b"], [""], ["x" * 16], ["a/b"], ["a\n"]])
-def test_what_is_no_vif_is_refused(vifs: list[str]) -> None:
+def test_what_is_no_vif_is_refused(tmp_path: Path, vifs: list[str]) -> None:
     with pytest.raises(XenFlagsError, match="vif"):
-        flags_argv(vifs, ("ssh", "xen1"))
+        FlagsWatch(vifs, ("ssh", "xen1"), tmp_path / "flags", deadline=Deadline(10, "flags"))
+
+
+def test_rings_are_looked_into_in_a_dom0_alone() -> None:
+    rings = XenRings()
+    assert rings.can_run(Look("flags", ("vm1-eth0",), context=Context.DOM0)) == ""
+    for context in (Context.LAB, Context.GUEST):
+        why_not = rings.can_run(Look("flags", ("vm1-eth0",), context=context))
+        assert why_not == f"it looks into the dom0 of a Xen host, not into {context.value}"
+
+
+def test_a_dom0_without_perl_says_so() -> None:
+    words = XenRings().start(Look("flags", ("vm1-eth0",), context=Context.DOM0))
+    sh = shutil.which("sh")
+    assert sh
+    done = subprocess.run([sh, *words[1:]], env={"PATH": ""}, capture_output=True, check=True)
+    reader = XenRings().reader()
+    reader.feed(done.stdout)
+    assert not reader.ready
+    assert reader.why_not == "cannot look into the rings: there is no perl"
+    assert reader.evidence().why_not == reader.why_not
+
+
+def test_it_is_ready_with_its_first_line() -> None:
+    reader = XenRings().reader()
+    for part, ready in ((HEADER[:9], False), (HEADER[9:], True), (line(TX, 3), True)):
+        reader.feed(part.encode())
+        assert reader.ready is ready
+    assert len(reader.evidence().seen) == 1
 
 
 class Ended:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from labctl.capture.xenflags import flags_script
-from labctl.capture.xenflags_program import MAPS, Program, programs
+from labctl.kinds.observers.xen_rings import flags_script
+from labctl.kinds.observers.xen_rings_program import MAPS, Program, programs
 
 Structures = dict[str, tuple[int, dict[str, int]]]
 IN_KERNEL: Structures = {

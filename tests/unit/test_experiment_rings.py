@@ -9,10 +9,10 @@ import pytest
 from test_capture_xenflags import flagged, frame, observation
 
 from labctl.capture.session import Evidence, HopEvidence, Observation
-from labctl.capture.xenflags import FlagsEvidence, FlagsSeen
 from labctl.experiments import rings
 from labctl.experiments.evidence import INCOMPLETE, PacketSelector, Step
 from labctl.experiments.run_context import Arm
+from labctl.kinds.observers.xen_rings import FlagsEvidence, FlagsSeen
 from labctl.results.model import Verdict
 from labctl.topology.points import outer_end
 from labctl.tracing import packet_trace

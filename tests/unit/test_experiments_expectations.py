@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from tracing_frames import LOST, VALID, Pkt, hop
 
-from labctl.capture.drops import Drop
 from labctl.capture.session import Evidence
 from labctl.events import silent
 from labctl.experiments.expectations import check_traffic, expected_of, in_effect
@@ -19,6 +18,7 @@ from labctl.experiments.traffic_run import TrafficRun
 from labctl.kinds.base import Effect, Passing
 from labctl.kinds.forwarders.raw_vnet import RawVnet
 from labctl.kinds.links.bridge import Bridge
+from labctl.kinds.observers.drops import Drop
 from labctl.results.model import Verdict
 from labctl.topology import find, load
 from labctl.topology.expected import Ends

@@ -46,6 +46,9 @@ class FakeLab:
             raise self.fault
         self.ends.append("keep")
 
+    def check_programs(self) -> None:
+        pass
+
     def close(self) -> None:
         self.ends.append("close")
 

@@ -65,6 +65,22 @@ def test_an_arms_verdict_is_that_of_its_worst_check(
     assert one.arms[0].verdict is verdict
 
 
+@pytest.mark.parametrize("answer", [True, False])
+def test_what_is_seen_in_a_broken_lab_is_an_error_whatever_it_was(
+    tmp_path: Path, answer: bool
+) -> None:
+    def broken() -> None:
+        raise LabctlError("the switch has ended", "bring it up again")
+
+    nothing: Any = None
+    one = Trial(nothing, tmp_path, tmp_path, check_lab=broken)
+    with one.arm("a", "an arm") as arm:
+        arm.check("ssh", "works", "?", answer)
+    (made,) = one.arms
+    assert made.verdict is Verdict.ERROR
+    assert (made.checks[-1].name, made.checks[-1].observed) == ("lab", "the switch has ended")
+
+
 def test_the_times_of_an_arms_checks_add_up_to_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +255,9 @@ class FakeLab:
         self.fault: Exception | None = None
         (directory / "console").mkdir(parents=True)
         (directory / "console" / "vm1.log").write_text("Linux version\n")
+
+    def check_programs(self) -> None:
+        pass
 
     def down(self) -> None:
         self.downs += 1

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from tracing_frames import LOST, VALID, Pkt, hop
 
-from labctl.capture.drops import Drop
 from labctl.capture.session import Evidence
 from labctl.errors import GuestError
 from labctl.events import silent
@@ -25,6 +24,7 @@ from labctl.experiments.probes import Answer
 from labctl.experiments.run_context import Arm
 from labctl.experiments.superframes import fixups, grown, super_frame, tally
 from labctl.experiments.traffic_run import TrafficRun
+from labctl.kinds.observers.drops import Drop
 from labctl.packet.checksum import Checksum, Metadata, classify
 from labctl.packet.virtio import VnetHeader
 from labctl.results.model import Verdict

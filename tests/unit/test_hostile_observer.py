@@ -15,15 +15,15 @@ from test_capture_session import soon, stand_in
 from test_capture_stream import FRAME, WHOLE, head, record, tail
 from tracing_frames import BEGIN, PATH, Pkt, hop
 
-from labctl.capture import drops
 from labctl.capture.limits import Limits
 from labctl.capture.pcapng import read as read_pcapng
 from labctl.capture.pcapng import write as write_pcapng
 from labctl.capture.session import Capture, Evidence
 from labctl.capture.spawn import CaptureError
-from labctl.capture.stream import StreamError, StreamParser, parse_stream
 from labctl.errors import clean
+from labctl.kinds.observers import drops
 from labctl.kinds.observers.observe import MAGIC, RECORD, TRAILER
+from labctl.kinds.observers.stream import StreamError, StreamParser, parse_stream
 from labctl.packet.frame import parse
 from labctl.sandbox import agent
 from labctl.sandbox.deadline import Deadline

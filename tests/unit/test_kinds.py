@@ -22,11 +22,12 @@ from labctl.diagnosis.remedies import candidates
 from labctl.diagnosis.verdict import Finding, Verdict, conclude
 from labctl.errors import HostError, UsageError
 from labctl.kinds import nics, registry
-from labctl.kinds.base import Effect, Option
+from labctl.kinds.base import Context, Effect, Look, Option
 from labctl.kinds.forwarders import DEFAULT, SHIPPED
 from labctl.lab.preflight import check_kinds
 from labctl.routers.raw import COUNTERS
 from labctl.topology import TopologyError, json_schema, load_cache, loads
+from labctl.topology.graph import observed
 from labctl.topology.model import Topology
 from outside import ROOT, install, install_example
 
@@ -258,6 +259,33 @@ def test_a_diagnosis_takes_the_reason_of_a_drop_from_the_kind(packages: Path) ->
         assert verdict.reason == reason
         assert verdict.evidence[-1].startswith("r1: ")
         assert verdict.evidence[-1].count("grew by") == 1
+
+
+# --- observers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", registry.OBSERVERS.shipped)
+@pytest.mark.parametrize("context", Context)
+def test_an_observer_says_where_it_does_not_look(name: str, context: Context) -> None:
+    kind = registry.observer(name)
+    why_not = kind.can_run(Look("a1", ("vm1-eth0",), context=context))
+    assert bool(why_not) is (context not in kind.looks_into)
+    assert context.value in why_not or not why_not
+    assert kind.explanation
+    assert not kind.reader().ready
+
+
+@pytest.mark.parametrize(("name", "stays"), [("packet-socket", 1), ("drops", 0), ("xen-rings", 1)])
+def test_one_that_is_no_program_is_asked_and_ended_by_commands(name: str, stays: int) -> None:
+    kind, look = registry.observer(name), Look("a1", ("vm1-eth0",))
+    assert kind.start(look)
+    assert bool(kind.ask(look)) is bool(kind.stop(look)) is not stays
+
+
+@pytest.mark.parametrize("name", ["drops", "xen-rings"])
+def test_one_that_sees_no_frames_is_not_put_beside_those_that_do(name: str) -> None:
+    with pytest.raises(UsageError, match=f"the observer {name} sees no frames at a link"):
+        observed(PATH, [name])
 
 
 # --- the example of the docs, and the verb ------------------------------------------------------

@@ -13,7 +13,7 @@ from labctl.errors import HostError, LabctlError, UsageError
 from labctl.kinds import registry
 from labctl.kinds.base import Effect, ForwarderKind, RunningRouter
 from labctl.lab.router import Router, _counters
-from labctl.sandbox.base import Context
+from labctl.sandbox.base import ExecutionContext
 from labctl.topology import model
 
 
@@ -91,7 +91,7 @@ MODEL = model.Router("r1", "failing", (), ())
 
 def made(tmp_path: Path, of: model.Router = MODEL) -> tuple[Router, Somewhere]:
     where = Somewhere(tmp_path)
-    return Router(cast("Context", where), tmp_path, of), where
+    return Router(cast("ExecutionContext", where), tmp_path, of), where
 
 
 def test_a_kind_that_does_not_start_leaves_nothing_that_forwards(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -25,10 +26,11 @@ class Guest:
         self.directory.mkdir()
         self.tracefs = Tracefs(folder / "tracing", tells=tells)
 
-    def run(self, command: str, *, check: bool = True, timeout: float = 1.0) -> Result:
+    def run(self, words: Sequence[str], *, check: bool = True, timeout: float = 1.0) -> Result:
         assert timeout
+        assert words[:2] == ("sh", "-c")
         try:
-            return Result(("sh",), 0, self.tracefs.run(command), "")
+            return Result(("sh",), 0, self.tracefs.run(words[2]), "")
         except subprocess.CalledProcessError as wrong:
             if check:
                 raise CommandError("refused") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from labctl.kinds import registry
+from labctl.kinds.base import LinkPlan, LinkProgram, NoOptions
 from labctl.kinds.links import DEFAULT
 from labctl.network import links
 from labctl.report.chart import of_topology
@@ -20,7 +22,7 @@ from labctl.topology.graph import find_path
 from labctl.topology.model import Topology
 from labctl.topology.serialize import from_json, to_json
 from outside import ROOT
-from own_kinds import VethChain
+from own_kinds import UserWire, VethChain
 
 CHAIN = """\
 networks:
@@ -184,6 +186,52 @@ def test_the_docs_show_a_kind_that_works_and_what_is_shipped(
         kind = registry.link(name)
         default = " (default)" if name == DEFAULT else ""
         assert f"| `{name}`{default} | {kind.summary} | {kind.effect.value} |\n" in table
+
+
+# --- links that need programs -------------------------------------------------------------------
+
+WIRE = CHAIN.replace("kind: veth-chain, options: {length: 2}", "kind: user-wire")
+DIGEST_OF_CHAIN = "ee1ff04eefef585b6a395c03faca981312ea18a996107d6d6c54fb1a88fa53e4"
+"""Before plans had programs."""
+
+
+def test_a_plan_without_programs_has_the_digest_that_it_had() -> None:
+    assert loads(CHAIN, "mine.yaml").digest() == DIGEST_OF_CHAIN
+
+
+def test_a_record_keeps_the_programs_without_the_kind() -> None:
+    with registry.registered(UserWire):
+        lab = loads(WIRE, "mine.yaml")
+    assert from_json(to_json(lab)) == replace(lab, source=None)
+    assert points(lab)[2:6] == ["lan-wire-a", "lan-wire-p", "lan-wire-q", "lan-wire-b"]
+    (program,) = lab.networks["lan"].segments[1].plan.programs
+    assert (program.name, program.options) == (
+        "lan-wire-sw",
+        ("--wire", "lan-wire-p", "lan-wire-q"),
+    )
+    assert str(ROOT) not in str(to_json(lab)), "no path of this machine"
+
+
+@pytest.mark.parametrize(
+    ("programs", "why"),
+    [
+        ((LinkProgram("sw", "sh"),), "the program 'sw' does not begin with lan-wire"),
+        ((LinkProgram("lan-wire/..", "sh"),), "or is no name"),
+        ((LinkProgram("lan-wire", ""),), "says not what it is"),
+        ((LinkProgram("lan-wire", "sh", ready=""),), "not when it is ready"),
+        ((LinkProgram("lan-wire", "sh"),) * 2, "two programs have the same name"),
+    ],
+)
+def test_programs_that_cannot_be_are_a_fault_of_the_kind(
+    programs: tuple[LinkProgram, ...], why: str
+) -> None:
+    class Faulty(UserWire):
+        def plan(self, base: str, options: NoOptions) -> LinkPlan:
+            return replace(super().plan(base, options), programs=programs)
+
+    with registry.registered(Faulty):
+        found = problems(WIRE)
+    assert any(why in one for one in found), found
 
 
 def test_a_report_draws_each_segment_and_the_wire_between() -> None:

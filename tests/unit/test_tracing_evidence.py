@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from tracing_frames import BEGIN, MS, PATH, hop
 
-from labctl.capture.drops import Arrival, Drop
 from labctl.capture.session import Evidence, HopEvidence
+from labctl.kinds.observers.drops import Arrival, Drop
 from labctl.tracing.clocks import HOST, Clock
 from labctl.tracing.drop_events import GuestArrival
 from labctl.tracing.evidence import cut, early, on_clock

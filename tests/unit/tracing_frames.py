@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from labctl.capture.session import Evidence, HopEvidence, judged
-from labctl.capture.stream import Header, Record, Stream, Trailer
+from labctl.kinds.observers.stream import Header, Record, Stream, Trailer
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.packet.internet_checksum import ones_sum
 from labctl.packet.virtio import VnetHeader

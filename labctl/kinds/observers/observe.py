@@ -2,12 +2,12 @@
 
     python -I -S observe.py --hop NAME [--netns NAME] [--snap N] IFACE
 
-writes the record stream of `labctl.capture.stream` to its standard output until its standard
-input ends or it gets SIGTERM; then it takes no new frame, drains what the kernel has queued and
-writes the trailer. It needs nothing but the standard library (no package, no site), because it is
-started once for every hop and has to be ready at once. So nothing of labctl can be imported here,
-and what it needs of `labctl.packet.af_packet` and `labctl.packet.virtio` stands here once more (a
-test compares the numbers). `observe.pl` is its twin for guests without Python.
+writes the record stream of `stream.py` to its standard output until its standard input ends or it
+gets SIGTERM; then it takes no new frame, drains what the kernel has queued and writes the trailer.
+It needs nothing but the standard library (no package, no site), because it is started once for
+every hop and has to be ready at once. So nothing of labctl can be imported here, and what it needs
+of `labctl.packet.af_packet` and `labctl.packet.virtio` stands here once more (a test compares the
+numbers). `observe.pl` is its twin for guests without Python.
 
 The header is written after the socket is bound: whoever reads it knows that nothing sent from
 then on is missed. Sources: packet(7); kernel net/packet/af_packet.c packet_recvmsg().

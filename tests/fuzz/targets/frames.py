@@ -10,7 +10,7 @@ from inspect_files import any_frame
 from test_inspect_vector import check as agree
 
 from labctl.capture.session import Evidence, HopEvidence, Observation
-from labctl.capture.stream import Record, Trailer
+from labctl.kinds.observers.stream import Record, Trailer
 from labctl.packet import link_types
 from labctl.packet.af_packet import PACKET_OUTGOING
 from labctl.packet.tunnels import decapsulate

@@ -14,8 +14,8 @@ from typing import Any
 from inspect_files import any_frame
 
 from labctl.capture.session import judged
-from labctl.capture.stream import parse_stream
 from labctl.kinds.observers.observe import MAGIC, RECORD, RECORD_HEAD, TRAILER
+from labctl.kinds.observers.stream import parse_stream
 from labctl.sandbox import codec
 from labctl.topology import Topology, find, load
 

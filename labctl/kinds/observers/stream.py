@@ -169,6 +169,20 @@ class StreamParser:
         """Whether what comes now would not be read: after a trailer, or after damage."""
         return self.trailer is not None or bool(self._damage)
 
+    @property
+    def ready(self) -> bool:
+        """Whether the header has come: it is written once nothing is missed any more."""
+        return self.header is not None
+
+    @property
+    def why_not(self) -> str:
+        """Nothing: one that cannot look ends without a header, and says why as an error."""
+        return ""
+
+    def evidence(self) -> Stream:
+        """Return all that was read."""
+        return self.stream()
+
     def feed(self, data: bytes) -> None:
         """Read what came next; raises `StreamError` for what never was a stream."""
         if self.ended:

@@ -1,4 +1,4 @@
-# Loads the programs of xenflags_program.py into dom0's kernel and hands on what they note, until
+# Loads the programs of xen_rings_program.py into dom0's kernel and hands on what they note, until
 # its standard input ends (x86-64 only, perl-base is enough):
 #     perl -e SCRIPT MAPS PROGRAMS VIF...
 # Everything hangs on this process's file descriptors: when it is gone, so is the tracing.

@@ -1,4 +1,4 @@
-"""The BPF programs that `xenflags.pl` loads into dom0's kernel, as text it can fill in.
+"""The BPF programs that `xen_rings.pl` loads into dom0's kernel, as text it can fill in.
 
 Three programs, with the kernel functions they are attached to (drivers/net/xen-netback; run with
 Linux 6.1):
@@ -111,7 +111,7 @@ class Program:
         self.add(op, dst, src, imm=imm)
 
     def text(self) -> str:
-        """Return it for xenflags.pl: function, type of attachment, code in hex, holes.
+        """Return it for xen_rings.pl: function, type of attachment, code in hex, holes.
 
         Zeros in a row are one letter, g for three: an ssh server may bound a command's length.
         """

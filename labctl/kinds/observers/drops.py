@@ -1,30 +1,18 @@
-"""What a receiver's kernel counts and says of packets it drops: shell text in, text parsed.
+"""The kernel's own account of the packets it drops, from a trace instance of a watch's own.
 
-The shell text is for any POSIX shell (busybox too), so that the same evidence comes from a guest
-with nothing installed. Sources: kernel net/ipv4/proc.c, net/ipv6/proc.c (the counters),
-include/trace/events/skb.h (kfree_skb), include/trace/events/net.h (netif_receive_skb),
-Documentation/trace/ftrace.rst (instances).
+The shell text is for any POSIX shell (busybox too), so that a guest needs nothing installed.
+Sources: kernel include/trace/events/skb.h (kfree_skb), include/trace/events/net.h
+(netif_receive_skb), Documentation/trace/ftrace.rst (instances).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from labctl.errors import LabctlError
-
-COUNTERS_COMMAND = "cat /proc/net/snmp /proc/net/netstat; cat /proc/net/snmp6 2>/dev/null || true"
-"""Prints all the kernel's protocol counters, for `parse_counters`."""
-
-CHECKSUM_COUNTERS = (
-    "TcpInCsumErrors",
-    "UdpInCsumErrors",
-    "IcmpInCsumErrors",
-    "Udp6InCsumErrors",
-    "Icmp6InCsumErrors",
-)
-"""The counters of checksum errors. TCP has one for both families."""
+from labctl.kinds.base import Context, Look, ObserverKind
 
 _INSTANCES = "/sys/kernel/tracing/instances"
 _OWN = "labctl-"
@@ -49,8 +37,12 @@ _LONGEST_LINE = 1000
 """Characters of a line of a trace that are looked at: a guest may write what it likes."""
 
 
+_READY = "labctl drops 1"
+_CANNOT = "cannot "
+
+
 class DropsError(LabctlError):
-    """What a guest printed is not what the kernel's files hold."""
+    """What was asked for is no drop reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,47 +73,6 @@ class Drop:
     not seen to come (it was sent), None where that was not recorded."""
 
 
-def parse_counters(text: str) -> dict[str, int]:
-    """Parse what `COUNTERS_COMMAND` printed into names such as `TcpInCsumErrors`.
-
-    Raises `DropsError` for anything else.
-    """
-    counters: dict[str, int] = {}
-    names: list[str] | None = None
-    for line in text.splitlines():
-        words = line.split()
-        if not words:
-            continue
-        try:
-            if not words[0].endswith(":"):  # snmp6: one name and one value a line
-                name, value = words
-                counters[name] = int(value)
-            elif names is None:
-                names = words
-            else:
-                if names[0] != words[0] or len(names) != len(words):
-                    raise ValueError(line)
-                prefix = words[0][:-1]
-                pairs = zip(names[1:], words[1:], strict=True)
-                counters |= {prefix + name: int(value) for name, value in pairs}
-                names = None
-        except ValueError:
-            raise DropsError(f"not a line of kernel counters: {line[:80]!r}") from None
-    if "TcpInCsumErrors" not in counters:
-        raise DropsError("the kernel's counters have no TcpInCsumErrors", "is /proc mounted there?")
-    return counters
-
-
-def grown(
-    before: Mapping[str, int],
-    after: Mapping[str, int],
-    names: Iterable[str] = CHECKSUM_COUNTERS,
-) -> dict[str, int]:
-    """Return by how much each of `names` grew, those that did not left out."""
-    growth = {name: after.get(name, 0) - before.get(name, 0) for name in names}
-    return {name: count for name, count in growth.items() if count}
-
-
 def _instance(token: str) -> str:
     return f"{_INSTANCES}/{_OWN}{token}"
 
@@ -131,9 +82,9 @@ def watch_command(token: str, reasons: Iterable[str] = ()) -> str:
 
     `token` is a word that no other watch has. Only drops of the named `reasons` are recorded where
     the kernel knows them all, else every drop. Where no reason is named, arrivals are recorded too,
-    which tell the packet a drop is of. The text prints what instances there are, for `watching`. It
-    exits with other than 0 where the kernel has no such tracepoint; what it had made is then
-    removed by `unwatch_command`. Raises `DropsError` for what cannot be a reason's name.
+    which tell the packet a drop is of. The text prints what instances there are, for `watching`, or
+    why the kernel cannot tell; what it had made by then `unwatch_command` removes. Raises
+    `DropsError` for what cannot be a reason's name.
     """
     instance = _instance(token)
     event = f"{instance}/events/skb/kfree_skb"
@@ -144,9 +95,12 @@ def watch_command(token: str, reasons: Iterable[str] = ()) -> str:
             raise DropsError(f"{name!r} is no drop reason", "they read like TCP_CSUM")
     lines = [
         "set -e",
+        f'cannot() {{ echo "{_CANNOT}$1"; exit; }}',
         # Reading the directory lets the kernel mount tracefs there by itself where it can.
-        "[ -d /sys/kernel/tracing/instances ] || mount -t tracefs tracefs /sys/kernel/tracing",
+        "[ -d /sys/kernel/tracing/instances ] || mount -t tracefs tracefs /sys/kernel/tracing ||",
+        '    cannot "look into the kernel: it has no tracefs"',
         f"mkdir {instance}",  # one that is there already is somebody else's
+        f'[ -e {event} ] || cannot "see drops: the kernel has no tracepoint skb:kfree_skb"',
         f"echo {256 if names else 512} > {instance}/buffer_size_kb",
         # The default is a CPU's own clock, which nothing else can be compared with.
         f"echo mono > {instance}/trace_clock",
@@ -166,7 +120,7 @@ def watch_command(token: str, reasons: Iterable[str] = ()) -> str:
     else:
         lines.append(f"[ ! -e {arrivals}/enable ] || echo 1 > {arrivals}/enable")
     lines += [f"echo 1 > {event}/enable", f"echo 1 > {instance}/tracing_on"]
-    lines.append(f"ls {_INSTANCES}")
+    lines += [f"echo {_READY}", f"ls {_INSTANCES}"]
     return "\n".join(lines) + "\n"
 
 
@@ -225,3 +179,58 @@ def _inner(outer: Arrival, one: Arrival) -> bool:
     """Tell whether a packet is what was inside the one that came before in the same buffer."""
     near = one.time_s - outer.time_s < _UNWRAPPING_SECONDS
     return near and one.device != outer.device and one.length < outer.length
+
+
+class DropsReader:
+    """Reads what a watch says as it begins, and what it has recorded."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._said = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Take in what came next."""
+        self._said += data
+
+    @property
+    def ready(self) -> bool:
+        """Whether the watch has begun."""
+        return _READY in self._text.splitlines()
+
+    @property
+    def why_not(self) -> str:
+        """Why the kernel cannot tell."""
+        said = self._text
+        return said.splitlines()[0] if said.startswith(_CANNOT) else ""
+
+    def evidence(self) -> tuple[Drop, ...]:
+        """Return the drops so far."""
+        return parse_drops(self._text)
+
+    @property
+    def _text(self) -> str:
+        return self._said.decode(errors="replace")
+
+
+class Drops(ObserverKind[tuple[Drop, ...]]):
+    """A trace instance of the kernel's, in which it writes down the packets that it drops."""
+
+    name = "drops"
+    summary = "what a guest's kernel says of packets it drops, with the reason (skb:kfree_skb)"
+    looks_into = (Context.GUEST, Context.DOM0)
+
+    def start(self, look: Look) -> tuple[str, ...]:
+        """Return the words that begin a watch; its `only` are drop reasons, such as TCP_CSUM."""
+        return ("sh", "-c", watch_command(look.hop, look.only))
+
+    def ask(self, look: Look) -> tuple[str, ...]:
+        """Return the words that print what was recorded."""
+        return ("sh", "-c", read_command(look.hop))
+
+    def stop(self, look: Look) -> tuple[str, ...]:
+        """Return the words that end the watch."""
+        return ("sh", "-c", unwatch_command(look.hop))
+
+    def reader(self) -> DropsReader:
+        """Return a reader of all that."""
+        return DropsReader()

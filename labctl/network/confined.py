@@ -1,0 +1,106 @@
+"""Becomes a program that carries frames in user space, with no more of the host than it needs.
+
+    python -P -m labctl.network.confined TOLD
+
+It notes its process, takes from itself all but CAP_NET_ADMIN and CAP_NET_RAW and the sight of all
+files but programs, libraries and what is told, and is replaced by the program (execve(2)). As the
+programs of routers it is in the lab's own namespaces; those confine themselves
+(`labctl.sandbox.confine`), while this one may be anybody's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.sandbox import confine, process
+
+DEVICES = (Path("/dev/net/tun"),)
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A process that does not get lost: a later one of its number began at another time."""
+
+    pid: int
+    """As it is numbered where it runs."""
+    began: int
+    """Clock ticks since boot (proc_pid_stat(5), starttime)."""
+
+    def is_it(self, folder: Path) -> bool:
+        """Tell whether a folder of proc(5) is that of this process, and it has not ended."""
+        found = _stat(folder)
+        return found is not None and found[0] not in ("Z", "X") and int(found[19]) == self.began
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is to be started, and how."""
+
+    note: Path
+    home: Path
+    view: Path
+    read: tuple[Path, ...]
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+
+    def text(self) -> str:
+        """Return it as the word that this program takes."""
+        return json.dumps(vars(self), default=str)
+
+    @classmethod
+    def of(cls, text: str) -> Told:
+        """Return what `text` gave."""
+        about = json.loads(text)
+        note, home, view = (Path(about[name]) for name in ("note", "home", "view"))
+        read = tuple(map(Path, about["read"]))
+        return cls(note, home, view, read, tuple(about["argv"]), about["environment"])
+
+
+def _stat(folder: Path) -> list[str] | None:
+    """Return the fields of a process from its state on; None where there is none."""
+    try:
+        return (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def noted(file: Path) -> Noted | None:
+    """Return the process that a file tells of; None where none was noted in full."""
+    try:
+        pid, began = file.read_text().split()
+        return Noted(int(pid), int(began))
+    except (OSError, ValueError):
+        return None
+
+
+def become(told: Told) -> None:
+    """Note this process, confine it and replace it; raises `OSError`."""
+    stat = _stat(Path("/proc/self"))
+    assert stat
+    told.note.write_text(f"{os.getpid()} {stat[19]}")
+    confine.own_mounts()
+    read = [path for path in told.read if path.exists() and not path.is_relative_to("/usr")]
+    confine.view(told.view, read=read, write=[told.home], devices=DEVICES)
+    os.chdir(told.home)
+    confine.no_more_rights(confine.CAP_NET_ADMIN, confine.CAP_NET_RAW)
+    environment = {**process.ENVIRONMENT, "HOME": str(told.home), **told.environment}
+    os.execve(told.argv[0], told.argv, environment)
+
+
+def main() -> int:
+    """Become what the only argument tells; returns only where that cannot be."""
+    try:
+        become(Told.of(sys.argv[1]))
+    except OSError as wrong:
+        where = f" ({os.fsdecode(wrong.filename)})" if wrong.filename else ""
+        sys.stderr.write(f"it cannot be confined: {wrong.strerror}{where}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
