@@ -261,8 +261,8 @@ def _make_proc(base: Path) -> None:
     target = base / "proc"
     target.mkdir()
     try:
-        # By this name since Linux 5.8, where it no longer holds for the whole process namespace.
-        mount("proc", target, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=invisible")
+        # By this name since Linux 5.8. "invisible" would show all to group 0 (has_pid_permissions).
+        mount("proc", target, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=ptraceable")
     except OSError:  # older, or a container that masks some of its own /proc
         mount("/proc", target, "", MS_BIND | MS_REC)
 

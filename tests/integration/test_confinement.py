@@ -257,6 +257,31 @@ def test_while_qemu_starts_only_what_it_needs_is_seen() -> None:
 
 
 @isolated
+@pytest.mark.parametrize("group", [0, NOBODY])
+def test_what_has_no_rights_sees_no_process_of_others(group: int) -> None:
+    base = Path("/run/base")
+    base.mkdir()
+
+    def listed() -> str:
+        confine.own_mounts()
+        confine.view(base, owner=NOBODY)
+        confine.no_more_rights()
+        words = ["sh", "-c", "echo /proc/[0-9]*; echo $$"]
+        return subprocess.run(
+            words,
+            user=NOBODY,
+            group=group,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    seen, own = confine.in_thread(listed).split("\n")[:2]
+    assert seen == f"/proc/{own}"
+
+
+@isolated
 def test_a_device_in_the_view_is_its_owners_alone() -> None:
     base, tun = Path("/run/base"), Path("/dev/net/tun")
     base.mkdir()
