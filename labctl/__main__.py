@@ -35,11 +35,12 @@ def _commands() -> Callable[[], NoReturn]:
     try:
         prepare()
         from labctl.cli import main as command
-    except (MemoryError, OSError, ImportError) as error:
+    except (MemoryError, OSError, ImportError, SystemError) as error:
+        # Where memory ends while a module is loaded, Python itself may say SystemError.
         text = f"labctl: it cannot start: {type(error).__name__} {error}".rstrip()
         with contextlib.suppress(OSError):
             os.write(2, f"{text}\n  see what a process may have: ulimit -a\n".encode())
-        sys.exit(3)
+        os._exit(3)  # without memory an exception may fail as well; nothing is to be flushed
     return command.main
 
 
