@@ -35,6 +35,8 @@ class Backend(ABC):
     """Whether links of guests are made on this machine, which takes /dev/net/tun."""
     accel: ClassVar[Accel | None] = None
     """How guests run where there is no choice; else the user has it, between KVM and TCG."""
+    clones: ClassVar[bool] = False
+    """Whether guests can start from templates."""
     ends_with_sandbox: ClassVar[bool]
     """Whether all that a lab makes ends with its sandbox. If not, `dismantle` takes it away by the
     state, which therefore is written before anything is made."""

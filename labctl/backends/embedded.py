@@ -32,6 +32,7 @@ class Embedded(Backend):
         "ssh": "openssh-client",
         "qemu-system-x86_64": "qemu-system-x86",
     }
+    clones = True
     ends_with_sandbox = True
     log_folder_mode = 0o700
 

@@ -32,3 +32,7 @@ class State:
     """Whether everything came up; a lab that is coming up is not complete yet."""
     clients: dict[str, Key] = field(default_factory=dict)
     """The key of each node, by which it may log in to the others over the network under test."""
+    cold: bool = False
+    """Whether every guest is to boot, though some could be clones."""
+    starts: dict[str, str] = field(default_factory=dict)
+    """How each guest was started: `booted` or `cloned`."""

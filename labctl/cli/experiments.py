@@ -10,7 +10,7 @@ import click
 
 from labctl.cli import report
 from labctl.cli.display import Display, display, paused
-from labctl.cli.options import accel_option, json_option, print_json, print_table
+from labctl.cli.options import accel_option, cold_option, json_option, print_json, print_table
 from labctl.cli.out import Styled, say
 from labctl.errors import ExitCode
 from labctl.experiments import installed, load, runner
@@ -31,6 +31,7 @@ EXITS = {
 @click.command("experiment")
 @click.argument("names", nargs=-1, required=True, metavar="NAME|FILE...")
 @accel_option
+@cold_option
 @click.option(
     "--results",
     type=click.Path(path_type=Path),
@@ -60,6 +61,7 @@ EXITS = {
 def run_experiments(
     names: tuple[str, ...],
     accel: Policy,
+    cold: bool,
     results: Path | None,
     only: tuple[str, ...],
     topology: str | None,
@@ -84,7 +86,12 @@ def run_experiments(
             with display() as show:
                 keeping = runner.Keeping(partial(_look, show), kept) if keep else None
                 run, path = runner.run(
-                    experiment, policy=accel, results=results, emit=show, keeping=keeping
+                    experiment,
+                    policy=accel,
+                    results=results,
+                    emit=show,
+                    keeping=keeping,
+                    cold=cold,
                 )
             runs.append((run, path))
             if not as_json:

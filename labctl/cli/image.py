@@ -9,6 +9,7 @@ import click
 from labctl import images
 from labctl.cli.display import display
 from labctl.cli.options import json_option, print_json, print_table
+from labctl.images import templates
 
 
 @click.group()
@@ -29,10 +30,16 @@ def build(name: str, force: bool) -> None:
 @image.command("list")
 @json_option
 def list_images(as_json: bool) -> None:
-    """List the recipes for images, and the images that are built."""
+    """List the recipes for images, the images that are built, and their templates."""
     found = images.list_images()
+    saved = templates.listed()
     if as_json:
-        print_json([dataclasses.asdict(one) for one in found])
+        told = [
+            dataclasses.asdict(one)
+            | {"templates": [_template(each) for each in saved if each.image == one.name]}
+            for one in found
+        ]
+        print_json(told)
         return
     rows = [
         [
@@ -45,6 +52,25 @@ def list_images(as_json: bool) -> None:
         for one in found
     ]
     print_table(["image", "digest", "state", "size", "what it is"], rows)
+    if saved:
+        click.echo()
+        print_table(
+            ["template", "of image", "memory", "size", "what it is"],
+            [
+                [
+                    one.key[:12],
+                    one.image if one.image_digest else f"{one.image}, other files",
+                    f"{one.mebibytes} MiB",
+                    f"{one.size / 1e6:.1f} MB" if not one.obstacle else "",
+                    one.obstacle or "a saved state, from which guests start",
+                ]
+                for one in saved
+            ],
+        )
+
+
+def _template(one: templates.Template) -> dict[str, object]:
+    return dataclasses.asdict(one) | {"size": one.size}
 
 
 @image.command("rm")
@@ -53,13 +79,13 @@ def list_images(as_json: bool) -> None:
     "--all",
     "everything",
     is_flag=True,
-    help="Remove all images, fetched packages and unpacked kernels.",
+    help="Remove all images, templates, fetched packages and unpacked kernels.",
 )
 def remove(name: str | None, everything: bool) -> None:
-    """Remove image NAME from the cache, or all. It can be built again."""
+    """Remove image NAME and its templates from the cache, or all. They can be made again."""
     if bool(name) == everything:
         raise click.UsageError("name an image, or say --all")
-    for gone in images.remove(name):
+    for gone in [*images.remove(name), *templates.remove(name)]:
         click.echo(f"removed {gone}")
 
 

@@ -88,6 +88,10 @@ def _but(folders: list[Path], lost: list[Orphan]) -> list[Path]:
     return [folder for folder in folders if folder not in known or state.alive(folder)]
 
 
+def _what(part: dict[str, str]) -> str:
+    return f"{part['is']}, cloned" if part.get("start") == "cloned" else part["is"]
+
+
 @click.command("status")
 @json_option
 def show_status(as_json: bool) -> None:
@@ -109,7 +113,7 @@ def show_status(as_json: bool) -> None:
         elif lab.get("started"):
             title += f"\n  since {lab['started']}"
         rows = [
-            [part["name"], part["is"], part["state"], part["image"], part["addresses"]]
+            [part["name"], _what(part), part["state"], part["image"], part["addresses"]]
             for part in lab.get("parts", [])
         ]
         lost = [

@@ -41,6 +41,14 @@ def accel_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
+def cold_option(function: F) -> F:
+    """Add `--cold`."""
+    return click.option(
+        "--cold", is_flag=True, envvar="LABCTL_COLD", show_envvar=True,
+        help="Boot every guest, also those that could start from a saved state (docs/clones.md).",
+    )(function)  # fmt: skip
+
+
 def connect_option(function: F) -> F:
     """Add `--connect`."""
     return click.option(

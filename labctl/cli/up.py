@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
+from statistics import median
 from typing import TYPE_CHECKING
 
 import click
 
 from labctl.cli.display import display
-from labctl.cli.options import accel_option, connect_option, json_option, print_json
+from labctl.cli.options import (
+    accel_option,
+    cold_option,
+    connect_option,
+    json_option,
+    print_json,
+    print_table,
+)
+from labctl.events import Emit, Event
+from labctl.guests import driver
 from labctl.lab import prestart
 
 if TYPE_CHECKING:
@@ -21,9 +31,19 @@ if TYPE_CHECKING:
 @click.argument("file")
 @click.option("--name", metavar="NAME", help="Name the lab other than its topology.")
 @accel_option
+@cold_option
 @connect_option
+@click.option("--profile", is_flag=True, help="Say where the time went, stage by stage.")
 @json_option
-def up(file: str, name: str | None, accel: Policy, uri: str, as_json: bool) -> None:
+def up(
+    file: str,
+    name: str | None,
+    accel: Policy,
+    cold: bool,
+    uri: str,
+    profile: bool,
+    as_json: bool,
+) -> None:
     """Bring the topology FILE up: all of it, or nothing stays.
 
     FILE is a path, or the name of a file in this folder or of a shipped one (bridged.yaml).
@@ -37,20 +57,64 @@ def up(file: str, name: str | None, accel: Policy, uri: str, as_json: bool) -> N
 
     model = load_cache.load(topology.find(file))
     begun = time.monotonic()
+    stages = Stages()
     with display() as show:
-        lab = Lab.up(model, name=name, policy=accel, uri=uri, emit=show, keep=True, agent=agent)
+        emit = stages.beside(show)
+        lab = Lab.up(
+            model, name=name, policy=accel, uri=uri, emit=emit, keep=True, cold=cold, agent=agent
+        )
     try:
         lab.close()
         seconds = time.monotonic() - begun
         if as_json:
             told = status.describe(lab.directory)
-            print_json(told | {"seconds": seconds, "timings": lab.timings})
+            told |= {"seconds": seconds, "timings": lab.timings}
+            print_json(told | ({"guests": stages.of} if profile else {}))
         else:
             _tell(lab, seconds)
+            if profile:
+                _profile(lab, seconds, stages)
         sys.stdout.flush()
     except BaseException:  # whoever is told of an error must not find a lab
         teardown.end(lab.directory)
         raise
+
+
+class Stages:
+    """Gathers how long each stage of each guest's start took."""
+
+    def __init__(self) -> None:
+        """Gather nothing yet."""
+        self.of: dict[str, dict[str, float]] = {}
+        """Seconds by guest and stage."""
+
+    def beside(self, show: Emit) -> Emit:
+        """Return what takes events and hands them on."""
+
+        def emit(event: Event) -> None:
+            if event.stage == driver.STAGES:
+                pairs = (word.partition("=") for word in event.detail.split())
+                self.of[event.subject] = {name: float(taken) for name, _, taken in pairs}
+            else:
+                show(event)
+
+        return emit
+
+
+def _profile(lab: Lab, seconds: float, stages: Stages) -> None:
+    """Print where the time went: of the lab by stage, and of its guests by stage."""
+    timings = {name: taken for name, taken in lab.timings.items() if name != "up"}
+    rest = {"start": seconds - lab.timings["up"], **timings}
+    rest["rest"] = seconds - sum(rest.values())
+    rows = [[name, f"{taken:.3f}"] for name, taken in rest.items()]
+    print_table(["stage of the lab", "seconds"], rows)
+    names = list(dict.fromkeys(name for laps in stages.of.values() for name in laps))
+    found = {name: [laps[name] for laps in stages.of.values() if name in laps] for name in names}
+    rows = [
+        [name, str(len(taken)), f"{median(taken):.3f}", f"{max(taken):.3f}"]
+        for name, taken in found.items()
+    ]
+    print_table(["stage of a guest", "guests", "median, s", "longest, s"], rows)
 
 
 def _tell(lab: Lab, seconds: float) -> None:

@@ -53,6 +53,7 @@ def run(
     results: Path | None = None,
     emit: Emit = silent,
     keeping: Keeping | None = None,
+    cold: bool = False,
 ) -> tuple[Run, Path]:
     """Run an experiment from `up` to the record; return the run and its directory.
 
@@ -62,6 +63,7 @@ def run(
 
     With `keeping` the first arm that does not pass is the last: the verdict is recorded as ever,
     the run as stopped early, and the lab outlives this process, unless the user interrupts it.
+    With `cold` its guests boot, though they could be clones.
     """
     model = experiment.load()
     recorder = Recorder.create(experiment.name, results)
@@ -79,7 +81,7 @@ def run(
     try:
         # A name of its own: a lab of the user's may be up meanwhile.
         name = f"{experiment.name[:30]}-{secrets.token_hex(3)}"
-        lab = Lab.up(model, name=name, policy=policy, emit=emit)
+        lab = Lab.up(model, name=name, policy=policy, emit=emit, cold=cold)
         timings.update(lab.timings)
         environment = _environment(lab, environment)
         look = partial(keeping.look, lab) if keeping else None
@@ -135,7 +137,7 @@ def run(
             story="\n".join(trial.story) if trial else "",
             notes=(*(trial.notes if trial else ()), *notes),
             partial=unfinished,
-            command=_command(experiment, policy),
+            command=_command(experiment, policy, cold),
             given_up=given_up,
         )
         recorder.finish(record)
@@ -163,7 +165,7 @@ def _keep_topology(path: Path, model: topology.Topology) -> None:
         raise LabctlError(f"cannot record in {path.parent}: {error.strerror}") from error
 
 
-def _command(experiment: Experiment, policy: Policy) -> str:
+def _command(experiment: Experiment, policy: Policy, cold: bool = False) -> str:
     """Return what to type to run it again: the name it is found by, or the user's file."""
     word = experiment.name
     if not (experiment.is_builtin or experiment.package):
@@ -175,6 +177,8 @@ def _command(experiment: Experiment, policy: Policy) -> str:
         words += ["--only", pattern]
     if policy != "auto":
         words += ["--accel", policy]
+    if cold:
+        words.append("--cold")
     return shlex.join(words)
 
 
@@ -230,5 +234,6 @@ def _environment(lab: Lab, host: Environment) -> Environment:
         accelerator=lab.accel,
         images={image.name: image.digest for image in lab.images.values()},
         guest_kernels={node.name: node.run("uname -r").stdout.strip()[:100] for node in lab.nodes},
+        guest_starts=dict(lab.starts),
         offloads=lab.offloads(),
     )

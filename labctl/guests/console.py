@@ -7,8 +7,12 @@ hole in the file (fallocate(2)). What is read here passes over holes (lseek(2), 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import os
+import select
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +21,10 @@ _TAIL = 1 << 16
 """Bytes that `tail` looks at."""
 _END = 1 << 18
 _LONGEST_LINE = 1000
+LOOK_SECONDS = 0.02
+IN_MODIFY = 2
+"""linux/inotify.h"""
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def pieces(log: Path, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -77,8 +85,42 @@ def tail(log: Path, lines: int = 12) -> str:
     return "\n".join(f"    {line}" for line in shown) or "    (its console stayed empty)"
 
 
+class Growth:
+    """Waits until a log grows (inotify(7)), in a `with` block; one not there yet is looked for."""
+
+    def __init__(self, log: Path) -> None:
+        """Wait for a log."""
+        self._log = log
+        self._handle = -1
+
+    def __enter__(self) -> Growth:
+        """Begin."""
+        # A user may have used up what the kernel lets them watch: looking again is as good.
+        self._handle = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        name = os.fsencode(self._log)
+        if self._handle >= 0 and _libc.inotify_add_watch(self._handle, name, IN_MODIFY) < 0:
+            self.__exit__()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Let go."""
+        if self._handle >= 0:
+            os.close(self._handle)
+        self._handle = -1
+
+    def wait(self, seconds: float) -> None:
+        """Return when the log has grown since the last time, or after some seconds."""
+        if self._handle < 0:
+            time.sleep(min(LOOK_SECONDS, seconds))
+        elif select.select([self._handle], [], [], seconds)[0]:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._handle, CHUNK)
+
+
 def rotate(log: Path) -> None:
-    """Keep an ended guest's console beside the next one's."""
+    """Keep an ended guest's console, where there is one, beside the next one's."""
+    if not log.exists():
+        return
     number = 1
     while (older := log.with_suffix(f".{number}.log")).exists():
         number += 1

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from labctl.guests.spec import Accel, Guest, Nic, drive_serial
+from labctl.kinds import registry
 
 NAMESPACE = "urn:labctl:node:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 EMULATOR = "/usr/bin/qemu-system-x86_64"
+NO_UUID = "00000000-0000-0000-0000-000000000000"
+"""What is no identity to Linux (dmi_save_uuid): all clones of a template would share another."""
+FIRST_SLOT = 2
+"""On the PCI bus, of a guest's NICs: the first that libvirt finds free. 31 is the last one."""
 TB_CACHE_MIB = 128
 """Bounds what TCG keeps of translated code; its default grows with the host's memory."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A guest's memory in a file, of which a template is saved or a clone goes on."""
+
+    file: str
+    """As QEMU opens it."""
+    incoming: bool
+    """Whether the guest goes on from a saved state, with its changes to itself; else the file is
+    its memory, and keeps what it writes."""
 
 
 def _add(parent: Element, tag: str, text: str = "", **attributes: str) -> Element:
@@ -23,7 +40,7 @@ def _add(parent: Element, tag: str, text: str = "", **attributes: str) -> Elemen
     return element
 
 
-def _interface(devices: Element, nic: Nic) -> None:
+def _interface(devices: Element, nic: Nic, slot: int | None = None) -> None:
     interface = _add(devices, "interface", type="ethernet")
     _add(interface, "mac", address=nic.mac)
     # managed='no': the TAP is ours, made and enslaved already.
@@ -42,6 +59,8 @@ def _interface(devices: Element, nic: Nic) -> None:
                 words = {name: "on" if value else "off" for name, value in values.items()}
                 _add(driver, side, **words)
     _add(interface, "rom", enabled="no")  # no network boot: saves firmware time
+    if slot is not None:
+        _add(interface, "address", type="pci", slot=hex(slot))
 
 
 def disk_name(index: int) -> str:
@@ -78,7 +97,7 @@ def _initrd(guest: Guest) -> str:
     return ",".join(module.replace(",", ",,") for module in modules)
 
 
-def _cpu(domain: Element, model: str, accel: Accel) -> None:
+def _cpu(domain: Element, model: str, accel: Accel, saved: bool) -> None:
     if model:
         cpu = _add(domain, "cpu", mode="custom", match="exact", check="none")
         name, *features = model.split(",")
@@ -93,12 +112,39 @@ def _cpu(domain: Element, model: str, accel: Accel) -> None:
         # QEMU 7.2 aborts on AMD hosts whose kernel offers this MSR but refuses its value:
         # "failed to set MSR 0x10a". A lab has no use for it.
         _add(cpu, "feature", policy="disable", name="arch-capabilities")
+        if saved:
+            # A guest that has it cannot be saved (kvm_arch_init_vcpu, invtsc_mig_blocker).
+            _add(cpu, "feature", policy="disable", name="invtsc")
 
 
-def domain_xml(guest: Guest, accel: Accel, lab: str, ids: tuple[int, int] | None = None) -> str:
+def _saved_words(memory: Memory, guest: Guest) -> list[str]:
+    """Return the words that give QEMU the memory of a template or a clone.
+
+    libvirt's own is then never touched. A template has the virtio NICs of its clones as devices
+    that are plugged into nothing.
+    """
+    file = f"size={guest.memory}M,mem-path={memory.file},share={'off' if memory.incoming else 'on'}"
+    words = ["-object", f"memory-backend-file,id=saved,{file}", "-machine", "memory-backend=saved"]
+    if memory.incoming:
+        return [*words, "-incoming", "defer"]
+    for index, nic in enumerate(guest.nics):
+        if registry.nic(nic.model).device_features:
+            device = f"virtio-net-pci,bus=pci.0,addr={FIRST_SLOT + index:#x},romfile="
+            words += ["-device", device]
+    return [*words, "-uuid", NO_UUID]
+
+
+def domain_xml(
+    guest: Guest,
+    accel: Accel,
+    lab: str,
+    ids: tuple[int, int] | None = None,
+    memory: Memory | None = None,
+) -> str:
     """Write the domain of a guest that boots a kernel directly, without disks, USB or video.
 
-    With `ids` its QEMU is of that user and group, by their numbers, instead of libvirt's.
+    With `ids` its QEMU is of that user and group, by their numbers, instead of libvirt's. With
+    `memory` it is a template or a clone.
     """
     domain = Element("domain", type="kvm" if accel == "kvm" else "qemu")
     _add(domain, "name", guest.domain)
@@ -107,11 +153,16 @@ def domain_xml(guest: Guest, accel: Accel, lab: str, ids: tuple[int, int] | None
     _add(metadata, f"{{{NAMESPACE}}}node", lab=lab, name=guest.name)
     _add(domain, "memory", str(guest.memory), unit="MiB")
     _add(domain, "vcpu", str(guest.vcpus))
+    if memory:
+        # By it, made anew by libvirt, a kernel with a driver for it (vmgenid) notices as well that
+        # it is another guest now.
+        _add(domain, "genid")
     system = _add(domain, "os")
     _add(system, "type", "hvm", arch="x86_64", machine="pc")
-    _add(system, "kernel", str(guest.kernel))
-    _add(system, "initrd", _initrd(guest))
-    _add(system, "cmdline", guest.cmdline)
+    if not (memory and memory.incoming):  # a clone has its kernel in its memory
+        _add(system, "kernel", str(guest.kernel))
+        _add(system, "initrd", _initrd(guest))
+        _add(system, "cmdline", guest.cmdline)
     if guest.config:
         entries = _add(domain, "sysinfo", type="fwcfg")
         _add(entries, "entry", name="opt/labctl.conf", file=str(guest.config))
@@ -120,7 +171,7 @@ def domain_xml(guest: Guest, accel: Accel, lab: str, ids: tuple[int, int] | None
     if accel == "tcg":
         tcg = _add(features, "tcg")
         _add(tcg, "tb-cache", str(TB_CACHE_MIB), unit="MiB")
-    _cpu(domain, guest.cpu, accel)
+    _cpu(domain, guest.cpu, accel, saved=memory is not None)
     _add(domain, "clock", offset="utc")
     _add(domain, "on_poweroff", "destroy")
     # A guest that restarted by itself would be another one, without what the lab had set in it.
@@ -130,16 +181,21 @@ def domain_xml(guest: Guest, accel: Accel, lab: str, ids: tuple[int, int] | None
     _add(devices, "emulator", EMULATOR)
     for index, file in enumerate(guest.drives):
         _drive(devices, disk_name(index), file)
-    for nic in guest.nics:
-        _interface(devices, nic)
+    for index, nic in enumerate(guest.nics):
+        if memory is None:
+            _interface(devices, nic)
+        elif memory.incoming:
+            _interface(devices, nic, FIRST_SLOT + index)
     serial = _add(devices, "serial", type="unix")
     _add(serial, "source", mode="bind", path=str(guest.console))
     _add(serial, "log", file=str(guest.log), append="on")
     _add(serial, "target", type="isa-serial", port="0")
     _add(devices, "controller", type="usb", model="none")
     _add(devices, "memballoon", model="none")
-    rng = _add(devices, "rng", model="virtio")
-    _add(rng, "backend", "/dev/urandom", model="random")
+    if not memory:
+        # A clone gets its random numbers with its configuration, and each device takes time.
+        rng = _add(devices, "rng", model="virtio")
+        _add(rng, "backend", "/dev/urandom", model="random")
     if ids:
         # relabel: whose the files are is not changed, for they may be anybody's.
         label = _add(domain, "seclabel", type="static", model="dac", relabel="no")
@@ -154,7 +210,8 @@ def domain_xml(guest: Guest, accel: Accel, lab: str, ids: tuple[int, int] | None
     # and between two commands there is none. So it ends by itself with its guest, also after a
     # restart or a panic, which resets the machine: libvirt has that shut down (set-action of QMP).
     words = _add(domain, f"{{{QEMU_NAMESPACE}}}commandline")
-    for word in ("-action", "shutdown=poweroff"):
+    more = _saved_words(memory, guest) if memory else []
+    for word in ("-action", "shutdown=poweroff", *more):
         _add(words, f"{{{QEMU_NAMESPACE}}}arg", value=word)
     ElementTree.indent(domain)
     return ElementTree.tostring(domain, encoding="unicode")

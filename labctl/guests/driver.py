@@ -23,6 +23,7 @@ from labctl.errors import DeadlineError, GuestError, HostError
 from labctl.events import Emit, Event
 from labctl.guests import launch, ready
 from labctl.guests.domain import domain_xml
+from labctl.guests.ready import Lap
 from labctl.guests.spec import Accel, Guest
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.lazy_import import Late
@@ -56,6 +57,8 @@ has none: the user's own, such as `kvm`, would be lost, and /dev/kvm with it.
 """
 
 LOCK_SECONDS = 60.0
+STAGES = "stages"
+"""The stage of events that tell, for one guest, `STAGE=SECONDS` of each stage of its start."""
 _loop_started = threading.Event()
 _opening = threading.Lock()
 _connections: dict[str, Any] = {}
@@ -221,32 +224,50 @@ def start(
     """
     connect(hypervisor)
 
-    def make(guest: Guest) -> Callable[[], bool]:
+    def make(guest: Guest, lap: Lap) -> Callable[[], bool]:
         domain = create(hypervisor, guest, accel, lab)
-        return lambda: _active(domain)
+        lap("created")
+        return lambda: is_active(domain)
 
     return boot(guests, make, directory, emit)
 
 
 def boot(
     guests: Sequence[Guest],
-    make: Callable[[Guest], Callable[[], bool]],
+    make: Callable[[Guest, Lap], Callable[[], bool]],
     directory: Path,
     emit: Emit,
+    failed: Callable[[Guest, Exception], None] | None = None,
 ) -> dict[str, float]:
-    """Start guests by `make`, which returns what tells whether the guest runs; see `start`."""
+    """Start guests by `make`, which returns what tells whether the guest runs; see `start`.
+
+    How long each stage of a guest took is told by an event, `STAGES`. With `failed` a guest that
+    does not get ready is left to that, and the others go on.
+    """
     give_up = threading.Event()
 
     def one(guest: Guest) -> float:
         begun = time.monotonic()
+        laps: dict[str, float] = {}
+
+        def lap(stage: str) -> None:
+            since = begun + sum(laps.values())
+            laps[stage] = laps.get(stage, 0.0) + time.monotonic() - since
+
         emit(Event("boot", guest.name, "start"))
         try:
-            ready.wait_ready(make(guest), guest, directory, give_up)
+            ready.wait_ready(make(guest, lap), guest, directory, give_up, lap)
         except BaseException as error:
+            if failed and isinstance(error, Exception):
+                failed(guest, error)
+                return time.monotonic() - begun
             emit(Event("boot", guest.name, "failed", str(error)))
             raise
         seconds = time.monotonic() - begun
-        emit(Event("boot", guest.name, "done", f"ready in {seconds:.1f} s"))
+        how = "cloned, " if guest.clone else ""
+        told = " ".join(f"{stage}={taken:.4f}" for stage, taken in laps.items())
+        emit(Event(STAGES, guest.name, "progress", told))
+        emit(Event("boot", guest.name, "done", f"{how}ready in {seconds:.1f} s"))
         return seconds
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -286,7 +307,8 @@ def launched(hypervisor: Hypervisor, guest: Guest, accel: Accel, lab: str) -> An
     return connection.createXML(domain_xml(guest, accel, lab), 0)
 
 
-def _active(domain: Any) -> bool:
+def is_active(domain: Any) -> bool:
+    """Whether a transient domain runs; raises `libvirt.libvirtError`."""
     try:
         return bool(domain.isActive())
     except libvirt.libvirtError as reason:

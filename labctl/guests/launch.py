@@ -18,15 +18,16 @@ import contextlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labctl.errors import HostError
-from labctl.guests.domain import domain_xml
+from labctl.guests.domain import Memory, domain_xml
 from labctl.guests.spec import Accel, Guest
 from labctl.sandbox import confine
 from labctl.sandbox.lazy_import import Late
+from labctl.sandbox.process import start_as
 
 if TYPE_CHECKING:
     import libvirt
@@ -37,6 +38,8 @@ FIRST_USER, USERS = 0x70000000, 0x0FFE0000
 """Ids above those of containers, below those that some programs take for negative: nobody's
 (systemd's doc/UIDS-GIDS.md lists what is whose)."""
 LONGEST_PID = 16
+_PLACE = "/labctl-memory"
+"""Stands for the file of a guest's memory until somebody holds it open."""
 KVM = Path("/dev/kvm")
 DEVICES = (KVM, Path("/dev/vhost-net"), Path("/dev/net/tun"))
 
@@ -76,13 +79,27 @@ def launch(connection: Any, root: Path, guest: Guest, accel: Accel, lab: str) ->
     `root` as a user of its own.
     Raises `libvirt.libvirtError`, or `HostError` where the host does not let QEMU be confined.
     """
-    user = own_user()
-    xml = domain_xml(guest, accel, lab, None if user is None else (user, group(user, accel)))
-    with tempfile.TemporaryDirectory(prefix="view-", dir=root) as base:
-        domain = confine.in_thread(_confined, connection, root, guest, xml, user, Path(base))
+    domain = paused(connection, root, guest, accel, lab)
     # Not by that thread: libvirt notes in a file that the guest runs, and it sees none any more.
     domain.resume()
     return domain
+
+
+def paused(
+    connection: Any, root: Path, guest: Guest, accel: Accel, lab: str, memory: int | None = None
+) -> Any:
+    """Create the confined domain of a guest as `launch` does, but let it run nothing yet.
+
+    `memory` is an open file, its memory, of which a template is to be made or, for a guest that is
+    a clone, was. It has no name that QEMU could open: a process of the same user holds it open.
+    """
+    user = own_user()
+    ids = None if user is None else (user, group(user, accel))
+
+    told = None if memory is None else Memory(_PLACE, incoming=guest.clone is not None)
+    xml = domain_xml(guest, accel, lab, ids, told)  # here: the confined thread can import nothing
+    with tempfile.TemporaryDirectory(prefix="view-", dir=root) as base:
+        return confine.in_thread(_confined, connection, root, guest, xml, ids, Path(base), memory)
 
 
 def confine_thread(
@@ -98,14 +115,43 @@ def confine_thread(
     confine.no_more_rights()
 
 
+@contextlib.contextmanager
+def _held_open(file: int | None, ids: tuple[int, int] | None) -> Iterator[str]:
+    """Let a file be opened by a path while the `with` block lasts, by programs of a user alone.
+
+    The path leads through the open files of a process (proc_pid_fd(5)), which its own user may use
+    if it has no right that they have not (ptrace(2), PTRACE_MODE_READ); so it is started from the
+    confined thread, as they are. Empty without a file. Raises `OSError`.
+    """
+    if file is None:
+        yield ""
+        return
+    user, group = ids or (None, None)
+    holder = start_as(["/usr/bin/cat"], user, group=group, files=[file])
+    try:
+        yield f"/proc/{holder.pid}/fd/{file}"
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
 def _confined(
-    connection: Any, root: Path, guest: Guest, xml: str, user: int | None, base: Path
+    connection: Any,
+    root: Path,
+    guest: Guest,
+    xml: str,
+    ids: tuple[int, int] | None,
+    base: Path,
+    memory: int | None,
 ) -> Any:
     domain = None
     try:
         folders = (root, guest.console.parent, guest.log.parent)
-        confine_thread(base, user, guest.files(), folders)
-        domain = connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
+        confine_thread(base, ids[0] if ids else None, guest.files(), folders)
+        with _held_open(memory, ids) as place:
+            domain = connection.createXML(
+                xml.replace(_PLACE, place), libvirt.VIR_DOMAIN_START_PAUSED
+            )
         confine.empty_view()
     except OSError as error:
         if domain:

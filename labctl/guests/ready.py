@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labctl.errors import DeadlineError, GuestError
 from labctl.guests import console, ssh
-from labctl.guests.spec import Guest
+from labctl.guests.spec import Guest, peers_script
 from labctl.kinds import registry
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import Result, run
@@ -24,13 +24,21 @@ _LONGEST_LINE = 300
 READY_SECONDS = 240.0
 """A guest under TCG on a busy machine takes tens of seconds; this only catches the dead."""
 LOOK_SECONDS = 0.02
+GROW_SECONDS = 0.25
+"""How long to wait for a console to say more before looking after its guest."""
+CLONE_SECONDS = 60.0
+"""A clone takes less than a second; after this it is better to boot one."""
 ALIVE_SECONDS = 0.25
 """How often to ask libvirt whether a booting guest still runs; asking costs the guest CPU time."""
 NO_CARRIER = "labctl: no carrier on"
 CARRIER_TRIES = 400
+LONGEST_COMMAND = 3000
+"""Of a first command: dropbear takes 9000 octets (MAX_CMD_LEN in its sysoptions.h)."""
 KNOCK_SECONDS = 2.0
 """How often to try SSH on a guest whose console never says `ready` (a user's own image)."""
 
+Lap = Callable[[str], None]
+"""Takes the name of a stage of a guest's start that has ended."""
 VMSTAT = Path("/proc/vmstat")
 
 
@@ -51,18 +59,38 @@ def first_command(guest: Guest) -> str:
     )
 
 
+def first_words(guest: Guest) -> tuple[str, bytes]:
+    """Return the first command of a guest, and its standard input.
+
+    A clone is told by it of its peers: on its console each octet is an interrupt. A few are in the
+    command itself; a shell of its own for them is a process more.
+    """
+    line = first_command(guest)
+    script = peers_script(guest.clone.peers) if guest.clone else ""
+    if not script:
+        return line, b""
+    if len(script) <= LONGEST_COMMAND:
+        return f"set -e\n{script}\n{line}", b""
+    return "exec sh -e", f"{script}\n{line}\n".encode()
+
+
 def wait_ready(
-    alive: Callable[[], bool], guest: Guest, directory: Path, give_up: threading.Event
+    alive: Callable[[], bool],
+    guest: Guest,
+    directory: Path,
+    give_up: threading.Event,
+    lap: Lap = lambda _stage: None,
 ) -> None:
     """Wait until a command has run in the guest, or `give_up` is set.
 
     The console's word says when to knock, so that no time is lost in TCP's and neighbour
-    discovery's retries; a guest that never says it is knocked at all the same.
+    discovery's retries; a guest that never says it is knocked at all the same. `lap` is called at
+    the end of each stage.
     """
-    deadline = Deadline(READY_SECONDS, f"booting {guest.name}")
+    seconds = CLONE_SECONDS if guest.clone else READY_SECONDS
+    deadline = Deadline(seconds, f"booting {guest.name}")
     word = guest.ready.encode()
     log = console.Watcher(guest.log, *filter(None, (word, TROUBLE, PANIC)))
-    knock_at = time.monotonic() + (15 * KNOCK_SECONDS if word else 0)
     ask_at = time.monotonic()
     killed = oom_kills()
 
@@ -79,14 +107,35 @@ def wait_ready(
         if ended:
             raise _killed(guest) if not panic(guest) and oom_kills() > killed else _died(guest)
 
+    with console.Growth(guest.log) as growth:
+        _until_answered(guest, directory, log, growth, deadline, check, lap)
+    log.look()
+    _check_troubles(guest, log)
+
+
+def _until_answered(
+    guest: Guest,
+    directory: Path,
+    log: console.Watcher,
+    growth: console.Growth,
+    deadline: Deadline,
+    check: Callable[[], None],
+    lap: Lap,
+) -> None:
+    """Try a guest's first command when it says that it is ready, or has been silent for long."""
+    word = guest.ready.encode()
+    knock_at = time.monotonic() + (15 * KNOCK_SECONDS if word else 0)
     while True:
         log.look()
         said = word in log.said
         if said or time.monotonic() > knock_at:
-            words = [*ssh.command(directory, guest.name), first_command(guest)]
+            lap("ready")
+            line, script = first_words(guest)
+            words = [*ssh.command(directory, guest.name), line]
             limit = Deadline(min(60.0, deadline.left or 1.0), f"first command in {guest.name}")
-            answer = _knock(words, limit, check)
+            answer = _knock(words, script, limit, check)
             if answer and answer.ok:
+                lap("answered")
                 break
             if answer and NO_CARRIER in answer.stderr:
                 raise GuestError(
@@ -102,15 +151,25 @@ def wait_ready(
                 "is the machine overloaded, or the kernel without drivers for these interfaces?",
                 console.tail(guest.log),
             )
-        time.sleep(LOOK_SECONDS if not said else KNOCK_SECONDS / 4)
-    log.look()
-    _check_troubles(guest, log)
+        if said:
+            time.sleep(KNOCK_SECONDS / 4)
+        else:
+            growth.wait(min(GROW_SECONDS, deadline.left))
 
 
-def _knock(words: Sequence[str], limit: Deadline, check: Callable[[], None]) -> Result | None:
+def _knock(
+    words: Sequence[str], script: bytes, limit: Deadline, check: Callable[[], None]
+) -> Result | None:
     """Run a guest's first command; None when there was no answer."""
     try:
-        return run(words, deadline=limit, check=False, package="openssh-client", watch=check)
+        return run(
+            words,
+            deadline=limit,
+            stdin=script,
+            check=False,
+            package="openssh-client",
+            watch=check,
+        )
     except DeadlineError:
         return None
 

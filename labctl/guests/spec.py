@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +53,31 @@ class Dom0:
     cmdline: str
 
 
+@dataclass(frozen=True)
+class Saved:
+    """The state of a guest that waits to be cloned, in files of the cache: a template.
+
+    Each is known by its digest (`labctl.guests.saved`), which is checked before it is used.
+    """
+
+    memory: Path
+    memory_digest: str
+    state: Path
+    """Of its devices, as QEMU's migration writes it."""
+    state_digest: str
+
+
+@dataclass(frozen=True)
+class Clone:
+    """What makes of a saved guest one of its own."""
+
+    template: Saved
+    config: str = field(repr=False)
+    """What it is told when it wakes: lines of `boot_lines`, but for `peers`."""
+    peers: str = field(default="", repr=False)
+    """The other lines: what it knows of other guests. It is told by the first command."""
+
+
 def drive_serial(drive: Path) -> str:
     """Return the serial number by which a guest finds a drive: virtio has room for 20 bytes."""
     return hashlib.sha256(str(drive).encode()).hexdigest()[:16]
@@ -86,12 +112,17 @@ class Guest:
     """What its console says when a command may be tried; empty for one that never says it."""
     config: Path | None = None
     """A file that the guest reads as `opt/labctl.conf` by QEMU's fw_cfg."""
+    lines: str = field(default="", repr=False)
+    """Its configuration, where it is still to be put behind `initramfs` (`boot_lines`)."""
+    clone: Clone | None = None
+    """Where it does not boot, but goes on from a template of its kernel and initramfs."""
 
     def files(self) -> list[Path]:
         """Return all files that QEMU reads for this guest."""
         more = [self.dom0.kernel] if self.dom0 else []
         more += [self.config] if self.config else []
-        return [self.kernel, self.initramfs, *more, *self.drives]
+        booted = [] if self.clone else [self.kernel, self.initramfs]
+        return [*booted, *more, *self.drives]
 
 
 def boot_lines(
@@ -124,6 +155,37 @@ def boot_lines(
         names = (other.name, *_addresses(other))
         lines += [f"known {name} {hostkeys[other.name].public}" for name in names]
     return "\n".join(lines) + "\n"
+
+
+PEER_FILES = {
+    "authorized": "/root/.ssh/authorized_keys",
+    "peer": "/etc/hosts",
+    "known": "/root/.ssh/known_hosts",
+}
+"""Where a guest keeps what it knows of others, by the word of the line."""
+
+
+def part_peers(lines: str) -> tuple[str, str]:
+    """Return the lines of `boot_lines` that a guest needs to be reached, and those on its peers."""
+    own: list[str] = []
+    peers: list[str] = []
+    for line in lines.splitlines(keepends=True):
+        is_peers = line.startswith(("peer ", "known ", f"authorized {PEER}"))
+        (peers if is_peers else own).append(line)
+    return "".join(own), "".join(peers)
+
+
+def peers_script(peers: str) -> str:
+    """Return the words of a shell that put lines on peers where a guest keeps them.
+
+    They start no program.
+    """
+    text: dict[str, list[str]] = {}
+    for line in peers.splitlines():
+        word, _, rest = line.partition(" ")
+        text.setdefault(PEER_FILES[word], []).append(rest)
+    quoted = {file: shlex.quote("\n".join(rests)) for file, rests in text.items()}
+    return "\n".join(f"printf '%s\\n' {words} >>{file}" for file, words in quoted.items())
 
 
 def setting_lines(node: Node) -> list[str]:

@@ -25,6 +25,7 @@ from labctl.errors import GuestError, HostError, LabctlError, UsageError
 from labctl.events import Emit
 from labctl.guests import console, driver, ssh
 from labctl.guests.domain import NAMESPACE
+from labctl.guests.ready import Lap
 from labctl.guests.spec import Guest, drive_serial
 from labctl.guests.ssh_retry import retry_until_started
 from labctl.guests.xen_host import BOOT_FOLDER, COMMAND_LINE_LIMIT
@@ -207,7 +208,7 @@ def _start(host: XenHost, guests: Sequence[XenGuest], lab: str, emit: Emit) -> d
     by_name = {one.guest.name: one for one in guests}
     making = threading.Lock()
 
-    def make(guest: Guest) -> Callable[[], bool]:
+    def make(guest: Guest, _lap: Lap) -> Callable[[], bool]:
         one = by_name[guest.name]
         xml = guest_xml(one, lab, host.folder)
         _lay_out(host, one)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from labctl import backends, images
 from labctl.backends.state import State
@@ -18,7 +18,7 @@ from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh
 from labctl.guests.spec import Accel
 from labctl.images import Image
-from labctl.lab import machines, naming, preflight, state, status
+from labctl.lab import machines, naming, preflight, state, status, templates
 from labctl.lab.node import Node
 from labctl.lab.router import Router
 from labctl.network import features, programs
@@ -62,6 +62,7 @@ class Lab:
         uri: str = "",
         emit: Emit = silent,
         keep: bool = False,
+        cold: bool = False,
         agent: Agent | None = None,
     ) -> Lab:
         """Bring a topology up: all of it, or nothing is left.
@@ -69,6 +70,7 @@ class Lab:
         It is called `name`, by default after the topology (`labctl.lab.naming`). Unless `keep` is
         set the lab ends with this process, however that ends. With the `uri` of a system's libvirt
         the lab lives in the host's own namespaces; then only `down` ends it.
+        Guests are clones of templates where they can be, unless `cold` is set or LABCTL_COLD is.
         An `agent` may have been started ahead (`labctl.lab.prestart`), unless there is a `uri`.
         Raises `UsageError` for a name that is wrong or taken, `HostError`, `GuestError` or
         `DeadlineError` for what failed.
@@ -87,7 +89,7 @@ class Lab:
             booted = backend.booted(topology)
             wanted = sorted({node.image for node in booted})
             found = {image: images.get(image, emit=emit) for image in wanted}
-            preflight.check(topology, found, backend)
+            preflight.check(topology, found, backend, templates.cold(cold))
             chosen = backend.accel or _choose_accel(policy, found, emit)
             preflight.check_accel(topology, backend, chosen)
         with _timed(timings, "sandbox"), state.creating(folder):
@@ -105,6 +107,7 @@ class Lab:
                 uri=uri,
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
                 complete=False,
+                cold=templates.cold(cold),
             )
             backend.survey(sandbox, known)
             lab = cls(sandbox, known, emit)
@@ -112,7 +115,7 @@ class Lab:
             if not backend.ends_with_sandbox:
                 state.save(folder, known)  # before anything is made: what `down` goes by
             lab._build()
-            lab._state = dataclasses.replace(known, complete=True)
+            lab._state = dataclasses.replace(lab._state, complete=True)
             state.save(folder, lab._state)
             if keep:
                 sandbox.keep()
@@ -169,7 +172,7 @@ class Lab:
             (self.directory / "console").mkdir(mode=self._backend.log_folder_mode, exist_ok=True)
             making = self._making()
             nodes = self._backend.machines(self.topology)
-            machines.start(making, [(node, machines.build(making, node)) for node in nodes])
+            self._start(making, [(node, machines.build(making, node)) for node in nodes])
             for host in self.topology.xen_hosts():
                 self._populate(host)
         for node in self.topology.nodes.values():
@@ -192,7 +195,7 @@ class Lab:
         built = [machines.build(making, node) for node in inside.nodes]
         self._backend.prepare_dom0(self.sandbox, self._state, dom0, built, self._emit)
         self._build_routers(inside.routers)
-        machines.start(making, list(zip(inside.nodes, built, strict=True)), host.name)
+        self._start(making, list(zip(inside.nodes, built, strict=True)), host.name)
         self._backend.settle_dom0(self._state, dom0)
 
     # --- guests -----------------------------------------------------------------------------
@@ -201,6 +204,18 @@ class Lab:
     def hypervisor(self) -> driver.Hypervisor:
         """How this lab's guests are driven."""
         return self._backend.hypervisor(self.directory)
+
+    @property
+    def starts(self) -> Mapping[str, str]:
+        """How each guest was started last: `booted` or `cloned`."""
+        return self._state.starts
+
+    def _start(
+        self, making: machines.Making, built: Sequence[tuple[model.Node, Any]], host: str = ""
+    ) -> None:
+        """Start nodes with what was built of each, and remember how."""
+        starts = machines.start(making, built, host)
+        self._state = dataclasses.replace(self._state, starts={**self._state.starts, **starts})
 
     def _making(self) -> machines.Making:
         """Return what those who make nodes have of this lab, as it is now."""
@@ -240,7 +255,7 @@ class Lab:
         for node, made in built:
             self._forget_connection(node.name)
             machines.starter(making, node).stop(made)
-        machines.start(making, built)
+        self._start(making, built)
         for node in nodes:
             self._apply_taps(node)
         self._state = dataclasses.replace(self._state, topology=self.topology)

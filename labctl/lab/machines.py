@@ -9,7 +9,7 @@ class, so that their nodes start beside each other.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -29,6 +29,9 @@ from labctl.lab import guest_state
 from labctl.lab.guest_state import Condition
 from labctl.sandbox.base import Sandbox
 from labctl.topology.model import Node
+
+BOOTED, CLONED = "booted", "cloned"
+"""How a node was started, in a lab's state and in records."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,11 @@ class Starter(ABC):
         self.making = making
 
     @abstractmethod
-    def start(self, built: Sequence[Any], host: str) -> None:
+    def start(self, built: Sequence[Any], host: str) -> Collection[str]:
         """Start what was built, on the node `host` or in the lab itself, until each is ready.
 
-        That is when a command ran in it. Raises `LabctlError` where one dies or never gets ready.
+        That is when a command ran in it. Returns the names of those that did not boot but went on
+        from a saved state. Raises `LabctlError` where one dies or never gets ready.
         """
 
     def stop(self, built: Any) -> None:
@@ -123,13 +127,19 @@ def build(making: Making, node: Node) -> Any:
     return builder(making, node)
 
 
-def start(making: Making, nodes: Sequence[tuple[Node, Any]], host: str = "") -> None:
-    """Start nodes with what was built of each, those of one way to start beside each other."""
+def start(making: Making, nodes: Sequence[tuple[Node, Any]], host: str = "") -> dict[str, str]:
+    """Start nodes with what was built of each, those of one way to start beside each other.
+
+    Returns how each was started, `BOOTED` or `CLONED`.
+    """
     together: dict[str, list[tuple[Node, Any]]] = {}
     for one in nodes:
         together.setdefault(kind_of(one[0]).started_by, []).append(one)
+    cloned: set[str] = set()
     for several in together.values():
-        starter(making, several[0][0]).start([built for _, built in several], host)
+        way = starter(making, several[0][0])
+        cloned.update(way.start([built for _, built in several], host))
+    return {node.name: CLONED if node.name in cloned else BOOTED for node, _ in nodes}
 
 
 def starter(making: Making, node: Node) -> Starter:

@@ -1,15 +1,23 @@
-"""How much memory can be had here: of the host, and of the control groups this process is in."""
+"""Memory: how much can be had here, of the host and control groups, and what guests take of it."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from labctl.errors import HostError
+from labctl.topology.model import Node, Topology
 
 MEMINFO = Path("/proc/meminfo")
 OURS = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
+QEMU_MEMORY = 160
+"""MiB that a guest's QEMU takes beside the guest's memory; seen under TCG: 160 to 230."""
+CLONE_MEMORY = 80
+"""MiB that a clone takes with its QEMU, beside the memory that all clones share; seen under TCG: 58
+to 77."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,36 @@ def free() -> int:
         with contextlib.suppress(OSError, ValueError, KeyError):
             least = min(least, _left(group, files))
     return max(least, 0)
+
+
+def check(topology: Topology, needed: int) -> None:
+    """Raise `HostError` where this host has not so many MiB left."""
+    left = free()
+    if left < needed:
+        raise HostError(
+            f"{topology.name} takes about {needed} MiB of memory, and this host has {left} left",
+            "end other labs (labctl status) or programs, or leave nodes out of the topology",
+        )
+
+
+def needed(topology: Topology, clones: Collection[str] = ()) -> int:
+    """Return the MiB that a topology's guests take of this host at most, nearly.
+
+    Of `clones` it is what they take when they are up: what they do not write to they share, and a
+    guest that boots nothing further seldom writes to much.
+    """
+    nodes = topology.outer_nodes()
+    kinds = {(node.image, node.memory) for node in nodes if node.name in clones}
+    shared = sum(size for _, size in kinds)
+    own = (CLONE_MEMORY if node.name in clones else of_node(topology, node) for node in nodes)
+    return shared + sum(own)
+
+
+def of_node(topology: Topology, node: Node) -> int:
+    """Return the MiB that a node's guest takes at most, nearly, if it boots."""
+    kind = node.guest_kind
+    on_it = topology.inside(node.name).nodes if kind.is_host else ()
+    return kind.touched(node.memory, sum(one.memory for one in on_it)) + QEMU_MEMORY
 
 
 def _groups() -> Iterator[tuple[Path, _Files]]:

@@ -15,13 +15,11 @@ from labctl.guests import ssh
 from labctl.images import Image, modules
 from labctl.kinds import registry
 from labctl.kinds.base import Kind
-from labctl.lab import memory, state, xen_guests
+from labctl.lab import memory, state, templates, xen_guests
 from labctl.lab.machines import kind_of
 from labctl.sandbox import process
 from labctl.topology.model import Node, Topology
 
-QEMU_MEMORY = 160
-"""MiB that a guest's QEMU takes beside the guest's memory; seen under TCG: 160 to 230."""
 TUN = Path("/dev/net/tun")
 MODULES = Path("/sys/module")
 
@@ -50,10 +48,13 @@ def check_host(backend: Backend) -> None:
         )
 
 
-def check(topology: Topology, images: Mapping[str, Image], backend: Backend) -> None:
+def check(
+    topology: Topology, images: Mapping[str, Image], backend: Backend, cold: bool = True
+) -> None:
     """Raise `UsageError` for what a topology cannot have, `HostError` where this host has no room.
 
-    `images` holds those of the topology's nodes by name.
+    `images` holds those of the topology's nodes by name. Unless guests are to start `cold`, it is
+    hoped that those that may be clones are: who starts them checks it again for the others.
     """
     for node in backend.booted(topology):
         image = images[node.image]
@@ -65,14 +66,12 @@ def check(topology: Topology, images: Mapping[str, Image], backend: Backend) -> 
             )
         xen_guests.check(node, image)
         _check_drivers(node, image)
-    if not backend.machines(topology):
+    machines = backend.machines(topology)
+    if not machines:
         return
-    needed, free = needed_memory(topology), memory.free()
-    if free < needed:
-        raise HostError(
-            f"{topology.name} takes about {needed} MiB of memory, and this host has {free} left",
-            "end other labs (labctl status) or programs, or leave nodes out of the topology",
-        )
+    hope = backend.clones and not cold
+    clones = {node.name for node in machines if hope and templates.may_be_clone(node)}
+    memory.check(topology, memory.needed(topology, clones))
 
 
 def _check_drivers(node: Node, image: Image) -> None:
@@ -161,14 +160,3 @@ def check_sockets(topology: Topology, directory: Path) -> None:
             f"character{'s'[: over != 1]} too long for the socket of an SSH connection",
             "set LABCTL_RUNTIME_DIR to a shorter path, or give the lab or the node a shorter name",
         )
-
-
-def needed_memory(topology: Topology) -> int:
-    """Return the MiB that a topology's guests take of this host at most, nearly."""
-    return sum(_needed(topology, node) for node in topology.outer_nodes())
-
-
-def _needed(topology: Topology, node: Node) -> int:
-    kind = node.guest_kind
-    on_it = topology.inside(node.name).nodes if kind.is_host else ()
-    return kind.touched(node.memory, sum(one.memory for one in on_it)) + QEMU_MEMORY

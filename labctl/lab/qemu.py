@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
-from labctl.guests import console, driver, spec
-from labctl.guests.spec import Guest, Nic
-from labctl.lab import boot
+from labctl.events import Event
+from labctl.guests import clone, console, driver, spec
+from labctl.guests.spec import Clone, Guest, Nic, part_peers
+from labctl.lab import boot, memory, templates
 from labctl.lab.machines import Making, Starter
 from labctl.topology.model import Node
+
+T = TypeVar("T")
 
 
 def nics(node: Node) -> tuple[Nic, ...]:
@@ -21,44 +26,107 @@ def nics(node: Node) -> tuple[Nic, ...]:
 
 
 def build(making: Making, node: Node) -> Guest:
-    """Return what a guest is made of, with its initramfs written."""
+    """Return what a guest is made of; the files that it boots are written when it does."""
     kind, image, known = node.guest_kind, making.image(node), making.known
-    lines = spec.boot_lines(known.topology, node, known.client, known.clients, known.hostkeys)
-    files = boot.Files(making.directory, making.boot_user)
     return Guest(
         name=node.name,
         domain=making.domain(node),
         memory=node.memory,
         vcpus=node.vcpus,
-        kernel=files.kernel(node.name, node.kernel or image.kernel),
-        initramfs=files.initramfs(node.name, node.initramfs or image.initramfs, lines),
+        kernel=node.kernel or image.kernel,
+        initramfs=node.initramfs or image.initramfs,
         cmdline=kind.cmdline,
         nics=nics(node),
         console=making.consoles / f"{node.name}.sock",
         log=making.consoles / f"{node.name}.log",
         cpu=kind.cpu,
         ready=kind.ready,
+        lines=spec.boot_lines(known.topology, node, known.client, known.clients, known.hostkeys),
+    )
+
+
+def with_files(making: Making, guest: Guest) -> Guest:
+    """Return a guest with the files that it boots written into the lab's folder."""
+    if not guest.lines:
+        return guest
+    files = boot.Files(making.directory, making.boot_user)
+    return replace(
+        guest,
+        kernel=files.kernel(guest.name, guest.kernel),
+        initramfs=files.initramfs(guest.name, guest.initramfs, guest.lines),
+        lines="",
     )
 
 
 class Qemu(Starter):
-    """Starts guests by libvirt's QEMU driver (`labctl.guests.driver`)."""
+    """Starts guests by libvirt's QEMU driver (`labctl.guests.driver`), as clones where it can."""
 
-    def start(self, built: Sequence[Guest], host: str) -> None:
-        """Start guests; there is no `host`, for they are the lab's own."""
+    def start(self, built: Sequence[Guest], host: str) -> Collection[str]:
+        """Start guests; there is no `host`, for they are the lab's own.
+
+        Why one that could be a clone boots is told by an event.
+        """
         assert not host, "QEMU guests live in the lab itself"
-        making = self.making
-        making.sandbox.agent().call_with_events(
-            driver.start,
-            making.hypervisor,
-            built,
-            making.known.accel,
-            making.known.name,
-            making.directory,
-            emit=making.emit,
-        )
+        cloned = self._start_clones(built)
+        if booted := [guest for guest in built if guest.name not in cloned]:
+            self._check_memory(booted)
+            self._in_agent(driver.start, [with_files(self.making, guest) for guest in booted])
+        return cloned
 
     def stop(self, built: Guest) -> None:
         """End a guest at once."""
         self.making.sandbox.call(driver.stop, self.making.hypervisor, built.domain)
         console.rotate(built.log)
+
+    def _start_clones(self, built: Sequence[Guest]) -> set[str]:
+        """Start those guests that can be clones; return the names of those that are."""
+        making = self.making
+        if not self._may_clone:
+            return set()
+        nodes = making.known.topology.nodes
+        able = [guest for guest in built if templates.may_be_clone(nodes[guest.name])]
+        found = templates.find(making, able)
+        if not found:
+            return set()
+        specs = [
+            replace(
+                guest,
+                lines="",
+                clone=Clone(templates.saved(found[guest.name]), *part_peers(guest.lines)),
+            )
+            for guest in able
+            if guest.name in found
+        ]
+        doubts: dict[str, clone.Doubt] = self._in_agent(clone.start, specs)
+        for guest in specs:
+            if doubt := doubts.get(guest.name):
+                words = f"it boots instead: {doubt.words}"
+                making.emit(Event("clone", guest.name, "failed", words))
+                console.rotate(guest.log)
+                if doubt.template:
+                    templates.forget(found[guest.name])
+        return found.keys() - doubts.keys()
+
+    @property
+    def _may_clone(self) -> bool:
+        return self.making.backend.clones and not templates.cold(self.making.known.cold)
+
+    def _check_memory(self, booted: Sequence[Guest]) -> None:
+        """Raise `HostError` where guests that were hoped to be clones find no room to boot."""
+        if self._may_clone:
+            topology = self.making.known.topology
+            nodes = [topology.nodes[guest.name] for guest in booted]
+            needed = sum(memory.of_node(topology, node) for node in nodes)
+            memory.check(topology, needed)
+
+    def _in_agent(self, function: Callable[..., T], guests: Sequence[Guest]) -> T:
+        making = self.making
+        return making.sandbox.agent().call_with_events(
+            function,
+            making.hypervisor,
+            guests,
+            making.known.accel,
+            making.known.name,
+            making.directory,
+            emit=making.emit,
+        )

@@ -68,6 +68,7 @@ def _describe(folder: Path) -> dict[str, Any]:
                 "name": node.name,
                 "is": _kind_of(node, known),
                 "state": guests[node.name],
+                "start": known.starts.get(node.name, ""),
                 "links": lost.get(node.name, {}) if guests[node.name] == "running" else {},
                 "image": known.images[node.name].name if node.name in known.images else "",
                 "addresses": _addresses(node.interfaces),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from labctl import backends
@@ -124,12 +124,13 @@ def build_pv(making: Making, node: Node) -> xen.XenGuest:
 class Pv(Starter):
     """Starts guests by libvirt's Xen driver in the dom0 of their host (`labctl.guests.xen`)."""
 
-    def start(self, built: Sequence[xen.XenGuest], host: str) -> None:
-        """Start guests on a Xen host that is ready."""
+    def start(self, built: Sequence[xen.XenGuest], host: str) -> Collection[str]:
+        """Start guests on a Xen host that is ready; they all boot."""
         making = self.making
         making.sandbox.agent().call_with_events(
             xen.start, self._host(host), built, making.known.name, emit=making.emit
         )
+        return ()
 
     def console_words(self, node: Node) -> list[str]:
         """Return the words that join its console through dom0."""

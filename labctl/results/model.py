@@ -150,6 +150,8 @@ class Environment:
     """Content digest of each image that was used, by its name."""
     guest_kernels: dict[str, str] = field(default_factory=dict)
     """What `uname -r` said in each node."""
+    guest_starts: dict[str, str] = field(default_factory=dict)
+    """How each guest that the lab started itself was started: `booted` or `cloned`."""
     topology: Text = ""
     topology_digest: Text = ""
     offloads: Offloads = field(default_factory=dict)

@@ -137,15 +137,23 @@ def run(
     return result
 
 
-def start_as(argv: Sequence[str], user: int | None) -> subprocess.Popen[bytes]:
-    """Start a program with pipes, as a user by its number and of no group but that of the number.
+def start_as(
+    argv: Sequence[str],
+    user: int | None,
+    *,
+    group: int | None = None,
+    files: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start a program with pipes, as a user by its number and of no group but `group`.
 
-    None is this process's own. Raises `OSError`.
+    That is by default the user's number; a user of None is this process's own. The program has
+    these open `files` under their numbers. Raises `OSError`.
     """
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        argv, stdin=pipe, stdout=pipe, stderr=pipe, env=environment(),
-        user=user, group=user, extra_groups=None if user is None else [],
+        argv, stdin=pipe, stdout=pipe, stderr=pipe, env=environment(), pass_fds=files,
+        user=user, group=user if group is None else group,
+        extra_groups=None if user is None else [],
     )  # fmt: skip
 
 

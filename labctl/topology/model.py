@@ -157,6 +157,8 @@ class Node:
     host: str = ""
     kind: str = ""
     """The name of its guest kind, where that does not follow from `hypervisor` and `host`."""
+    clone: bool | None = None
+    """Whether it may start from a saved state; None where it is for labctl to say."""
 
     @property
     def guest_kind(self) -> GuestKind:
@@ -232,6 +234,7 @@ class Topology:
         for node in content["nodes"].values():
             node["kernel"] = node["kernel"] is not None
             node["initramfs"] = node["initramfs"] is not None
+            del node["clone"]  # how it starts makes it no other guest
         for things in (content["networks"], content["nodes"], content["routers"]):
             for thing in things.values():
                 for part in (thing, *thing.get("interfaces", ())):

@@ -195,6 +195,7 @@ def _node(
         host=host,
         # Not where it follows: then a topology that says it is the same as one that does not.
         kind="" if kind.name == guests.derived(hypervisor, host) else kind.name,
+        clone=defaults.clone if written.clone is None else written.clone,
     )
 
 

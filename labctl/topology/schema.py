@@ -107,6 +107,9 @@ class _Inherited(_Shape):
     """A kernel of your own in place of the image's; a path relative to this file."""
     initramfs: fields.File | None = None
     """An initramfs of your own in place of the image's; a path relative to this file."""
+    clone: bool | None = None
+    """Whether the guest may start from a saved state instead of booting: true with a kernel or an
+    initramfs of your own too, false never; by default with the image's only."""
     memory: fields.Memory | None = None
     """Memory in MiB, or with a unit: 256M, 1G; 128 by default, 2048 for a Xen host."""
     vcpus: fields.Vcpus | None = None

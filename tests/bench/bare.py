@@ -104,6 +104,7 @@ def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, An
     from labctl.guests import domain, keys, ssh
     from labctl.lab import machines
     from labctl.lab.lab import Lab
+    from labctl.lab.qemu import with_files
     from labctl.network import links
     from labctl.sandbox import paths
     from labctl.sandbox.namespaces import Namespaces
@@ -131,7 +132,7 @@ def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, An
             making = lab._making()
             plan = []
             for node in topology.nodes.values():
-                guest = machines.build(making, node)
+                guest = with_files(making, machines.build(making, node))
                 plan.append(
                     {
                         "qemu": qemu(guest, accel, domain.TB_CACHE_MIB),

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from labctl.guests.domain import domain_xml
+from labctl.guests.domain import Memory, domain_xml
 from labctl.guests.spec import Accel, Guest, Nic
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -27,19 +27,26 @@ TUNED = Nic(
 E1000 = Nic("eth0", "vm1-eth0", "52:54:00:00:00:01", "e1000", {})
 MGMT = Nic("mgmt0", "vm1-mgmt0", "52:54:00:00:00:ff", "virtio", {})
 
-CASES: dict[str, tuple[Accel, tuple[Nic, ...]]] = {
-    "virtio-kvm": ("kvm", (VIRTIO, MGMT)),
-    "virtio-tcg": ("tcg", (VIRTIO, MGMT)),
-    "virtio-device-features": ("tcg", (VIRTIO, TUNED, MGMT)),
-    "e1000": ("tcg", (E1000, MGMT)),
-    "no-nics": ("tcg", ()),
+TEMPLATE = Memory("/proc/7/fd/9", incoming=False)
+CLONE = Memory("/proc/7/fd/9", incoming=True)
+
+CASES: dict[str, tuple[Accel, tuple[Nic, ...], Memory | None]] = {
+    "virtio-kvm": ("kvm", (VIRTIO, MGMT), None),
+    "virtio-tcg": ("tcg", (VIRTIO, MGMT), None),
+    "virtio-device-features": ("tcg", (VIRTIO, TUNED, MGMT), None),
+    "e1000": ("tcg", (E1000, MGMT), None),
+    "no-nics": ("tcg", (), None),
+    "template": ("tcg", (E1000, TUNED, MGMT), TEMPLATE),
+    "clone": ("tcg", (E1000, TUNED, MGMT), CLONE),
+    "clone-kvm": ("kvm", (VIRTIO, MGMT), CLONE),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_domain_is_what_was_reviewed(case: str) -> None:
-    accel, nics = CASES[case]
-    text = domain_xml(dataclasses.replace(BARE, nics=nics), accel, "x") + "\n"
+    accel, nics, memory = CASES[case]
+    guest = dataclasses.replace(BARE, nics=nics)
+    text = domain_xml(guest, accel, "x", None, memory) + "\n"
     file = GOLDEN / f"domain-{case}.xml"
     if os.environ.get("LABCTL_GOLDEN"):
         file.write_text(text)
@@ -74,8 +81,8 @@ def test_the_domain_is_what_libvirt_takes() -> None:
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     connection = libvirt.open("test:///default")
     try:
-        for accel, nics in CASES.values():
-            text = domain_xml(dataclasses.replace(BARE, nics=nics), accel, "x")
+        for accel, nics, memory in CASES.values():
+            text = domain_xml(dataclasses.replace(BARE, nics=nics), accel, "x", None, memory)
             # Only the kinds of domain differ between that driver and QEMU's.
             kind = "kvm" if accel == "kvm" else "qemu"
             root = ElementTree.fromstring(
@@ -91,7 +98,7 @@ def test_the_domain_is_what_libvirt_takes() -> None:
             domain.undefine()
             found = ElementTree.fromstring(again)
             macs = [mac.get("address") for mac in found.findall("devices/interface/mac")]
-            assert macs == [nic.mac for nic in nics]
+            assert macs == ([] if memory == TEMPLATE else [nic.mac for nic in nics])
     finally:
         connection.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -253,9 +253,10 @@ def test_nodes_of_one_way_to_start_start_together() -> None:
     started: list[tuple[str, list[str], str]] = []
 
     class One(machines.Starter):
-        def start(self, built: object, host: str) -> None:
+        def start(self, built: object, host: str) -> Collection[str]:
             assert isinstance(built, list)
             started.append((type(self).__name__, built, host))
+            return ["second"]
 
     class Other(One):
         pass
@@ -277,14 +278,15 @@ def test_nodes_of_one_way_to_start_start_together() -> None:
         kinds = ("first", "second", "third")
         topology = from_mapping({"nodes": {kind: {"kind": kind} for kind in kinds}})
         nodes = [(node, node.name) for node in topology.nodes.values()]
-        machines.start(making(topology, Path("/nowhere")), nodes, "there")
+        starts = machines.start(making(topology, Path("/nowhere")), nodes, "there")
     assert started == [("One", ["first", "second"], "there"), ("Other", ["third"], "there")]
+    assert starts == {"first": "booted", "second": "cloned", "third": "booted"}
 
 
 def test_how_a_node_is_is_asked_of_what_starts_it(tmp_path: Path) -> None:
     class Well(machines.Starter):
-        def start(self, built: object, host: str) -> None:
-            pass
+        def start(self, built: object, host: str) -> Collection[str]:  # noqa: ARG002
+            return ()
 
         def condition(self, node: Node) -> Condition:
             return Condition(f"{node.name} is well")
@@ -360,7 +362,7 @@ READERS = {"topology/hosting.py", "topology/model.py", "topology/resolve.py"}
 OTHER_HYPERVISORS = {
     "backends/shared_host.py", "backends/system_libvirt.py", "backends/embedded.py",
     "guests/driver.py", "guests/xen.py", "guests/boot_probe.py", "lab/doctor.py", "lab/lab.py",
-    "lab/machines.py", "lab/qemu.py", "images/assemble.py", "images/cache.py", "images/recipe.py",
+    "lab/machines.py", "lab/qemu.py", "lab/templates.py", "images/assemble.py", "images/cache.py", "images/recipe.py",
     "lab/xen_guests.py", "kinds/guests/base.py",
 }  # fmt: skip
 """Those who mean the libvirt that drives guests, an image's file, or what a kind says."""

@@ -191,9 +191,9 @@ def test_a_node_with_less_than_its_image_takes_is_refused(images: dict[str, Imag
 def test_of_a_xen_host_only_what_is_used_counts() -> None:
     bridged = load(find("xen-bridged"))
     assert bridged.nodes["xen1"].memory == 2048
-    assert preflight.needed_memory(bridged) == 512 + 128 + 2 * 128 + preflight.QEMU_MEMORY
+    assert memory.needed(bridged) == 512 + 128 + 2 * 128 + memory.QEMU_MEMORY
     both = load(find("xen-uplink"))
-    assert preflight.needed_memory(both) == 512 + 128 + 2 * 128 + 2 * preflight.QEMU_MEMORY
+    assert memory.needed(both) == 512 + 128 + 2 * 128 + 2 * memory.QEMU_MEMORY
 
 
 @pytest.mark.parametrize(("free", "swap", "fits"), [(900, 0, False), (900, 400, True)])

@@ -122,6 +122,9 @@ class GuestKind(Kind):
     ready: ClassVar[str] = READY
     """What its console says when a command may be tried over SSH, the proof that it is ready; empty
     for one that does not say: then it is tried over and over."""
+    saveable: ClassVar[bool] = False
+    """Whether its guests can be saved while they wait, and others go on from that (docs/clones.md);
+    its image must know how to wait."""
     not_restarted: ClassVar[str] = ""
     """Why it cannot be started again in a running lab, as it must for other device features; empty
     where it can. All else of its offloads may change while it runs."""

@@ -18,5 +18,6 @@ class Micro(GuestKind):
     )
     """`noreplace-smp`: with one CPU the kernel would patch the lock prefixes out of its own code
     (alternatives_smp_unlock), which takes 0.2 s of a boot under TCG."""
+    saveable = True
     built_by = "labctl.lab.qemu:build"
     started_by = "labctl.lab.qemu:Qemu"
