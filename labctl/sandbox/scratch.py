@@ -22,7 +22,7 @@ WORLD = "w"
 
 @contextlib.contextmanager
 def sandbox() -> Iterator[Namespaces]:
-    """Make a sandbox for the length of the `with` block; raises as `Space.create` does."""
+    """Make a sandbox for the length of the `with` block; raises as `Namespaces.create` does."""
     sweep()
     with folder() as place:
         made = Namespaces.create(place / WORLD)

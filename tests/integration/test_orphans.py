@@ -196,9 +196,9 @@ export LABCTL_RUNTIME_DIR= XDG_RUNTIME_DIR=$HOME/session
 mkdir -m 700 $XDG_RUNTIME_DIR
 {sys.executable} - <<END
 from labctl.lab import state
-from labctl.sandbox.namespaces import Space
+from labctl.sandbox.namespaces import Namespaces
 with state.creating(state.directory("one")):
-    made = Space.create(state.directory("one"))
+    made = Namespaces.create(state.directory("one"))
 made.keep()
 END
 rm -r $XDG_RUNTIME_DIR

@@ -35,8 +35,8 @@ pytestmark = [
 MAKER = """
 import sys, time
 from pathlib import Path
-from labctl.sandbox.namespaces import Space
-sandbox = Space.create(Path(sys.argv[1]))
+from labctl.sandbox.namespaces import Namespaces
+sandbox = Namespaces.create(Path(sys.argv[1]))
 if "keep" in sys.argv: sandbox.keep()
 print(sandbox.identity.pid, flush=True)
 time.sleep(1000)
@@ -345,9 +345,9 @@ from pathlib import Path
 from labctl.network import links
 from labctl.topology import find, load
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.namespaces import Space
+from labctl.sandbox.namespaces import Namespaces
 assert os.geteuid() != 0
-sandbox = Space.create(Path(sys.argv[1]))
+sandbox = Namespaces.create(Path(sys.argv[1]))
 assert sandbox.identity.user
 soon = Deadline(60, "a test")
 assert sandbox.agent().run(["id", "-u"], soon).stdout.split() == ["0"]
