@@ -36,5 +36,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what a developer has set for their own labs out of the tests."""
-    for name in ("LABCTL_LAB", "LABCTL_RESULTS", "LABCTL_DEBUG"):
+    for name in ("LABCTL_LAB", "LABCTL_RESULTS", "LABCTL_DEBUG", "LABCTL_COLD"):
         monkeypatch.delenv(name, raising=False)

@@ -183,9 +183,15 @@ def peers_script(peers: str) -> str:
     text: dict[str, list[str]] = {}
     for line in peers.splitlines():
         word, _, rest = line.partition(" ")
-        text.setdefault(PEER_FILES[word], []).append(rest)
-    quoted = {file: shlex.quote("\n".join(rests)) for file, rests in text.items()}
-    return "\n".join(f"printf '%s\\n' {words} >>{file}" for file, words in quoted.items())
+        text.setdefault(word, []).append(rest)
+    said = []
+    for word, rests in text.items():
+        # What stands before each peer's key is most of a large lab's lines: it is told once.
+        before = f"{PEER} " if word == "authorized" else ""
+        words = shlex.quote(before.replace("\\", "\\\\").replace("%", "%%") + "%s\\n")
+        keys = " ".join(shlex.quote(rest.removeprefix(before)) for rest in rests)
+        said.append(f"printf {words} {keys} >>{PEER_FILES[word]}")
+    return "\n".join(said)
 
 
 def setting_lines(node: Node) -> list[str]:

@@ -221,6 +221,49 @@ def test_a_clone_looks_like_a_booted_guest(
         assert seen["cloned"][what] == text, what
 
 
+MODELS = ("e1000", "virtio", "rtl8139", "vmxnet3", "e1000e")
+NICS = (
+    "for i in /sys/class/net/*[0-9]; do echo ${i##*/} $(cat $i/address) $(readlink $i/device); done"
+)
+
+
+def test_nics_of_every_model_are_found_where_a_booted_guest_has_them(
+    lab_factory: LabFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interfaces = [{"network": "lan", "model": model} for model in MODELS]
+    node = {"image": "micro-generic", "memory": 160, "interfaces": interfaces}
+    seen = {}
+    for how in ("cloned", "booted"):
+        if how == "booted":
+            monkeypatch.setenv("LABCTL_COLD", "1")
+        with lab_factory({"networks": {"lan": {}}, "nodes": {"vm1": node}}) as lab:
+            assert set(lab.starts.values()) == {how}
+            seen[how] = lab.node("vm1").run(NICS).stdout.splitlines()
+    assert len(seen["cloned"]) == len(MODELS) + 1
+    assert seen["cloned"] == seen["booted"]
+
+
+AGAIN = """
+from labctl.lab.lab import Lab
+
+lab = Lab.attach("solo")
+lab.restart("vm1", device={"csum": False})
+assert lab.starts["vm1"] == "cloned"
+assert not lab.node("vm1").device()["csum"]
+lab.close()
+"""
+
+
+def test_another_process_restarts_a_clone(here: Place) -> None:
+    here.write("again.py", AGAIN)
+    here.ok("up", "solo.yaml")
+    with here.python("again.py") as again:
+        assert again.wait() == 0, again.log.read_text()
+    assert starts(here) == {"vm1": "cloned"}
+    assert here.ok("exec", "vm1", "hostname").stdout == "vm1\n"
+    here.ok("down", "solo")
+
+
 def starts(where: Place) -> dict[str, str]:
     (lab,) = where.ok("status", "--json").json()
     return {part["name"]: part["start"] for part in lab["parts"] if part.get("start")}
