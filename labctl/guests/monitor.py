@@ -65,6 +65,9 @@ def load(domain: Any, file: int) -> None:
         _prepare(domain, own)
     finally:
         os.close(own)
+    # A guest that had moved here would tell the network so, by five broadcasts, and have its own
+    # system do so too. A clone comes from nowhere, and a network under test hears nothing of it.
+    ask(domain, "migrate-set-parameters", **{"announce-rounds": 0})
     ask(domain, "migrate-incoming", uri=f"fd:{FILE}")
     deadline = Deadline(MOVE_SECONDS, "loading a guest's state")
     # QEMU loads it between two answers, so this asks seldom more than once.

@@ -8,19 +8,22 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from live import LABCTL, SOLO, Place, Watch, as_user, needs_users, place
+from live import LABCTL, SOLO, Place, Watch, as_user, needs_users, place, until
 
 from labctl import images
 from labctl.guests import saved
 from labctl.images.templates import MEMORY, NOTES, STATE
 from labctl.lab.lab import Lab
 from labctl.pytest_plugin import LabFactory
+from labctl.sandbox.base import Process
+from labctl.sandbox.deadline import Deadline
 
 pytestmark = pytest.mark.integration
 
@@ -173,10 +176,53 @@ def test_a_clone_is_restarted_with_other_device_features(many: Lab) -> None:
     assert many.node("vm4").run("ping -c 1 10.9.0.3").ok
 
 
+LISTEN = """
+import socket, sys, time
+line = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
+line.bind((sys.argv[1], 0))
+line.settimeout(0.2)
+print("listening", flush=True)
+while True:
+    try:
+        print(line.recv(2000)[:14].hex(), flush=True)
+    except TimeoutError:
+        pass
+"""
+
+
+def test_a_clone_tells_the_network_nothing_that_a_booted_guest_does_not(
+    many: Lab, tmp_path: Path
+) -> None:
+    """QEMU would announce a guest that has moved here, by RARP, and let its system do so too."""
+    heard = tmp_path / "heard"
+    tap = many.topology.nodes["vm7"].interfaces[0].tap
+    listener = Process.start(
+        many.sandbox.agent(),
+        [sys.executable, "-c", LISTEN, tap],
+        stdout=heard,
+        stderr=tmp_path / "errors",
+    )
+    try:
+        until("it listens", lambda: "listening" in heard.read_text())
+        many.restart("vm8", device={})
+        assert many.starts["vm8"] == "cloned"
+        until("vm8's groups", lambda: "333300000016" in heard.read_text())
+        assert many.node("vm8").run("sleep 2").ok
+    finally:
+        listener.kill(signal.SIGKILL)
+        listener.finish(Deadline(20, "the listener"))
+    frames = heard.read_text().splitlines()[1:]
+    assert {frame[24:28] for frame in frames} == {"86dd"}, "IPv6's multicast groups, and no more"
+    assert not [frame for frame in frames if frame.startswith("ff" * 6)]
+
+
 LOOK = {
     "links": "for i in /sys/class/net/*; do echo ${i##*/} $(cat $i/address $i/mtu) "
     "$(basename $(readlink -f $i/device/..)); done",
-    "addresses": "ip -br addr show dev eth0; ip -br addr show dev eth1; ip route; ip -6 route",
+    # Linux tells of a link that has come up within a second (linkwatch_schedule_work).
+    "addresses": "for i in eth0 eth1; do n=0; until grep -q up /sys/class/net/$i/operstate || "
+    "[ $((n += 1)) -gt 200 ]; do sleep 0.1; done; done; "
+    "ip -br addr show dev eth0; ip -br addr show dev eth1; ip route; ip -6 route",
     "features": "for i in eth0 eth1 mgmt0; do cat /sys/class/net/$i/device/features; "
     "ethtool -k $i | grep -v '^Features'; ethtool -i $i; done",
     "settings": "sysctl -a 2>/dev/null | grep -E '^net\\.(ipv4|ipv6|core)' | grep -vE "
@@ -241,6 +287,18 @@ def test_nics_of_every_model_are_found_where_a_booted_guest_has_them(
             seen[how] = lab.node("vm1").run(NICS).stdout.splitlines()
     assert len(seen["cloned"]) == len(MODELS) + 1
     assert seen["cloned"] == seen["booted"]
+
+
+def test_a_kernel_of_the_users_own_boots_unless_it_is_asked_otherwise(
+    lab_factory: LabFactory, tmp_path: Path
+) -> None:
+    kernel = tmp_path / "kernel"
+    shutil.copy(images.get("micro").kernel, kernel)
+    node = {"kernel": str(kernel), "interfaces": [{"network": "lan"}]}
+    nodes = {"vm1": node, "vm2": {**node, "clone": True}, "vm3": {"clone": False}}
+    with lab_factory({"networks": {"lan": {}}, "nodes": nodes}) as lab:
+        assert dict(lab.starts) == {"vm1": "booted", "vm2": "cloned", "vm3": "booted"}
+        assert lab.node("vm2").run("hostname").stdout == "vm2\n"
 
 
 AGAIN = """
