@@ -100,8 +100,8 @@ def wait_ready(
             raise GuestError(f"{guest.name} was given up: another guest failed")
         log.look()
         _check_troubles(guest, log)
-        # After a panic it starts again: it would go on for ever.
-        ended = PANIC in log.said
+        # After a panic it starts again: it would go on for ever. But its line is to be whole.
+        ended = bool(log.line(PANIC))
         if not ended and time.monotonic() >= ask_at:
             ended, ask_at = not alive(), time.monotonic() + ALIVE_SECONDS
         if ended:

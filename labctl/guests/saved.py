@@ -18,7 +18,7 @@ from pathlib import Path
 from labctl.errors import LabctlError
 from labctl.guests.spec import Saved
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16
 _ZEROS = bytes(CHUNK)
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -37,8 +37,8 @@ def new_file(name: str, size: int = 0) -> int:
 def copy(source: int, to: int) -> str:
     """Copy what is in one open file to another that is empty; return its digest.
 
-    That is SHA-256 over each MiB that is not all zeros, its number before it, and the size; where
-    all is zero holes are made, and those of `source` are not read. Raises `OSError`.
+    That is SHA-256 over each 64 KiB that are not all zeros, their place before them, and the size;
+    where all is zero holes are made, and those of `source` are not read. Raises `OSError`.
     """
     digest = hashlib.sha256()
     size = os.fstat(source).st_size

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from labctl.events import Event
 from labctl.guests import clone, console, driver, spec
 from labctl.guests.spec import Clone, Guest, Nic, part_peers
+from labctl.images.templates import Template
 from labctl.lab import boot, memory, templates
 from labctl.lab.machines import Making, Starter
 from labctl.topology.model import Node
@@ -58,6 +59,29 @@ def with_files(making: Making, guest: Guest) -> Guest:
     )
 
 
+def templates_of(making: Making, built: Iterable[Guest]) -> dict[str, Template]:
+    """Return the templates of those guests that are to be clones, by name; missing ones are made.
+
+    Why a guest that might be a clone has none is told by an event.
+    """
+    if not may_clone(making):
+        return {}
+    nodes = making.known.topology.nodes
+    able = (guest for guest in built if templates.may_be_clone(nodes[guest.name]))
+    return templates.find(making, able)
+
+
+def may_clone(making: Making) -> bool:
+    """Whether guests of a lab may be clones at all."""
+    return making.backend.clones and not templates.cold(making.known.cold)
+
+
+def clone_of(guest: Guest, template: Template) -> Guest:
+    """Return a guest that goes on from a template instead of booting."""
+    saved = Clone(templates.saved(template), *part_peers(guest.lines))
+    return replace(guest, lines="", clone=saved)
+
+
 class Qemu(Starter):
     """Starts guests by libvirt's QEMU driver (`labctl.guests.driver`), as clones where it can."""
 
@@ -81,22 +105,10 @@ class Qemu(Starter):
     def _start_clones(self, built: Sequence[Guest]) -> set[str]:
         """Start those guests that can be clones; return the names of those that are."""
         making = self.making
-        if not self._may_clone:
-            return set()
-        nodes = making.known.topology.nodes
-        able = [guest for guest in built if templates.may_be_clone(nodes[guest.name])]
-        found = templates.find(making, able)
+        found = templates_of(making, built)
         if not found:
             return set()
-        specs = [
-            replace(
-                guest,
-                lines="",
-                clone=Clone(templates.saved(found[guest.name]), *part_peers(guest.lines)),
-            )
-            for guest in able
-            if guest.name in found
-        ]
+        specs = [clone_of(guest, found[guest.name]) for guest in built if guest.name in found]
         doubts: dict[str, clone.Doubt] = self._in_agent(clone.start, specs)
         for guest in specs:
             if doubt := doubts.get(guest.name):
@@ -107,13 +119,9 @@ class Qemu(Starter):
                     templates.forget(found[guest.name])
         return found.keys() - doubts.keys()
 
-    @property
-    def _may_clone(self) -> bool:
-        return self.making.backend.clones and not templates.cold(self.making.known.cold)
-
     def _check_memory(self, booted: Sequence[Guest]) -> None:
         """Raise `HostError` where guests that were hoped to be clones find no room to boot."""
-        if self._may_clone:
+        if may_clone(self.making):
             topology = self.making.known.topology
             nodes = [topology.nodes[guest.name] for guest in booted]
             needed = sum(memory.of_node(topology, node) for node in nodes)

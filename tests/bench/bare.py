@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -40,13 +42,62 @@ class Bare:
 # --- inside the sandbox ---------------------------------------------------------------------------
 
 
+def connected(path: str) -> socket.socket:
+    """Connect to a socket that QEMU makes while it starts."""
+    line = socket.socket(socket.AF_UNIX)
+    end = time.monotonic() + LIMIT_SECONDS
+    while True:
+        try:
+            line.connect(path)
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.002)
+        else:
+            return line
+
+
+def go_on(guest: dict[str, Any]) -> socket.socket:
+    """Load a template into a QEMU that waits, let it run and tell it who it is, as labctl does."""
+    with connected(guest["qmp"]) as line, line.makefile("rw") as qmp:
+
+        def ask(command: str, **arguments: Any) -> Any:
+            qmp.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+            qmp.flush()
+            while "event" in (told := json.loads(qmp.readline())):
+                pass
+            if "error" in told:
+                raise RuntimeError(f"{command}: {told['error']}")
+            return told["return"]
+
+        qmp.readline()
+        ask("qmp_capabilities")
+        capability = {"capability": "x-ignore-shared", "state": True}
+        ask("migrate-set-capabilities", capabilities=[capability])
+        ask("migrate-set-parameters", **{"announce-rounds": 0})
+        ask("migrate-incoming", uri=f"exec:cat {guest['state']}")
+        while ask("query-status")["status"] == "inmigrate":
+            time.sleep(0.002)
+        ask("cont")
+    console = connected(guest["console"])
+    config = guest["config"].encode()
+    now = divmod(time.time_ns(), 10**9)
+    seed = os.urandom(256).hex().encode()
+    console.sendall(b"labctl %d %d %b %d\n" % (*now, seed, len(config)) + config)
+    return console
+
+
 def wait_ready(guest: dict[str, Any], begun: float, seconds: list[float]) -> None:
+    console = go_on(guest) if "state" in guest else None  # open until it has read all
     log = Path(guest["log"])
     while not log.exists() or READY not in log.read_bytes():
         if time.monotonic() - begun > LIMIT_SECONDS:
             return
         time.sleep(LOOK_SECONDS)
-    done = subprocess.run(guest["ssh"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    told = guest["first"].encode()
+    done = subprocess.run(guest["ssh"], input=told, capture_output=True, check=False)
+    if console:
+        console.close()
     if done.returncode == 0:
         seconds.append(time.monotonic() - begun)
     else:
@@ -87,24 +138,38 @@ def qemu(guest: Any, accel: str, tb_cache: int) -> list[str]:
     else:
         words += ["-accel", "kvm", "-cpu", "host,migratable=off,arch-capabilities=off"]
     words += ["-m", str(guest.memory), "-smp", str(guest.vcpus)]
-    words += ["-kernel", str(guest.kernel), "-initrd", str(guest.initramfs)]
-    words += ["-append", guest.cmdline, "-serial", f"file:{guest.log}"]
+    if guest.clone:
+        memory = f"size={guest.memory}M,mem-path={guest.clone.template.memory},share=off"
+        words += ["-object", f"memory-backend-file,id=saved,{memory}", "-incoming", "defer"]
+        words += ["-machine", "memory-backend=saved", "-device", "vmgenid,guid=auto"]
+        socket_of = f"socket,id=c,path={guest.console},server=on,wait=off,logfile={guest.log}"
+        words += ["-chardev", socket_of, "-serial", "chardev:c"]
+        words += ["-qmp", f"unix:{guest.log}.qmp,server=on,wait=off"]
+    else:
+        words += ["-kernel", str(guest.kernel), "-initrd", str(guest.initramfs)]
+        words += ["-append", guest.cmdline, "-serial", f"file:{guest.log}"]
     for number, nic in enumerate(guest.nics):
         words += ["-netdev", f"tap,id=n{number},ifname={nic.tap},script=no,downscript=no"]
-        words += ["-device", f"virtio-net-pci,netdev=n{number},mac={nic.mac},romfile="]
+        device = f"virtio-net-pci,netdev=n{number},mac={nic.mac},romfile=,addr={number + 2:#x}"
+        words += ["-device", device]
+    if guest.clone:
+        return words
     words += ["-object", "rng-random,id=rng0,filename=/dev/urandom"]
     return [*words, "-device", "virtio-rng-pci,rng=rng0"]
 
 
 @contextlib.contextmanager
-def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    """Make a sandbox with everything but the guests; give it and the plan of the guests."""
+def prepared(topology: Any, accel: str, clones: bool) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+    """Make a sandbox with everything but the guests; give it and the plan of the guests.
+
+    Those that are `clones` have a template in the cache.
+    """
     from labctl import images
     from labctl.backends.state import State
-    from labctl.guests import domain, keys, ssh
+    from labctl.guests import domain, keys, ready, ssh
     from labctl.lab import machines
     from labctl.lab.lab import Lab
-    from labctl.lab.qemu import with_files
+    from labctl.lab.qemu import clone_of, templates_of, with_files
     from labctl.network import links
     from labctl.sandbox import paths
     from labctl.sandbox.namespaces import Namespaces
@@ -113,7 +178,6 @@ def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, An
         sandbox = Namespaces.create(Path(parent) / "w")
         try:
             sandbox.call(links.build, topology)
-            sandbox.close()  # an idle agent must not count on either side
             known = State(
                 name=topology.name,
                 topology=topology,
@@ -127,29 +191,45 @@ def prepared(topology: Any, accel: str) -> Iterator[tuple[Any, list[dict[str, An
             )
             # The lab writes what is given to the guests, so that both sides boot the same.
             lab = Lab(sandbox, known)
+            making = lab._making()
             lab._write_ssh()
             (sandbox.directory / "console").mkdir()
-            making = lab._making()
+            guests = [machines.build(making, node) for node in topology.nodes.values()]
+            templates = {}
+            if clones:
+                templates = templates_of(making, guests)
+                if len(templates) != len(topology.nodes):
+                    raise RuntimeError("there is no template")
+            sandbox.close()  # an idle agent must not count on either side
             plan = []
-            for node in topology.nodes.values():
-                guest = with_files(making, machines.build(making, node))
-                plan.append(
-                    {
-                        "qemu": qemu(guest, accel, domain.TB_CACHE_MIB),
-                        "log": str(guest.log),
-                        "ssh": [*ssh.command(sandbox.directory, node.name), "true"],
+            for guest in guests:
+                saved = templates.get(guest.name)
+                guest = clone_of(guest, saved) if saved else with_files(making, guest)
+                line, script = ready.first_words(guest)
+                one = {
+                    "qemu": qemu(guest, accel, domain.TB_CACHE_MIB),
+                    "log": str(guest.log),
+                    "ssh": [*ssh.command(sandbox.directory, guest.name), line],
+                    "first": script.decode(),
+                }
+                if guest.clone:
+                    one |= {
+                        "state": str(guest.clone.template.state),
+                        "console": str(guest.console),
+                        "qmp": f"{guest.log}.qmp",
+                        "config": guest.clone.config,
                     }
-                )
+                plan.append(one)
             yield sandbox, plan
         finally:
             sandbox.end()
 
 
-def measure(topology: Any, accel: str) -> Bare:
+def measure(topology: Any, accel: str, clones: bool = False) -> Bare:
     """Start the guests of a topology once as bare QEMU, all at once."""
     from . import machine
 
-    with prepared(topology, accel) as (sandbox, plan):
+    with prepared(topology, accel, clones) as (sandbox, plan):
         inside = subprocess.Popen(
             [*sandbox.enter(), sys.executable, "-I", "-S", str(Path(__file__).resolve())],
             stdin=subprocess.PIPE,
