@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import tempfile
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import subprocess
 
 SECONDS = 30.0
+_MOST = 1 << 16
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """As libvirt writes it (qemuBuildSeccompSandboxCommandLine)."""
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -105,12 +107,21 @@ def _start(root: Path, base: Path) -> subprocess.Popen[bytes]:
     child = start_as([EMULATOR, *words.split(), SANDBOX], user)
     try:
         assert child.stdout
-        # Its greeting shows that it has come as far as to its main loop.
-        greets = select.select([child.stdout], [], [], SECONDS)[0]
-        if not greets or not child.stdout.readline():
-            child.kill()
-            said = last_lines(child.communicate()[1].decode(errors="replace"))
-            raise HostError(f"QEMU does not start confined: {said or 'it does not say why'}")
+        assert child.stdin
+        # It greets while it starts, and answers when it is in its main loop (qmp-spec): until then
+        # it may still open files, which are gone next.
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(b'{"execute": "qmp_capabilities"}\n')
+            child.stdin.flush()
+        heard = b""
+        while heard.count(b"\n") < 2:
+            ready = select.select([child.stdout], [], [], SECONDS)[0]
+            more = os.read(child.stdout.fileno(), _MOST) if ready else b""
+            heard += more
+            if not more or len(heard) > _MOST:
+                child.kill()
+                said = last_lines(child.communicate()[1].decode(errors="replace"))
+                raise HostError(f"QEMU does not start confined: {said or 'it does not say why'}")
         confine.empty_view()
     except BaseException:
         child.kill()
