@@ -19,7 +19,6 @@ from labctl.experiments.text_tables import aligned
 from labctl.experiments.traffic_run import TrafficRun, check_in_effect, run_traffic
 from labctl.experiments.variants import Case
 from labctl.kinds import registry
-from labctl.kinds.base import Effect
 from labctl.kinds.nics.e1000 import E1000
 from labctl.kinds.nics.virtio import Virtio
 from labctl.lab.node import Node
@@ -145,7 +144,7 @@ def _uplink(trial: Trial, arm: Arm, model: str, interface: str, version: int) ->
     arm.check(f"driver of xen1's {interface}", driver, found, found == driver)
     tap = f"xen1-{interface}"
     active = trial.lab.tap_features(tap)["tx-checksum-ip-generic"].active
-    check_in_effect(arm, f"{tap} tx-checksum-ip-generic", nic.received is Effect.KEEPS, active)
+    check_in_effect(arm, f"{tap} tx-checksum-ip-generic", nic.takes_unfinished, active)
     traffic = run_traffic(trial, arm, "vm1", "vm3", version, interface=interface, with_ping=False)
     check_traffic(arm, traffic)
     return traffic
