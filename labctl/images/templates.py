@@ -94,14 +94,22 @@ def digest(file: Path) -> str:
 
 
 def find(key: str) -> Template | None:
-    """Return a template; None where it is not there, or nobody could go on from it.
+    """Return a template, which is then the one used last; None as `read` does."""
+    found = read(place(key))
+    if found:
+        with contextlib.suppress(OSError):
+            os.utime(found.folder)
+    return found
+
+
+def read(folder: Path) -> Template | None:
+    """Return the template of a folder; None where it is not there, or nobody could go on from it.
 
     What is in its files is checked by who goes on from it.
     """
-    folder = place(key)
     try:
         found: Template = documents.loads(trusted.read_in(folder / NOTES), Template, NOTES, VERSION)
-        if found.key != key or not owned.is_made(folder):
+        if found.key != folder.name or not owned.is_made(folder):
             return None
         if not found.obstacle:
             with trusted.folder(folder) as within:
@@ -109,8 +117,6 @@ def find(key: str) -> Template | None:
                     _check(name, within, folder / name)
     except (OSError, codec.CodecError, HostError):
         return None
-    with contextlib.suppress(OSError):
-        os.utime(folder)  # when it was used last
     return found
 
 
@@ -166,7 +172,7 @@ def _bound(newest: str) -> None:
     """Remove templates of removed images, and those used longest ago beyond the bounds."""
     count = size = 0
     for one in [place(newest), *(each for each in _folders() if each.name != newest)]:
-        found = find_quietly(one)
+        found = read(one)
         gone = found is None or (
             found.image_digest and cache.find(found.image, found.image_digest) is None
         )
@@ -185,19 +191,9 @@ def _folders() -> list[Path]:
     return [folder for _, folder in sorted(found, reverse=True)]
 
 
-def find_quietly(folder: Path) -> Template | None:
-    """Return the template of a folder, as `find`, but do not take it for used."""
-    with contextlib.suppress(OSError):
-        before = folder.stat()
-        found = find(folder.name)
-        os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
-        return found
-    return None
-
-
 def listed() -> list[Template]:
     """Return the templates there are, the one used last first."""
-    found = [find_quietly(folder) for folder in _folders()]
+    found = [read(folder) for folder in _folders()]
     return [one for one in found if one]
 
 
@@ -208,7 +204,7 @@ def remove(image: str | None = None) -> list[str]:
     """
     gone = []
     for folder in _folders():
-        found = find_quietly(folder)
+        found = read(folder)
         if (image is None or (found and found.image == image)) and owned.remove(folder):
             gone.append(f"template {folder.name}")
     return gone

@@ -1,6 +1,6 @@
 """Becomes a program that carries frames in user space, with no more of the host than it needs.
 
-    python -P -m labctl.network.confined TOLD
+    python -P -m labctl.network.confined LAUNCH
 
 It notes its process, takes from itself all but CAP_NET_ADMIN and CAP_NET_RAW and the sight of all
 files but programs, libraries and what is told, and is replaced by the program (execve(2)). As the
@@ -38,7 +38,7 @@ class Noted:
 
 
 @dataclass(frozen=True)
-class Told:
+class Launch:
     """What is to be started, and how."""
 
     note: Path
@@ -53,7 +53,7 @@ class Told:
         return json.dumps(vars(self), default=str)
 
     @classmethod
-    def of(cls, text: str) -> Told:
+    def of(cls, text: str) -> Launch:
         """Return what `text` gave."""
         about = json.loads(text)
         note, home, view = (Path(about[name]) for name in ("note", "home", "view"))
@@ -78,24 +78,24 @@ def noted(file: Path) -> Noted | None:
         return None
 
 
-def become(told: Told) -> None:
+def become(launch: Launch) -> None:
     """Note this process, confine it and replace it; raises `OSError`."""
     stat = _stat(Path("/proc/self"))
     assert stat
-    told.note.write_text(f"{os.getpid()} {stat[19]}")
+    launch.note.write_text(f"{os.getpid()} {stat[19]}")
     confine.own_mounts()
-    read = [path for path in told.read if path.exists() and not path.is_relative_to("/usr")]
-    confine.view(told.view, read=read, write=[told.home], devices=DEVICES)
-    os.chdir(told.home)
+    read = [path for path in launch.read if path.exists() and not path.is_relative_to("/usr")]
+    confine.view(launch.view, read=read, write=[launch.home], devices=DEVICES)
+    os.chdir(launch.home)
     confine.no_more_rights(confine.CAP_NET_ADMIN, confine.CAP_NET_RAW)
-    environment = {**process.ENVIRONMENT, "HOME": str(told.home), **told.environment}
-    os.execve(told.argv[0], told.argv, environment)
+    environment = {**process.ENVIRONMENT, "HOME": str(launch.home), **launch.environment}
+    os.execve(launch.argv[0], launch.argv, environment)
 
 
 def main() -> int:
     """Become what the only argument tells; returns only where that cannot be."""
     try:
-        become(Told.of(sys.argv[1]))
+        become(Launch.of(sys.argv[1]))
     except OSError as wrong:
         where = f" ({os.fsdecode(wrong.filename)})" if wrong.filename else ""
         sys.stderr.write(f"it cannot be confined: {wrong.strerror}{where}\n")

@@ -10,14 +10,14 @@ import pytest
 from labctl.errors import HostError
 from labctl.kinds.base import LinkProgram
 from labctl.network import confined, programs
-from labctl.network.confined import Noted, Told
+from labctl.network.confined import Launch, Noted
 
 
 def test_what_is_told_comes_over_as_it_was() -> None:
-    told = Told(
+    told = Launch(
         Path("/n"), Path("/h"), Path("/v"), (Path("/r"),), ("/bin/sh", "-c", "a 'b'"), {"A": "ä"}
     )
-    assert Told.of(told.text()) == told
+    assert Launch.of(told.text()) == told
 
 
 def process(folder: Path, letter: str, began: int) -> Path:
