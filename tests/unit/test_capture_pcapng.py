@@ -15,8 +15,8 @@ from labctl.capture.pcapng import PcapngError, read, write
 from labctl.capture.session import HopEvidence, judged
 from labctl.kinds.observers.stream import parse_stream
 
-# python-pcapng warns of its own use of its own options
-pytestmark = pytest.mark.filterwarnings("ignore:Field type should not be:DeprecationWarning")
+# What python-pcapng warns of is nothing to whoever tests with labctl.
+pytestmark = pytest.mark.filterwarnings("error")
 
 SYN = eth(ip(4, 6, with_state(4, 6, tcp(), "partial")))
 NEEDS = b"\x01\0\0\0\0\0\x22\0\x10\0"
