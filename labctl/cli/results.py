@@ -78,12 +78,12 @@ def show(chosen: _Chosen, run: str, as_json: bool) -> None:
 def diff(context: click.Context, a: str, b: str | None, as_json: bool) -> None:
     """Compare runs A and B: verdicts, checks and environment.
 
-    B is `last` by default; `diff last` compares the run before the last with it. Exits with 1 when
-    verdicts differ.
+    B is `last` by default; `diff last` compares the last run with the one before of the same
+    experiment. Exits with 1 when verdicts differ.
     """
     chosen: _Chosen = context.obj
     if b is None:
-        a, b = ("last~1" if a == "last" else a), "last"
+        a, b = (store.before_last(chosen.root) if a == "last" else a), "last"
     one, other = store.load(a, chosen.root), store.load(b, chosen.root)
     if one.id == other.id:
         raise UsageError(f"{a} and {b} are one run, {one.id}", "name two: labctl results")

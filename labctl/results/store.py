@@ -124,6 +124,20 @@ def load(name: str, root: Path | None = None) -> Run:
     raise LabctlError(f"{summary.id} {told}: it has no result", hint)
 
 
+def before_last(root: Path | None = None) -> str:
+    """Return the id of the run before the last that is of the same experiment and has a result.
+
+    Raises `UsageError` where there is none.
+    """
+    last, *earlier = list_runs(root) or [find("last", root)]
+    for one in earlier:
+        if one.experiment == last.experiment and one.run:
+            return one.id
+    raise UsageError(
+        f"no run of {last.experiment} is before {last.id}", "name two runs: labctl results"
+    )
+
+
 def _directories(folder: Path) -> list[Path]:
     try:
         found = [path for path in folder.iterdir() if _ID.fullmatch(path.name) and path.is_dir()]

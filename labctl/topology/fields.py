@@ -254,7 +254,7 @@ def _link(name: str) -> str:
 
 
 def _word(what: str, example: str, value: object) -> str:
-    text = _text(value, what, example)
+    text = _text(value, f"the {what}'s name", example)
     if len(text) > 63 or not _NAME.fullmatch(text):
         hint = "letters, digits, '_', '-' and '.', beginning with a letter or digit, at most 63"
         refuse(f"{shown(text)} cannot be a {what}'s name", hint)
