@@ -22,8 +22,10 @@ NETNS = Path("/run/netns")
 BRIDGED = Path("/proc/sys/net/bridge")
 """There while br_netfilter is loaded, as Docker and libvirt's nwfilter load it."""
 LOCAL = re.compile(r"qemu(\+unix)?:///")
-"""What its URI begins with (libvirt: docs/uri.rst): the driver, and no other host. A lab's links are
-made on this one, so a libvirtd of another could not join guests to them."""
+"""What its URI begins with (libvirt: docs/uri.rst): the driver, and no other host.
+
+A lab's links are made on this one, so a libvirtd of another could not join guests to them.
+"""
 FILES = Path("/run/libvirt/qemu")
 """Where a system's libvirtd keeps what ours keeps in the lab's folder."""
 

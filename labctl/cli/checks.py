@@ -48,9 +48,7 @@ def _problems(wrong: UsageError) -> list[dict[str, object]]:
     """Return what is wrong as plain data, each with its place where it has one (0: it has none)."""
     if not isinstance(wrong, topology.TopologyError):
         nowhere = {"line": 0, "column": 0, "where": ""}
-        return [
-            {"problem": str(wrong), **nowhere, "message": wrong.message, "hint": wrong.hint}
-        ]
+        return [{"problem": str(wrong), **nowhere, "message": wrong.message, "hint": wrong.hint}]
     return [{"problem": str(one), **dataclasses.asdict(one)} for one in wrong.problems]
 
 

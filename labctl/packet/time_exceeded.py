@@ -37,7 +37,7 @@ def time_exceeded(
     message = bytearray(bytes([_TYPE[version], 0]) + bytes(6) + quoted)
     if version == 4:
         to = packet[12:16]
-        message[2:4] = _checksum(ones_sum(message))
+        message[2:4] = _checksum(ones_sum(bytes(message)))
         head = bytearray(
             bytes([0x45, _INTERNETWORK_CONTROL])
             + (20 + len(message)).to_bytes(2, "big")
@@ -45,10 +45,12 @@ def time_exceeded(
             + source
             + to
         )
-        head[10:12] = _checksum(ones_sum(head))
+        head[10:12] = _checksum(ones_sum(bytes(head)))
     else:
         to = packet[8:24]
-        sum_of_both = pseudo_header_sum(source + to, ICMPV6, len(message)) + ones_sum(message)
+        sum_of_both = pseudo_header_sum(source + to, ICMPV6, len(message)) + ones_sum(
+            bytes(message)
+        )
         message[2:4] = _checksum(sum_of_both % 0xFFFF)
         length = len(message).to_bytes(2, "big")
         head = bytearray(bytes([0x60, 0, 0, 0]) + length + bytes([ICMPV6, _TTL]) + source + to)

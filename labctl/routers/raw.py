@@ -5,9 +5,10 @@
 The interfaces carry the router's addresses and the namespace does not forward (ip_forward=0), so
 the kernel answers ARP, neighbour discovery and pings to the router, and this program alone
 forwards. MAC addresses are rewritten, the TTL is decremented, the transport header stays as it
-is; the sender of a packet whose TTL ends here is told so (ICMP time exceeded). Without `--vnet` a frame's bytes are all that goes on: the metadata that its checksum is still
-to be finished is lost, as in every program that copies frames between packet sockets. With it the
-virtio header (PACKET_VNET_HDR) goes on too, and that is the only difference.
+is; the sender of a packet whose TTL ends here is told so (ICMP time exceeded). Without `--vnet` a
+frame's bytes are all that goes on: the metadata that its checksum is still to be finished is lost,
+as in every program that copies frames between packet sockets. With it the virtio header
+(PACKET_VNET_HDR) goes on too, and that is the only difference.
 
 Once its sockets are bound it gives up its rights and its view of the files, and writes one line of
 JSON with `ready`; on SIGUSR1 and at its end (SIGTERM, or the end of its input with `--until-eof`)
@@ -202,9 +203,7 @@ class Router:
     def _may_tell(self) -> bool:
         """Take one of the errors that may be sent now, if there is one."""
         now = time.monotonic()
-        self._tellable = min(
-            TOLD_BURST, self._tellable + (now - self._told_at) * TOLD_PER_SECOND
-        )
+        self._tellable = min(TOLD_BURST, self._tellable + (now - self._told_at) * TOLD_PER_SECOND)
         self._told_at = now
         if self._tellable < 1:
             return False

@@ -15,8 +15,8 @@ from labctl.capture.pcapng import PcapngError, read, write
 from labctl.capture.session import HopEvidence, judged
 from labctl.kinds.observers.stream import parse_stream
 
-# What python-pcapng warns of is nothing to whoever tests with labctl.
-pytestmark = pytest.mark.filterwarnings("error")
+# python-pcapng warns of its own use of its own options
+pytestmark = pytest.mark.filterwarnings("ignore:Field type should not be:DeprecationWarning")
 
 SYN = eth(ip(4, 6, with_state(4, 6, tcp(), "partial")))
 NEEDS = b"\x01\0\0\0\0\0\x22\0\x10\0"
@@ -38,6 +38,12 @@ def test_sightings_come_back_with_hop_time_direction_and_judgement(tmp_path: Pat
         assert (other.record.frame, other.record.original_length) == (SYN, len(SYN))
         assert after.complete is before.complete
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.filterwarnings("error")
+def test_whoever_tests_with_labctl_sees_no_warnings_of_the_library(tmp_path: Path) -> None:
+    write(tmp_path / "run.pcapng", hops())
+    assert read(tmp_path / "run.pcapng").hops
 
 
 def test_a_comment_beside_each_packet_tells_what_its_bytes_do_not(tmp_path: Path) -> None:
