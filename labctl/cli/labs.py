@@ -1,11 +1,8 @@
-"""Verbs on running labs: down, status, ssh, exec, console, logs."""
+"""Verbs on running labs: down, status, ssh, console, logs."""
 
 from __future__ import annotations
 
 import codecs
-import os
-import shlex
-import signal
 import sys
 import time
 from functools import partial
@@ -18,6 +15,7 @@ from click.core import ParameterSource
 from labctl.cli import terminal
 from labctl.cli.guard import guard
 from labctl.cli.options import json_option, lab_option, print_json, print_table
+from labctl.cli.process import become
 from labctl.errors import ExitCode, GuestError, LabctlError, UsageError
 from labctl.guests import console as console_log
 from labctl.guests import xen
@@ -146,41 +144,7 @@ def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     words = running.node(node).ssh_argv(shared=False)
     running.check_running(node)
     guard(partial(running.check_running, node))
-    _become([*running.sandbox.enter(), *words, *command])
-
-
-@click.command(
-    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
-)
-@lab_option
-@click.argument("node")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
-def execute(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
-    """Run COMMAND in NODE word by word, without a shell. NODE may be a router too.
-
-    What it writes is passed on byte by byte, as ssh does: on a terminal that includes its escape
-    sequences. `labctl exec NODE COMMAND | cat -v` shows them in safety.
-    """
-    if command[0] == "--":  # click leaves it in, as it stands behind the first argument
-        command = command[1:]
-    if not command:
-        raise UsageError(f"no command to run in {node}", f"for a shell: labctl ssh {node}")
-    running = Lab.attach(lab)
-    if node in running.topology.routers:
-        _become(running.place(running.topology.routers[node].host).words(command, netns=node))
-    words = running.node(node).ssh_argv(shared=False)
-    running.check_running(node)
-    guard(partial(running.check_running, node))
-    _become([*running.sandbox.enter(), *words, "--", shlex.join(command)])
-
-
-def _become(words: list[str]) -> NoReturn:
-    """Let this process become a program; its exit status is then ours."""
-    sys.stdout.flush()
-    # Python ignores both (signal(7)), and a program started in its place would do so too.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
-    os.execvp(words[0], words)
+    become([*running.sandbox.enter(), *words, *command])
 
 
 @click.command()
@@ -237,4 +201,4 @@ def logs(lab: str | None, follow: bool, node: str) -> None:
         time.sleep(0.1)
 
 
-COMMANDS = (down, show_status, ssh_to, execute, console, logs)
+COMMANDS = (down, show_status, ssh_to, console, logs)

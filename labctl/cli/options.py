@@ -17,11 +17,22 @@ from labctl.topology import TopologyError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+json_asked = False
+"""Whether `--json` was given to labctl itself: errors are JSON then too."""
+
+
 def json_option(function: F) -> F:
     """Add `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")(
-        function
-    )
+    return click.option(
+        "--json", "as_json", is_flag=True, is_eager=True, callback=_note_json,
+        help="Print JSON for a script.",
+    )(function)  # fmt: skip
+
+
+def _note_json(_context: click.Context, _parameter: click.Parameter, given: bool) -> bool:
+    global json_asked
+    json_asked = json_asked or given
+    return given
 
 
 def lab_option(function: F) -> F:

@@ -11,7 +11,7 @@ VERBS = {
     "diagnose": "diagnose",
     "doctor": "checks",
     "down": "labs",
-    "exec": "labs",
+    "exec": "exec",
     "experiment": "experiments",
     "experiments": "experiments",
     "explain": "explain",
