@@ -8,6 +8,7 @@ import click
 
 VERBS = {
     "console": "labs",
+    "cp": "cp",
     "diagnose": "diagnose",
     "doctor": "checks",
     "down": "labs",
