@@ -16,6 +16,7 @@ VERBS = {
     "experiment": "experiments",
     "experiments": "experiments",
     "explain": "explain",
+    "graph": "graph",
     "image": "image",
     "inspect": "inspect",
     "inventory": "access",

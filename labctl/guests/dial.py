@@ -4,7 +4,9 @@
 
 With ProxyUseFdpass (ssh_config(5)) standard output is a UNIX socket; the descriptor of the
 connection goes through it, with one octet (OpenSSH, mm_receive_fd() of monitor_fdpass.c), and
-nothing of labctl is left between ssh and the guest. It runs by its path: the standard library alone.
+nothing of labctl is left between ssh and the guest.
+
+It runs by its path, so it uses the standard library alone.
 """
 
 from __future__ import annotations
