@@ -119,6 +119,10 @@ def show_status(as_json: bool) -> None:
             for part in lab.get("parts", [])
             for interface, why in part.get("links", {}).items()
         ]
+        lost += [
+            f"  {one['listens']} leads to port {one['port']} of {one['node']}"
+            for one in lab.get("published", [])
+        ]
         if rows:
             print_table(["name", "what", "state", "image", "addresses"], rows, title)
         else:

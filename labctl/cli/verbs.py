@@ -22,6 +22,7 @@ VERBS = {
     "inventory": "access",
     "kinds": "kinds",
     "logs": "labs",
+    "publish": "publish",
     "report": "report",
     "results": "results",
     "schema": "checks",

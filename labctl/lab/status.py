@@ -15,7 +15,7 @@ from labctl.backends.dom0 import Dom0
 from labctl.backends.state import State
 from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
-from labctl.lab import guest_state, linkstate, state
+from labctl.lab import guest_state, linkstate, published, state
 from labctl.lab.machines import condition_of
 from labctl.lab.router import Router
 from labctl.network import programs
@@ -110,6 +110,7 @@ def _describe(folder: Path) -> dict[str, Any]:
         "topology": str(known.topology.source or known.topology.name),
         "accel": known.accel,
         "started": known.started,
+        "published": [one.to_json() for one in published.listed(folder, sandbox)],
         "parts": parts,
     }
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live import Place, place
+from live import Place, place, until
 
 pytestmark = pytest.mark.integration
 
@@ -111,6 +113,12 @@ def test_a_command_runs_in_the_labs_own_namespaces(pair: Place) -> None:
         (("cp", "vm1:/", "."), "names no file"),
         (("cp", "vm1:/etc/hosts", "nosuch/x"), "no folder nosuch"),
         (("ssh-proxy", "r1"), "r1 is a router"),
+        (("publish", "r1:80"), "r1 is a router"),
+        (("publish", "vm1:0"), "no port of a node"),
+        (("publish", "vm1:22", "--listen", "x"), "no port to listen on"),
+        (("publish", "vm1:22", "--listen", "192.0.2.1:80"), "no address of this host"),
+        (("publish", "--stop", "1"), "publishes nothing on 1"),
+        (("publish", "--listen", "80"), "contradict"),
     ],
 )
 def test_wrong_words_are_told_in_one_line_with_what_to_do(
@@ -252,6 +260,61 @@ def test_the_inventory_has_groups_of_labels(pair: Place) -> None:
     assert set(told["hosts"]) == {"vm1", "vm2"}
     assert set(told["children"]["role_client"]["hosts"]) == {"vm1"}
     assert set(told["children"]["pair"]["hosts"]) == {"vm1", "vm2"}
+
+
+def ask(listens: str, send: bytes = b"") -> bytes:
+    address, port = listens.rsplit(":", 1)
+    with socket.create_connection((address, int(port)), 60) as line:
+        line.sendall(send)
+        line.shutdown(socket.SHUT_WR)
+        return line.makefile("rb").read()
+
+
+def test_a_port_of_the_host_leads_into_a_guest_while_the_lab_runs(pair: Place) -> None:
+    pair.write("upper", "#!/bin/sh\ntr a-z A-Z\n").chmod(0o755)
+    pair.ok("cp", "upper", "vm1:/usr/bin/upper")
+    serve = "setsid nc -ll -p 7000 -e upper >/dev/null 2>&1 </dev/null &"
+    pair.ok("exec", "vm1", "sh", "-c", serve)
+    pair.ok("exec", "vm1", "sh", "-c", "until nc localhost 7000 </dev/null; do sleep 0.1; done")
+    (made,) = pair.ok("publish", "vm1:7000", "--json").json()["published"]
+    assert (made["node"], made["port"]) == ("vm1", 7000)
+    assert made["listens"].startswith("127.0.0.1:")
+    data = b"abc" * 100_000
+    assert ask(made["listens"], data) == data.upper()
+    (lab,) = [lab for lab in pair.ok("status", "--json").json() if lab["name"] == "pair"]
+    assert lab["published"] == [made]
+    assert f"{made['listens']} leads to port 7000 of vm1" in pair.ok("status").stdout
+    port = made["listens"].rsplit(":", 1)[1]
+    taken = pair.run("publish", "vm1:22", "--listen", port)
+    assert (taken.status, "it is taken" in taken.stderr) == (2, True)
+    pair.ok("publish", "--stop", port)
+    assert pair.ok("publish", "--json").json()["published"] == []
+    with pytest.raises(ConnectionRefusedError):
+        ask(made["listens"])
+
+
+@pytest.mark.parametrize("end", ["down", "kill"])
+def test_what_is_published_ends_with_the_lab_however_that_ends(end: str, pair: Place) -> None:
+    pair.write("solo.yaml", PAIR.replace("name: pair", "name: solo"))
+    pair.ok("up", "solo.yaml")
+    try:
+        (made,) = pair.ok("publish", "-l", "solo", "vm1:22", "--json").json()["published"]
+        assert ask(made["listens"]).startswith(b"SSH-2.0-")
+        if end == "kill":
+            identity = json.loads((pair.runtime / "solo/world.json").read_text())
+            os.kill(identity["pid"], signal.SIGKILL)
+            until("the relay is gone", lambda: not answers(made["listens"]))
+    finally:
+        pair.ok("down", "solo")
+    assert not answers(made["listens"])
+
+
+def answers(listens: str) -> bool:
+    try:
+        ask(listens)
+    except OSError:
+        return False
+    return True
 
 
 def test_a_running_lab_is_drawn_with_its_states(pair: Place) -> None:
