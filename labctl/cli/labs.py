@@ -7,7 +7,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -22,6 +22,8 @@ from labctl.guests import xen
 from labctl.lab import orphans, state, status, teardown
 from labctl.lab.lab import Lab
 from labctl.lab.orphans import Orphan
+
+WATCH_SECONDS = 2.0
 
 
 @click.command()
@@ -91,15 +93,41 @@ def _what(part: dict[str, str]) -> str:
 
 
 @click.command("status")
+@click.option("--wide", "-W", is_flag=True, help="Show the interfaces too: MAC, MTU, other end.")
+@click.option("--watch", "-w", is_flag=True, help="Show it again when it changes, until Ctrl-C.")
 @json_option
-def show_status(as_json: bool) -> None:
+def show_status(wide: bool, watch: bool, as_json: bool) -> None:
     """Show every lab with its nodes, routers and networks."""
-    unknown = orphans.find()
-    labs = [status.describe(folder) for folder in _but(state.known(), unknown)]
-    labs += [one.describe() for one in unknown]
-    if as_json:
-        print_json(labs)
-        return
+    if watch and as_json:
+        raise UsageError("--watch shows tables", "for JSON, a line an event: labctl events")
+    shown: list[dict[str, Any]] | None = None
+    while True:
+        unknown = orphans.find()
+        labs = [status.describe(folder) for folder in _but(state.known(), unknown)]
+        labs += [one.describe() for one in unknown]
+        if as_json:
+            print_json(labs)
+        elif labs != shown:
+            if watch:
+                _page(first=shown is None)
+            _print_labs(labs, wide)
+        sys.stdout.flush()
+        if not watch:
+            return
+        shown = labs
+        time.sleep(WATCH_SECONDS)
+
+
+def _page(*, first: bool) -> None:
+    """Begin a new page: on an empty screen, or in a pipe below what was there."""
+    if sys.stdout.isatty():
+        click.clear()
+    elif not first:
+        click.echo("")
+    click.echo(time.strftime("%H:%M:%S"))
+
+
+def _print_labs(labs: list[dict[str, Any]], wide: bool) -> None:
     if not labs:
         click.echo("no lab is up; bring one up: labctl up bridged.yaml")
     for lab in labs:
@@ -129,6 +157,20 @@ def show_status(as_json: bool) -> None:
             click.echo(title)
         for line in lost:
             click.echo(line)
+        if wide:
+            rows = [
+                [
+                    f"{part['name']}:{one['name']}",
+                    one["network"] + (f"/{one['segment']}" if one["segment"] else ""),
+                    one["kind"], one["mac"], str(one["mtu"]), one["outer"],
+                    ", ".join(one["addresses"]),
+                ]
+                for part in lab.get("parts", [])
+                for one in part.get("interfaces", [])
+            ]  # fmt: skip
+            head = ["interface", "network", "kind", "MAC", "MTU", "other end", "addresses"]
+            if rows:
+                print_table(head, rows)
 
 
 @click.command(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import click
 
 from labctl.cli.options import json_option, lab_option, print_json, print_table
@@ -11,8 +9,6 @@ from labctl.errors import UsageError
 from labctl.lab import publish as publishing
 from labctl.lab import published
 from labctl.lab.lab import Lab
-
-_TARGET = re.compile(r"([A-Za-z0-9-]+):([0-9]{1,5})")
 
 
 @click.command("publish")
@@ -34,12 +30,10 @@ def publish(lab: str | None, listen: str, stop: str, as_json: bool, target: str 
             "these words contradict each other",
             "write labctl publish NODE:PORT [--listen PORT], or labctl publish --stop PORT",
         )
-    found = _TARGET.fullmatch(target) if target else None
-    if target and (not found or not 0 < int(found[2]) < 65536):
-        raise UsageError(f"{target} is no port of a node", "write NODE:PORT, such as vm1:80")
+    port = publishing.port_of(target) if target else 0
     running = Lab.attach(lab)
-    if found:
-        made = [publishing.publish(running, found[1], int(found[2]), listen)]
+    if target:
+        made = [publishing.publish(running, target.partition(":")[0], port, listen)]
     elif stop:
         made = publishing.stop(running, stop)
     else:
@@ -47,7 +41,7 @@ def publish(lab: str | None, listen: str, stop: str, as_json: bool, target: str 
     running.close()
     if as_json:
         print_json({"lab": running.name, "published": [one.to_json() for one in made]})
-    elif found:
+    elif target:
         click.echo(f"{made[0].listens} leads to port {made[0].to} of {made[0].node}")
     elif stop:
         for one in made:

@@ -12,6 +12,7 @@ VERBS = {
     "diagnose": "diagnose",
     "doctor": "checks",
     "down": "labs",
+    "events": "events",
     "exec": "exec",
     "experiment": "experiments",
     "experiments": "experiments",

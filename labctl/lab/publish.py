@@ -27,6 +27,7 @@ from labctl.sandbox.process import last_lines, start_as
 START_SECONDS = 30.0
 _END_SECONDS = 10.0
 _LISTEN = re.compile(r"(?:(?P<v6>\[[0-9a-fA-F:.]+\]|[0-9.]+):)?(?P<port>[0-9]{1,5})")
+_TARGET = re.compile(r"[A-Za-z0-9-]+:([0-9]{1,5})")
 
 
 def publish(lab: Lab, node: str, to: int, listen: str = "") -> Published:
@@ -61,6 +62,21 @@ def publish(lab: Lab, node: str, to: int, listen: str = "") -> Published:
         made = Published(address, server.getsockname()[1], node, to)
         _start(lab, made, server)
     return made
+
+
+def publish_word(lab: Lab, word: str) -> Published:
+    """Publish as `[[ADDRESS:]PORT:]NODE:PORT` says; raises `UsageError` also for what is none."""
+    listen, _, target = word.rpartition(":")
+    listen, _, node = listen.rpartition(":")
+    return publish(lab, node, port_of(f"{node}:{target}"), listen)
+
+
+def port_of(target: str) -> int:
+    """Return the port of `NODE:PORT`; raises `UsageError` for what is none."""
+    found = _TARGET.fullmatch(target)
+    if not found or not 0 < int(found[1]) < 65536:
+        raise UsageError(f"{target} is no port of a node", "write NODE:PORT, such as vm1:80")
+    return int(found[1])
 
 
 def _listening(listen: str) -> tuple[str, int]:

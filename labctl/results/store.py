@@ -81,6 +81,11 @@ def list_runs(root: Path | None = None) -> list[Summary]:
     return [_summary(path) for path in _directories(results_root(root))]
 
 
+def ids(root: Path | None = None) -> list[str]:
+    """Return the ids of all runs under `root`, the oldest first; nothing of them is read."""
+    return sorted(path.name for path in _directories(results_root(root)))
+
+
 def find(name: str, root: Path | None = None) -> Summary:
     """Return the run called `name`: an id, a part of one, `last`, or `last~N` (N before it).
 

@@ -296,9 +296,9 @@ def test_a_port_of_the_host_leads_into_a_guest_while_the_lab_runs(pair: Place) -
 @pytest.mark.parametrize("end", ["down", "kill"])
 def test_what_is_published_ends_with_the_lab_however_that_ends(end: str, pair: Place) -> None:
     pair.write("solo.yaml", PAIR.replace("name: pair", "name: solo"))
-    pair.ok("up", "solo.yaml")
+    pair.ok("up", "solo.yaml", "--publish", "vm1:22")
     try:
-        (made,) = pair.ok("publish", "-l", "solo", "vm1:22", "--json").json()["published"]
+        (made,) = pair.ok("publish", "-l", "solo", "--json").json()["published"]
         assert ask(made["listens"]).startswith(b"SSH-2.0-")
         if end == "kill":
             identity = json.loads((pair.runtime / "solo/world.json").read_text())
@@ -309,12 +309,37 @@ def test_what_is_published_ends_with_the_lab_however_that_ends(end: str, pair: P
     assert not answers(made["listens"])
 
 
+def test_a_lab_whose_port_is_taken_does_not_come_up(pair: Place) -> None:
+    pair.write("solo.yaml", PAIR.replace("name: pair", "name: solo"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = pair.run("up", "solo.yaml", "--publish", f"{port}:vm1:22")
+    assert (done.status, "it is taken" in done.stderr) == (2, True)
+    assert pair.lab_files() == ["pair"]
+
+
 def answers(listens: str) -> bool:
     try:
         ask(listens)
     except OSError:
         return False
     return True
+
+
+def test_what_changes_in_a_lab_is_told_as_it_does(pair: Place) -> None:
+    with pair.start("events", "--lab", "pair", "--interval", "0.2", output=True) as watching:
+        until("the router is told", lambda: watching.said('"name": "r1", "state": "running"'))
+        pair.ok("exec", "--", "ip", "link", "set", "vm2-eth0", "down")
+        until("the link is lost", lambda: watching.said('"name": "vm2:eth0", "state": "down"'))
+        pair.ok("exec", "--", "ip", "link", "set", "vm2-eth0", "up")
+        until("the link is whole", lambda: watching.said('"name": "vm2:eth0", "state": "up"'))
+    lines = [json.loads(line) for line in watching.log.read_text().splitlines()]
+    assert {one["type"] for one in lines} == {"lab", "node", "router", "link"}
+
+
+def test_the_wide_status_has_every_interface(pair: Place) -> None:
+    told = pair.ok("status", "--wide").stdout
+    assert all(word in told for word in ("vm1:eth0", "vm1-eth0", "r1:eth1", "r1-eth1", "1500"))
 
 
 def test_a_running_lab_is_drawn_with_its_states(pair: Place) -> None:
