@@ -24,7 +24,9 @@ def lab(state: str = "up", **parts: Any) -> dict[str, Any]:
     }
 
 
-def told(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[tuple[str, str, str | None, str]]:
+def told(
+    before: list[dict[str, Any]], after: list[dict[str, Any]]
+) -> list[tuple[str, str, str | None, str]]:
     events = between(of_labs(before), of_labs(after))
     return [(one["type"], one["name"], one["was"], one["state"]) for one in events]
 
