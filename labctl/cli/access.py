@@ -16,10 +16,11 @@ from labctl.lab.lab import Lab
 @lab_option
 @json_option
 def ssh_config(lab: str | None, as_json: bool) -> None:
-    """Print an ssh_config(5) for the lab's guests, by their names and by NODE.LAB.
+    """Print an ssh_config(5) for the lab's guests.
 
-    For OpenSSH's programs and what uses them: `labctl ssh-config >lab.conf; scp -F lab.conf ...`.
-    scp, sftp and rsync need their other half in the guest; `labctl cp` needs none.
+    They are there by their names and as NODE.LAB. For OpenSSH's programs and what uses them:
+    `labctl ssh-config >lab.conf; scp -F lab.conf ...`. scp, sftp and rsync need their other half in
+    the guest; `labctl cp` needs none.
     """
     running = Lab.attach(lab)
     found = access.logins(running)
@@ -33,9 +34,9 @@ def ssh_config(lab: str | None, as_json: bool) -> None:
 @lab_option
 @click.argument("node")
 def ssh_proxy(lab: str | None, node: str) -> NoReturn:
-    """Connect to NODE's SSH server: the ProxyCommand that `labctl ssh-config` writes.
+    """Connect to NODE's SSH server, for ssh(1) to call.
 
-    It is for ssh(1) to call, not for a shell.
+    It is the ProxyCommand that `labctl ssh-config` writes, and nothing for a shell.
     """
     running = Lab.attach(lab)
     words = access.proxy_words(running, node)

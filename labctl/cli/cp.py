@@ -26,11 +26,11 @@ _REMOTE = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*):(.*)", re.DOTALL)
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 def copy(lab: str | None, timeout: float, as_json: bool, source: str, target: str) -> None:
-    """Copy a file or a folder: SRC to NODE:PATH, or NODE:PATH to DST.
+    """Copy a file or a folder into a guest, or out of one.
 
-    A path of a guest's that is not absolute begins in the home of root. Where DST is a folder it is
-    put into it. From a guest only files and folders are taken, with no more rights than 777;
-    links, devices and sockets are left out, and counted.
+    One of SRC and DST is NODE:PATH. A path of a guest's that is not absolute begins in the home of
+    root. Where DST is a folder it is put into it. From a guest only files and folders are taken,
+    with no more rights than 777; links, devices and sockets are left out, and counted.
     """
     ends = [_REMOTE.fullmatch(word) for word in (source, target)]
     if all(ends) or not any(ends):

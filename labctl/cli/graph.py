@@ -44,10 +44,11 @@ def graph(
     output: Path | None,
     file: str | None,
 ) -> None:
-    """Draw a topology FILE, or a running lab: nodes, routers, networks, kinds and addresses.
+    """Draw a topology FILE, or a running lab.
 
-    FILE is found as `labctl up` finds it; without one it is the lab of --lab, or the only one that
-    is up, and then each node's and router's state is told too.
+    That is nodes, routers and networks, with kinds and addresses. FILE is found as `labctl up`
+    finds it; without one it is the lab of --lab, or the only one that is up, and then each node's
+    and router's state is told too.
     """
     from click.core import ParameterSource
 

@@ -21,9 +21,11 @@ from labctl.lab.lab import Lab
 @json_option
 @click.argument("target", required=False, metavar="[NODE:PORT]")
 def publish(lab: str | None, listen: str, stop: str, as_json: bool, target: str | None) -> None:
-    """Let a port of this host lead to TCP port PORT of NODE, until the lab ends.
+    """Let a port of this host lead into a guest.
 
-    In the guest it is a connection to localhost. Without a NODE:PORT what is published is listed.
+    That is TCP port PORT of NODE, until the lab ends; in the guest it is a connection to
+    localhost, so what listens there alone is reached as well. Without a NODE:PORT what is published
+    is listed.
     """
     if (stop and (target or listen)) or (listen and not target):
         raise UsageError(

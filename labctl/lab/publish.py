@@ -91,7 +91,7 @@ def _start(lab: Lab, made: Published, server: socket.socket) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     name = f"{made.port}-{made.address.replace(':', '_')}"
     words = ssh.command(lab.directory, made.node)
-    words = [*words[:-1], "-W", f"localhost:{made.to}", words[-1]]
+    words = [*words[:-1], "-o", "LogLevel=QUIET", "-W", f"localhost:{made.to}", words[-1]]
     argv = [*lab.sandbox.python, "-m", relay.__name__, str(folder / f"{name}.pid")]
     child = start_as(
         lab.sandbox.words([*argv, str(server.fileno()), *words]), None, files=[server.fileno()]

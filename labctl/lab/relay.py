@@ -19,7 +19,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from labctl.sandbox.process import environment
+from labctl.sandbox.process import start_as
 
 MOST = 64
 """Connections at once: each is an ssh(1). Further ones wait in the kernel."""
@@ -48,10 +48,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _serve(line: socket.socket, words: Sequence[str], room: threading.Semaphore) -> None:
     try:
-        with line, subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env=environment(), bufsize=0,
-        ) as child:  # fmt: skip
+        with line, start_as(words, None) as child:
+            assert child.stderr
+            child.stderr.close()  # it is told to be quiet, and nobody reads here
             there = threading.Thread(target=_to_guest, args=(line, child), daemon=True)
             there.start()
             assert child.stdout
@@ -71,6 +70,7 @@ def _to_guest(line: socket.socket, child: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(OSError):
         while data := line.recv(_CHUNK):
             child.stdin.write(data)
+            child.stdin.flush()
     with contextlib.suppress(OSError):
         child.stdin.close()
 
