@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import os
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from labctl.errors import LabctlError, UsageError, host_error
+from labctl.errors import LabctlError, UsageError, host_error, nearest
 from labctl.events import Emit, Event, silent
 from labctl.images import cache, lookup, recipe, recipe_paths
 from labctl.images.cache import Image
@@ -189,10 +188,7 @@ def remove(name: str | None = None) -> list[str]:
     with cache.builder(Deadline(_BUILD_SECONDS, "waiting for a build to end")):
         folders = cache.folders_of(name)
         if name is not None and not folders and name not in recipe_paths.names():
-            near = difflib.get_close_matches(name, recipe_paths.names(), n=1, cutoff=0.4)
-            raise UsageError(
-                f"there is no image {name}", f"did you mean {near[0]}?" if near else ""
-            )
+            raise UsageError(f"there is no image {name}", nearest(name, recipe_paths.names()))
         for folder in folders:
             cache.remove(folder)
         if name is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from labctl.errors import UsageError
+from labctl.errors import UsageError, nearest
 from labctl.images import recipe_paths
 from labctl.topology import text
 from labctl.topology.tree import MAX_BYTES
@@ -194,10 +193,7 @@ def _find(name: str) -> Path:
         with contextlib.suppress(OSError):  # such as a name that is too long for any file
             if name and "/" not in name and (top / name / "recipe.yaml").is_file():
                 return top / name
-    known = recipe_paths.names()
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-    raise UsageError(f"there is no image {name}", hint)
+    raise UsageError(f"there is no image {name}", nearest(name, recipe_paths.names()))
 
 
 def _merged(

@@ -285,10 +285,14 @@ class Lab:
         return self._dom0s[host] if host else self.sandbox
 
     def node(self, name: str) -> Node:
-        """Return a node by its name; raises `UsageError` for an unknown one."""
+        """Return a node by its name; raises `UsageError` for an unknown one, or a router."""
+        if name in self.topology.routers:
+            raise UsageError(
+                f"{name} is a router of lab {self.name}, not a guest: it has no console and no SSH",
+                f"run a command in it: labctl exec {name} -- COMMAND",
+            )
         if name not in self.topology.nodes:
-            known = ", ".join(self.topology.nodes)
-            raise UsageError(f"lab {self.name} has no node {name}", f"it has: {known}")
+            raise UsageError(f"lab {self.name} has no node {name}", self._known())
         check = partial(status.check_running, self.sandbox, self._state, name)
         return Node(self.sandbox, self.directory, self.topology.nodes[name], check)
 
@@ -326,10 +330,14 @@ class Lab:
     def router(self, name: str) -> Router:
         """Return a router by its name; raises `UsageError` for an unknown one."""
         if name not in self.topology.routers:
-            known = ", ".join(self.topology.routers) or "none"
-            raise UsageError(f"lab {self.name} has no router {name}", f"it has: {known}")
+            raise UsageError(f"lab {self.name} has no router {name}", self._known())
         router = self.topology.routers[name]
         return Router(self.place(router.host), self.directory, router)
+
+    def _known(self) -> str:
+        """Return the hint that lists nodes and routers."""
+        routers = ", ".join(self.topology.routers)
+        return f"it has: {', '.join(self.topology.nodes)}" + (routers and f"; routers: {routers}")
 
     @property
     def routers(self) -> list[Router]:

@@ -15,6 +15,7 @@ from labctl.guests import ssh
 from labctl.images import Image, modules
 from labctl.kinds import registry
 from labctl.kinds.base import Kind
+from labctl.kinds.nics.base import NicModel
 from labctl.lab import memory, state, templates, xen_guests
 from labctl.lab.machines import kind_of
 from labctl.sandbox import process
@@ -59,11 +60,7 @@ def check(
     for node in backend.booted(topology):
         image = images[node.image]
         if node.memory < image.memory and not node.initramfs:
-            raise UsageError(
-                f"{node.name} has {node.memory} MiB; "
-                f"its image {node.image} needs {image.memory} to boot",
-                f"write memory: {image.memory} (or more) in the topology",
-            )
+            raise too_little(node, image.memory)
         xen_guests.check(node, image)
         _check_drivers(node, image)
     machines = backend.machines(topology)
@@ -86,12 +83,24 @@ def _check_drivers(node: Node, image: Image) -> None:
     there = modules.names(image.initramfs)
     for name, model in wanted.items():
         if there and model.driver not in there:
-            other = node.guest_kind.image_with_all_nics
-            raise UsageError(
-                f"{node.name}'s {name} is {model.name}, "
-                f"but its image {image.name} has no driver for that ({model.driver})",
-                f"write {other}, or model: virtio",
-            )
+            raise no_driver(node, name, model)
+
+
+def too_little(node: Node, needed: int) -> UsageError:
+    """Return the error of a node with less memory than its image needs, in MiB."""
+    return UsageError(
+        f"{node.name} has {node.memory} MiB; its image {node.image} needs {needed} to boot",
+        f"write memory: {needed} (or more) in the topology",
+    )
+
+
+def no_driver(node: Node, interface: str, model: NicModel) -> UsageError:
+    """Return the error of an interface that a node's image has no driver for."""
+    return UsageError(
+        f"{node.name}'s {interface} is {model.name}, "
+        f"but its image {node.image} has no driver for that ({model.driver})",
+        f"write {node.guest_kind.image_with_all_nics}, or model: virtio",
+    )
 
 
 def check_kinds(topology: Topology) -> None:

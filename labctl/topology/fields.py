@@ -64,7 +64,8 @@ def refuse(message: str, hint: str = "") -> NoReturn:
 
 def _text(value: object, what: str, example: str) -> str:
     if isinstance(value, bool | int | float):
-        refuse(f"{what} must be text, not {shown(value)}", f"put it in quotes: '{example}'")
+        written = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+        refuse(f"{what} must be text, not {shown(value)}", f"put it in quotes: '{written}'")
     if not isinstance(value, str):
         refuse(f"{what} must be text such as {example}, not {_kind(value)}")
     return value
@@ -253,7 +254,7 @@ def _link(name: str) -> str:
 
 
 def _word(what: str, example: str, value: object) -> str:
-    text = _text(value, what, example)
+    text = _text(value, f"the {what}'s name", example)
     if len(text) > 63 or not _NAME.fullmatch(text):
         hint = "letters, digits, '_', '-' and '.', beginning with a letter or digit, at most 63"
         refuse(f"{shown(text)} cannot be a {what}'s name", hint)

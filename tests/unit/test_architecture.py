@@ -28,7 +28,7 @@ MAY_START_PROGRAMS = {
     "capture/spawn.py",  # observers of a host without a sandbox
     "network/confined.py",  # becomes the program of a link
     "cli/terminal.py",  # a console on the user's terminal, by a program in the lab's sandbox
-    "cli/labs.py",  # the command becomes ssh itself, so that its exit status is ours
+    "cli/process.py",  # the command becomes ssh itself, so that its exit status is ours
 }
 
 

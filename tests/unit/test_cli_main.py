@@ -344,7 +344,7 @@ def test_words_after_the_node_belong_to_the_command(
 
 
 def test_what_labctl_becomes_dies_of_a_broken_pipe_like_any_program() -> None:
-    become = "import sys; from labctl.cli.labs import _become; _become(sys.argv[1:])"
+    become = "import sys; from labctl.cli.process import become; become(sys.argv[1:])"
     words = ["grep", "SigIgn", "/proc/self/status"]
     done = subprocess.run(
         [sys.executable, "-c", become, *words],

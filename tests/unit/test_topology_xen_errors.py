@@ -26,7 +26,7 @@ GOLDEN = {
     ),
     "a host that is no text": (
         HOST + "  vm1: {host: 1}\n",
-        "t.yaml:4:15: the Xen host's name must be text, not 1 (put it in quotes: 'xen1')",
+        "t.yaml:4:15: the Xen host's name must be text, not 1 (put it in quotes: '1')",
     ),
     "an unknown host": (
         HOST + "  vm1: {host: xen2}\n",
