@@ -29,9 +29,10 @@ from labctl.sandbox.lazy_import import Late
 
 # Listing images must not wait for what building one needs.
 if TYPE_CHECKING:
-    from labctl.images import closure, mirror, unpack
+    from labctl.images import closure, disk, mirror, unpack
 else:
     closure = Late("labctl.images.closure")
+    disk = Late("labctl.images.disk")
     mirror = Late("labctl.images.mirror")
     unpack = Late("labctl.images.unpack")
 
@@ -99,6 +100,10 @@ def _build(
         (folder / "hypervisor").write_bytes(_hypervisor(source, loaded.recipe.hypervisor))
     tree = compose(loaded, source, release, scratch / "modules", deadline=deadline)
     tree.write_cpio(folder / "initramfs.cpio")
+    if loaded.recipe.disk:
+        emit(Event("image", name, "progress", "writing the disk", 0.97))
+        place, work = folder / cache.DISK, scratch / "disk"
+        disk.write(loaded, source, release, folder / "initramfs.cpio", work, place, deadline)
     deadline.check()
     return cache.keep(
         folder,
