@@ -26,9 +26,11 @@ from labctl.errors import UsageError, nearest, shown
 from labctl.kinds import guests, nics, registry
 from labctl.kinds.base import LinkPlan, Option
 from labctl.kinds.guests.base import GuestKind, Hypervisor
+from labctl.topology.disk_image import DiskImage
 from labctl.topology.features import DEVICE_FEATURES
 
 _T = TypeVar("_T")
+_LATER_KEYS = ("hypervisor", "host", "kind", "disk", "segments", "segment", "options")
 
 MGMT_BRIDGE = "mgmt"
 """The link name of the management bridge; no network can have it."""
@@ -144,6 +146,7 @@ class Node:
 
     name: str
     image: str
+    """The name of a recipe's image; empty where it boots a `disk`."""
     kernel: Path | None
     initramfs: Path | None
     memory: int
@@ -159,6 +162,8 @@ class Node:
     """The name of its guest kind, where that does not follow from `hypervisor` and `host`."""
     clone: bool | None = None
     """Whether it may start from a saved state; None where it is for labctl to say."""
+    disk: DiskImage | None = None
+    """The disk image that it boots, in place of an image made by a recipe."""
 
     @property
     def guest_kind(self) -> GuestKind:
@@ -231,7 +236,9 @@ class Topology:
         """
         content = dataclasses.asdict(self)
         del content["source"]
-        for node in content["nodes"].values():
+        for name, node in content["nodes"].items():
+            disk = self.nodes[name].disk
+            node["disk"] = disk.identity() if disk else None
             node["kernel"] = node["kernel"] is not None
             node["initramfs"] = node["initramfs"] is not None
             del node["clone"]  # how it starts makes it no other guest
@@ -240,7 +247,7 @@ class Topology:
                 for part in (thing, *thing.get("interfaces", ())):
                     del part["labels"]
                     # Topologies that say nothing of these keep the digests from before them.
-                    for key in ("hypervisor", "host", "kind", "segments", "segment", "options"):
+                    for key in _LATER_KEYS:
                         if not part.get(key, True):
                             del part[key]
         for network in content["networks"].values():

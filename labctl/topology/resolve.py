@@ -13,6 +13,7 @@ from pathlib import Path
 from labctl.kinds import guests, registry
 from labctl.kinds.base import Option
 from labctl.topology import model, schema
+from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import in_order
 from labctl.topology.fields import LINK_NAME
 
@@ -179,9 +180,10 @@ def _node(
                 segment=_plugged(interface, networks.get(interface.network)),
             )
         )
+    image = written.image or defaults.image or kind.image
     return model.Node(
         name=name,
-        image=written.image or defaults.image or kind.image,
+        image=image if isinstance(image, str) else "",
         kernel=own_file("kernel"),
         initramfs=own_file("initramfs"),
         memory=written.memory or defaults.memory or kind.memory,
@@ -196,6 +198,19 @@ def _node(
         # Not where it follows: then a topology that says it is the same as one that does not.
         kind="" if kind.name == guests.derived(hypervisor, host) else kind.name,
         clone=defaults.clone if written.clone is None else written.clone,
+        disk=None if isinstance(image, str) else _disk(image, base),
+    )
+
+
+def _disk(written: DiskImage, base: Path) -> model.DiskImage:
+    known = written.known_format
+    assert known  # the shape is refused without one
+    return model.DiskImage(
+        format=known,
+        firmware=written.firmware,
+        url=written.url or "",
+        file=absolute(base, written.file) if written.file else None,
+        sha256=written.sha256 or "",
     )
 
 
