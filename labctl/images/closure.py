@@ -18,6 +18,8 @@ from labctl.images.tree import Entry, Tree
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import run
 
+_KMOD_INDEXES = [f"modules.{name}.bin" for name in ("alias", "builtin", "dep", "symbols")]
+"""What libkmod reads, and nothing else (libkmod/libkmod.c, `index_files`)."""
 _LIBRARY_FOLDERS = ("usr/lib/x86_64-linux-gnu", "usr/lib", "usr/lib64")
 
 
@@ -108,9 +110,11 @@ def copy_modules(
     scratch: Path,
     *,
     deadline: Deadline,
+    binary: bool = False,
 ) -> None:
     """Copy kernel modules and all that they depend on, with the index that modprobe reads.
 
+    That is busybox's, or kmod's where it is `binary`.
     A module that the kernel has built in is there already. `scratch` is a folder to work in.
     Raises `UsageError` for a module that the kernel does not have.
     """
@@ -147,13 +151,17 @@ def copy_modules(
         file.write_bytes(data)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "modules.builtin").write_text(builtin_text)
-    (folder / "modules.order").write_text("")
+    # kmod's indexes have the modules in this order; without it, it would be the disk's.
+    order = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.ko")) if binary else []
+    (folder / "modules.order").write_text("".join(f"{path}\n" for path in order))
     run(["depmod", "-b", str(scratch), release], deadline=deadline, package="kmod")
     target.add(f"{top}/modules.builtin", Entry(0o644, builtin_text.encode()))
     for index in ("modules.dep", "modules.alias"):
         # depmod writes them in the order the folder was read in, which is the disk's.
         lines = sorted((folder / index).read_text().splitlines(keepends=True))
         target.add(f"{top}/{index}", Entry(0o644, "".join(lines).encode()))
+    for index in _KMOD_INDEXES if binary else ():
+        target.add(f"{top}/{index}", Entry(0o644, (folder / index).read_bytes()))
 
 
 def _module_name(path: str) -> str:
