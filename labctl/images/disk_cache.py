@@ -25,6 +25,7 @@ VERSION = 1
 """Of the notes."""
 MODE = 0o444
 """Of an image: whoever opens it to write, such as a guest without an overlay, is refused."""
+DIGESTS = "disk-digests"
 _MAKING = ".making-"
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -77,6 +78,11 @@ def root() -> Path:
 def parts() -> Path:
     """Return the folder of what is not downloaded whole yet."""
     return root() / "parts"
+
+
+def digests() -> Path:
+    """Return the folder of digests of files that were read before, which are the user's own."""
+    return paths.cache() / DIGESTS
 
 
 def place(sha256: str) -> Path:

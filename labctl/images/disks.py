@@ -15,7 +15,6 @@ from labctl.sandbox import user_cache
 from labctl.sandbox.deadline import Deadline
 from labctl.topology.disk_image import DiskImage
 
-KIND = "disk-digests"
 _SECONDS = 3600.0
 """To hash, copy or decompress one image."""
 _SIDES = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
@@ -90,7 +89,7 @@ def _from_file(image: DiskImage, emit: Emit) -> Disk:
         before = _state(path)
         parts = [str(path), *map(str, before)]
         key = user_cache.key(Path(__file__).parent, parts)
-        known: str | None = user_cache.load(KIND, key, str)
+        known: str | None = user_cache.load(disk_cache.DIGESTS, key, str)
         if known and not image.sha256 and (found := _cached(image, known)):
             return found
         with reported(emit, "image", image.name):
@@ -106,7 +105,7 @@ def _from_file(image: DiskImage, emit: Emit) -> Disk:
         raise UsageError(
             f"cannot read {path}: {error.strerror}", "look at file: of image:"
         ) from None
-    user_cache.keep(KIND, key, sha256, str)
+    user_cache.keep(disk_cache.DIGESTS, key, sha256, str)
     return found
 
 
