@@ -12,7 +12,7 @@ from pathlib import Path
 from labctl.backends.base import Backend
 from labctl.errors import HostError, UsageError
 from labctl.guests import ssh
-from labctl.images import Image, modules
+from labctl.images import Image, modules, overlay
 from labctl.kinds import registry
 from labctl.kinds.base import Kind
 from labctl.lab import memory, state, templates, xen_guests
@@ -57,6 +57,8 @@ def check(
     hoped that those that may be clones are: who starts them checks it again for the others.
     """
     for node in backend.booted(topology):
+        if node.disk:  # what it needs is not known
+            continue
         image = images[node.image]
         if node.memory < image.memory and not node.initramfs:
             raise UsageError(
@@ -116,6 +118,28 @@ def check_kinds(topology: Topology) -> None:
                     f"{tool.program} is not installed, which {who} of the kind {kind.name} needs",
                     f"as root, run: apt-get install {tool.package}",
                 )
+
+
+def check_disks(topology: Topology) -> None:
+    """Raise `UsageError` for a disk image that a node cannot boot, or that nothing pins.
+
+    `HostError` where this host lacks what disk images need.
+    """
+    for node in topology.nodes.values():
+        kind = kind_of(node)
+        if bool(node.disk) != kind.boots_disk:
+            wrong = "boots a disk image" if kind.boots_disk else "boots no disk image"
+            right = "a mapping with url or file" if kind.boots_disk else "the name of an image"
+            raise UsageError(
+                f"{node.name} is of the kind {kind.name}, which {wrong}", f"write image: {right}"
+            )
+        if node.disk and node.disk.url and not node.disk.sha256:
+            raise UsageError(
+                f"the image of {node.name} has no digest: {node.disk.url}",
+                f"run: labctl image lock {topology.source or 'FILE'}; or write its sha256",
+            )
+    if any(node.disk for node in topology.nodes.values()):
+        overlay.check_installed()
 
 
 def check_accel(topology: Topology, backend: Backend, accel: str) -> None:

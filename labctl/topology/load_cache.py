@@ -21,8 +21,9 @@ KIND = "topologies"
 def load(path: Path) -> Topology:
     """Return the topology of a file as `reading.load` does, which it leaves alone where it can.
 
-    One that names files or disk images of its own is read each time, for they must be there, and
-    the images have a lock that may have changed; so is one with a guest kind of another package, whose defaults may have changed. Raises as `reading.load` does.
+    One that names files or disk images of its own is read each time: files must be there, and the
+    lock of the images may have changed. So is one with a guest kind of another package, whose
+    defaults may have changed. Raises as `reading.load` does.
     """
     key = _key(path)
     known: Topology | None = user_cache.load(KIND, key, Topology) if key else None

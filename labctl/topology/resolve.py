@@ -12,7 +12,7 @@ from pathlib import Path
 
 from labctl.kinds import guests, registry
 from labctl.kinds.base import Option
-from labctl.topology import model, schema
+from labctl.topology import disk_image, model, schema
 from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import in_order
 from labctl.topology.fields import LINK_NAME
@@ -202,10 +202,10 @@ def _node(
     )
 
 
-def _disk(written: DiskImage, base: Path) -> model.DiskImage:
+def _disk(written: DiskImage, base: Path) -> disk_image.DiskImage:
     known = written.known_format
     assert known  # the shape is refused without one
-    return model.DiskImage(
+    return disk_image.DiskImage(
         format=known,
         firmware=written.firmware,
         url=written.url or "",
