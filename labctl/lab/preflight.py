@@ -15,6 +15,7 @@ from labctl.guests import ssh
 from labctl.images import Image, modules, overlay
 from labctl.kinds import registry
 from labctl.kinds.base import Kind
+from labctl.kinds.guests.disk import Disk
 from labctl.lab import memory, state, templates, xen_guests
 from labctl.lab.machines import kind_of
 from labctl.sandbox import process
@@ -60,6 +61,12 @@ def check(
         if node.disk:  # what it needs is not known
             continue
         image = images[node.image]
+        if bool(image.disk) != kind_of(node).boots_disk:
+            raise UsageError(
+                f"{node.name} is of the kind {kind_of(node).name}, and its image {node.image} "
+                + ("is a disk" if image.disk else "is no disk"),
+                "leave kind: away" if image.disk else f"write image: {Disk.image}, or a mapping",
+            )
         if node.memory < image.memory and not node.initramfs:
             raise UsageError(
                 f"{node.name} has {node.memory} MiB; "
@@ -127,18 +134,17 @@ def check_disks(topology: Topology) -> None:
     """
     for node in topology.nodes.values():
         kind = kind_of(node)
-        if bool(node.disk) != kind.boots_disk:
-            wrong = "boots a disk image" if kind.boots_disk else "boots no disk image"
-            right = "a mapping with url or file" if kind.boots_disk else "the name of an image"
+        if node.disk and not kind.boots_disk:
             raise UsageError(
-                f"{node.name} is of the kind {kind.name}, which {wrong}", f"write image: {right}"
+                f"{node.name} is of the kind {kind.name}, which boots no disk image",
+                "write image: the name of an image",
             )
         if node.disk and node.disk.url and not node.disk.sha256:
             raise UsageError(
                 f"the image of {node.name} has no digest: {node.disk.url}",
                 f"run: labctl image lock {topology.source or 'FILE'}; or write its sha256",
             )
-    if any(node.disk for node in topology.nodes.values()):
+    if any(kind_of(node).boots_disk for node in topology.nodes.values()):
         overlay.check_installed()
 
 

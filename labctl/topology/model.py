@@ -159,20 +159,24 @@ class Node:
     hypervisor: Hypervisor = ""
     host: str = ""
     kind: str = ""
-    """The name of its guest kind, where that does not follow from `hypervisor` and `host`."""
+    """The name of its guest kind, where that does not follow from its other keys."""
     clone: bool | None = None
     """Whether it may start from a saved state; None where it is for labctl to say."""
     disk: DiskImage | None = None
     """The disk image that it boots, in place of an image made by a recipe."""
 
     @property
+    def _telling(self) -> tuple[str, str, str | None]:
+        return self.hypervisor, self.host, None if self.disk else self.image
+
+    @property
     def guest_kind(self) -> GuestKind:
-        """Its kind (`labctl.kinds`); what `hypervisor` and `host` tell, where that is not here.
+        """Its kind (`labctl.kinds`); what its other keys tell, where that is not here.
 
         So whoever has a record can tell of it without its kind; what starts it asks `registry`.
         """
         found = registry.GUESTS.find(self.kind)
-        return found or registry.guest(guests.derived(self.hypervisor, self.host))
+        return found or registry.guest(guests.derived(*self._telling))
 
 
 @dataclass(frozen=True)

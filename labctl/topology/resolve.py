@@ -149,7 +149,9 @@ def _node(
     base: Path,
 ) -> model.Node:
     host = written.host or ""
-    usual = guests.derived(written.hypervisor or "", host)
+    asked = written.image or defaults.image or ""
+    telling = (host, asked if isinstance(asked, str) else None)
+    usual = guests.derived(written.hypervisor or "", *telling)
     kind = registry.guest(written.kind or usual)
     hypervisor = written.hypervisor or kind.hypervisor
     if not kind.inherits:
@@ -196,7 +198,7 @@ def _node(
         hypervisor=hypervisor,
         host=host,
         # Not where it follows: then a topology that says it is the same as one that does not.
-        kind="" if kind.name == guests.derived(hypervisor, host) else kind.name,
+        kind="" if kind.name == guests.derived(hypervisor, *telling) else kind.name,
         clone=defaults.clone if written.clone is None else written.clone,
         disk=None if isinstance(image, str) else _disk(image, base),
     )
