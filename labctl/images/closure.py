@@ -20,6 +20,8 @@ from labctl.sandbox.process import run
 
 _KMOD_INDEXES = [f"modules.{name}.bin" for name in ("alias", "builtin", "dep", "symbols")]
 """What libkmod reads, and nothing else (libkmod/libkmod.c, `index_files`)."""
+_ELF = b"\x7fELF"
+_ELF_FOLDERS = ("usr/bin/", "usr/sbin/", "usr/lib")
 _LIBRARY_FOLDERS = ("usr/lib/x86_64-linux-gnu", "usr/lib", "usr/lib64")
 
 
@@ -68,9 +70,25 @@ def copy_with_libraries(source: Tree, paths: Iterable[str], target: Tree) -> Non
             queue.append(_library(source, needed, path))
 
 
+def check_libraries(tree: Tree) -> None:
+    """Raise `LabctlError` for a library that a program or library in `tree` needs and that lacks.
+
+    Those in folders of a program's own are found by that program.
+    """
+    known = {path.rpartition("/")[2] for path in tree}
+    for path, entry in tree.entries.items():
+        if isinstance(entry.data, Path) and path.startswith(_ELF_FOLDERS):
+            with entry.data.open("rb") as file:
+                if file.read(4) != _ELF:
+                    continue
+            for needed in _needs(entry.read()):
+                if needed.rpartition("/")[2] not in known:
+                    raise _missing(needed, path)
+
+
 def _needs(data: bytes) -> list[str]:
     """Return PT_INTERP and every DT_NEEDED of an ELF file; nothing for any other file."""
-    if not data.startswith(b"\x7fELF"):
+    if not data.startswith(_ELF):
         return []
     try:
         elf = ELFFile(io.BytesIO(data))
@@ -96,7 +114,11 @@ def _library(source: Tree, needed: str, user: str) -> str:
         normal = f"usr/{normal}" if normal.startswith("lib") else normal
         if normal in source:
             return normal
-    raise LabctlError(
+    raise _missing(needed, user)
+
+
+def _missing(needed: str, user: str) -> LabctlError:
+    return LabctlError(
         f"no package of the recipe holds {needed}, which {user} needs",
         "add the package that holds it to `packages`, then run: labctl image lock",
     )

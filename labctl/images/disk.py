@@ -60,6 +60,7 @@ def root(loaded: LoadedRecipe, source: Tree, release: str, scratch: Path, deadli
     for path, entry in source.entries.items():
         if not any(fnmatchcase(path, pattern) for pattern in wanted.exclude):
             tree.add(path, entry)
+    closure.check_libraries(tree)
     closure.copy_modules(
         source, release, wanted.modules, tree, scratch, deadline=deadline, binary=True
     )
