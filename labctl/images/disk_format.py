@@ -29,6 +29,7 @@ _MAGIC: dict[bytes, Format] = {
     b"KDMV": "vmdk",  # VMware, Virtual Disk Format 5.0
     b"vhdxfile": "vhdx",  # MS-VHDX, 2.2.1
 }
+_DESCRIPTOR_FILE = b"# Disk DescriptorFile"
 _HEAD = 1 << 9
 _DATA_FILE = 1 << 2
 """qcow2: the incompatible feature of an external data file."""
@@ -47,6 +48,8 @@ def check(path: Path, wanted: Format, source: str) -> int:
     with path.open("rb") as file:
         head = file.read(_HEAD)
         found = next((one for magic, one in _MAGIC.items() if head.startswith(magic)), "raw")
+        if wanted == "vmdk" and head.startswith(_DESCRIPTOR_FILE):
+            raise _others(source, "extents")
         if found != wanted:
             what = f"is {found}" if found != "raw" else f"does not begin as {wanted} does"
             hint = f"write format: {found}" if found != "raw" else "look at it: file FILE"

@@ -208,7 +208,8 @@ def _transfer(part: Part, file: BufferedRandom, emit: Emit, pinned: bool) -> Non
             file.write(block)
             have += len(block)
             if have > MOST:
-                raise LabctlError(f"{part.url} is larger than {MOST >> 30} GiB")
+                what = f"{part.url} is larger than the {MOST >> 30} GiB that are taken"
+                raise LabctlError(what, "look at the URL: it may be of something else")
             if time.monotonic() - told > _TOLD_SECONDS:
                 told = time.monotonic()
                 emit(_progress(part.name, have, total))
@@ -243,7 +244,8 @@ def _check_room(part: Part, total: int | None, have: int) -> None:
     if total is None:
         return
     if total > MOST:
-        raise LabctlError(f"{part.url} is {total >> 30} GiB; at most {MOST >> 30} GiB are taken")
+        what = f"{part.url} is {total >> 30} GiB; at most {MOST >> 30} GiB are taken"
+        raise LabctlError(what, "look at the URL: it may be of something else")
     free = shutil.disk_usage(part.path.parent).free
     if total - have > free:
         raise HostError(
