@@ -13,12 +13,11 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from labctl.guests import spec
+from labctl.guests import spec, user_file
 from labctl.guests.keys import Key
 from labctl.topology.model import Interface, Node, Topology, link_local
 
 Document = dict[str, Any]
-HEADER = "#cloud-config\n"
 _SSH = "/root/.ssh"
 _FILES = {
     "authorized": (f"{_SSH}/authorized_keys", "0600"),
@@ -38,11 +37,14 @@ def files(
     clients: Mapping[str, Key],
     hostkeys: Mapping[str, Key],
 ) -> dict[str, str]:
-    """Return the files of a node's seed by their names; keys as `spec.boot_lines` has them."""
+    """Return the files of a node's seed by their names; keys as `spec.boot_lines` has them.
+
+    Raises `UsageError` for user data that cannot be merged.
+    """
     own = user_data(topology, node, control, clients, hostkeys)
     return {
         "meta-data": json.dumps(meta_data(node, hostkeys[node.name])),
-        "user-data": HEADER + json.dumps(own, indent=1),
+        "user-data": user_file.merged(own, node),
         "network-config": json.dumps(network_config(node), indent=1),
     }
 
@@ -142,6 +144,11 @@ def settling(node: Node) -> str:
             " exit 75; sleep 0.2; done; }",
             f"wait_until '[ -e {RESULT} ]'",
             "wait_until '! cut -d\" \" -f5- /proc/net/if_inet6 | grep -q \"^[4-7c-f]\"'",
+            *(
+                [f"grep -q '\"errors\": \\[\\]' {RESULT} || error cloud-init: $(tr -d '\\n' <{RESULT})"]
+                if node.user_data or node.user_data_file
+                else []
+            ),
             *(
                 f"[ -e /sys/class/net/{one.name} ] || error no NIC became {one.name}, MAC {one.mac}"
                 for one in node.interfaces

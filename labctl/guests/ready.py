@@ -20,6 +20,8 @@ TROUBLE = b"labctl: error:"
 TROUBLE_TOLD = re.compile(rf"^{TROUBLE.decode()} ?(.*)$", re.MULTILINE)
 PANIC = b"Kernel panic - not syncing"
 XEN_PANIC = re.compile(r"Panic on CPU \d{1,5}:\n\(XEN\) (.*)")
+NOTHING_BOOTS = (b"No bootable device", b"BdsDxe: No bootable option")
+"""What a BIOS (SeaBIOS, src/boot.c) and UEFI (EDK II, BdsDxe) say when no disk has a system."""
 _LONGEST_LINE = 300
 """Characters that an error quotes of what a guest said."""
 READY_SECONDS = 240.0
@@ -91,7 +93,8 @@ def wait_ready(
     seconds = guest.patience or (CLONE_SECONDS if guest.clone else READY_SECONDS)
     deadline = Deadline(seconds, f"booting {guest.name}")
     word = guest.ready.encode()
-    log = console.Watcher(guest.log, *filter(None, (word, TROUBLE, PANIC)))
+    nothing = NOTHING_BOOTS if guest.disk else ()
+    log = console.Watcher(guest.log, *filter(None, (word, TROUBLE, PANIC, *nothing)))
     ask_at = time.monotonic()
     killed = oom_kills()
 
@@ -101,6 +104,12 @@ def wait_ready(
             raise GuestError(f"{guest.name} was given up: another guest failed")
         log.look()
         _check_troubles(guest, log)
+        if any(words in log.said for words in nothing):
+            raise GuestError(
+                f"{guest.name} found nothing to boot on its disk",
+                "are the format and the firmware (bios, uefi) of its image what it says?",
+                console.tail(guest.log),
+            )
         # After a panic it starts again: it would go on for ever. But its line is to be whole.
         ended = bool(log.line(PANIC))
         if not ended and time.monotonic() >= ask_at:

@@ -100,7 +100,6 @@ def write(
     staged = scratch / "root"
     _stage(tree, staged)
     _compile(staged, deadline)
-    paths = _settle(staged)
     size = wanted.size << 20
     with target.open("wb") as disk:
         disk.write(_first_sector(source, size))
@@ -108,18 +107,26 @@ def write(
         if disk.tell() > START:
             raise UsageError("GRUB's core does not fit before the partition", "report this")
         disk.truncate(START + size)
+    file_system(staged, target, START, size, deadline)
+
+
+def file_system(staged: Path, target: Path, start: int, size: int, deadline: Deadline) -> None:
+    """Make an ext4 file system of `size` bytes in a file, from the byte `start` on.
+
+    It holds what the folder `staged` does, all of it root's; times in there are set by this. Raises
+    `HostError` where e2fsprogs is not installed, `CommandError` where there is no room.
+    """
+    paths = _settle(staged)
     # By this all programs of e2fsprogs take the time for another (ext2fs_initialize).
     env = {"E2FSPROGS_FAKE_TIME": str(EPOCH)}
     made = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-N", "32768"]
     made += ["-O", FEATURES, "-L", LABEL, "-U", UUID, "-J", "size=4", "-m", "0", "-M", "/"]
-    made += ["-E", f"offset={START},hash_seed={UUID},lazy_itable_init=0,root_owner=0:0"]
+    made += ["-E", f"offset={start},hash_seed={UUID},lazy_itable_init=0,root_owner=0:0"]
     made += ["-d", str(staged), str(target), f"{size >> 10}k"]
     run(made, deadline=deadline, package="e2fsprogs", env=env)
-    script = scratch / "owners"
-    script.write_text("".join(_fixed(paths)), encoding="utf-8")
-    opened = f"{target}?offset={START}"
-    words = ["debugfs", "-w", "-f", str(script), opened]
-    told = run(words, deadline=deadline, package="e2fsprogs", env=env, most=64 << 20)
+    script = "".join(_fixed(paths)).encode()
+    words = ["debugfs", "-w", "-f", "-", f"{target}?offset={start}"]
+    told = run(words, deadline=deadline, stdin=script, package="e2fsprogs", env=env, most=64 << 20)
     # It goes on after an error and exits with 0; its first line is its version.
     if wrong := told.stderr.splitlines()[1:]:
         raise LabctlError(f"debugfs cannot set what is in the image: {last_lines(wrong[0])}")

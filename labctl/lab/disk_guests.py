@@ -44,7 +44,7 @@ def build(making: Making, node: Node) -> BuiltDisk:
 
     Raises `UsageError` where a system's libvirt is to run it.
     """
-    if making.hypervisor.root is None:
+    if making.boot_user is not None:
         raise UsageError(
             f"{node.name} boots a disk image, which a system's libvirt may not read in your cache",
             "leave --connect away: labs of your own need no system libvirt",

@@ -194,6 +194,8 @@ def _files(written: schema.Topology, base: Path, report: Report) -> None:
             (("kernel",), holder.kernel),
             (("initramfs",), holder.initramfs),
         ]
+        if isinstance(holder.user_data, str):
+            files.append((("user_data",), holder.user_data))
         if isinstance(holder.image, DiskImage):
             files.append((("image", "file"), holder.image.file))
         for key, text in files:

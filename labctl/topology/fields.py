@@ -262,6 +262,14 @@ def _word(what: str, example: str, value: object) -> str:
     return text
 
 
+def _user_data(value: object) -> str | dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, str) or not value:
+        refuse("user_data must be a mapping, as after #cloud-config, or the path of a file")
+    return value
+
+
 def image_name(value: object) -> str:
     """Return the name of an image; ends the reading of the value for anything else."""
     return _word("image", "micro", value)
@@ -381,6 +389,9 @@ Target = Annotated[
     str,
     PlainValidator(_target),
     _schema(type="string", pattern="^(default|[0-9a-fA-F.:]+(/[0-9]{1,3})?)$"),
+]
+UserData = Annotated[
+    str | dict[str, Any], PlainValidator(_user_data), _schema(type=["string", "object"])
 ]
 Gateway = Annotated[
     IPv4Address | IPv6Address,

@@ -30,7 +30,8 @@ from labctl.topology.disk_image import DiskImage
 from labctl.topology.features import DEVICE_FEATURES
 
 _T = TypeVar("_T")
-_LATER_KEYS = ("hypervisor", "host", "kind", "disk", "segments", "segment", "options")
+_LATER_KEYS = ("hypervisor", "host", "kind", "disk", "segments", "segment", "options",
+               "user_data", "user_data_file")  # fmt: skip
 
 MGMT_BRIDGE = "mgmt"
 """The link name of the management bridge; no network can have it."""
@@ -164,6 +165,10 @@ class Node:
     """Whether it may start from a saved state; None where it is for labctl to say."""
     disk: DiskImage | None = None
     """The disk image that it boots, in place of an image made by a recipe."""
+    user_data: str = ""
+    """What else its cloud-init is told, a mapping as JSON; empty for nothing."""
+    user_data_file: Path | None = None
+    """A file with that, in place of the above."""
 
     @property
     def _telling(self) -> tuple[str, str, str | None]:
@@ -245,6 +250,7 @@ class Topology:
             node["disk"] = disk.identity() if disk else None
             node["kernel"] = node["kernel"] is not None
             node["initramfs"] = node["initramfs"] is not None
+            node["user_data_file"] = node["user_data_file"] is not None
             del node["clone"]  # how it starts makes it no other guest
         for things in (content["networks"], content["nodes"], content["routers"]):
             for thing in things.values():

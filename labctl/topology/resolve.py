@@ -6,6 +6,7 @@ Always succeeds for a valid shape; what does not fit together is found afterward
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -183,6 +184,9 @@ def _node(
             )
         )
     image = written.image or defaults.image or kind.image
+    told = (written if "user_data" in written.model_fields_set else defaults).user_data
+    if written.user_data is None and not kind.boots_disk:
+        told = None  # what the defaults say is for the others
     return model.Node(
         name=name,
         image=image if isinstance(image, str) else "",
@@ -200,6 +204,8 @@ def _node(
         # Not where it follows: then a topology that says it is the same as one that does not.
         kind="" if kind.name == guests.derived(hypervisor, *telling) else kind.name,
         clone=defaults.clone if written.clone is None else written.clone,
+        user_data=json.dumps(told, sort_keys=True) if isinstance(told, dict) else "",
+        user_data_file=absolute(base, told) if isinstance(told, str) else None,
         disk=None if isinstance(image, str) else _disk(image, base),
     )
 

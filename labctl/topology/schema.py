@@ -114,6 +114,9 @@ class _Inherited(_Shape):
     """A kernel of your own in place of the image's; a path relative to this file."""
     initramfs: fields.File | None = None
     """An initramfs of your own in place of the image's; a path relative to this file."""
+    user_data: fields.UserData | None = None
+    """What else cloud-init does in a guest that boots a disk: a mapping, as in a file that begins
+    with #cloud-config, or the path of such a file, or of a script, relative to this file."""
     clone: bool | None = None
     """Whether the guest may start from a saved state instead of booting: true with a kernel or an
     initramfs of your own too, false never; by default with the image's only."""
