@@ -127,18 +127,17 @@ def check_disks(topology: Topology) -> None:
     """
     for node in topology.nodes.values():
         kind = kind_of(node)
-        if bool(node.disk) != kind.boots_disk:
-            wrong = "boots a disk image" if kind.boots_disk else "boots no disk image"
-            right = "a mapping with url or file" if kind.boots_disk else "the name of an image"
+        if node.disk and not kind.boots_disk:
             raise UsageError(
-                f"{node.name} is of the kind {kind.name}, which {wrong}", f"write image: {right}"
+                f"{node.name} is of the kind {kind.name}, which boots no disk image",
+                "write image: the name of an image",
             )
         if node.disk and node.disk.url and not node.disk.sha256:
             raise UsageError(
                 f"the image of {node.name} has no digest: {node.disk.url}",
                 f"run: labctl image lock {topology.source or 'FILE'}; or write its sha256",
             )
-    if any(node.disk for node in topology.nodes.values()):
+    if any(kind_of(node).boots_disk for node in topology.nodes.values()):
         overlay.check_installed()
 
 
