@@ -13,6 +13,8 @@ import http.client
 import os
 import re
 import shutil
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -268,6 +270,42 @@ class _AsItComes(urllib.request.HTTPErrorProcessor):
         return response
 
 
+class _Patient(http.client.HTTPConnection):
+    """Waits for the head of an answer once, not once for each octet of it."""
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        late = threading.Event()
+        line = self.sock
+
+        def give_up() -> None:
+            late.set()
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(SILENCE, give_up)
+        timer.start()
+        try:
+            return super().getresponse()
+        finally:
+            timer.cancel()
+            if late.is_set():
+                raise TimeoutError
+
+
+class _PatientTLS(http.client.HTTPSConnection, _Patient):
+    """Likewise, and checks certificates, as its parent does."""
+
+
+class _Plain(urllib.request.HTTPHandler):
+    def http_open(self, request: Any) -> Any:
+        return self.do_open(_Patient, request)
+
+
+class _TLS(urllib.request.HTTPSHandler):
+    def https_open(self, request: Any) -> Any:
+        return self.do_open(_PatientTLS, request)
+
+
 def _ask(url: str, more: dict[str, str]) -> http.client.HTTPResponse:
     """Ask for a URL; return the answer, whatever its status, with the octets still to come.
 
@@ -275,7 +313,7 @@ def _ask(url: str, more: dict[str, str]) -> http.client.HTTPResponse:
     the system trusts. Proxies are those of the environment (http_proxy, no_proxy, …).
     Raises `LabctlError`.
     """
-    opener = urllib.request.build_opener(_AsItComes)
+    opener = urllib.request.build_opener(_AsItComes, _Plain, _TLS)
     headers = {"User-Agent": f"labctl/{__version__}", "Accept-Encoding": "identity", **more}
     place = url
     for _ in range(MOST_REDIRECTS + 1):

@@ -7,7 +7,7 @@ import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Resource:
     more: bytes = b""
     """Sent behind what Content-Length says."""
     hang: str = ""
-    """Where it goes silent: `at once`, or `within` what it sends."""
+    """Where it goes silent: `at once`, or `within` what it sends; `drip` is an endless head."""
     lie: str = ""
     """A Content-Range that is not true."""
 
@@ -80,6 +80,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         if one.hang == "at once":
             over.wait()
+            return
+        if one.hang == "drip":
+            with suppress(OSError):
+                while not over.wait(0.05):
+                    self.wfile.write(b"H")
             return
         found = re.fullmatch("bytes=([0-9]+)-", asked)
         first = int(found[1]) if found and one.ranges and self._is_same(one, condition) else 0

@@ -213,7 +213,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
     assert fetch(url) == SUM
 
 
-@pytest.mark.parametrize("where", ["at once", "within"])
+@pytest.mark.parametrize("where", ["at once", "within", "drip"])
 def test_a_server_that_goes_silent_is_not_waited_for(
     server: Server, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
