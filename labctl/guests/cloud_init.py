@@ -1,15 +1,14 @@
 """What a guest's cloud-init is told: meta-data, user-data and network-config of NoCloud.
 
 All three are JSON, which is YAML too, so nothing in them can be mistaken for something else.
-cloud-init's own documentation says what each key means: doc/rtd/reference/network-config-format-v2.rst
-and doc/rtd/reference/modules.rst.
+cloud-init's own documentation says what each key means: network-config-format-v2.rst and
+modules.rst in doc/rtd/reference.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +26,25 @@ _FILES = {
 """Where a guest keeps what it knows of others, by the word of the line of `spec.boot_lines`."""
 RESULT = "/run/cloud-init/result.json"
 """What cloud-init writes when all its stages are over, with the errors that it met."""
-SETTLING_TRIES = 200
+_WAITING = f"""\
+error() {{ echo "labctl: error: $*" >&2; exit 1; }}
+nic() {{ [ -e "/sys/class/net/$1" ] || error "no NIC became $1, MAC $2"; }}
+address() {{ ip -o addr show dev "$1" | grep -qF " $2 " || error "$1 has no address $2"; }}
+tentative() {{ cut -d" " -f5- /proc/net/if_inet6 | grep -q "^[4-7c-f]"; }}
+n=0
+while [ ! -e {RESULT} ] || tentative; do
+n=$((n + 1))
+[ $n -lt 200 ] || exit 75
+sleep 0.2
+done"""
+_NO_ERRORS = (
+    f"grep -q '\"errors\": \\[\\]' {RESULT} || error \"cloud-init: $(tr -d '\\n' <{RESULT})\""
+)
+_QUICK = (
+    f"ip -6 route replace fe80::/64 dev {spec.MGMT_INTERFACE} proto kernel metric 256 quickack 1"
+    " 2>/dev/null || :"
+)
+"""As in labctl's own guests: who waits for each answer is not kept waiting (RFC 896)."""
 
 
 def files(
@@ -136,40 +153,15 @@ def settling(node: Node) -> str:
     is not as the topology wants it is told as `labctl: error:`. It gives up after a while, so that
     a command whose SSH is gone does not stay.
     """
-    return "\n".join(
-        [
-            'error() { echo "labctl: error: $*" >&2; exit 1; }',
-            "n=0",
-            f"wait_until() {{ until eval \"$1\"; do n=$((n + 1)); [ $n -lt {SETTLING_TRIES} ] ||"
-            " exit 75; sleep 0.2; done; }",
-            f"wait_until '[ -e {RESULT} ]'",
-            "wait_until '! cut -d\" \" -f5- /proc/net/if_inet6 | grep -q \"^[4-7c-f]\"'",
-            *(
-                [f"grep -q '\"errors\": \\[\\]' {RESULT} || error cloud-init: $(tr -d '\\n' <{RESULT})"]
-                if node.user_data or node.user_data_file
-                else []
-            ),
-            *(
-                f"[ -e /sys/class/net/{one.name} ] || error no NIC became {one.name}, MAC {one.mac}"
-                for one in node.interfaces
-            ),
-            *(
-                f"ip -o addr show dev {one.name} | grep -qF ' {address} ' ||"
-                f" error {one.name} has no address {address}"
-                for one in node.interfaces
-                for address in one.addresses
-            ),
-            f"ip -6 route replace fe80::/64 dev {spec.MGMT_INTERFACE} proto kernel metric 256"
-            " quickack 1 2>/dev/null || :",
-            *_offloads(node),
-        ]
-    )
-
-
-def _offloads(node: Node) -> list[str]:
-    lines = [line.split(" ") for line in spec.setting_lines(node)]
-    return [
-        f"ethtool -K {shlex.join(rest)} >/dev/null || error offload {' '.join(rest)}"
-        for word, *rest in lines
-        if word == "offload"
-    ]
+    lines = [_WAITING]
+    if node.user_data or node.user_data_file:
+        lines.append(_NO_ERRORS)
+    for one in node.interfaces:
+        lines.append(f"nic {one.name} {one.mac}")
+        lines += [f"address {one.name} {address}" for address in one.addresses]
+    lines.append(_QUICK)
+    for line in spec.setting_lines(node):
+        word, _, rest = line.partition(" ")
+        if word == "offload":
+            lines.append(f"ethtool -K {rest} >/dev/null || error offload {rest}")
+    return "\n".join(lines)

@@ -1,6 +1,6 @@
 """The disk by which a guest's cloud-init learns what it is: an ISO 9660 file system, `CIDATA`.
 
-By that label the data source NoCloud finds it (cloud-init, doc/rtd/reference/datasources/nocloud.rst).
+By that label the data source NoCloud finds it (cloud-init, doc/rtd/reference/datasources).
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ def write(place: Path, files: Mapping[str, str], owner: tuple[int, int] | None =
             data = text.encode()
             # The names that count are those of the extensions: ISO 9660 knows no small letters.
             image.add_fp(
-                io.BytesIO(data), len(data), f"/FILE{number}.;1", rr_name=name, joliet_path=f"/{name}"
+                io.BytesIO(data),
+                len(data),
+                f"/FILE{number}.;1",
+                rr_name=name,
+                joliet_path=f"/{name}",
             )
         with atomic.writing(place) as file:
-            image.write_fp(cast(BinaryIO, file))  # what typeshed calls the same
+            image.write_fp(cast("BinaryIO", file))  # what typeshed calls the same
             if owner is not None:
                 os.fchown(file.fileno(), *owner)
     finally:

@@ -48,7 +48,9 @@ _LINUX = 0x83
 _ACTIVE = 0x80
 
 
-def root(loaded: LoadedRecipe, source: Tree, release: str, scratch: Path, deadline: Deadline) -> Tree:
+def root(
+    loaded: LoadedRecipe, source: Tree, release: str, scratch: Path, deadline: Deadline
+) -> Tree:
     """Return what lies in the root file system: all of the packages but what the recipe leaves out.
 
     `scratch` is a folder to work in, not made yet. Raises `UsageError` naming what the recipe wants
@@ -84,7 +86,7 @@ def write(
     target: Path,
     deadline: Deadline,
 ) -> None:
-    """Write a disk with the packages of `source`, their kernel and an initramfs to the file `target`.
+    """Write a disk to the file `target`: the packages of `source`, their kernel, an initramfs.
 
     `scratch` is a folder to work in, not made yet. Raises `UsageError` for what the recipe lacks,
     `HostError` for a program that this host lacks, `CommandError` where the packages do not fit.
@@ -175,7 +177,9 @@ def _compile(folder: Path, deadline: Deadline) -> None:
     words = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--ipc", "--pid", "--fork"]
     words += ["--kill-child", f"--root={folder}", "--wd=/", f"/usr/bin/{interpreters[-1].name}"]
     words += ["-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
-    folders = [path for path in (own, "/usr/lib/python3/dist-packages") if (folder / path[1:]).is_dir()]
+    folders = [
+        path for path in (own, "/usr/lib/python3/dist-packages") if (folder / path[1:]).is_dir()
+    ]
     run([*words, *folders], deadline=deadline, package="util-linux", env={"PYTHONHASHSEED": "0"})
 
 

@@ -33,7 +33,11 @@ CLONE = Memory("/proc/7/fd/9", incoming=True)
 DISKS = {
     "disk": BootDisk(Path("/l/boot/vm1.qcow2"), Path("/c/disk"), Path("/l/boot/vm1.seed")),
     "disk-uefi": BootDisk(
-        Path("/l/boot/vm1.qcow2"), Path("/c/disk"), None, Path("/u/CODE.fd"), Path("/l/boot/vm1.uefi")
+        Path("/l/boot/vm1.qcow2"),
+        Path("/c/disk"),
+        None,
+        Path("/u/CODE.fd"),
+        Path("/l/boot/vm1.uefi"),
     ),
 }
 

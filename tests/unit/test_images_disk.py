@@ -83,10 +83,10 @@ def test_the_file_system_is_sound_and_holds_what_was_there(tmp_path: Path) -> No
     alone = tmp_path / "alone"
     alone.write_bytes(content[disk.START :])
     subprocess.run(["e2fsck", "-f", "-n", alone], check=True, capture_output=True)
-    words = ["debugfs", "-R", "cat /etc/d2/f7", alone]
+    words = ["debugfs", "-R", "cat /etc/d2/f7", str(alone)]
     told = subprocess.run(words, check=True, capture_output=True, text=True)
     assert told.stdout == FILES["etc/d2/f7"]
-    words = ["debugfs", "-R", "stat /tmp", alone]
+    words = ["debugfs", "-R", "stat /tmp", str(alone)]
     assert "Mode:  01777" in subprocess.run(words, capture_output=True, text=True).stdout
 
 
@@ -118,7 +118,7 @@ def test_the_first_sector_has_grubs_code_and_one_partition() -> None:
 
 
 def test_a_recipe_without_grub_is_told_what_it_lacks() -> None:
-    with pytest.raises(UsageError, match="boot.img") as told:
+    with pytest.raises(UsageError, match=r"boot\.img") as told:
         disk._first_sector(Tree(), SIZE)
     assert "grub-pc-bin" in told.value.hint
 
