@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from labctl.guests import spec, user_file
+from labctl.guests import ethtool, spec, user_file
 from labctl.guests.keys import Key
 from labctl.topology.model import Interface, Node, Topology, link_local
 
@@ -37,6 +37,11 @@ n=$((n + 1))
 [ $n -lt 200 ] || exit 75
 sleep 0.2
 done"""
+STAND_IN = "/usr/local/lib/labctl/ethtool"
+_ETHTOOL = (
+    "command -v ethtool >/dev/null || ! command -v python3 >/dev/null ||"
+    f" {{ mkdir -p /usr/local/sbin && ln -sf {STAND_IN} /usr/local/sbin/ethtool; }}"
+)
 _NO_ERRORS = (
     f"grep -q '\"errors\": \\[\\]' {RESULT} || error \"cloud-init: $(tr -d '\\n' <{RESULT})\""
 )
@@ -94,6 +99,7 @@ def user_data(
     for word, content in text.items():
         path, mode = _FILES[word]
         written.append({"path": path, "permissions": mode, "content": content, "append": True})
+    written.append({"path": STAND_IN, "permissions": "0755", "content": ethtool.stand_in()})
     if node.name in clients:
         path = f"{_SSH}/id_ed25519"
         content = clients[node.name].openssh
@@ -153,7 +159,7 @@ def settling(node: Node) -> str:
     is not as the topology wants it is told as `labctl: error:`. It gives up after a while, so that
     a command whose SSH is gone does not stay.
     """
-    lines = [_WAITING]
+    lines = [_WAITING, _ETHTOOL]
     if node.user_data or node.user_data_file:
         lines.append(_NO_ERRORS)
     for one in node.interfaces:

@@ -12,6 +12,7 @@ import yaml
 from live import Place, Watch, place
 
 from labctl import images
+from labctl.guests import cloud_init, ethtool
 from labctl.guests.accel import Policy
 from labctl.shipped import folder
 from labctl.topology import load
@@ -81,6 +82,20 @@ def test_its_interfaces_are_as_the_topology_says(here: Place) -> None:
     features = inside(here, "vm1", "ethtool -k eth0")
     assert "tcp-segmentation-offload: off" in features
     assert "tx-checksumming: on" in features
+
+
+def test_offloads_are_told_and_set_without_ethtool_too(here: Place) -> None:
+    program = cloud_init.STAND_IN
+    real = ethtool.parse_features(inside(here, "vm1", "ethtool -k eth0"))
+    told = ethtool.parse_features(inside(here, "vm1", f"{program} -k eth0"))
+    assert told.keys() <= real.keys()
+    assert "tx-checksum-ip-generic" in told
+    assert told == {name: real[name] for name in told}
+    assert told["tx-checksumming"].active
+    off = inside(here, "vm1", f"{program} -K eth0 tx off && ethtool -k eth0")
+    assert not ethtool.parse_features(off)["tx-checksumming"].active
+    on = inside(here, "vm1", f"{program} -K eth0 tx on && ethtool -k eth0")
+    assert ethtool.parse_features(on)["tx-checksumming"].active
 
 
 def test_nothing_of_a_test_takes_the_management_network(here: Place) -> None:
