@@ -6,7 +6,7 @@ A folder appears by one rename, with the image and its notes inside. Guests writ
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import re
 import stat
@@ -145,8 +145,11 @@ def keep(folder: Path, facts: Facts) -> Disk:
                 f"{target} is there already, and labctl did not make it", "move it away"
             )
         owned.mark(folder, target)
-        with contextlib.suppress(FileExistsError, OSError):
+        try:
             folder.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # somebody was quicker
+                raise
     found = find(facts.sha256)
     if found is None:
         raise HostError(f"{target} cannot be made", "look at what lies there")

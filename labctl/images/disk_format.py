@@ -2,26 +2,37 @@
 
 An image may be anybody's. One that names other files (a backing file, an external data file, the
 extents of a VMDK descriptor) would have QEMU read those, whatever they are, as the guest's disk. So
-headers are read here first; qemu-img, which opens some of what they name, sees only what is sound.
+headers are read here first; qemu-img, which opens some of what they name, sees only what is sound,
+and as nobody.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import struct
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from labctl.errors import LabctlError, UsageError
-from labctl.images.overlay import PACKAGE, PROGRAM
+from labctl.images import disk_cache
+from labctl.images.overlay import PROGRAM
+from labctl.sandbox import confine
+from labctl.sandbox.bounded import collect
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.process import last_lines, run
+from labctl.sandbox.process import last_lines, start_as
 from labctl.topology.disk_image import Format
 
 MOST_VIRTUAL = 1 << 46
 """Bytes of a guest's disk: 64 TiB."""
 INFO_SECONDS = 60.0
+NOBODY = 65534
+"""The user without rights (Linux Standard Base, and the kernel's overflowuid)."""
+SECTOR = 512
 _LIMITS = ("prlimit", "--as=1073741824", "--cpu=30", "--fsize=0", "--")
 """Of qemu-img: what it may take for a header made to cost it much."""
 _MAGIC: dict[bytes, Format] = {
@@ -42,8 +53,9 @@ _ALONE = (b"monolithicsparse", b"streamoptimized")
 def check(path: Path, wanted: Format, source: str) -> int:
     """Return the size of a guest's disk in bytes, of an image that is what it shall be.
 
-    Raises `UsageError` for one of another format, `LabctlError` for one that names other files or
-    cannot be read, both naming `source`; `HostError` where qemu-img is not installed.
+    It lies in the cache already, or may be made readable for all. Raises `UsageError` for one of
+    another format, `LabctlError` for one that names other files or cannot be read, both naming
+    `source`; `DeadlineError`, `OSError`.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -55,7 +67,7 @@ def check(path: Path, wanted: Format, source: str) -> int:
             hint = f"write format: {found}" if found != "raw" else "look at it: file FILE"
             raise UsageError(f"{source} {what}, and its format is said to be {wanted}", hint)
         if wanted == "raw":
-            size = path.stat().st_size
+            size = -(-path.stat().st_size // SECTOR) * SECTOR  # as QEMU rounds it up
         else:
             if wanted == "qcow2":
                 _check_qcow2(head, source)
@@ -104,23 +116,57 @@ def _check_descriptor(text: bytes, source: str) -> None:
 
 def _asked(path: Path, wanted: Format, source: str) -> int:
     """Return the size that qemu-img tells; raises `LabctlError` where it names other files."""
-    words = [*_LIMITS, PROGRAM, "info", "--output=json", "-f", wanted, str(path)]
-    deadline = Deadline(INFO_SECONDS, f"looking into {source}")
-    done = run(words, deadline=deadline, package=PACKAGE, check=False)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        told: Any = json.loads(done.stdout) if done.ok and not done.cut else None
+        if os.geteuid() == 0:  # who looks is somebody else, and passes no folder on the way
+            os.fchmod(handle, disk_cache.MODE)
+        opened = f"/proc/self/fd/{handle}"
+        words = [PROGRAM, "info", "--output=json", "-f", wanted, opened]
+        status, out, err = _confined([*_LIMITS, *words], handle, f"looking into {source}")
+    finally:
+        os.close(handle)
+    try:
+        told: Any = json.loads(out) if status == 0 else None
         size, named = told["virtual-size"], told.get("backing-filename")
         specific = told.get("format-specific", {}).get("data", {})
         extents = [one.get("filename", "") for one in specific.get("extents", ())]
-        others = [named, specific.get("data-file"), *(one for one in extents if one != str(path))]
+        others = [named, specific.get("data-file"), *(one for one in extents if one != opened)]
         if told["format"] != wanted or not isinstance(size, int):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        why = last_lines(done.stderr, 1) or "it says nothing of use"
-        raise LabctlError(f"qemu-img cannot read {source}: {why}") from None
+        why = last_lines(err.decode(errors="replace"), 1) or "it says nothing of use"
+        raise LabctlError(
+            f"qemu-img cannot read {source}: {why}", "look at it: qemu-img check FILE"
+        ) from None
     if any(others):
         raise _others(source, "other files")
     return size
+
+
+def _confined(argv: Sequence[str], file: int, stage: str) -> tuple[int, bytes, bytes]:
+    """Run a program with an open file; return its status and what it said, at most 1 MiB each.
+
+    Where this is root it runs as nobody, without any capability. Raises `DeadlineError`.
+    """
+
+    def start() -> subprocess.Popen[bytes]:
+        if os.geteuid() == 0:
+            confine.no_more_rights()
+            with contextlib.suppress(OSError):  # in a container there may be no such user
+                return start_as(argv, NOBODY, files=[file])
+        return start_as(argv, None, files=[file])
+
+    deadline = Deadline(INFO_SECONDS, stage)
+    with confine.in_thread(start) as child:
+        try:
+            out, err, over = collect(child, b"", 1 << 20, deadline)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            raise deadline.error() from None
+        except BaseException:
+            child.kill()
+            raise
+    return (-1 if over else child.returncode), out, err
 
 
 def _others(source: str, what: str, hint: str = "") -> LabctlError:

@@ -85,32 +85,42 @@ def _from_file(image: DiskImage, emit: Emit) -> Disk:
     path = image.file
     assert path
     overlay.check_installed()
-    try:
-        before = _state(path)
-        parts = [str(path), *map(str, before)]
-        key = user_cache.key(Path(__file__).parent, parts)
-        known: str | None = user_cache.load(disk_cache.DIGESTS, key, str)
-        if known and not image.sha256 and (found := _cached(image, known)):
-            return found
-        with reported(emit, "image", image.name):
-            emit(Event("image", image.name, "progress", "reading it"))
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            _check_digest(image, sha256)
-            found = _cached(image, sha256) or _take(image, sha256, path, emit, move=False)
-            if _state(path) != before:
-                disk_cache.remove(sha256)
-                raise LabctlError(f"{path} was changed while it was read", "run it again")
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror}", "look at file: of image:"
-        ) from None
+    before = _state(path)
+    key = user_cache.key(Path(__file__).parent, [str(path), *map(str, before)])
+    known: str | None = user_cache.load(disk_cache.DIGESTS, key, str)
+    if known and not image.sha256 and (found := _cached(image, known)):
+        return found
+    with reported(emit, "image", image.name):
+        emit(Event("image", image.name, "progress", "reading it"))
+        sha256 = _digest(path)
+        _check_digest(image, sha256)
+        found = _cached(image, sha256) or _take(image, sha256, path, emit, move=False)
+        if _state(path) != before:
+            disk_cache.remove(sha256)
+            raise LabctlError(f"{path} was changed while it was read", "run it again")
     user_cache.keep(disk_cache.DIGESTS, key, sha256, str)
     return found
 
 
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file of the user's; raises `UsageError` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unread(path, error) from None
+
+
+def _unread(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"cannot read {path}: {error.strerror}", "look at file: of its image:")
+
+
 def _state(path: Path) -> tuple[int, ...]:
-    seen = path.stat()
+    """Return what tells one state of a file of the user's from another."""
+    try:
+        seen = path.stat()
+    except OSError as error:
+        raise _unread(path, error) from None
     return tuple(getattr(seen, side) for side in _SIDES)
 
 

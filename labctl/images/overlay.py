@@ -33,7 +33,9 @@ def create(disk: Disk, path: Path, *, deadline: Deadline, size: int | None = Non
     """
     if path.exists():  # qemu-img would write over it
         raise FileExistsError(f"{path} is there already")
-    words = [PROGRAM, "create", "-q", "-f", "qcow2", "-b", str(disk.path), "-F", disk.facts.format]
-    words += [str(path)] + ([str(size)] if size is not None else [])
+    size = disk.facts.virtual_size if size is None else size
+    # -u: the image is not opened; what it is was seen by `disk_format`, and not as this user.
+    words = [PROGRAM, "create", "-q", "-u", "-f", "qcow2", "-F", disk.facts.format]
+    words += ["-b", str(disk.path), str(path), str(size)]
     run(words, deadline=deadline, package=PACKAGE)
     path.chmod(0o600)

@@ -142,7 +142,9 @@ def check_disks(topology: Topology) -> None:
         if node.disk and node.disk.url and not node.disk.sha256:
             raise UsageError(
                 f"the image of {node.name} has no digest: {node.disk.url}",
-                f"run: labctl image lock {topology.source or 'FILE'}; or write its sha256",
+                f"run: labctl image lock {topology.source}; or write its sha256"
+                if topology.source
+                else "say its sha256",
             )
     if any(kind_of(node).boots_disk for node in topology.nodes.values()):
         overlay.check_installed()

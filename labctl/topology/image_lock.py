@@ -45,7 +45,7 @@ def read(path: Path) -> dict[str, str]:
 
     Raises `TopologyError` for what is no lock, `UsageError` where it cannot be read.
     """
-    hint = "run labctl image lock again, or restore the file"
+    hint = "restore it; or remove it, and run: labctl image lock FILE"
     try:
         with path.open("rb") as stream:
             content = text.decode(stream.read(MAX_BYTES + 1))

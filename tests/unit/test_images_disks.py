@@ -10,6 +10,7 @@ import io
 import lzma
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import pytest
 from disk_server import Server, left_behind
 
 from labctl import images
-from labctl.errors import HostError, LabctlError, UsageError
+from labctl.errors import DeadlineError, HostError, LabctlError, UsageError
 from labctl.events import Event
 from labctl.images import decompress, disk_cache, disk_format, disk_remove, disks, overlay
 from labctl.sandbox.deadline import Deadline
@@ -30,7 +31,7 @@ from labctl.topology.disk_image import DiskImage, Format
 
 pytest_plugins = ["disk_server"]
 
-DATA = random.Random(2).randbytes(200_000) + bytes(1 << 20) + random.Random(3).randbytes(1 << 12)
+DATA = random.Random(2).randbytes(391 << 9) + bytes(1 << 20) + random.Random(3).randbytes(1 << 12)
 """A raw disk with a hole."""
 
 
@@ -268,6 +269,14 @@ def test_each_format_tells_the_size_of_the_disk(tmp_path: Path, form: Format) ->
     assert disk_format.check(made(tmp_path / "a", form), form, "a") == 64 << 20
 
 
+def test_a_raw_disk_ends_with_a_sector(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"!" * 513)
+    assert disk_format.check(tmp_path / "a", "raw", "a") == 1024
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(LabctlError, match="is a disk of 0 bytes"):
+        disk_format.check(tmp_path / "a", "raw", "a")
+
+
 def test_a_vmdk_for_streaming_is_one_file_too(tmp_path: Path) -> None:
     path = made(tmp_path / "a.vmdk", "vmdk", "-o", "subformat=streamOptimized")
     assert disk_format.check(path, "vmdk", "a") == 64 << 20
@@ -345,6 +354,29 @@ def test_an_image_is_refused_whoever_names_it(server: Server, tmp_path: Path) ->
     assert disk_cache.listed() == []
 
 
+def test_qemu_img_has_few_rights_and_little_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "a").open("wb") as file:
+        words = [*disk_format._LIMITS, "cat", "/proc/self/status", "/proc/self/limits"]
+        status, out, _ = disk_format._confined(words, file.fileno(), "a test")
+        told = out.decode()
+        assert status == 0
+        assert re.search(r"Max address space +1073741824 +1073741824", told)
+        assert re.search(r"Max cpu time +30 +30", told)
+        assert re.search(r"Max file size +0 +0", told)
+        if os.geteuid() == 0:
+            assert re.search(r"Uid:\t65534\t65534\t65534\t65534\n", told)
+            assert "Groups:\t \n" in told
+            assert "CapBnd:\t0000000000000000" in told
+            assert "NoNewPrivs:\t1" in told
+        monkeypatch.setattr(disk_format, "INFO_SECONDS", 0.2)
+        with pytest.raises(DeadlineError, match="a test took longer"):
+            disk_format._confined(["sleep", "600"], file.fileno(), "a test")
+        monkeypatch.undo()
+        assert disk_format._confined(["yes"], file.fileno(), "a test")[0] == -1
+
+
 def test_wrong_headers_are_errors_of_the_image(tmp_path: Path) -> None:
     sound = made(tmp_path / "a", "qcow2").read_bytes()
     path = tmp_path / "b"
@@ -367,8 +399,8 @@ def test_qemu_img_that_says_nonsense_is_no_answer(
 ) -> None:
     path = made(tmp_path / "a", "qcow2")
     for said in ("", "[]", "{}", '{"virtual-size": "1", "format": "qcow2"}', "[" * 5000):
-        result = type("Result", (), {"ok": True, "cut": False, "stdout": said, "stderr": ""})
-        monkeypatch.setattr(disk_format, "run", lambda *_, result=result, **__: result)
+        answer = (0, said.encode(), b"")
+        monkeypatch.setattr(disk_format, "_confined", lambda *_, answer=answer: answer)
         with pytest.raises(LabctlError, match="qemu-img cannot read a: it says nothing of use"):
             disk_format.check(path, "qcow2", "a")
 
