@@ -70,19 +70,19 @@ def show(name):
     # type: (str) -> None
     """Say which features an interface has, as `ethtool -k`."""
     found = read(name)
-    print("Features for " + name + ":")
+    sys.stdout.write("Features for " + name + ":\n")
     grouped = set()  # type: set[str]
     for word, (_, kernel) in GROUPS.items():
         there = [one for one in kernel if one in found]
         grouped.update(there)
         if there:
-            print(line(word, [found[one] for one in there]))
+            sys.stdout.write(line(word, [found[one] for one in there]) + "\n")
         if len(kernel) > 1:
             for one in there:
-                print("\t" + line(one, [found[one]]))
+                sys.stdout.write("\t" + line(one, [found[one]]) + "\n")
     for one in found:
         if one not in grouped:
-            print(line(one, [found[one]]))
+            sys.stdout.write(line(one, [found[one]]) + "\n")
 
 
 def change(name, words):
@@ -102,7 +102,7 @@ def change(name, words):
                 off = wanted.get(block, 0) & ~(1 << bit)
                 wanted[block] = off | (value == "on") << bit
     if not valid:
-        print("Could not change any device features", file=sys.stderr)
+        sys.stderr.write("Could not change any device features\n")
         return 1
     blocks = max(valid) + 1
     request = struct.pack("II", SFEATURES, blocks)
@@ -120,7 +120,7 @@ def main(words):
         return 0
     if len(words) > 2 and words[0] in ("-K", "--features"):
         return change(words[1], words[2:])
-    print("this stands in for ethtool, and knows -k and -K only", file=sys.stderr)
+    sys.stderr.write("this stands in for ethtool, and knows -k and -K only\n")
     return 1
 
 
@@ -128,5 +128,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except OSError as error:
-        print("netlink error: " + str(error.strerror), file=sys.stderr)
+        sys.stderr.write("netlink error: " + str(error.strerror) + "\n")
         sys.exit(1)

@@ -14,6 +14,7 @@ from live import Place, Watch, place
 from labctl import images
 from labctl.guests import cloud_init, ethtool
 from labctl.guests.accel import Policy
+from labctl.lab.disk_guests import UEFI
 from labctl.shipped import folder
 from labctl.topology import load
 from labctl.topology.model import link_local
@@ -39,8 +40,9 @@ nodes:
 """
 BLANK = """\
 nodes:
-  vm1: {image: {file: blank.raw}}
+  vm1: {image: {file: blank.raw, firmware: %s}}
 """
+SAID = {"bios": "No bootable device", "uefi": "UEFI Interactive Shell"}
 
 
 @pytest.fixture(scope="module")
@@ -151,14 +153,17 @@ def test_its_image_stays_as_it_is(here: Place) -> None:
     assert (here.runtime / "machines/boot/vm1.qcow2").stat().st_size > 2 << 20
 
 
-def test_a_disk_with_nothing_to_boot_is_told(accel: Policy) -> None:
+@pytest.mark.parametrize("firmware", SAID)
+def test_a_disk_with_nothing_to_boot_is_told(firmware: str, accel: Policy) -> None:
+    if firmware == "uefi" and not any(Path(code).exists() for code, _ in UEFI):
+        pytest.skip("this host has no UEFI for guests")
     with place(accel) as where, Watch(where) as watch:
         with where.write("blank.raw", "").open("wb") as file:
             file.truncate(1 << 20)
-        done = where.run("up", str(where.write("blank.yaml", BLANK)))
+        done = where.run("up", str(where.write("blank.yaml", BLANK % firmware)))
         assert done.status != 0
         assert "vm1 found nothing to boot on its disk" in done.stderr
-        assert "No bootable device" in done.stderr
+        assert SAID[firmware] in done.stderr
         watch.nothing_left()
 
 

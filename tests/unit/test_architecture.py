@@ -89,6 +89,7 @@ NAMES_OF_OTHER_THINGS = {
     ("guests/domain.py", "raw"): "how libvirt calls the format of a disk",
     ("images/decompress.py", "raw"): "how libarchive calls the format of a stream",
     ("images/disk_format.py", "raw"): "how QEMU calls a disk image without a header",
+    ("lab/disk_guests.py", "raw"): "how QEMU calls a disk image without a header",
     ("topology/disk_image.py", "raw"): "how QEMU calls a disk image without a header",
     ("images/kernel.py", "raw"): "how libarchive calls the format of a stream",
     ("backends/xen_remote.py", "namespace"): "a network namespace, in what is asked of a Xen host",
