@@ -163,6 +163,13 @@ def listed() -> list[Disk]:
     return sorted((one for one in found if one), key=lambda one: (one.facts.source, one.path))
 
 
+def remove_rest() -> None:
+    """Remove what fetching keeps besides images: parts, digests, what killed makers have left."""
+    for folder in (parts(), digests()):
+        owned.remove(folder)
+    owned.sweep(root(), _MAKING)
+
+
 def remove(sha256: str) -> bool:
     """Remove an image; say whether labctl had made it."""
     return owned.remove(place(sha256))

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from labctl.errors import LabctlError, UsageError
 from labctl.images import disk_cache
 from labctl.images.disk_cache import Disk
-from labctl.sandbox import owned
 
 SHORTEST = 6
 """Digits of a digest that may stand for it."""
@@ -53,7 +52,6 @@ def remove(
             what = f"{one.path.parent} holds what labctl did not make, which stays"
             stay.append(LabctlError(what, "look at it, and remove it"))
     if rest:
-        for folder in (disk_cache.parts(), disk_cache.digests()):
-            owned.remove(folder)
+        disk_cache.remove_rest()
     if stay:
         raise stay[0]

@@ -131,7 +131,8 @@ def part_of(url: str) -> Iterator[Part]:
                 if done := _is_there(path, handle):
                     yield Part(url, path, handle)
     except OSError as error:
-        raise host_error(error, folder) or error from None
+        told = LabctlError(f"{error.filename or folder}: {error.strerror}", "run it again")
+        raise host_error(error, folder) or told from None
 
 
 def _is_there(path: Path, handle: int) -> bool:

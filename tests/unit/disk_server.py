@@ -51,7 +51,7 @@ class Server:
     resources: dict[str, Resource] = field(default_factory=dict)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """Of each request its path, Range and If-Range."""
-    on_request: Callable[[], None] = lambda: None
+    on_request: Callable[[], object] = lambda: None
 
     def add(self, name: str, data: bytes = b"", **how: Any) -> str:
         self.resources[f"/{name}"] = Resource(data, **how)

@@ -27,6 +27,7 @@ from disk_server import Server, serving_at
 from labctl.errors import DeadlineError, HostError, LabctlError
 from labctl.events import Event, silent
 from labctl.images import disk_cache, download
+from labctl.sandbox import owned
 
 pytest_plugins = ["disk_server"]
 
@@ -298,6 +299,14 @@ def test_a_disk_that_fills_is_no_fault_of_the_server(
     with pytest.raises(HostError, match="No space left on device") as caught:
         fetch(server.add("a.raw", DATA))
     assert "free some space" in caught.value.hint
+
+
+def test_a_part_that_is_removed_meanwhile_is_told(server: Server) -> None:
+    url = server.add("a.raw", DATA)
+    server.on_request = lambda: owned.remove(disk_cache.parts())  # as image rm --all does
+    with pytest.raises(LabctlError, match=r"\.notes.*: No such file or directory") as caught:
+        fetch(url)
+    assert caught.value.hint == "run it again"
 
 
 def test_a_disk_that_has_too_little_room_is_told_before_it_is_full(
