@@ -31,11 +31,11 @@ def ask(name, request):
 
 
 def read(name):
-    # type: (str) -> dict[str, tuple[int, ...]]
-    """Return the features by the kernel's names: block, bit, and the words that the kernel has.
+    # type: (str) -> tuple[int, dict[str, tuple[int, ...]]]
+    """Return how many blocks of features there are, and the features by the kernel's names.
 
-    Those are `available`, `requested`, `active` and `never_changed` (struct
-    ethtool_get_features_block), each 0 or 1.
+    Of each that is its block, its bit, and the words that the kernel has: `available`, `requested`,
+    `active` and `never_changed` (struct ethtool_get_features_block), each 0 or 1.
     """
     count = struct.unpack_from("I", ask(name, struct.pack("IIQI", GSSET_INFO, 0, 16, 0)), 16)[0]
     asked = struct.pack("III", GSTRINGS, SS_FEATURES, count) + bytes(NAME * count)
@@ -49,7 +49,7 @@ def read(name):
         words = struct.unpack_from("4I", bits, 8 + 16 * block)
         if feature:
             found[feature] = (block, bit) + tuple(word >> bit & 1 for word in words)  # noqa: RUF005
-    return found
+    return blocks, found
 
 
 def line(name, several):
@@ -69,7 +69,7 @@ def line(name, several):
 def show(name):
     # type: (str) -> None
     """Say which features an interface has, as `ethtool -k`."""
-    found = read(name)
+    _, found = read(name)
     sys.stdout.write("Features for " + name + ":\n")
     grouped = set()  # type: set[str]
     for word, (_, kernel) in GROUPS.items():
@@ -88,7 +88,7 @@ def show(name):
 def change(name, words):
     # type: (str, list[str]) -> int
     """Set features of an interface, as `ethtool -K`; return the exit status."""
-    found = read(name)
+    blocks, found = read(name)
     short = {}  # type: dict[str, list[str]]
     for word, (other, kernel) in GROUPS.items():
         short[word] = short[other] = kernel
@@ -104,7 +104,7 @@ def change(name, words):
     if not valid:
         sys.stderr.write("Could not change any device features\n")
         return 1
-    blocks = max(valid) + 1
+    # All blocks, or the kernel takes none (ethtool_set_features, net/ethtool/ioctl.c).
     request = struct.pack("II", SFEATURES, blocks)
     for block in range(blocks):
         request += struct.pack("II", valid.get(block, 0), wanted.get(block, 0))

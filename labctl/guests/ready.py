@@ -21,8 +21,8 @@ TROUBLE_TOLD = re.compile(rf"^{TROUBLE.decode()} ?(.*)$", re.MULTILINE)
 PANIC = b"Kernel panic - not syncing"
 XEN_PANIC = re.compile(r"Panic on CPU \d{1,5}:\n\(XEN\) (.*)")
 NOTHING_BOOTS = (b"No bootable device", b"BdsDxe: No bootable option", b"UEFI Interactive Shell")
-"""What a BIOS (SeaBIOS, src/boot.c) says when no disk has a system; what UEFI (EDK II, BdsDxe) says,
-or starts, as Debian's does."""
+"""What a BIOS (SeaBIOS, src/boot.c) says when no disk has a system; what UEFI (EDK II, BdsDxe) says
+then, or starts, as Debian's does."""
 _LONGEST_LINE = 300
 """Characters that an error quotes of what a guest said."""
 READY_SECONDS = 240.0

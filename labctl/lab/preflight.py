@@ -16,7 +16,7 @@ from labctl.images import Image, modules, overlay
 from labctl.kinds import registry
 from labctl.kinds.base import Kind
 from labctl.kinds.guests.disk import Disk
-from labctl.lab import memory, state, templates, xen_guests
+from labctl.lab import disk_guests, memory, state, templates, xen_guests
 from labctl.lab.machines import kind_of
 from labctl.sandbox import process
 from labctl.topology.model import Node, Topology
@@ -146,6 +146,8 @@ def check_disks(topology: Topology) -> None:
                 if topology.source
                 else "say its sha256",
             )
+        if node.disk and node.disk.firmware == "uefi":
+            disk_guests.uefi()
     if any(kind_of(node).boots_disk for node in topology.nodes.values()):
         overlay.check_installed()
 
