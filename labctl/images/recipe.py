@@ -34,6 +34,30 @@ class AddedFile(BaseModel):
     """Its permissions, in octal."""
 
 
+class Disk(BaseModel):
+    """The disk of an image that boots by itself: its packages as they are, and what is set in them.
+
+    No script of a package runs, so what those would do (users, services) is said here.
+    """
+
+    model_config = _STRICT
+
+    size: int = Field(ge=64, le=8192)
+    """MiB of its one file system."""
+    cmdline: str
+    """What the boot loader adds to the command line of the kernel, after the root file system."""
+    modules: list[str] = []
+    """Kernel modules on it; the modules that these need come by themselves."""
+    exclude: list[str] = []
+    """Patterns of what of the packages stays out."""
+    links: dict[str, str] = {}
+    """Symbolic links: place to target."""
+    text: dict[str, str] = {}
+    """Short files, written down in the recipe."""
+    folders: dict[str, str] = {}
+    """Folders, each with its permissions in octal."""
+
+
 class Recipe(BaseModel):
     """What an image is made of; a recipe that extends another adds to it or overrides it."""
 
@@ -64,6 +88,8 @@ class Recipe(BaseModel):
     """Symbolic links: place in the image to target."""
     text: dict[str, str] = {}
     """Short files, written down in the recipe."""
+    disk: Disk | None = None
+    """A disk that boots the kernel and the initramfs by itself; none by default."""
 
     @property
     def wanted(self) -> list[str]:
@@ -150,7 +176,10 @@ class LoadedRecipe:
         """Return the SHA-256 over all that decides what the image's bytes are, in hex."""
         content = {
             "builder": BUILDER,
-            "recipe": self.recipe.model_dump(exclude={"description", "add"}),
+            # What a recipe does not say is no part of its digest: those from before it keep theirs.
+            "recipe": self.recipe.model_dump(
+                exclude={"description", "add", *([] if self.recipe.disk else ["disk"])}
+            ),
             "lock": lock.model_dump(),
             "added": {
                 place: [mode, hashlib.sha256(data).hexdigest()]

@@ -28,6 +28,8 @@ def check(topology: Topology, path: Path) -> None:
     loaded: dict[str, LoadedRecipe | UsageError] = {}
     found: list[tuple[Loc, UsageError]] = []
     for node in topology.nodes.values():
+        if not node.image:  # it boots a disk image, or nothing at all
+            continue
         if node.image not in loaded:
             loaded[node.image] = _load(node.image)
         known = loaded[node.image]

@@ -18,6 +18,7 @@ from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh
 from labctl.guests.spec import Accel
 from labctl.images import Image
+from labctl.kinds.guests.micro import Micro
 from labctl.lab import machines, naming, preflight, state, status, templates
 from labctl.lab.node import Node
 from labctl.lab.router import Router
@@ -40,6 +41,7 @@ class Lab:
         self.topology = known.topology
         self.accel = known.accel
         self.images = known.images
+        self.disks = known.disks
         self.directory = sandbox.directory
         self.timings: dict[str, float] = {}
         """Seconds by stage: `images`, `sandbox`, `network`, `boot`, `up`."""
@@ -82,13 +84,17 @@ class Lab:
         backend = backends.of(uri)
         preflight.check_host(backend)
         preflight.check_kinds(topology)
+        preflight.check_disks(topology)
         backend.check(topology, emit)
         begun = time.monotonic()
         timings: dict[str, float] = {}
         with _timed(timings, "images"):
             booted = backend.booted(topology)
-            wanted = sorted({node.image for node in booted})
+            wanted = sorted({node.image for node in booted if not node.disk})
             found = {image: images.get(image, emit=emit) for image in wanted}
+            disks = {
+                node.name: images.get_disk(node.disk, emit=emit) for node in booted if node.disk
+            }
             preflight.check(topology, found, backend, templates.cold(cold))
             chosen = backend.accel or _choose_accel(policy, found, emit)
             preflight.check_accel(topology, backend, chosen)
@@ -100,7 +106,8 @@ class Lab:
                 name=name,
                 topology=topology,
                 accel=chosen,
-                images={node.name: found[node.image] for node in booted},
+                images={node.name: found[node.image] for node in booted if not node.disk},
+                disks=disks,
                 client=keys.Key.make(),
                 clients={node.name: keys.Key.make() for node in topology.endpoints()},
                 hostkeys={node: keys.Key.make() for node in topology.nodes},
@@ -392,7 +399,8 @@ def _choose_accel(policy: accel.Policy, found: Mapping[str, Image], emit: Emit) 
 
     With the smallest, because the first lab after a boot of the host waits for it.
     """
-    image = min(found.values(), key=lambda one: (one.memory, one.name))
+    ours = found.values() or [images.get(Micro.image, emit=emit)]  # all may boot disk images
+    image = min(ours, key=lambda one: (one.memory, one.name))
     return accel.choose(
         policy,
         image.kernel,

@@ -12,11 +12,12 @@ from pathlib import Path
 from labctl.backends.base import Backend
 from labctl.errors import HostError, UsageError
 from labctl.guests import ssh
-from labctl.images import Image, modules
+from labctl.images import Image, modules, overlay
 from labctl.kinds import registry
 from labctl.kinds.base import Kind
+from labctl.kinds.guests.disk import Disk
 from labctl.kinds.nics.base import NicModel
-from labctl.lab import memory, state, templates, xen_guests
+from labctl.lab import disk_guests, memory, state, templates, xen_guests
 from labctl.lab.machines import kind_of
 from labctl.sandbox import process
 from labctl.topology.model import Node, Topology
@@ -58,7 +59,15 @@ def check(
     hoped that those that may be clones are: who starts them checks it again for the others.
     """
     for node in backend.booted(topology):
+        if node.disk:  # what it needs is not known
+            continue
         image = images[node.image]
+        if bool(image.disk) != kind_of(node).boots_disk:
+            raise UsageError(
+                f"{node.name} is of the kind {kind_of(node).name}, and its image {node.image} "
+                + ("is a disk" if image.disk else "is no disk"),
+                "leave kind: away" if image.disk else f"write image: {Disk.image}, or a mapping",
+            )
         if node.memory < image.memory and not node.initramfs:
             raise too_little(node, image.memory)
         xen_guests.check(node, image)
@@ -125,6 +134,31 @@ def check_kinds(topology: Topology) -> None:
                     f"{tool.program} is not installed, which {who} of the kind {kind.name} needs",
                     f"as root, run: apt-get install {tool.package}",
                 )
+
+
+def check_disks(topology: Topology) -> None:
+    """Raise `UsageError` for a disk image that a node cannot boot, or that nothing pins.
+
+    `HostError` where this host lacks what disk images need.
+    """
+    for node in topology.nodes.values():
+        kind = kind_of(node)
+        if node.disk and not kind.boots_disk:
+            raise UsageError(
+                f"{node.name} is of the kind {kind.name}, which boots no disk image",
+                "write image: the name of an image",
+            )
+        if node.disk and node.disk.url and not node.disk.sha256:
+            raise UsageError(
+                f"the image of {node.name} has no digest: {node.disk.url}",
+                f"run: labctl image lock {topology.source}; or write its sha256"
+                if topology.source
+                else "say its sha256",
+            )
+        if node.disk and node.disk.firmware == "uefi":
+            disk_guests.uefi()
+    if any(kind_of(node).boots_disk for node in topology.nodes.values()):
+        overlay.check_installed()
 
 
 def check_accel(topology: Topology, backend: Backend, accel: str) -> None:

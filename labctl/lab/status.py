@@ -70,7 +70,7 @@ def _describe(folder: Path) -> dict[str, Any]:
                 "state": guests[node.name],
                 "start": known.starts.get(node.name, ""),
                 "links": lost.get(node.name, {}) if guests[node.name] == "running" else {},
-                "image": known.images[node.name].name if node.name in known.images else "",
+                "image": _image_of(node, known),
                 "addresses": _addresses(node.interfaces),
                 "interfaces": [_interface(one, one.tap, one.model) for one in node.interfaces],
             }
@@ -210,6 +210,12 @@ def _router(
         if place is not sandbox:
             place.close()
     return kind or router.kind, "running" if kind else "ended"
+
+
+def _image_of(node: Node, known: State) -> str:
+    if node.disk:
+        return node.disk.name
+    return known.images[node.name].name if node.name in known.images else ""
 
 
 def _kind_of(node: Node, known: State) -> str:

@@ -17,7 +17,7 @@ from ipaddress import (
 )
 from typing import Annotated, Any, NoReturn
 
-from pydantic import AfterValidator, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from labctl.errors import UsageError, nearest, shown
@@ -25,6 +25,8 @@ from labctl.kinds import registry
 from labctl.kinds.guests.base import LEAST_MEMORY
 from labctl.topology.features import DEVICE_FEATURES, FEATURES
 
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+"""How every part of a topology file is read."""
 MIN_MEMORY = LEAST_MEMORY
 MAX_MEMORY = 1 << 20
 MIN_MTU = 68
@@ -261,7 +263,16 @@ def _word(what: str, example: str, value: object) -> str:
     return text
 
 
-def _image(value: object) -> str:
+def _user_data(value: object) -> str | dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, str) or not value:
+        refuse("user_data must be a mapping, as after #cloud-config, or the path of a file")
+    return value
+
+
+def image_name(value: object) -> str:
+    """Return the name of an image; ends the reading of the value for anything else."""
     return _word("image", "micro", value)
 
 
@@ -380,6 +391,9 @@ Target = Annotated[
     PlainValidator(_target),
     _schema(type="string", pattern="^(default|[0-9a-fA-F.:]+(/[0-9]{1,3})?)$"),
 ]
+UserData = Annotated[
+    str | dict[str, Any], PlainValidator(_user_data), _schema(type=["string", "object"])
+]
 Gateway = Annotated[
     IPv4Address | IPv6Address,
     PlainValidator(_gateway),
@@ -408,7 +422,9 @@ SegmentName = Annotated[
 SegmentRef = Annotated[str, PlainValidator(_segment_ref), _schema(type="string")]
 NodeRef = Annotated[str, PlainValidator(_node_ref), _schema(type="string")]
 ImageName = Annotated[
-    str, PlainValidator(_image), _schema(type="string", maxLength=63, pattern=f"^{_NAME.pattern}$")
+    str,
+    PlainValidator(image_name),
+    _schema(type="string", maxLength=63, pattern=f"^{_NAME.pattern}$"),
 ]
 TopologyName = Annotated[
     str,

@@ -349,7 +349,7 @@ def test_a_dead_program_of_a_link_is_told_whether_the_test_passes_or_fails(
     result.assert_outcomes(passed=1, errors=1, failed=2)
     words = "the program lan-w-sw of the network lan has ended"
     result.stdout.fnmatch_lines(
-        [f"*HostError: {words}", f"*HostError: {words}", "*ValueError: no answer", f"*lab *: {words}"]
+        [*[f"*HostError: {words}"] * 2, "*ValueError: no answer", f"*lab *: {words}"]
     )
 
 
