@@ -138,15 +138,15 @@ def show_status(as_json: bool) -> None:
 def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     """Open a shell in NODE, or run COMMAND there.
 
-    It goes over the management network. The words of COMMAND are joined and read by the shell in
+    It goes over the management network, or into the namespaces of a node that is one. The words of COMMAND are joined and read by the shell in
     the guest, as ssh does. What NODE writes is passed on as it is, as ssh does too: on a terminal
     that includes its escape sequences.
     """
     running = Lab.attach(lab)
-    words = running.node(node).ssh_argv(shared=False)
+    words = running.node(node).session(command)
     running.check_running(node)
     guard(partial(running.check_running, node))
-    _become([*running.sandbox.enter(), *words, *command])
+    _become([*running.sandbox.enter(), *words])
 
 
 @click.command(
@@ -168,10 +168,10 @@ def execute(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     running = Lab.attach(lab)
     if node in running.topology.routers:
         _become(running.place(running.topology.routers[node].host).words(command, netns=node))
-    words = running.node(node).ssh_argv(shared=False)
+    words = running.node(node).words(shlex.join(command), shared=False)
     running.check_running(node)
     guard(partial(running.check_running, node))
-    _become([*running.sandbox.enter(), *words, "--", shlex.join(command)])
+    _become([*running.sandbox.enter(), *words])
 
 
 def _become(words: list[str]) -> NoReturn:

@@ -98,7 +98,7 @@ def _known(lab: Lab, hop: ObservationPoint) -> bool:
 
 
 def _is_up(lab: Lab, hop: ObservationPoint) -> bool:
-    if hop.in_guest:
+    if hop.in_guest and hop.context:
         return lab.node(hop.context).ask(
             f"cat /sys/class/net/{hop.link}/flags",
             lambda text: not text.strip() or bool(int(text, 16) & links.IFF_UP),

@@ -236,7 +236,7 @@ def _turn(lab: Lab, fix: Fix, version: int) -> None:
     if fix.kind is not None:
         lab.router(fix.router).set_kind(fix.kind)
     for hop, way in fix.guests:
-        node = lab.node(hop.context)
+        node = lab.node(hop.element)
         node.set_features(way.features, hop.link)
         if way.csum_action:
             for command in way.setup(hop.link):

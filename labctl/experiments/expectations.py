@@ -108,7 +108,7 @@ def check_traffic(
     if syn.accepted:  # else nobody answers
         tcp.append((traffic.syn_ack, syn_ack))
     packets = [*tcp, *([(traffic.datagram, datagram)] if traffic.udp else [])]
-    _check_probe(arm, traffic, "ssh", traffic.ssh, tcp)
+    _check_probe(arm, traffic, traffic.connected_by, traffic.ssh, tcp)
     if traffic.ping:
         check_answer(arm, "ping", traffic.ping, works=True)
     if traffic.udp:

@@ -16,7 +16,7 @@ from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh
-from labctl.guests.spec import Accel
+from labctl.guests.spec import NO_MACHINES, Accel
 from labctl.images import Image
 from labctl.lab import machines, naming, preflight, state, status, templates
 from labctl.lab.node import Node
@@ -80,7 +80,7 @@ class Lab:
         folder = state.directory(name)
         preflight.check_sockets(topology, folder)
         backend = backends.of(uri)
-        preflight.check_host(backend)
+        preflight.check_host(backend, guests=bool(backend.booted(topology)))
         preflight.check_kinds(topology)
         backend.check(topology, emit)
         begun = time.monotonic()
@@ -165,14 +165,17 @@ class Lab:
             self._backend.build_networks(self.sandbox, self._state)
             programs.start_all(self.sandbox, self.topology)
             self._build_routers(self.topology.outer_routers())
+            making = self._making()
+            nodes = self.topology.namespace_nodes()
+            self._start(making, [(node, machines.build(making, node)) for node in nodes])
             count = len(self.topology.networks)
             self._emit(Event("network", self.name, "done", f"{count} bridge{'s'[: count != 1]}"))
         with _timed(self.timings, "boot"):
             self._write_ssh()
             (self.directory / "console").mkdir(mode=self._backend.log_folder_mode, exist_ok=True)
             making = self._making()
-            nodes = self._backend.machines(self.topology)
-            self._start(making, [(node, machines.build(making, node)) for node in nodes])
+            guests = self._backend.machines(self.topology)
+            self._start(making, [(node, machines.build(making, node)) for node in guests])
             for host in self.topology.xen_hosts():
                 self._populate(host)
         for node in self.topology.nodes.values():
@@ -223,13 +226,16 @@ class Lab:
         return machines.Making(self.sandbox, known, self._emit)
 
     def _write_ssh(self) -> None:
+        booted = self._backend.booted(self.topology)
+        if not booted:
+            return
         ssh.write_config(
             self.directory,
             self._backend.mgmt_bridge(self._state),
             self._state.client,
             {
                 node.name: (node.mgmt_mac, self._state.hostkeys[node.name].public)
-                for node in self._backend.booted(self.topology)
+                for node in booted
             },
             self._backend.ssh_through(self.topology),
         )
@@ -290,7 +296,8 @@ class Lab:
             known = ", ".join(self.topology.nodes)
             raise UsageError(f"lab {self.name} has no node {name}", f"it has: {known}")
         check = partial(status.check_running, self.sandbox, self._state, name)
-        return Node(self.sandbox, self.directory, self.topology.nodes[name], check)
+        node = self.topology.nodes[name]
+        return machines.node_class(node)(self.sandbox, self.directory, node, check)
 
     def check_running(self, node: str, closely: bool = False) -> None:
         """Raise `GuestError` when a node has ended: nobody would answer for minutes.
@@ -305,8 +312,14 @@ class Lab:
         programs.check(self.sandbox, self.topology, self.name)
 
     def check_console(self, name: str) -> None:
-        """Raise `UsageError` for what has no console of this lab's: a real Xen host, no node."""
-        if not self._backend.boots(self.node(name).model):
+        """Raise `UsageError` for what has no console of this lab's: a real Xen host, a namespace."""
+        node = self.node(name).model
+        if not node.guest_kind.is_machine:
+            raise UsageError(
+                f"{name} is a {node.guest_kind.title}: it has no console",
+                f"for a shell in it: labctl ssh {name}",
+            )
+        if not self._backend.boots(node):
             hint = "its guests have consoles of this lab's"
             raise UsageError(f"{name} is a real host, not started by labctl", hint)
 
@@ -382,8 +395,10 @@ class Lab:
 def _choose_accel(policy: accel.Policy, found: Mapping[str, Image], emit: Emit) -> Accel:
     """Decide with an image of ours: a user's own kernel may be the very thing that is broken.
 
-    With the smallest, because the first lab after a boot of the host waits for it.
+    Where nothing is booted there is nothing to decide. With the smallest, because the first lab after a boot of the host waits for it.
     """
+    if not found:
+        return NO_MACHINES
     image = min(found.values(), key=lambda one: (one.memory, one.name))
     return accel.choose(
         policy,

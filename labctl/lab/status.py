@@ -122,7 +122,7 @@ def check_machine(sandbox: Sandbox, known: State, node: str) -> None:
     if not found.runs:
         kind = nodes[machine].guest_kind
         what = f"the {kind.title} {machine}" if kind.is_host else machine
-        raise guest_state.error(what, machine, found)
+        raise guest_state.error(what, machine, found, has_console=kind.is_machine)
 
 
 def dom0(sandbox: Sandbox, known: State, host: str) -> Dom0:

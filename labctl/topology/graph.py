@@ -66,15 +66,15 @@ class GuestElement:
 
     @cached_property
     def ports(self) -> tuple[Port, ...]:
-        """One port an interface: inside the guest, and its TAP or vif."""
-        node, end = self.node, self.node.guest_kind.outer.name
+        """One port an interface: inside the guest, and its TAP, vif or veth at the bridge."""
+        node, kind = self.node, self.node.guest_kind
         return tuple(
             Port(
                 one.name,
                 Segment(one.network, node.host, one.segment),
                 (
-                    inside_guest(node.name, one.name),
-                    outer_end("guest", node.name, one.tap, node.host, end),
+                    inside_guest(node.name, one.name, is_machine=kind.is_machine),
+                    outer_end("guest", node.name, one.tap, node.host, kind.outer.name),
                 ),
             )
             for one in node.interfaces

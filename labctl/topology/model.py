@@ -110,7 +110,7 @@ class Route:
 class Interface:
     """A guest's NIC: `name` in the guest, `tap` the link name on the host's side.
 
-    What that side is, a TAP or a vif, is said by the guest's kind (`GuestKind.outer`).
+    What that side is, a TAP, a vif or a veth, is said by the guest's kind (`GuestKind.outer`).
     """
 
     name: str
@@ -265,8 +265,16 @@ class Topology:
         return tuple(node for node in self.nodes.values() if node.guest_kind.is_endpoint)
 
     def outer_nodes(self) -> tuple[Node, ...]:
-        """Return the nodes that are QEMU guests of the lab itself, Xen hosts among them."""
+        """Return the nodes that are in the lab itself, Xen hosts among them."""
         return tuple(node for node in self.nodes.values() if not node.host)
+
+    def outer_machines(self) -> tuple[Node, ...]:
+        """Return the nodes that are QEMU guests of the lab itself, Xen hosts among them."""
+        return tuple(node for node in self.outer_nodes() if node.guest_kind.is_machine)
+
+    def namespace_nodes(self) -> tuple[Node, ...]:
+        """Return the nodes that are network namespaces of the lab."""
+        return tuple(node for node in self.nodes.values() if not node.guest_kind.is_machine)
 
     def outer_routers(self) -> tuple[Router, ...]:
         """Return the routers that are in the lab itself, not in a dom0."""

@@ -30,7 +30,8 @@ class ObservationPoint:
     link: str
     """The link's name where it is observed."""
     context: str
-    """Whose kernel it is in: the guest's name, the Xen host's for its dom0, empty for the lab's."""
+    """Whose kernel it is in: the guest's name, the Xen host's for its dom0, empty for the lab's, in
+    which the nodes that are no machines are too."""
     netns: str
     """The name of the network namespace within that context, empty for the context's own."""
     inside: bool
@@ -85,9 +86,10 @@ class ObservationPoint:
         return Context.DOM0 if self.dom0 else Context.GUEST
 
 
-def inside_guest(guest: str, link: str) -> ObservationPoint:
-    """Return the point at a device inside a guest."""
-    return ObservationPoint(f"{guest}:{link}", guest, "guest", link, guest, "", inside=True)
+def inside_guest(guest: str, link: str, *, is_machine: bool = True) -> ObservationPoint:
+    """Return the point at a device inside a guest, or in a namespace of the lab that is a node."""
+    context, netns = (guest, "") if is_machine else ("", guest)
+    return ObservationPoint(f"{guest}:{link}", guest, "guest", link, context, netns, inside=True)
 
 
 def inside_router(router: str, link: str, host: str = "") -> ObservationPoint:

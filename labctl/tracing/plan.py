@@ -80,6 +80,7 @@ def _with_device(
         if its:
             return (*path[: its[0] + 1], hop, *path[its[0] + 1 :])
     elif owner in (path[0].element, path[-1].element):
-        hop = inside_guest(owner, link)
+        kind = lab.topology.nodes[owner].guest_kind
+        hop = inside_guest(owner, link, is_machine=kind.is_machine)
         return (hop, *path) if owner == path[0].element else (*path, hop)
     raise UsageError(f"{owner} is not on the way", f"the way: {', '.join(h.name for h in path)}")

@@ -8,6 +8,7 @@ SHIPPED: Mapping[str, str] = {
     "micro": "labctl.kinds.guests.micro:Micro",
     "xen-pv": "labctl.kinds.guests.xen_pv:XenPv",
     "xen-host": "labctl.kinds.guests.xen_host:XenHost",
+    "namespace": "labctl.kinds.guests.namespace:Namespace",
 }
 """By name, where the class is; in the order in which they are shown."""
 DEFAULT = "micro"
