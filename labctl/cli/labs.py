@@ -138,9 +138,9 @@ def show_status(as_json: bool) -> None:
 def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     """Open a shell in NODE, or run COMMAND there.
 
-    It goes over the management network, or into the namespaces of a node that is one. The words of COMMAND are joined and read by the shell in
-    the guest, as ssh does. What NODE writes is passed on as it is, as ssh does too: on a terminal
-    that includes its escape sequences.
+    It goes over the management network, or enters a node that is a namespace. The words of COMMAND
+    are joined and read by the shell in the guest, as ssh does. What NODE writes is passed on
+    as it is, as ssh does too: on a terminal that includes its escape sequences.
     """
     running = Lab.attach(lab)
     words = running.node(node).session(command)

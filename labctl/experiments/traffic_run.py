@@ -178,7 +178,11 @@ def _stop(seeing: Capture) -> Evidence:
 def check_answer(arm: Arm, name: str, answer: Answer | None, works: bool) -> bool:
     """Check that a probe came to what was expected of it."""
     assert answer is not None
-    expected = {"ssh": ("works", "hangs"), "tcp": ("works", "hangs"), "ping": ("answered", "not answered")}
+    expected = {
+        "ssh": ("works", "hangs"),
+        "tcp": ("works", "hangs"),
+        "ping": ("answered", "not answered"),
+    }
     words = expected.get(name, ("received", "lost"))
     passed = None if answer.works is None else answer.works is works
     if name in ("ssh", "tcp") and passed and not works:

@@ -38,8 +38,8 @@ ROOM = "size=64m"
 """What a node can write to each of its folders, which is memory of the host's."""
 PRIVATE: Mapping[Path, str] = {
     Path("/run"): "755",
-    Path("/tmp"): "1777",  # noqa: S108 - a mount of the node's own
-    Path("/var/tmp"): "1777",  # noqa: S108
+    Path("/tmp"): "1777",
+    Path("/var/tmp"): "1777",
     HOME: "700",
 }
 DEVICES = (*confine.DEVICES, "tty", "net/tun")
@@ -166,8 +166,8 @@ def _write(launch: Launch) -> None:
     for path, text in launch.files.items():
         file = Path(path)
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-            opened.write(text)
+        file.touch(mode=0o600)
+        file.write_text(text)
     hosts = Path("/etc/hosts")
     if hosts.is_file():
         copy = Path("/run/hosts")

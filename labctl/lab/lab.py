@@ -233,10 +233,7 @@ class Lab:
             self.directory,
             self._backend.mgmt_bridge(self._state),
             self._state.client,
-            {
-                node.name: (node.mgmt_mac, self._state.hostkeys[node.name].public)
-                for node in booted
-            },
+            {node.name: (node.mgmt_mac, self._state.hostkeys[node.name].public) for node in booted},
             self._backend.ssh_through(self.topology),
         )
 
@@ -312,7 +309,10 @@ class Lab:
         programs.check(self.sandbox, self.topology, self.name)
 
     def check_console(self, name: str) -> None:
-        """Raise `UsageError` for what has no console of this lab's: a real Xen host, a namespace."""
+        """Raise `UsageError` for what has no console of this lab's.
+
+        That is a real Xen host, or a node that is no machine.
+        """
         node = self.node(name).model
         if not node.guest_kind.is_machine:
             raise UsageError(
@@ -395,7 +395,8 @@ class Lab:
 def _choose_accel(policy: accel.Policy, found: Mapping[str, Image], emit: Emit) -> Accel:
     """Decide with an image of ours: a user's own kernel may be the very thing that is broken.
 
-    Where nothing is booted there is nothing to decide. With the smallest, because the first lab after a boot of the host waits for it.
+    With the smallest, because the first lab after a boot of the host waits for it. Where nothing is
+    booted there is nothing to decide.
     """
     if not found:
         return NO_MACHINES

@@ -17,7 +17,7 @@ from labctl.lab.machines import Making, Starter
 from labctl.lab.node import Node
 from labctl.network import confined, features
 from labctl.routers import namespace
-from labctl.sandbox import process
+from labctl.sandbox import atomic, process
 from labctl.sandbox.base import Process
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import last_lines
@@ -171,8 +171,7 @@ class NamespaceStarter(Starter):
     def _begin(self, one: NamespaceSpec) -> Process:
         files = Files.of(self.making.directory, one.node.name)
         files.view.mkdir(mode=0o700, exist_ok=True)
-        with open(os.open(files.launch, os.O_WRONLY | os.O_CREAT, 0o600), "w") as opened:
-            opened.write(one.launch.text())
+        atomic.write(files.launch, one.launch.text())  # for us alone
         sandbox = self.making.sandbox
         words = ["unshare", *_UNSHARE, "--", *sandbox.python, "-m", namespace_init.__name__]
         return Process.start(
@@ -295,5 +294,3 @@ def as_ethtool(found: features.Features) -> dict[str, ethtool.Feature]:
             active = any(one.active for one in its)
             told[word] = ethtool.Feature(active, all(one.fixed for one in its), active)
     return told
-
-

@@ -94,9 +94,6 @@ class Node:
     names a subclass (`GuestKind.handled_by`).
     """
 
-    serves_ssh = True
-    """Whether an SSH server is meant to serve in it; where it does not, that is a finding."""
-
     def __init__(
         self, sandbox: Sandbox, directory: Path, node: model.Node, check: Callable[[bool], None]
     ) -> None:
@@ -141,6 +138,11 @@ class Node:
     def ssh_argv(self, *, shared: bool = True) -> list[str]:
         """Return the words that, run inside the sandbox, start a shell or command in the guest."""
         return ssh.command(self._directory, self.name, shared=shared)
+
+    @property
+    def serves_ssh(self) -> bool:
+        """Whether an SSH server is meant to serve in it; where it does not, that is a finding."""
+        return True
 
     def words(self, line: str, *, shared: bool = True) -> list[str]:
         """Return the words that, run inside the sandbox, let a shell in the node read a line.
