@@ -48,7 +48,7 @@ def gather(lab: Lab, flow: Flow, path: Sequence[ObservationPoint]) -> Facts:
     forwards: dict[str, bool] = {}
     kinds: dict[str, str] = {}
     for name in routers:
-        router = lab.router(name)
+        router = lab.forwarder(name)
         kinds[name] = router.kind or ""
         forwards[name] = router.forwards()
     result = lab.node(source.element).run(["ip", "route", "get", flow.destination], check=False)

@@ -19,6 +19,7 @@ from labctl.guests import accel, driver, keys, ssh
 from labctl.guests.spec import NO_MACHINES, Accel
 from labctl.images import Image
 from labctl.lab import machines, naming, preflight, state, status, templates
+from labctl.lab.forwarding_node import Forwarder, ForwardingNode
 from labctl.lab.node import Node
 from labctl.lab.router import Router
 from labctl.network import features, programs
@@ -102,7 +103,11 @@ class Lab:
                 accel=chosen,
                 images={node.name: found[node.image] for node in booted},
                 client=keys.Key.make(),
-                clients={node.name: keys.Key.make() for node in topology.endpoints()},
+                clients={
+                    node.name: keys.Key.make()
+                    for node in topology.nodes.values()
+                    if node.guest_kind.is_endpoint
+                },
                 hostkeys={node: keys.Key.make() for node in topology.nodes},
                 uri=uri,
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -218,6 +223,9 @@ class Lab:
     ) -> None:
         """Start nodes with what was built of each, and remember how."""
         starts = machines.start(making, built, host)
+        for node, _ in built:
+            if node.forwards:
+                ForwardingNode(self.node(node.name)).set_forwarding(True)
         self._state = dataclasses.replace(self._state, starts={**self._state.starts, **starts})
 
     def _making(self) -> machines.Making:
@@ -343,6 +351,11 @@ class Lab:
             raise UsageError(f"lab {self.name} has no router {name}", f"it has: {known}")
         router = self.topology.routers[name]
         return Router(self.place(router.host), self.directory, router)
+
+    def forwarder(self, name: str) -> Forwarder:
+        """Return what forwards in a router, or in a node that is one; raises `UsageError`."""
+        node = self.topology.nodes.get(name)
+        return ForwardingNode(self.node(name)) if node and node.forwards else self.router(name)
 
     @property
     def routers(self) -> list[Router]:

@@ -213,7 +213,8 @@ def _kind_of(node: Node, known: State) -> str:
     kind = node.guest_kind
     if kind.is_host:
         return kind.title if backends.of(known.uri).boots(node) else f"real {kind.title}"
-    what = f"node ({node.kind})" if node.kind else "node"
+    name = "router" if node.forwards else "node"
+    what = f"{name} ({node.kind or kind.name})" if node.kind or node.forwards else name
     return f"{what} on {node.host}" if node.host else what
 
 

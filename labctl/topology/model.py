@@ -20,7 +20,7 @@ from ipaddress import (
     IPv6Network,
 )
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from labctl.errors import UsageError, nearest, shown
 from labctl.kinds import guests, nics, registry
@@ -30,6 +30,9 @@ from labctl.topology.features import DEVICE_FEATURES
 
 _T = TypeVar("_T")
 
+Role = Literal["", "router"]
+"""What `role:` in a topology may be; empty for none."""
+ROUTER: Role = "router"
 MGMT_BRIDGE = "mgmt"
 """The link name of the management bridge; no network can have it."""
 
@@ -159,6 +162,13 @@ class Node:
     """The name of its guest kind, where that does not follow from `hypervisor` and `host`."""
     clone: bool | None = None
     """Whether it may start from a saved state; None where it is for labctl to say."""
+    role: Role = ""
+    """`router`: its kernel forwards between its interfaces."""
+
+    @property
+    def forwards(self) -> bool:
+        """Whether paths pass it, as they pass a router."""
+        return self.role == ROUTER
 
     @property
     def guest_kind(self) -> GuestKind:
@@ -240,7 +250,7 @@ class Topology:
                 for part in (thing, *thing.get("interfaces", ())):
                     del part["labels"]
                     # Topologies that say nothing of these keep the digests from before them.
-                    for key in ("hypervisor", "host", "kind", "segments", "segment", "options"):
+                    for key in _SILENT:
                         if not part.get(key, True):
                             del part[key]
         for network in content["networks"].values():
@@ -261,8 +271,13 @@ class Topology:
         return tuple(node for node in self.nodes.values() if node.guest_kind.is_host)
 
     def endpoints(self) -> tuple[Node, ...]:
-        """Return the nodes in which packets begin and end: all but the hosts of others."""
-        return tuple(node for node in self.nodes.values() if node.guest_kind.is_endpoint)
+        """Return the nodes in which packets begin and end: all but hosts of others, and routers."""
+        nodes = (node for node in self.nodes.values() if node.guest_kind.is_endpoint)
+        return tuple(node for node in nodes if not node.forwards)
+
+    def forwarding_nodes(self) -> tuple[Node, ...]:
+        """Return the nodes that are routers."""
+        return tuple(node for node in self.nodes.values() if node.forwards)
 
     def outer_nodes(self) -> tuple[Node, ...]:
         """Return the nodes that are in the lab itself, Xen hosts among them."""
@@ -337,6 +352,10 @@ class Topology:
         registry.options(registry.forwarder(kind), {})
         new = dataclasses.replace(old, kind=kind, options={})
         return dataclasses.replace(self, routers={**self.routers, router: new})
+
+
+_SILENT = ("hypervisor", "host", "kind", "role", "segments", "segment", "options")
+"""What is in no digest where nothing is said of it."""
 
 
 def _used(nodes: Iterable[Node], routers: Iterable[Router]) -> set[str]:

@@ -196,6 +196,7 @@ def _node(
         # Not where it follows: then a topology that says it is the same as one that does not.
         kind="" if kind.name == guests.derived(hypervisor, host) else kind.name,
         clone=defaults.clone if written.clone is None else written.clone,
+        role=written.role or "",
     )
 
 

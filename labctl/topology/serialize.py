@@ -18,8 +18,9 @@ def to_json(topology: Topology) -> dict[str, Any]:
     """
     data: dict[str, Any] = _TOPOLOGY.dump_python(topology, mode="json", exclude={"source"})
     for node in data["nodes"].values():
-        if not node["kind"]:  # as in records from before a node could say it
-            del node["kind"]
+        for key in ("kind", "role"):
+            if not node[key]:  # as in records from before a node could say it
+                del node[key]
     return data
 
 
