@@ -284,6 +284,8 @@ def find_path(
     goals = {port.segment: port for port in _usable(end, interface)}
     joined: dict[Segment, list[tuple[Joining, Port]]] = {}
     for element in _joining(topology):
+        if isinstance(element, ForwardingGuest) and element.node in (first, last):
+            continue  # a path begins and ends in its ends, and passes neither
         for port in element.ports:
             joined.setdefault(port.segment, []).append((element, port))
     # What was passed, and the port at the segment reached; those over the fewest routers first.
