@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from live import Place, Watch, pids, place, until, words_of
+from live import LABCTL, Place, Watch, as_user, needs_users, pids, place, until, words_of
 
 from labctl import probes
 from labctl.diagnosis.diagnose import diagnose
@@ -229,6 +229,29 @@ def test_nothing_of_them_is_left_after_kill_9(here: Place, moment: str) -> None:
             identity = json.loads((here.runtime / "cut/world.json").read_bytes())
             os.kill(identity["pid"], signal.SIGKILL)
         watch.nothing_left(files=False)
+
+
+AS_USER = """\
+set -eux
+cat >"$LABCTL_RUNTIME_DIR/namespaces.yaml" <<'END'
+{topology}END
+{labctl} up "$LABCTL_RUNTIME_DIR/namespaces.yaml" >&2
+test "$({labctl} exec ns1 hostname)" = ns1
+{labctl} exec ns1 -- ping -c 1 10.0.0.2 >&2
+{labctl} ssh ns1 'touch /tmp/mine && ! touch /usr/mine && ls /sys/class/net' >&2
+{labctl} trace ns1 ns2 --udp 4000 >&2
+{labctl} status --json
+{labctl} down >&2
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--no-ranges"]], ids=["ranges", "one id"])
+def test_an_ordinary_user_has_them_too(here: Place, options: list[str]) -> None:
+    needs_users()
+    done = as_user(here, AS_USER.format(labctl=LABCTL, topology=BRIDGED), *options)
+    assert done.status == 0, done.stderr
+    (lab,) = json.loads(done.stdout[done.stdout.index("[") :])
+    assert lab["state"] == "up"
 
 
 # --- a guest at the other end ---------------------------------------------------------------------
