@@ -174,7 +174,7 @@ def ssh(
     ends = resolve(lab, source, destination, version, interface)
     client, server = ends.client, ends.guest("SSH server")
     if not server.serves_ssh:
-        return Answer(None, f"{server.name} has no SSH server; {NO_SERVER}")
+        return Answer(None, f"{server.name} has no SSH server: this host lacks sshd and dropbear")
     server.run("echo 0 >/proc/sys/net/ipv4/tcp_synack_retries")
     before = {node.name: counters(node) for node in (client, server)}
     deadline = Deadline(SSH_SECONDS, f"SSH from {source} to {server.name}")
@@ -240,8 +240,6 @@ def _ssh(
 def _growth(before: Mapping[str, Mapping[str, int]], *nodes: Node) -> dict[str, dict[str, int]]:
     return {node.name: kernel_counters.grown(before[node.name], counters(node)) for node in nodes}
 
-
-NO_SERVER = "a namespace has one where the host has sshd or dropbear"
 
 _TCP_SERVER = """
 use strict; use Socket qw(:all);

@@ -15,6 +15,7 @@ from labctl.guests.namespace_init import HOME, KEPT, Launch
 from labctl.lab.guest_state import RUNNING, Condition
 from labctl.lab.machines import Making, Starter
 from labctl.lab.node import Node
+from labctl.lab.waiting import listening
 from labctl.network import confined, features
 from labctl.routers import namespace
 from labctl.sandbox import atomic, process
@@ -28,6 +29,7 @@ FOLDER = "namespaces"
 """Below a lab's directory."""
 START_SECONDS = 60.0
 LOOK_SECONDS = 0.005
+SSH_PORT = 22
 SSH_FILES = "/run/labctl"
 _ENTER = ("--mount", "--uts", "--ipc", "--net", "--pid")
 _UNSHARE = ("--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child")
@@ -54,8 +56,6 @@ SERVERS = (
     SshServer("dropbear", "dropbear", f"-F -E -s -p 22 -r {SSH_FILES}/hostkey"),
 )
 """The first one that the host has serves SSH in its namespace nodes."""
-NO_SERVER = "this host has neither sshd nor dropbear"
-INSTALL_SERVER = "as root, run: apt-get install dropbear-bin"
 
 
 def ssh_server() -> SshServer | None:
@@ -155,9 +155,9 @@ class NamespaceStarter(Starter):
             started.append(self._begin(one))
         for one, first in zip(built, started, strict=True):
             self._await(one, first)
-        for one in built:
-            if one.server:
-                self._serve(one, one.server)
+        servers = [(one, self._serve(one, one.server)) for one in built if one.server]
+        for one, server in servers:
+            self._await_server(one, server)
         return ()
 
     def condition(self, node: model.Node) -> Condition:
@@ -189,28 +189,38 @@ class NamespaceStarter(Starter):
                 raise HostError(f"the namespace {one.node.name} cannot be made: {said}", hint)
             deadline.pause(LOOK_SECONDS)
 
-    def _serve(self, one: NamespaceSpec, server: SshServer) -> None:
-        """Start its SSH server; that it has none, where it does not start, is told by an event."""
-        name = one.node.name
-        node = NamespaceNode(self.making.sandbox, self.making.directory, one.node, lambda _: None)
-        base = Files.of(self.making.directory, name).out
-        out, err = base.with_name(f"{name}.sshd.log"), base.with_name(f"{name}.sshd.errors.log")
+    def _serve(self, one: NamespaceSpec, server: SshServer) -> Process:
+        """Start its SSH server."""
+        out, err = self._server_files(one)
         prepare = "mkdir -p -m 755 /run/sshd"
         if server.key == "dropbear":  # its file is binary
             key = f"{SSH_FILES}/hostkey"
             prepare = f"base64 -d {key} >{key}.raw && mv {key}.raw {key}"
         path = shutil.which(server.program, path=process.ENVIRONMENT["PATH"]) or server.program
-        words = node.words(f"{prepare} && exec {path} {server.options}")
-        started = Process.start(
-            self.making.sandbox.agent(), words, stdout=out, stderr=err, detached=True
-        )
+        words = self._node(one).words(f"{prepare} && exec {path} {server.options}")
+        agent = self.making.sandbox.agent()
+        return Process.start(agent, words, stdout=out, stderr=err, detached=True)
+
+    def _await_server(self, one: NamespaceSpec, started: Process) -> None:
+        """Wait until an SSH server listens; that it does not start is told by an event."""
+        name, node = one.node.name, self._node(one)
         deadline = Deadline(START_SECONDS, f"starting the SSH server of {name}")
         while not node.serves_ssh:
             if started.poll() is not None:
-                said = last_lines(err.read_text(errors="replace"), 1) or "without a word"
-                self.making.emit(Event("ssh", name, "failed", f"{server.program} ended: {said}"))
+                said = last_lines(self._server_files(one)[1].read_text(errors="replace"), 1)
+                words = f"its SSH server ended: {said or 'without a word'}"
+                self.making.emit(Event("ssh", name, "failed", words))
                 return
             deadline.pause(LOOK_SECONDS)
+
+    def _server_files(self, one: NamespaceSpec) -> tuple[Path, Path]:
+        base = Files.of(self.making.directory, one.node.name).out
+        name = one.node.name
+        return base.with_name(f"{name}.ssh.log"), base.with_name(f"{name}.ssh.errors.log")
+
+    def _node(self, one: NamespaceSpec) -> NamespaceNode:
+        making = self.making
+        return NamespaceNode(making.sandbox, making.directory, one.node, lambda _ask: None)
 
 
 class NamespaceNode(Node):
@@ -222,10 +232,7 @@ class NamespaceNode(Node):
     @property
     def serves_ssh(self) -> bool:
         """Whether an SSH server listens in it."""
-        tables = self.run("cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || true").stdout
-        # The local port, in any address's line of a socket that listens (proc_pid_net(5)).
-        rows = (line.split() for line in tables.splitlines())
-        return any(len(row) > 3 and row[1].endswith(":0016") and row[3] == "0A" for row in rows)
+        return SSH_PORT in listening(self)
 
     def words(self, line: str, *, shared: bool = True) -> list[str]:  # noqa: ARG002
         """Return the words that, run inside the sandbox, let a shell in the node read a line.
