@@ -7,7 +7,7 @@ order is the same for all (`labctl.lab.lab`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -31,6 +31,8 @@ class Backend(ABC):
 
     programs: ClassVar[Mapping[str, str]]
     """Programs of this machine that a lab needs, and the Debian package of each."""
+    guest_programs: ClassVar[Collection[str]] = ("ssh",)
+    """Those of them that a lab without machines does not need."""
     makes_taps: ClassVar[bool] = True
     """Whether links of guests are made on this machine, which takes /dev/net/tun."""
     accel: ClassVar[Accel | None] = None
@@ -57,12 +59,13 @@ class Backend(ABC):
         return True
 
     def booted(self, topology: Topology) -> list[Node]:
-        """Return the nodes that a lab starts, which are those that need an image."""
-        return [node for node in topology.nodes.values() if self.boots(node)]
+        """Return the nodes that a lab boots, which are those that need an image."""
+        nodes = (node for node in topology.nodes.values() if node.guest_kind.is_machine)
+        return [node for node in nodes if self.boots(node)]
 
     def machines(self, topology: Topology) -> list[Node]:
         """Return the nodes that a lab starts as QEMU guests of this machine."""
-        return [node for node in topology.outer_nodes() if self.boots(node)]
+        return [node for node in topology.outer_machines() if self.boots(node)]
 
     @abstractmethod
     def create_sandbox(self, directory: Path, agent: Agent | None) -> Sandbox:

@@ -32,6 +32,7 @@ class Embedded(Backend):
         "ssh": "openssh-client",
         "qemu-system-x86_64": "qemu-system-x86",
     }
+    guest_programs = ("ssh", "qemu-system-x86_64")
     clones = True
     ends_with_sandbox = True
     log_folder_mode = 0o700
@@ -60,8 +61,9 @@ class Embedded(Backend):
 
     def build_networks(self, sandbox: Sandbox, known: State) -> None:
         """Make all links; libvirt is opened beside that."""
-        # Whoever needs it first hears of what goes wrong.
-        sandbox.agent().begin(driver.open_early, self.hypervisor(sandbox.directory))
+        if self.machines(known.topology):
+            # Whoever needs it first hears of what goes wrong.
+            sandbox.agent().begin(driver.open_early, self.hypervisor(sandbox.directory))
         sandbox.call(links.leave_bridges_alone)
         sandbox.call(links.build, known.topology)
 

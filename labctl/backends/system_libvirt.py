@@ -49,6 +49,12 @@ class SystemLibvirt(SharedHost):
                 "which a lab on a system's libvirt cannot hold",
                 "leave --connect away: the Xen host is a guest of the lab's own",
             )
+        if nodes := topology.namespace_nodes():
+            raise UsageError(
+                f"{topology.name} has a node that is a namespace ({nodes[0].name}), "
+                "which a lab on a system's libvirt cannot hold",
+                "leave --connect away: such nodes are in labs of their own",
+            )
         if os.geteuid() != 0:
             raise UsageError(
                 "a lab on a system's libvirt makes links in the host's network, which takes root",

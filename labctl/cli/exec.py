@@ -120,10 +120,10 @@ def _in_lab(running: Lab, command: list[str]) -> NoReturn:
 def _in_one(running: Lab, name: str, command: list[str]) -> NoReturn:
     if name in running.topology.routers:
         become(running.place(running.topology.routers[name].host).words(command, netns=name))
-    words = running.node(name).ssh_argv(shared=False)
+    words = running.node(name).words(shlex.join(command), shared=False)
     running.check_running(name)
     guard(partial(running.check_running, name))
-    become([*running.sandbox.enter(), *words, "--", shlex.join(command)])
+    become([*running.sandbox.enter(), *words])
 
 
 def _everywhere(

@@ -182,15 +182,15 @@ def _print_labs(labs: list[dict[str, Any]], wide: bool) -> None:
 def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     """Open a shell in NODE, or run COMMAND there.
 
-    It goes over the management network. The words of COMMAND are joined and read by the shell in
-    the guest, as ssh does. What NODE writes is passed on as it is, as ssh does too: on a terminal
-    that includes its escape sequences.
+    It goes over the management network, or enters a node that is a namespace. The words of COMMAND
+    are joined and read by the shell in the guest, as ssh does. What NODE writes is passed on
+    as it is, as ssh does too: on a terminal that includes its escape sequences.
     """
     running = Lab.attach(lab)
-    words = running.node(node).ssh_argv(shared=False)
+    words = running.node(node).session(command)
     running.check_running(node)
     guard(partial(running.check_running, node))
-    become([*running.sandbox.enter(), *words, *command])
+    become([*running.sandbox.enter(), *words])
 
 
 @click.command()

@@ -20,6 +20,7 @@ from labctl.cli.options import (
 )
 from labctl.events import Emit, Event
 from labctl.guests import driver
+from labctl.guests.spec import NO_MACHINES
 from labctl.lab import prestart
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ def _profile(lab: Lab, seconds: float, stages: Stages) -> None:
 def _tell(lab: Lab, seconds: float) -> None:
     nodes = lab.topology.nodes
     names = ", ".join(nodes)
-    click.echo(f"lab {lab.name} is up in {seconds:.1f} s: {names} ({lab.accel})")
+    by = "no machines" if lab.accel == NO_MACHINES else lab.accel
+    click.echo(f"lab {lab.name} is up in {seconds:.1f} s: {names} ({by})")
     first = next((node.name for node in lab.topology.endpoints()), names)
     click.echo(f"try: labctl ssh {first}; take it down: labctl down {lab.name}")
 

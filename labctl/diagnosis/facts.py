@@ -48,7 +48,7 @@ def gather(lab: Lab, flow: Flow, path: Sequence[ObservationPoint]) -> Facts:
     forwards: dict[str, bool] = {}
     kinds: dict[str, str] = {}
     for name in routers:
-        router = lab.router(name)
+        router = lab.forwarder(name)
         kinds[name] = router.kind or ""
         forwards[name] = router.forwards()
     result = lab.node(source.element).run(["ip", "route", "get", flow.destination], check=False)
@@ -98,7 +98,7 @@ def _known(lab: Lab, hop: ObservationPoint) -> bool:
 
 
 def _is_up(lab: Lab, hop: ObservationPoint) -> bool:
-    if hop.in_guest:
+    if hop.in_guest and hop.context:
         return lab.node(hop.context).ask(
             f"cat /sys/class/net/{hop.link}/flags",
             lambda text: not text.strip() or bool(int(text, 16) & links.IFF_UP),

@@ -132,7 +132,8 @@ def candidates(
             found.append(_completing(turned, taken, should=not rest))
     taps = [hop for hop in path if hop.at_bridge and hop.element in _elements(ends)]
     found.append(_links("TAP", "tap", taps, should=False))
-    for name in dict.fromkeys(hop.element for hop in path if hop.in_router):
+    # What is in a router that is a machine is its own; it keeps the metadata, as kernels do.
+    for name in dict.fromkeys(hop.element for hop in path if hop.in_router and not hop.in_guest):
         here = name == lost_in
         outer = [hop for hop in path if hop.element == name and hop.at_bridge]
         inner = [hop for hop in path if hop.element == name and hop.in_router]
@@ -238,7 +239,7 @@ def _turn(lab: Lab, fix: Fix, version: int) -> None:
     if fix.kind is not None:
         lab.router(fix.router).set_kind(fix.kind)
     for hop, way in fix.guests:
-        node = lab.node(hop.context)
+        node = lab.node(hop.element)
         node.set_features(way.features, hop.link)
         if way.csum_action:
             for command in way.setup(hop.link):

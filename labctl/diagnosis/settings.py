@@ -79,12 +79,12 @@ def read(lab: Lab, path: Sequence[ObservationPoint]) -> State:
     guests, links, routers, clsact = {}, {}, {}, {}
     for hop in path:
         if hop.in_guest:
-            node = lab.node(hop.context)
+            node = lab.node(hop.element)
             for one in node.model.interfaces:
                 if one.name == hop.link:
-                    guests[f"{hop.context}/{hop.link}"] = node.features(hop.link)
+                    guests[f"{hop.element}/{hop.link}"] = node.features(hop.link)
                     if any(way.csum_action for way in registry.nic(one.model).completions()):
-                        clsact[f"{hop.context}/{hop.link}"] = _has_clsact(node, hop.link)
+                        clsact[f"{hop.element}/{hop.link}"] = _has_clsact(node, hop.link)
             continue
         values = lab.place(hop.context).call(features.read, hop.link, hop.netns)
         links[f"{hop.context}/{hop.netns}/{hop.link}"] = values

@@ -14,7 +14,13 @@ from labctl.experiments.probes import Answer
 from labctl.experiments.run_context import Arm, Trial
 from labctl.experiments.traffic_run import TrafficRun, check_answer, check_no_errors, run_traffic
 from labctl.topology.expected import AS_THEY_COME, Change, Ends, Expected, expect
-from labctl.topology.graph import GuestElement, PacketPath, Traversal, Uplink
+from labctl.topology.graph import (
+    ForwardingGuest,
+    GuestElement,
+    PacketPath,
+    Traversal,
+    Uplink,
+)
 from labctl.topology.points import ObservationPoint
 from labctl.tracing.packet_trace import place_between
 
@@ -56,15 +62,18 @@ def in_effect(traffic: TrafficRun) -> Ends:
     """
     finished_by, completing = [], []
     for here in traffic.route.traversals:
-        if not isinstance(here.element, GuestElement | Uplink):
+        if not isinstance(here.element, GuestElement | ForwardingGuest | Uplink):
             continue
         name = here.element.node.name
         for port in filter(None, (here.entry, here.exit)):
             features = traffic.offloads.get(f"{name}/{port.interface}", {})
             guest, tap = features.get("guest"), features.get("tap")
             ours = isinstance(here.element, GuestElement)
+            passed = isinstance(here.element, ForwardingGuest)
             if ours and guest is not None and not _completes(guest, traffic.version):
                 finished_by.append(name)
+            elif passed and guest is not None and not _completes(guest, traffic.version):
+                completing += [one.name for one in port.points if one.inside]
             if tap is not None and not _completes(tap, traffic.version):
                 completing += [one.name for one in port.points if one.at_bridge]
     return Ends(finished_by, completing)
@@ -108,7 +117,7 @@ def check_traffic(
     if syn.accepted:  # else nobody answers
         tcp.append((traffic.syn_ack, syn_ack))
     packets = [*tcp, *([(traffic.datagram, datagram)] if traffic.udp else [])]
-    _check_probe(arm, traffic, "ssh", traffic.ssh, tcp)
+    _check_probe(arm, traffic, traffic.connected_by, traffic.ssh, tcp)
     if traffic.ping:
         check_answer(arm, "ping", traffic.ping, works=True)
     if traffic.udp:

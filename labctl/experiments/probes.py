@@ -173,6 +173,8 @@ def ssh(
     check_port(port)
     ends = resolve(lab, source, destination, version, interface)
     client, server = ends.client, ends.guest("SSH server")
+    if not server.serves_ssh:
+        return Answer(None, f"{server.name} has no SSH server: this host lacks sshd and dropbear")
     server.run("echo 0 >/proc/sys/net/ipv4/tcp_synack_retries")
     before = {node.name: counters(node) for node in (client, server)}
     deadline = Deadline(SSH_SECONDS, f"SSH from {source} to {server.name}")
@@ -237,6 +239,65 @@ def _ssh(
 
 def _growth(before: Mapping[str, Mapping[str, int]], *nodes: Node) -> dict[str, dict[str, int]]:
     return {node.name: kernel_counters.grown(before[node.name], counters(node)) for node in nodes}
+
+
+_TCP_SERVER = """
+use strict; use Socket qw(:all);
+my ($family, $port, $name) = @ARGV;
+socket(my $s, $family == 4 ? PF_INET : PF_INET6, SOCK_STREAM, 0) or die "socket: $!";
+setsockopt($s, SOL_SOCKET, SO_REUSEADDR, 1);
+bind($s, $family == 4 ? pack_sockaddr_in($port, INADDR_ANY) : pack_sockaddr_in6($port, IN6ADDR_ANY))
+  or die "bind: $!";
+listen($s, 8) or die "listen: $!";
+$| = 1; print "listening\n";
+while (accept(my $c, $s)) { syswrite($c, "$name\n"); close $c }
+"""
+
+_TCP_CLIENT = """
+use strict; use Socket qw(:all);
+my ($family, $address, $port) = @ARGV;
+socket(my $s, $family == 4 ? PF_INET : PF_INET6, SOCK_STREAM, 0) or die "socket: $!";
+my $to = $family == 4 ? pack_sockaddr_in($port, inet_aton($address))
+  : pack_sockaddr_in6($port, inet_pton(AF_INET6, $address));
+connect($s, $to) or die "connect: $!\n";
+my $said = ''; while (sysread($s, my $data, 4096)) { $said .= $data }
+print $said;
+"""
+
+
+def tcp(
+    lab: Lab,
+    source: str,
+    destination: str,
+    *,
+    version: int = 4,
+    interface: str | None = None,
+    port: int = SSH_PORT,
+) -> Answer:
+    """Connect to a program that listens in the destination meanwhile, and read what it says.
+
+    For ends without an SSH server: what tells success from failure is as for `ssh`. Raises
+    `UsageError` for ends that there are not, a router as the destination, or no port;
+    `DeadlineError` when the listening program does not start.
+    """
+    check_port(port)
+    ends = resolve(lab, source, destination, version, interface)
+    client, server = ends.client, ends.guest("program to connect to")
+    server.run("echo 0 >/proc/sys/net/ipv4/tcp_synack_retries")
+    words = ["perl", "-e", _TCP_SERVER, str(ends.version), str(port), server.name]
+    listener = server.start(shlex.join(words))
+    deadline = Deadline(SSH_SECONDS, f"TCP from {source} to {server.name}")
+    try:
+        while "listening" not in listener.output:
+            if listener.poll() is not None:
+                why = last_lines(listener.errors, 1) or "it said nothing"
+                return Answer(None, f"the listener in {server.name} ended: {why}")
+            deadline.pause(0.02)
+        before = {node.name: counters(node) for node in (client, server)}
+        words = ["perl", "-e", _TCP_CLIENT, str(ends.version), ends.address, str(port)]
+        return _ssh(client, server, shlex.join(words), before, deadline)
+    finally:
+        listener.stop()
 
 
 UDP_PORT = 4007

@@ -45,6 +45,9 @@ class TrafficRun:
     destination: str
     ping: Answer | None = None
     ssh: Answer | None = None
+    """Of SSH, or of a plain TCP connection where the destination has no server for it."""
+    connected_by: str = "ssh"
+    """Which of the two it is: `ssh` or `tcp`."""
     udp: Answer | None = None
     drops: dict[str, tuple[Drop, ...]] = field(default_factory=dict)
     """What each node's kernel dropped for a checksum."""
@@ -138,7 +141,11 @@ def run_traffic(
     with _watched(trial, traffic), capture(lab, traffic.path, trial.scratch(arm.name)) as seeing:
         if with_ping:
             traffic.ping = probes.ping(lab, source, traffic.back)
-        traffic.ssh = probes.ssh(lab, source, traffic.back)
+        if lab.node(destination).serves_ssh:
+            traffic.ssh = probes.ssh(lab, source, traffic.back)
+        else:
+            traffic.connected_by = "tcp"
+            traffic.ssh = probes.tcp(lab, source, traffic.back)
         if with_udp:
             traffic.udp = probes.udp(lab, source, traffic.back)
         traffic.evidence = _stop(seeing)
@@ -171,10 +178,14 @@ def _stop(seeing: Capture) -> Evidence:
 def check_answer(arm: Arm, name: str, answer: Answer | None, works: bool) -> bool:
     """Check that a probe came to what was expected of it."""
     assert answer is not None
-    expected = {"ssh": ("works", "hangs"), "ping": ("answered", "not answered")}
+    expected = {
+        "ssh": ("works", "hangs"),
+        "tcp": ("works", "hangs"),
+        "ping": ("answered", "not answered"),
+    }
     words = expected.get(name, ("received", "lost"))
     passed = None if answer.works is None else answer.works is works
-    if name == "ssh" and passed and not works:
+    if name in ("ssh", "tcp") and passed and not works:
         passed = answer.hangs  # refused, or a key that is not known, is another story
     expects = words[0] if works else words[1]
     return arm.check(name, expects, answer.text, passed, evidence=answer.attempts)

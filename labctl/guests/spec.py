@@ -15,8 +15,9 @@ from labctl.topology.model import Node, Topology
 
 BOOT = "boot"
 """The folder of a lab that holds what its guests boot, private."""
-Accel = Literal["kvm", "tcg", "xen"]
-"""How guests run: by QEMU, or on a real Xen host."""
+Accel = Literal["kvm", "tcg", "xen", "none"]
+"""How guests run: by QEMU, or on a real Xen host; `none` where a lab has no machines."""
+NO_MACHINES: Accel = "none"
 
 MGMT_INTERFACE = "mgmt0"
 PEER = (

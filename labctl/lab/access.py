@@ -87,6 +87,10 @@ def proxy_words(lab: Lab, name: str) -> list[str]:
     Raises `UsageError` for what the lab has not started.
     """
     node = lab.node(name).model
+    if not node.guest_kind.is_machine:
+        raise UsageError(
+            f"{name} is no machine, so the lab has no way in by SSH", f"run: labctl ssh {name}"
+        )
     known = state.load(lab.directory)
     backend = backends.of(known.uri)
     if not backend.boots(node):

@@ -137,7 +137,7 @@ def _running(
 
     An error of the block counts only where the line has not failed: that is then the reason.
     """
-    words = [*lab.sandbox.enter(), *node.ssh_argv(shared=False), line]
+    words = [*lab.sandbox.enter(), *node.words(line, shared=False)]
     child = start_as(words, None)
     said: list[bytes] = []
     reader = threading.Thread(target=_listen, args=(child.stderr, said), daemon=True)

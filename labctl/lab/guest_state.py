@@ -42,6 +42,7 @@ _HINTS = {
     "paused": "let it go on in libvirt: virsh resume",
     "stopped": "let its QEMU go on: kill -CONT",
 }
+_AGAIN = "take the lab down, and bring it up again"
 
 
 def of_machine(sandbox: Sandbox, known: State, node: str) -> Condition:
@@ -66,12 +67,13 @@ def of_machine(sandbox: Sandbox, known: State, node: str) -> Condition:
     return RUNNING
 
 
-def error(what: str, node: str, found: Condition) -> GuestError:
-    """Return the error that names a machine which does not run."""
+def error(what: str, node: str, found: Condition, *, has_console: bool = True) -> GuestError:
+    """Return the error that names a machine, or a namespace, which does not run."""
     told = _TOLD.get(found.state, "has ended")
     if found.state in ("halted", "panicked"):
         told = f"has {found.state}: {found.why}"
-    hint = _HINTS.get(found.state, f"read what it said last: labctl logs {node}")
+    read = f"read what it said last: labctl logs {node}"
+    hint = _HINTS.get(found.state, read if has_console else _AGAIN)
     return GuestError(f"{what} {told}", hint)
 
 

@@ -16,10 +16,11 @@ from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh
-from labctl.guests.spec import Accel
+from labctl.guests.spec import NO_MACHINES, Accel
 from labctl.images import Image
 from labctl.kinds.guests.micro import Micro
 from labctl.lab import machines, naming, preflight, state, status, templates
+from labctl.lab.forwarding_node import Forwarder, ForwardingNode
 from labctl.lab.node import Node
 from labctl.lab.router import Router
 from labctl.network import features, programs
@@ -82,7 +83,7 @@ class Lab:
         folder = state.directory(name)
         preflight.check_sockets(topology, folder)
         backend = backends.of(uri)
-        preflight.check_host(backend)
+        preflight.check_host(backend, guests=bool(backend.booted(topology)))
         preflight.check_kinds(topology)
         preflight.check_disks(topology)
         backend.check(topology, emit)
@@ -109,7 +110,11 @@ class Lab:
                 images={node.name: found[node.image] for node in booted if not node.disk},
                 disks=disks,
                 client=keys.Key.make(),
-                clients={node.name: keys.Key.make() for node in topology.endpoints()},
+                clients={
+                    node.name: keys.Key.make()
+                    for node in topology.nodes.values()
+                    if node.guest_kind.is_endpoint
+                },
                 hostkeys={node: keys.Key.make() for node in topology.nodes},
                 uri=uri,
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -172,14 +177,17 @@ class Lab:
             self._backend.build_networks(self.sandbox, self._state)
             programs.start_all(self.sandbox, self.topology)
             self._build_routers(self.topology.outer_routers())
+            making = self._making()
+            nodes = self.topology.namespace_nodes()
+            self._start(making, [(node, machines.build(making, node)) for node in nodes])
             count = len(self.topology.networks)
             self._emit(Event("network", self.name, "done", f"{count} bridge{'s'[: count != 1]}"))
         with _timed(self.timings, "boot"):
             self._write_ssh()
             (self.directory / "console").mkdir(mode=self._backend.log_folder_mode, exist_ok=True)
             making = self._making()
-            nodes = self._backend.machines(self.topology)
-            self._start(making, [(node, machines.build(making, node)) for node in nodes])
+            guests = self._backend.machines(self.topology)
+            self._start(making, [(node, machines.build(making, node)) for node in guests])
             for host in self.topology.xen_hosts():
                 self._populate(host)
         for node in self.topology.nodes.values():
@@ -222,6 +230,9 @@ class Lab:
     ) -> None:
         """Start nodes with what was built of each, and remember how."""
         starts = machines.start(making, built, host)
+        for node, _ in built:
+            if node.forwards:
+                ForwardingNode(self.node(node.name)).set_forwarding(True)
         self._state = dataclasses.replace(self._state, starts={**self._state.starts, **starts})
 
     def _making(self) -> machines.Making:
@@ -230,14 +241,14 @@ class Lab:
         return machines.Making(self.sandbox, known, self._emit)
 
     def _write_ssh(self) -> None:
+        booted = self._backend.booted(self.topology)
+        if not booted:
+            return
         ssh.write_config(
             self.directory,
             self._backend.mgmt_bridge(self._state),
             self._state.client,
-            {
-                node.name: (node.mgmt_mac, self._state.hostkeys[node.name].public)
-                for node in self._backend.booted(self.topology)
-            },
+            {node.name: (node.mgmt_mac, self._state.hostkeys[node.name].public) for node in booted},
             self._backend.ssh_through(self.topology),
         )
 
@@ -301,7 +312,8 @@ class Lab:
         if name not in self.topology.nodes:
             raise UsageError(f"lab {self.name} has no node {name}", self._known())
         check = partial(status.check_running, self.sandbox, self._state, name)
-        return Node(self.sandbox, self.directory, self.topology.nodes[name], check)
+        node = self.topology.nodes[name]
+        return machines.node_class(node)(self.sandbox, self.directory, node, check)
 
     def check_running(self, node: str, closely: bool = False) -> None:
         """Raise `GuestError` when a node has ended: nobody would answer for minutes.
@@ -316,8 +328,17 @@ class Lab:
         programs.check(self.sandbox, self.topology, self.name)
 
     def check_console(self, name: str) -> None:
-        """Raise `UsageError` for what has no console of this lab's: a real Xen host, no node."""
-        if not self._backend.boots(self.node(name).model):
+        """Raise `UsageError` for what has no console of this lab's.
+
+        That is a real Xen host, or a node that is no machine.
+        """
+        node = self.node(name).model
+        if not node.guest_kind.is_machine:
+            raise UsageError(
+                f"{name} is a {node.guest_kind.title}: it has no console",
+                f"for a shell in it: labctl ssh {name}",
+            )
+        if not self._backend.boots(node):
             hint = "its guests have consoles of this lab's"
             raise UsageError(f"{name} is a real host, not started by labctl", hint)
 
@@ -345,6 +366,11 @@ class Lab:
         """Return the hint that lists nodes and routers."""
         routers = ", ".join(self.topology.routers)
         return f"it has: {', '.join(self.topology.nodes)}" + (routers and f"; routers: {routers}")
+
+    def forwarder(self, name: str) -> Forwarder:
+        """Return what forwards in a router, or in a node that is one; raises `UsageError`."""
+        node = self.topology.nodes.get(name)
+        return ForwardingNode(self.node(name)) if node and node.forwards else self.router(name)
 
     @property
     def routers(self) -> list[Router]:
@@ -397,8 +423,11 @@ class Lab:
 def _choose_accel(policy: accel.Policy, found: Mapping[str, Image], emit: Emit) -> Accel:
     """Decide with an image of ours: a user's own kernel may be the very thing that is broken.
 
-    With the smallest, because the first lab after a boot of the host waits for it.
+    With the smallest, because the first lab after a boot of the host waits for it. Where nothing is
+    booted there is nothing to decide.
     """
+    if not found:
+        return NO_MACHINES
     ours = found.values() or [images.get(Micro.image, emit=emit)]  # all may boot disk images
     image = min(ours, key=lambda one: (one.memory, one.name))
     return accel.choose(

@@ -28,7 +28,7 @@ def troubles(sandbox: Sandbox, known: State) -> dict[str, dict[str, str]]:
     Of guests on a Xen host and of their host's uplinks only the host's end is known, of a real Xen
     host nothing. Raises `LabctlError` when it cannot be told.
     """
-    nodes = backends.of(known.uri).machines(known.topology)
+    nodes = [*backends.of(known.uri).machines(known.topology), *known.topology.namespace_nodes()]
     if not nodes:
         return {}
     program = [sys.executable, "-I", "-S", str(Path(linkflags.__file__))]
@@ -43,7 +43,7 @@ def troubles(sandbox: Sandbox, known: State) -> dict[str, dict[str, str]]:
         lost = {
             name: why
             for name, tap, bridge in _links(known, node)
-            if (why := _trouble(tap, bridge, flags, down))
+            if (why := _trouble(tap, node.guest_kind.outer.name, bridge, flags, down))
         }
         if lost:
             found[node.name] = lost
@@ -51,20 +51,21 @@ def troubles(sandbox: Sandbox, known: State) -> dict[str, dict[str, str]]:
 
 
 def _links(known: State, node: Node) -> list[tuple[str, str, str]]:
-    """Return each interface of a node with its TAP and the bridge that this is in."""
+    """Return each interface of a node with its outer end and the bridge that this is in."""
     bridges = known.topology.bridges(node)
     ours = [(one.name, one.tap, bridges[one.name]) for one in node.interfaces]
-    return [*ours, (MANAGEMENT, node.mgmt_tap, MGMT_BRIDGE)]
+    mgmt = [(MANAGEMENT, node.mgmt_tap, MGMT_BRIDGE)] if node.guest_kind.is_machine else []
+    return [*ours, *mgmt]
 
 
-def _trouble(tap: str, bridge: str, flags: dict[str, int], down: set[str]) -> str:
-    for link, what in ((tap, "TAP"), (bridge, "bridge")):
+def _trouble(tap: str, end: str, bridge: str, flags: dict[str, int], down: set[str]) -> str:
+    for link, what in ((tap, end), (bridge, "bridge")):
         if link not in flags:
             return f"its {what} {link} is gone"
         if not flags[link] & IFF_UP:
             return f"its {what} {link} is down"
     if not flags[tap] & IFF_RUNNING:
-        return f"its TAP {tap} has no carrier"
+        return f"its {end} {tap} has no carrier"
     if tap in down:
         return "libvirt has taken its link down"
     return ""

@@ -28,6 +28,7 @@ from labctl.kinds import registry
 from labctl.kinds.guests.base import GuestKind
 from labctl.lab import guest_state
 from labctl.lab.guest_state import Condition
+from labctl.lab.node import Node as NodeInLab
 from labctl.sandbox.base import Sandbox
 from labctl.topology.model import Node
 
@@ -144,13 +145,20 @@ def start(making: Making, nodes: Sequence[tuple[Node, Any]], host: str = "") -> 
     for several in together.values():
         way = starter(making, several[0][0])
         cloned.update(way.start([built for _, built in several], host))
-    return {node.name: CLONED if node.name in cloned else BOOTED for node, _ in nodes}
+    machines = [node for node, _ in nodes if node.guest_kind.is_machine]
+    return {node.name: CLONED if node.name in cloned else BOOTED for node in machines}
 
 
 def starter(making: Making, node: Node) -> Starter:
     """Return what starts and stops a node, as far as its kind is known here (`guest_kind`)."""
     cls: type[Starter] = _named(node.guest_kind, "started_by")
     return cls(making)
+
+
+def node_class(node: Node) -> type[NodeInLab]:
+    """Return the class that works in a node, as far as its kind is known here (`guest_kind`)."""
+    cls: type[NodeInLab] = _named(node.guest_kind, "handled_by")
+    return cls
 
 
 def condition_of(sandbox: Sandbox, known: State, name: str) -> Condition:

@@ -62,7 +62,7 @@ def needed(topology: Topology, clones: Collection[str] = ()) -> int:
     Of `clones` it is what they take when they are up: what they do not write to they share, and a
     guest that boots nothing further seldom writes to much.
     """
-    nodes = topology.outer_nodes()
+    nodes = topology.outer_machines()
     kinds = {(node.image, node.memory) for node in nodes if node.name in clones}
     shared = sum(size for _, size in kinds)
     own = (CLONE_MEMORY if node.name in clones else of_node(topology, node) for node in nodes)

@@ -88,7 +88,11 @@ class Job:
 
 
 class Node:
-    """A guest of a running lab."""
+    """A node of a running lab: one can run commands in it, and turn the offloads of its NICs.
+
+    This one is a guest, where all of that is done over SSH; a kind whose nodes are had otherwise
+    names a subclass (`GuestKind.handled_by`).
+    """
 
     def __init__(
         self, sandbox: Sandbox, directory: Path, node: model.Node, check: Callable[[bool], None]
@@ -135,6 +139,30 @@ class Node:
         """Return the words that, run inside the sandbox, start a shell or command in the guest."""
         return ssh.command(self._directory, self.name, shared=shared)
 
+    @property
+    def serves_ssh(self) -> bool:
+        """Whether an SSH server is meant to serve in it; where it does not, that is a finding."""
+        return True
+
+    def words(self, line: str, *, shared: bool = True) -> list[str]:
+        """Return the words that, run inside the sandbox, let a shell in the node read a line.
+
+        Not `shared`, they have a connection of their own, where there is one.
+        """
+        end = ["--"] if line.startswith("-") else []  # else ssh(1) takes it for an option
+        return [*self.ssh_argv(shared=shared), *end, line]
+
+    def session(self, command: Sequence[str] = ()) -> list[str]:
+        """Return the words that open a shell on this terminal, or let it read a command's.
+
+        The words of a command are joined by spaces, as ssh(1) does.
+        """
+        return [*self.ssh_argv(shared=False), *command]
+
+    def _is_unreached(self, status: int) -> bool:
+        """Tell by an exit status that the way to the node failed, not a command that began."""
+        return status == NEVER_BEGUN
+
     def run(
         self,
         command: str | Sequence[str],
@@ -153,20 +181,21 @@ class Node:
         line = command if isinstance(command, str) else shlex.join(command)
         shown = " ".join(line[:120].split())[:60]
         deadline = Deadline(timeout, f"`{shown}` in {self.name}")
-        argv = self.ssh_argv()
         result, begun = retry_until_started(
-            lambda text: self._go([*argv, text], deadline, stdin), line
+            lambda text: self._go(self.words(text), deadline, stdin), line
         )
         if result.cut:
             raise GuestError(
                 f"{self.name} said more than {MOST_OUTPUT >> 20} MiB to `{shown}`",
                 "let the command write to a file in the guest",
             )
-        if result.status == NEVER_BEGUN and not begun:  # ssh's own trouble, not the command's
+        if not begun and self._is_unreached(result.status):  # not the command's trouble
             self._check(True)
             raise GuestError(
                 f"{self.name} cannot be reached: {last_lines(result.stderr) or 'no answer'}",
-                f"read its console: labctl logs {self.name}",
+                f"read its console: labctl logs {self.name}"
+                if self.model.guest_kind.is_machine
+                else "run: labctl status",
             )
         if check and not result.ok:
             words = last_lines(result.stderr or result.stdout)
@@ -221,7 +250,7 @@ class Node:
         base = folder / f"{self.name}-{time.monotonic_ns()}"
         output, errors = base.with_suffix(".out"), base.with_suffix(".err")
         # The shell tells its pid first: without a terminal nothing else would end the command.
-        argv = [*self.ssh_argv(), f"echo $$; exec {command}"]
+        argv = self.words(f"echo $$; exec {command}")
 
         def start() -> Process:
             agent = self._sandbox.agent()

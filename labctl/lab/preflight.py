@@ -26,14 +26,19 @@ TUN = Path("/dev/net/tun")
 MODULES = Path("/sys/module")
 
 
-def check_host(backend: Backend) -> None:
-    """Raise `HostError` for a program or a device that a lab would miss only when it is half up."""
+def check_host(backend: Backend, *, guests: bool = True) -> None:
+    """Raise `HostError` for a program or a device that a lab would miss only when it is half up.
+
+    Where there are no `guests`, what they need is not asked for.
+    """
     for program, package in backend.programs.items():
+        if not guests and program in backend.guest_programs:
+            continue
         if not shutil.which(program, path=process.ENVIRONMENT["PATH"]):
             raise HostError(
                 f"{program} is not installed", f"as root, run: apt-get install {package}"
             )
-    if not backend.makes_taps:
+    if not (backend.makes_taps and guests):
         return
     try:
         found = TUN.stat()

@@ -36,7 +36,11 @@ def publish(lab: Lab, node: str, to: int, listen: str = "") -> Published:
     `listen` is `PORT` or `ADDRESS:PORT`, by default of 127.0.0.1. Raises `UsageError` for words
     that are none, a port that is taken, or a lab in the host's own network.
     """
-    lab.node(node)
+    if not lab.node(node).model.guest_kind.is_machine:
+        raise UsageError(
+            f"{node} is no machine: there is no management network to reach it by",
+            "publish a port of a guest",
+        )
     known = state.load(lab.directory)
     if not backends.of(known.uri).ends_with_sandbox:
         raise UsageError(

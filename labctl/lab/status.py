@@ -125,7 +125,7 @@ def check_machine(sandbox: Sandbox, known: State, node: str) -> None:
     if not found.runs:
         kind = nodes[machine].guest_kind
         what = f"the {kind.title} {machine}" if kind.is_host else machine
-        raise guest_state.error(what, machine, found)
+        raise guest_state.error(what, machine, found, has_console=kind.is_machine)
 
 
 def dom0(sandbox: Sandbox, known: State, host: str) -> Dom0:
@@ -222,7 +222,8 @@ def _kind_of(node: Node, known: State) -> str:
     kind = node.guest_kind
     if kind.is_host:
         return kind.title if backends.of(known.uri).boots(node) else f"real {kind.title}"
-    what = f"node ({node.kind})" if node.kind else "node"
+    name = "router" if node.forwards else "node"
+    what = f"{name} ({node.kind or kind.name})" if node.kind or node.forwards else name
     return f"{what} on {node.host}" if node.host else what
 
 

@@ -164,10 +164,14 @@ def watch_drops(
     watches may go on in a guest at once. What a killed one left is removed here.
     """
     kind = registry.observer(DROPS)
+    context = Context.GUEST if node.model.guest_kind.is_machine else Context.LAB
+    if why_not := kind.can_run(Look(node.name, context=context)):
+        why_not = f"no drops in {node.name} are traced: {why_not}"
+        yield DropWatch(node, Look(node.name, context=context), why_not, seconds)
+        return
     with _claimed(node) as claim:
-        look = Look(claim.name, context=Context.GUEST, only=tuple(reasons))
+        look = Look(claim.name, context=context, only=tuple(reasons))
         reader: Reader[tuple[Drop, ...]] = kind.reader()
-        why_not = ""
         try:
             said = node.run(kind.start(look), timeout=seconds()).stdout
             reader.feed(said.encode())

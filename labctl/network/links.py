@@ -203,7 +203,7 @@ def build(topology: Topology) -> None:
             make_bridge(ip, MGMT_BRIDGE, mtu=1500, stp=False, ipv6=True)
             for network in topology.outer_networks():
                 _build_network(ip, network)
-            for node in topology.outer_nodes():
+            for node in topology.outer_machines():
                 make_tap(ip, node.mgmt_tap, MGMT_BRIDGE, 1500)
                 guard(ip, node.mgmt_tap, MGMT_BRIDGE, _behind(topology, node))
                 for interface in node.interfaces:
@@ -303,8 +303,8 @@ def names(topology: Topology) -> list[str]:
     return [
         MGMT_BRIDGE,
         *(link for network in topology.outer_networks() for link in network.links()),
-        *(node.mgmt_tap for node in topology.outer_nodes()),
-        *(one.tap for node in topology.outer_nodes() for one in node.interfaces),
+        *(node.mgmt_tap for node in topology.outer_machines()),
+        *(one.tap for node in topology.outer_machines() for one in node.interfaces),
     ]
 
 

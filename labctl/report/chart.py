@@ -97,6 +97,7 @@ def of_topology(topology: Topology, path: Sequence[ObservationPoint]) -> Map:
         kind = node.guest_kind
         # What lives in the lab itself is told from what lives on a host.
         what = kind.title if xen and not kind.home else kind.short
+        what = f"router, {what}" if node.forwards else what
         elements[node.name] = Element(
             node.name, "node", node.name, what, _labels(node.labels), node.host
         )

@@ -145,7 +145,7 @@ class Environment:
     qemu: Text = ""
     libvirt: Text = ""
     accelerator: Text = ""
-    """The accelerator in effect: `kvm` or `tcg`."""
+    """What runs the guests: `kvm`, `tcg`, `xen`, or `none` where there are no machines."""
     images: dict[str, str] = field(default_factory=dict)
     """Content digest of each image that was used, by its name."""
     guest_kernels: dict[str, str] = field(default_factory=dict)

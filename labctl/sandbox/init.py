@@ -33,7 +33,7 @@ SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
 KEEP_SIZE, PUNCH_HOLE = 0x01, 0x02
 """linux/falloc.h."""
-LOGS = ("console", "embed/log/qemu", "links")
+LOGS = ("console", "embed/log/qemu", "links", "namespaces")
 """What guests and programs fill, below the sandbox's directory."""
 KEPT_HEAD, KEPT_TAIL = 1 << 20, 4 << 20
 """Bytes of a log that are kept."""

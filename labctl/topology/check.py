@@ -35,8 +35,23 @@ def check(topology: model.Topology, written: schema.Topology, base: Path, report
         if len(item.sequence or ()) < 2:
             hint = "a router needs at least two"
             report.add(loc, f"the router {name} has fewer than two interfaces", hint)
+    for node in topology.forwarding_nodes():
+        _forwarding(node, report)
     hosting.check(topology, written, report)
     addressing.check(topology, report)
+
+
+def _forwarding(node: model.Node, report: Report) -> None:
+    """Report a node that is to be a router and cannot."""
+    loc: Loc = ("nodes", node.name)
+    if not node.guest_kind.is_endpoint:
+        what = f"{node.name} is a {node.guest_kind.title}: packets pass {node.guest_kind.passed_by}"
+        report.add((*loc, "role"), what, "leave role out, or put a router on it", key=True)
+        return
+    item = report.root.walk((*loc, "interfaces"))[-1]
+    if len(item.sequence or ()) < 2:
+        what = f"{node.name} has the role router, and fewer than two interfaces"
+        report.add((*loc, "role"), what, "a router needs at least two", key=True)
 
 
 def _interfaces(

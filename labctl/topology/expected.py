@@ -23,6 +23,7 @@ from labctl.kinds.base import Effect, Kind, Passing
 from labctl.kinds.nics.base import NicModel
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.topology.graph import (
+    ForwardingGuest,
     GuestElement,
     PacketPath,
     Port,
@@ -250,6 +251,8 @@ def _within(
     match here.element:
         case RouterElement(router):
             kind = forwarder(router.kind)
+        case ForwardingGuest() as guest:
+            kind = guest.kind
         case Segment(kind=name):
             kind = link(name)
         case Wire(segment=segment):
@@ -268,7 +271,7 @@ def _nic(here: Traversal, port: Port) -> NicModel | None:
     if isinstance(here.element, Uplink):
         # Its two ends are ports of their own; what is between them is told at the outer one.
         return None if port.points[0].inside else registry.nic(here.element.interface.model)
-    if isinstance(here.element, GuestElement):
+    if isinstance(here.element, GuestElement | ForwardingGuest):
         models = {one.name: one.model for one in here.element.node.interfaces}
         return registry.nic(models[port.interface])
     return None

@@ -1,9 +1,9 @@
 """A topology as a graph: what packets pass, the ports between, and the one search for a path.
 
-Its elements are guests, routers, the uplinks of Xen hosts, wires, and segments, which join the
-ports of the others. What the points of a kind of element are is said by its `ports` and nowhere
-else, so that a path's points follow from the elements on it. A segment has none of its own: what
-passes it is seen at the ports that it joins.
+Its elements are guests, routers (some are guests too), the uplinks of Xen hosts, wires, and
+segments, which join the ports of the others. What the points of a kind of element are is said by
+its `ports` and nowhere else, so that a path's points follow from the elements on it. A segment has
+none of its own: what passes it is seen at the ports that it joins.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from functools import cached_property
 from typing import ClassVar
 
 from labctl.errors import UsageError
-from labctl.kinds import registry
+from labctl.kinds import forwarders, registry
+from labctl.kinds.base import ForwarderKind
 from labctl.kinds.links import DEFAULT as DEFAULT_LINK
 from labctl.kinds.observers.frames import FrameObserver
 from labctl.topology import model
 from labctl.topology.model import Interface, Network, Node, Router, Topology
 from labctl.topology.points import (
+    ElementKind,
     ObservationPoint,
     along_wire,
     inside_guest,
@@ -58,6 +60,25 @@ class Port:
     """In the order of a packet that leaves the element for the segment."""
 
 
+def _ports_of(node: Node) -> tuple[Port, ...]:
+    """Return a port an interface: inside the guest, and its TAP, vif or veth at the bridge."""
+    kind = node.guest_kind
+    element: ElementKind = "forwarding guest" if node.forwards else "guest"
+    return tuple(
+        Port(
+            one.name,
+            Segment(one.network, node.host, one.segment),
+            (
+                inside_guest(
+                    node.name, one.name, is_machine=kind.is_machine, forwards=node.forwards
+                ),
+                outer_end(element, node.name, one.tap, node.host, kind.outer.name),
+            ),
+        )
+        for one in node.interfaces
+    )
+
+
 @dataclass(frozen=True)
 class GuestElement:
     """A guest, where a path begins or ends."""
@@ -66,19 +87,27 @@ class GuestElement:
 
     @cached_property
     def ports(self) -> tuple[Port, ...]:
-        """One port an interface: inside the guest, and its TAP or vif."""
-        node, end = self.node, self.node.guest_kind.outer.name
-        return tuple(
-            Port(
-                one.name,
-                Segment(one.network, node.host, one.segment),
-                (
-                    inside_guest(node.name, one.name),
-                    outer_end("guest", node.name, one.tap, node.host, end),
-                ),
-            )
-            for one in node.interfaces
-        )
+        """One port an interface: inside the guest, and its TAP, vif or veth at the bridge."""
+        return _ports_of(self.node)
+
+
+@dataclass(frozen=True)
+class ForwardingGuest:
+    """A guest that is a router, which joins networks."""
+
+    node: Node
+    adds: ClassVar[int] = 1
+    """By how many routers a path is longer for it."""
+
+    @cached_property
+    def ports(self) -> tuple[Port, ...]:
+        """Those of a guest."""
+        return _ports_of(self.node)
+
+    @property
+    def kind(self) -> ForwarderKind:
+        """What forwards in it: its kernel."""
+        return registry.forwarder(forwarders.DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -158,7 +187,7 @@ class Wire:
         )
 
 
-Joining = Uplink | RouterElement | Wire
+Joining = Uplink | RouterElement | ForwardingGuest | Wire
 """What joins segments."""
 Element = GuestElement | Segment | Joining
 
@@ -255,6 +284,8 @@ def find_path(
     goals = {port.segment: port for port in _usable(end, interface)}
     joined: dict[Segment, list[tuple[Joining, Port]]] = {}
     for element in _joining(topology):
+        if isinstance(element, ForwardingGuest) and element.node in (first, last):
+            continue  # a path begins and ends in its ends, and passes neither
         for port in element.ports:
             joined.setdefault(port.segment, []).append((element, port))
     # What was passed, and the port at the segment reached; those over the fewest routers first.
@@ -312,6 +343,8 @@ def _joining(topology: Topology) -> Iterable[Joining]:
             yield Wire(network, before, wire, after)
     for router in topology.routers.values():
         yield RouterElement(router)
+    for node in topology.forwarding_nodes():
+        yield ForwardingGuest(node)
 
 
 def _usable(guest: GuestElement, interface: str | None) -> list[Port]:

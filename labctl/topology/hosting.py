@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from labctl.errors import nearest, shown
 from labctl.kinds import nics, registry
+from labctl.kinds.nics import veth
 from labctl.topology import model, schema
 from labctl.topology.tree import Loc, Report
 
@@ -24,6 +25,8 @@ def check(topology: model.Topology, written: schema.Topology, report: Report) ->
         _kind(node, topology, written, report)
         _models(node, topology, written, report)
         _least(node, report)
+        if not node.guest_kind.is_machine:
+            _of_machines(node, written.nodes[node.name], report)
     for host in topology.xen_hosts():
         _memory(host, topology, report)
         _loops(host, report)
@@ -118,8 +121,11 @@ def _models(
         place = next((at for at, word in layers if word), loc)
         name = f"{node.name}'s {interface.name}"
         wrong = f"{name} cannot be {nic.name}"
-        if nic.home == kind.home:
+        if nic.home == kind.home or not kind.is_machine:
             message = f"{wrong}: {node.name} is of the kind {kind.name}"
+            hint = f"write model: {kind.nic}"
+        elif nic.home == veth.Veth.home:
+            message = f"{wrong}: that is an interface of a namespace, and {node.name} is a machine"
             hint = f"write model: {kind.nic}"
         elif kind.home:
             message = f"{wrong}: {node.name} lives on {node.host}"
@@ -145,6 +151,19 @@ def _least(node: model.Node, report: Report) -> None:
         message = f"memory {node.memory} is too little for {node.name}, which is of the kind"
         hint = f"write memory: {kind.least_memory} or more"
         report.add((*here, "memory"), f"{message} {kind.name}", hint)
+
+
+def _of_machines(node: model.Node, said: schema.Node, report: Report) -> None:
+    """Find what is said of a machine, of a node that is none."""
+    kind = node.guest_kind
+    for key in ("image", "kernel", "initramfs", "clone", "memory", "vcpus"):
+        if getattr(said, key) is not None:
+            message = f"{node.name} is of the kind {kind.name}, which is no machine: it has no"
+            here = ("nodes", node.name, key)
+            report.add(here, f"{message} {_CALLED.get(key, key)}", f"leave {key} out", key=True)
+
+
+_CALLED = {"clone": "saved state", "vcpus": "CPUs"}
 
 
 def _memory(host: model.Node, topology: model.Topology, report: Report) -> None:

@@ -20,7 +20,7 @@ from ipaddress import (
     IPv6Network,
 )
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from labctl.errors import UsageError, nearest, shown
 from labctl.kinds import guests, nics, registry
@@ -30,9 +30,13 @@ from labctl.topology.disk_image import DiskImage
 from labctl.topology.features import DEVICE_FEATURES
 
 _T = TypeVar("_T")
-_LATER_KEYS = ("hypervisor", "host", "kind", "disk", "segments", "segment", "options",
+_LATER_KEYS = ("hypervisor", "host", "kind", "role", "disk", "segments", "segment", "options",
                "user_data", "user_data_file")  # fmt: skip
+"""What is in no digest where nothing is said of it."""
 
+Role = Literal["", "router"]
+"""What `role:` in a topology may be; empty for none."""
+ROUTER: Role = "router"
 MGMT_BRIDGE = "mgmt"
 """The link name of the management bridge; no network can have it."""
 
@@ -113,7 +117,7 @@ class Route:
 class Interface:
     """A guest's NIC: `name` in the guest, `tap` the link name on the host's side.
 
-    What that side is, a TAP or a vif, is said by the guest's kind (`GuestKind.outer`).
+    What that side is, a TAP, a vif or a veth, is said by the guest's kind (`GuestKind.outer`).
     """
 
     name: str
@@ -173,6 +177,14 @@ class Node:
     @property
     def _telling(self) -> tuple[str, str, str | None]:
         return self.hypervisor, self.host, None if self.disk else self.image
+
+    role: Role = ""
+    """`router`: its kernel forwards between its interfaces."""
+
+    @property
+    def forwards(self) -> bool:
+        """Whether paths pass it, as they pass a router."""
+        return self.role == ROUTER
 
     @property
     def guest_kind(self) -> GuestKind:
@@ -278,12 +290,25 @@ class Topology:
         return tuple(node for node in self.nodes.values() if node.guest_kind.is_host)
 
     def endpoints(self) -> tuple[Node, ...]:
-        """Return the nodes in which packets begin and end: all but the hosts of others."""
-        return tuple(node for node in self.nodes.values() if node.guest_kind.is_endpoint)
+        """Return the nodes in which packets begin and end: all but hosts of others, and routers."""
+        nodes = (node for node in self.nodes.values() if node.guest_kind.is_endpoint)
+        return tuple(node for node in nodes if not node.forwards)
+
+    def forwarding_nodes(self) -> tuple[Node, ...]:
+        """Return the nodes that are routers."""
+        return tuple(node for node in self.nodes.values() if node.forwards)
 
     def outer_nodes(self) -> tuple[Node, ...]:
-        """Return the nodes that are QEMU guests of the lab itself, Xen hosts among them."""
+        """Return the nodes that are in the lab itself, Xen hosts among them."""
         return tuple(node for node in self.nodes.values() if not node.host)
+
+    def outer_machines(self) -> tuple[Node, ...]:
+        """Return the nodes that are QEMU guests of the lab itself, Xen hosts among them."""
+        return tuple(node for node in self.outer_nodes() if node.guest_kind.is_machine)
+
+    def namespace_nodes(self) -> tuple[Node, ...]:
+        """Return the nodes that are network namespaces of the lab."""
+        return tuple(node for node in self.nodes.values() if not node.guest_kind.is_machine)
 
     def outer_routers(self) -> tuple[Router, ...]:
         """Return the routers that are in the lab itself, not in a dom0."""

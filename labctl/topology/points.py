@@ -11,7 +11,10 @@ from typing import Literal
 
 from labctl.kinds.base import Context
 
-ElementKind = Literal["guest", "router", "uplink", "wire"]
+ElementKind = Literal["guest", "router", "uplink", "wire", "forwarding guest"]
+
+
+_ROUTERS = ("router", "forwarding guest")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class ObservationPoint:
     link: str
     """The link's name where it is observed."""
     context: str
-    """Whose kernel it is in: the guest's name, the Xen host's for its dom0, empty for the lab's."""
+    """Whose kernel it is in: the guest's name, the Xen host's for its dom0, empty for the lab's, in
+    which the nodes that are no machines are too."""
     netns: str
     """The name of the network namespace within that context, empty for the context's own."""
     inside: bool
@@ -49,8 +53,13 @@ class ObservationPoint:
 
     @property
     def in_router(self) -> bool:
-        """Whether it is inside a router."""
-        return self.inside and self.kind == "router"
+        """Whether it is inside a router, be it a machine or not."""
+        return self.inside and self.kind in _ROUTERS
+
+    @property
+    def of_router(self) -> bool:
+        """Whether it belongs to a router, at either end of its interface."""
+        return self.kind in _ROUTERS
 
     @property
     def at_bridge(self) -> bool:
@@ -65,7 +74,7 @@ class ObservationPoint:
     @property
     def of_guest(self) -> bool:
         """Whether it belongs to a guest, at either end of its interface."""
-        return self.kind == "guest"
+        return self.kind in ("guest", "forwarding guest")
 
     @property
     def of_uplink(self) -> bool:
@@ -85,9 +94,13 @@ class ObservationPoint:
         return Context.DOM0 if self.dom0 else Context.GUEST
 
 
-def inside_guest(guest: str, link: str) -> ObservationPoint:
-    """Return the point at a device inside a guest."""
-    return ObservationPoint(f"{guest}:{link}", guest, "guest", link, guest, "", inside=True)
+def inside_guest(
+    guest: str, link: str, *, is_machine: bool = True, forwards: bool = False
+) -> ObservationPoint:
+    """Return the point at a device inside a guest, or in a namespace of the lab that is a node."""
+    context, netns = (guest, "") if is_machine else ("", guest)
+    kind: ElementKind = "forwarding guest" if forwards else "guest"
+    return ObservationPoint(f"{guest}:{link}", guest, kind, link, context, netns, inside=True)
 
 
 def inside_router(router: str, link: str, host: str = "") -> ObservationPoint:

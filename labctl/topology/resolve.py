@@ -207,6 +207,7 @@ def _node(
         user_data=json.dumps(told, sort_keys=True) if isinstance(told, dict) else "",
         user_data_file=absolute(base, told) if isinstance(told, str) else None,
         disk=None if isinstance(image, str) else _disk(image, base),
+        role=written.role or "",
     )
 
 

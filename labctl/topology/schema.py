@@ -139,6 +139,8 @@ class Node(_Inherited, _Labelled):
     """A guest."""
 
     kind: fields.GuestKind | None = None
+    role: Literal["router"] | None = None
+    """router lets its kernel forward between its interfaces: paths pass it."""
     hypervisor: Literal["xen"] | None = None
     """xen makes this node a Xen host: other nodes and routers can live on it. Its interfaces are
     the uplinks of the networks inside."""

@@ -291,9 +291,9 @@ def locate_fault(steps: Sequence[Step]) -> str:
 def _passage(steps: Sequence[Step], before: Step | None, after: Step) -> str:
     """Name what lies between two steps of a way; without one before, what the other is in."""
     if before is None or before is after:
-        if after.point.in_guest:
-            return f"{after.owner} itself"
-        return f"router {after.owner}" if after.point.in_router else after.hop
+        if after.point.in_router:
+            return f"router {after.owner}"
+        return f"{after.owner} itself" if after.point.in_guest else after.hop
     span = steps[steps.index(before) : steps.index(after) + 1]
     return place_between([step.point for step in span])
 
@@ -305,7 +305,7 @@ def place_between(points: Sequence[ObservationPoint]) -> str:
     if before.element == after.element:
         through = before.at_bridge and after.at_bridge  # in by one interface, out by another
         if through or sum(point.in_router for point in points) > 1:
-            router = "router " if after.kind == "router" else ""
+            router = "router " if after.of_router else ""
             return f"{router}{after.element} ({before.link} to {after.link})"
         if before.in_guest or after.in_guest:
             return f"{after.element}'s network device ({names})"
@@ -319,7 +319,7 @@ def _place(point: ObservationPoint) -> str:
     """Return the word that the JSON of a step has for where its hop is."""
     if point.at_bridge:
         return "host"
-    return "guest" if point.in_guest else "router"
+    return "router" if point.in_router else "guest"
 
 
 def _hex(value: int | None) -> str | None:

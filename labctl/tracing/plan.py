@@ -79,7 +79,13 @@ def _with_device(
         hop = inside_router(owner, link, lab.topology.routers[owner].host)
         if its:
             return (*path[: its[0] + 1], hop, *path[its[0] + 1 :])
-    elif owner in (path[0].element, path[-1].element):
-        hop = inside_guest(owner, link)
+    elif owner in (hop.element for hop in path if hop.of_guest):
+        node = lab.topology.nodes[owner]
+        hop = inside_guest(
+            owner, link, is_machine=node.guest_kind.is_machine, forwards=node.forwards
+        )
+        its = [i for i, hop in enumerate(path) if hop.element == owner and hop.in_router]
+        if node.forwards and its:
+            return (*path[: its[0] + 1], hop, *path[its[0] + 1 :])
         return (hop, *path) if owner == path[0].element else (*path, hop)
     raise UsageError(f"{owner} is not on the way", f"the way: {', '.join(h.name for h in path)}")

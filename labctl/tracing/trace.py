@@ -206,7 +206,7 @@ class _Run:
         self.forwarded: dict[str, dict[str, int]] = {}
         self.drops: list[GuestDrop] = []
         names = dict.fromkeys(hop.element for hop in path if hop.in_router)
-        self.routers = {name: lab.router(name) for name in names}
+        self.routers = {name: lab.forwarder(name) for name in names}
 
     def go(self, folder: Path, wait: float | None) -> Trace:
         self.emit(Event("trace", self.flow.text, "start", "starting the observers"))

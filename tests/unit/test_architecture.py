@@ -94,6 +94,9 @@ NAMES_OF_OTHER_THINGS = {
     ("images/kernel.py", "raw"): "how libarchive calls the format of a stream",
     ("backends/xen_remote.py", "namespace"): "a network namespace, in what is asked of a Xen host",
     ("routers/raw.py", "raw"): "what the program calls itself",
+    ("kinds/guests/__init__.py", "namespace"): "the guest kind",
+    ("kinds/guests/namespace.py", "namespace"): "the guest kind",
+    ("kinds/nics/veth.py", "namespace"): "where such an interface is",
 }
 
 

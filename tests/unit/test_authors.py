@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "authors.md"
 DOCUMENTS = (PAGE, ROOT / "docs" / "experiments.md", ROOT / "docs" / "pytest.md")
 FUNCTIONS = {
-    "probes": ("ping", "ssh", "udp"),
+    "probes": ("ping", "ssh", "tcp", "udp"),
     "topology": ("find", "find_shipped", "from_mapping", "load", "loads"),
     "watch": ("capture", "counters", "watch_drops", "watch_flags"),
 }
@@ -31,15 +31,18 @@ NOT_FOR_AUTHORS = {
     "Arm": {"interrupted", "result", "undo"},
     "Deadline": {"landed", "travelling"},
     "Lab": {
-        "check_console", "check_programs", "check_running", "console_words", "hypervisor", "place",
-        "tap_features", "versions",
+        "check_console", "check_programs", "check_running", "console_words", "forwarder",
+        "hypervisor", "place", "tap_features", "versions",
     },
-    "Node": {"console", "interface", "set_features", "ssh_argv"},
+    "Node": {"console", "interface", "session", "set_features", "ssh_argv", "words"},
     "Router": {
         "features", "forwards", "kernel_counters", "kernel_forwards", "program_counters",
         "set_kernel_forwarding", "start_program", "stop",
     },
-    "Topology": {"inside", "outer_networks", "outer_nodes", "outer_routers", "xen_hosts"},
+    "Topology": {
+        "forwarding_nodes", "inside", "namespace_nodes", "outer_machines", "outer_networks",
+        "outer_nodes", "outer_routers", "xen_hosts",
+    },
     "Trial": {"undo"},
 }  # fmt: skip
 """What labctl itself calls of them, or what only few will miss."""

@@ -73,6 +73,8 @@ class Job:
 
 
 class Node:
+    serves_ssh = True
+
     def __init__(self, name: str, job: Job | None = None, answer: Result | None = None) -> None:
         self.name = name
         self.job = job

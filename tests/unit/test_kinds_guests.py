@@ -18,7 +18,7 @@ from labctl.experiments.explained.model import Way
 from labctl.experiments.explained.route import route
 from labctl.guests.keys import Key
 from labctl.kinds import guests, registry
-from labctl.kinds.guests.base import TAP, VIF, GuestKind
+from labctl.kinds.guests.base import TAP, VETH, VIF, GuestKind
 from labctl.kinds.guests.micro import Micro
 from labctl.kinds.guests.xen_host import XenHost
 from labctl.lab import machines, preflight
@@ -105,6 +105,31 @@ def test_a_topology_that_writes_what_follows_is_the_same() -> None:
             "t.yaml:4:25: vm1 is a Xen host: it cannot live on another"
             " (leave out host, or hypervisor)",
         ),
+        (
+            "{kind: namespace, memory: 256}",
+            "t.yaml:4:26: vm1 is of the kind namespace, which is no machine: it has no memory"
+            " (leave memory out)",
+        ),
+        (
+            "{kind: namespace, interfaces: [{network: lan, model: e1000}]}",
+            "t.yaml:4:61: vm1's eth0 cannot be e1000: vm1 is of the kind namespace"
+            " (write model: veth)",
+        ),
+        (
+            "{interfaces: [{network: lan, model: veth}]}",
+            "t.yaml:4:44: vm1's eth0 cannot be veth: that is an interface of a namespace, and vm1"
+            " is a machine (write model: virtio)",
+        ),
+        (
+            "{role: router, interfaces: [{network: lan}]}",
+            "t.yaml:4:9: vm1 has the role router, and fewer than two interfaces"
+            " (a router needs at least two)",
+        ),
+        (
+            "{kind: namespace, host: xen1}",
+            "t.yaml:4:15: vm1 is of the kind namespace, which lives on no other node"
+            " (leave out kind, or host)",
+        ),
     ],
 )
 def test_a_kind_that_does_not_fit_is_told_with_a_way_out(keys: str, told: str) -> None:
@@ -136,18 +161,20 @@ def test_a_shipped_one_says_all_that_is_asked_of_it(kind: GuestKind) -> None:
     image = None if kind.boots_disk else kind.image
     assert guests.derived(kind.hypervisor, "x" if kind.home else "", image) == kind.name
     assert guests.derived(kind.hypervisor, "x" if kind.home else "", kind.image) == kind.name
+    usual = guests.derived(kind.hypervisor, "x" if kind.home else "")
+    assert usual == (kind.name if kind.is_machine else guests.DEFAULT)
 
 
 @pytest.mark.parametrize("kind", registry.GUESTS.usable(), ids=lambda kind: kind.name)
 def test_what_a_shipped_one_names_is_there(kind: GuestKind) -> None:
-    for place in (kind.built_by, kind.started_by):
+    for place in (kind.built_by, kind.started_by, kind.handled_by):
         module, _, name = place.partition(":")
         assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_their_ends_are_taps_and_vifs() -> None:
     ends = {kind.name: kind.outer for kind in registry.GUESTS.usable()}
-    assert ends == {"micro": TAP, "disk": TAP, "xen-pv": VIF, "xen-host": TAP}
+    assert ends == {"micro": TAP, "disk": TAP, "xen-pv": VIF, "xen-host": TAP, "namespace": VETH}
     assert (TAP.told, VIF.told) == ("TAP", "vif, netback")
 
 
@@ -162,7 +189,7 @@ def test_they_are_explained_and_the_schema_has_them() -> None:
     for name in guests.SHIPPED:
         for verb in ("kinds", "explain"):
             told = run.invoke(cli, [verb, name]).stdout
-            assert told.startswith(f"{name} (guest): {registry.guest(name).summary}")
+            assert f"{name} (guest): {registry.guest(name).summary}" in told
     assert json_schema()["$defs"]["Node"]["properties"]["kind"]["enum"] == [*guests.SHIPPED, None]
 
 

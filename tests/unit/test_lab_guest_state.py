@@ -148,7 +148,7 @@ def test_a_link_is_lost_at_the_tap_the_bridge_or_in_libvirt() -> None:
         ({"t": ok}, set(), "its bridge b is gone"),
         ({"t": ok, "b": ok}, {"t"}, "libvirt has taken its link down"),
     ):
-        assert linkstate._trouble("t", "b", flags, down) == why
+        assert linkstate._trouble("t", "TAP", "b", flags, down) == why
 
 
 def test_links_that_libvirt_took_down_are_read_from_its_file() -> None:

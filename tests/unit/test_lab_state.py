@@ -112,7 +112,10 @@ def change(folder: Path, do: Callable[[dict[str, Any]], None]) -> None:
     [
         (lambda all: all["value"].pop("uri"), "uri: is missing"),
         (lambda all: all["value"].update(more=1), "more: is unknown in State"),
-        (lambda all: all["value"].update(accel="vax"), "accel: one of 'kvm', 'tcg', 'xen' should"),
+        (
+            lambda all: all["value"].update(accel="vax"),
+            "accel: one of 'kvm', 'tcg', 'xen', 'none' should",
+        ),
         (
             lambda all: all["value"]["topology"]["nodes"]["vm1"].update(memory="much"),
             "topology.nodes.vm1.memory: a whole number should stand here, not 'much'",

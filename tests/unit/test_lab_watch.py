@@ -6,12 +6,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from tracefs import Tracefs
 
 from labctl.errors import LabctlError
+from labctl.kinds.guests.micro import Micro
 from labctl.lab.node import Node
 from labctl.lab.watch import watch_drops
 from labctl.sandbox.process import CommandError, Result
@@ -22,6 +24,7 @@ class Guest:
 
     def __init__(self, folder: Path, *, tells: bool = True) -> None:
         self.name = "vm1"
+        self.model = SimpleNamespace(guest_kind=Micro())
         self.directory = folder / "lab"
         self.directory.mkdir()
         self.tracefs = Tracefs(folder / "tracing", tells=tells)

@@ -12,6 +12,7 @@ from labctl.kinds.base import Effect, ForwarderKind, Passing, RunningRouter
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.topology import Topology, find, from_mapping, load
 from labctl.topology.expected import (
+    AS_THEY_COME,
     FINISHED,
     LOST,
     UNFINISHED,
@@ -305,3 +306,38 @@ def test_every_point_of_a_path_is_told_of_once_and_in_order(protocol: str) -> No
 def test_the_states_are_those_that_a_capture_is_judged_by() -> None:
     assert UNFINISHED == (Checksum.PARTIAL, Metadata.NEEDS_CSUM)
     assert LOST == (Checksum.PARTIAL, Metadata.NONE)
+
+
+def of_machine(model: str = "virtio", ends: Ends = AS_THEY_COME) -> Expected:
+    """Work out the way of a SYN from vm1 to vm2 by a router that is a machine."""
+    topology = load(find("machine-router"))
+    r1 = topology.nodes["r1"]
+    nics = tuple(replace(one, model=model) for one in r1.interfaces)
+    nodes = {**topology.nodes, "r1": replace(r1, interfaces=nics)}
+    return expect(find_path(replace(topology, nodes=nodes), "vm1", "vm2"), "tcp", 4, ends)
+
+
+def test_a_router_that_is_a_machine_keeps_the_metadata_as_far_as_its_nics_do() -> None:
+    assert of_machine().words == "partial with needs_csum at every hop"
+    assert of_machine("e1000").words == (
+        "partial with needs_csum as far as vm1-eth0, valid from r1-eth0 on"
+    )
+
+
+def test_one_whose_device_offers_no_checksums_completes_what_it_sends() -> None:
+    found = of_machine(ends=Ends(completing=["r1:eth1"]))
+    assert found.words == "partial with needs_csum as far as r1:eth0, valid from r1:eth1 on"
+    assert found.accepted
+
+
+def test_what_a_namespace_sends_is_unfinished_and_it_takes_what_is() -> None:
+    topology = load(find("namespace-peer"))
+    for source, destination in (("vm1", "ns1"), ("ns1", "vm1")):
+        kept = expect(find_path(topology, source, destination), "udp", 6)
+        assert kept.words == "partial with needs_csum at every hop"
+        assert kept.accepted
+        raw = topology.with_router_kind("r1", "raw")
+        lost = expect(find_path(raw, source, destination), "tcp", 4)
+        assert lost.lost
+        assert lost.lost.element == "r1"
+        assert not lost.accepted

@@ -22,7 +22,7 @@ def names(topology: Topology, source: str, destination: str, interface: str | No
 def paths(topology: Topology) -> list[str]:
     """Every path between two guests, by any interface and by each that both have."""
     found = []
-    guests = [node for node in topology.nodes.values() if not node.hypervisor]
+    guests = topology.endpoints()
     for one, other in itertools.permutations(guests, 2):
         theirs = {interface.name for interface in other.interfaces}
         both = [interface.name for interface in one.interfaces if interface.name in theirs]
@@ -215,3 +215,24 @@ def test_every_point_of_a_path_is_one_of_the_topology(file: Path) -> None:
     for one, other in itertools.permutations(guests, 2):
         for point in find_path(topology, one, other).points:
             assert known[point.name] == point
+
+
+def test_a_node_with_the_role_router_is_passed_as_a_router_is() -> None:
+    topology = load(find("machine-router"))
+    path = find_path(topology, "vm1", "vm2")
+    inside = [point for point in path.points if point.in_router]
+    assert [(one.name, one.context, one.in_guest) for one in inside] == [
+        ("r1:eth0", "r1", True),
+        ("r1:eth1", "r1", True),
+    ]
+    assert [node.name for node in topology.endpoints()] == ["vm1", "vm2"]
+    assert names(topology, "vm1", "r1") == "vm1:eth0 vm1-eth0 r1-eth0 r1:eth0"
+    with pytest.raises(UsageError, match="no network or router joins"):
+        find_path(topology, "vm2", "r1", "eth0")  # it would pass r1 to get to it
+
+
+def test_a_node_that_is_no_machine_is_in_a_namespace_of_the_lab() -> None:
+    topology = load(find("namespace-peer"))
+    last = find_path(topology, "vm1", "ns1").points[-1]
+    assert (last.name, last.context, last.netns, last.in_guest) == ("ns1:eth0", "", "ns1", True)
+    assert points_of(topology)["ns1-eth0"].end == "veth"

@@ -13,6 +13,7 @@ from labctl.experiments.explained.model import Role, Way
 from labctl.kinds import registry
 from labctl.topology.graph import (
     Element,
+    ForwardingGuest,
     GuestElement,
     Port,
     RouterElement,
@@ -75,6 +76,8 @@ def route(topology: Topology, way: Way) -> tuple[Part, ...]:
             parts.append(_guest(here.element, here))
         elif isinstance(here.element, RouterElement):
             parts.append(_router(here.element, here))
+        elif isinstance(here.element, ForwardingGuest):
+            parts.append(_forwarding(here.element, here))
         elif isinstance(here.element, Wire):
             parts.append(_along(here.element, here, path[:number]))
     return tuple(parts)
@@ -108,9 +111,22 @@ def _router(element: RouterElement, here: Traversal) -> Part:
     )
 
 
+def _forwarding(element: ForwardingGuest, here: Traversal) -> Part:
+    node = element.node
+    into, out = (point.name for point in here.points if point.inside)
+    leaving = _interface(node, here.exit)
+    return Part(
+        f"{node.name}: router, {node.guest_kind.title}, {registry.nic(leaving.model).told}",
+        "router",
+        node.host,
+        (Point(into, "router in", leaving.model), Point(out, "router out", leaving.model)),
+        _wire(leaving),
+    )
+
+
 def _along(wire: Wire, here: Traversal, passed: Sequence[Traversal]) -> Part:
     """Return a wire with its points; they play the part of the bridge's port before them."""
-    behind = any(isinstance(one.element, RouterElement) for one in passed)
+    behind = any(isinstance(one.element, RouterElement | ForwardingGuest) for one in passed)
     role: Role = "router out host" if behind else "sender host"
     return Part(
         f"{wire.name}: {wire.segment.kind}",
@@ -139,8 +155,9 @@ def _bridge(topology: Topology, segment: Segment, before: Traversal, after: Trav
 
 def _port(element: Element, point: ObservationPoint, *, first: bool) -> Point:
     """Return the port of an element at a bridge: the one a packet comes by (`first`) or goes by."""
-    if isinstance(element, RouterElement):
-        return Point(point.name, "router out host" if first else "router in host", "veth")
+    if isinstance(element, RouterElement | ForwardingGuest):
+        end = "veth" if isinstance(element, RouterElement) else element.node.guest_kind.outer.told
+        return Point(point.name, "router out host" if first else "router in host", end)
     if isinstance(element, Uplink):
         if point.inside:
             return Point(point.name, "uplink inner", f"uplink, {element.interface.model}")
@@ -155,7 +172,7 @@ def _below(after: Traversal) -> str:
     element = after.element
     if isinstance(element, Uplink):
         return _wire(element.interface)
-    if isinstance(element, GuestElement):
+    if isinstance(element, GuestElement | ForwardingGuest):
         return _wire(_interface(element.node, after.entry))
     return _VETH
 

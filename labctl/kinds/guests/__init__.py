@@ -9,6 +9,7 @@ SHIPPED: Mapping[str, str] = {
     "disk": "labctl.kinds.guests.disk:Disk",
     "xen-pv": "labctl.kinds.guests.xen_pv:XenPv",
     "xen-host": "labctl.kinds.guests.xen_host:XenHost",
+    "namespace": "labctl.kinds.guests.namespace:Namespace",
 }
 """By name, where the class is; in the order in which they are shown."""
 DEFAULT = "micro"

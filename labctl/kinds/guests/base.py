@@ -42,6 +42,8 @@ TAP = OuterEnd("TAP", "", 65521)
 """Its MTU is 65535 less an Ethernet header (drivers/net/tun.c)."""
 VIF = OuterEnd("vif", "netback", 65517)
 """Its MTU is 65535 less a header with a VLAN tag (xenvif_alloc, xen-netback/interface.c)."""
+VETH = OuterEnd("veth", "", 65535)
+"""The other end of a pair (veth_setup, drivers/net/veth.c: ETH_MAX_MTU)."""
 
 
 class GuestKind(Kind):
@@ -75,6 +77,10 @@ class GuestKind(Kind):
     """What of it packets pass, where none begins or ends in it, such as `its dom0`."""
     own_links: ClassVar[str] = ""
     """A regular expression of links that it has itself, where networks are made in it."""
+    is_machine: ClassVar[bool] = True
+    """Whether it boots: it has an image, memory, a console, and an interface by which labctl
+    reaches it. Else it is a network namespace of the lab that bears the node's name, and its
+    interfaces are veth pairs."""
 
     # --- what it is made of -----------------------------------------------------------------
 
@@ -121,6 +127,9 @@ class GuestKind(Kind):
     """The function that says what a node is made of, as `module:name`: see `lab.machines.build`."""
     started_by: ClassVar[str]
     """The class that starts what was built, as `module:name`: a `lab.machines.Starter`."""
+    handled_by: ClassVar[str] = "labctl.lab.node:Node"
+    """The class that runs commands in it and turns its offloads, as `module:name`: a
+    `lab.node.Node`. By default all is done over SSH."""
     ready: ClassVar[str] = READY
     """What its console says when a command may be tried over SSH, the proof that it is ready; empty
     for one that does not say: then it is tried over and over."""

@@ -14,6 +14,7 @@ SHIPPED: Mapping[str, str] = {
     "rtl8139": "labctl.kinds.nics.rtl8139:Rtl8139",
     "vmxnet3": "labctl.kinds.nics.vmxnet3:Vmxnet3",
     "xen": "labctl.kinds.nics.netfront:Netfront",
+    "veth": "labctl.kinds.nics.veth:Veth",
 }
 """By name, where the class is; in the order in which they are shown."""
 DEFAULT = "virtio"

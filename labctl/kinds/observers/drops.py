@@ -219,6 +219,15 @@ class Drops(ObserverKind[tuple[Drop, ...]]):
     summary = "what a guest's kernel says of packets it drops, with the reason (skb:kfree_skb)"
     looks_into = (Context.GUEST, Context.DOM0)
 
+    def can_run(self, look: Look) -> str:
+        """Say why it cannot look there: a trace of the lab's own kernel is one of the whole host's.
+
+        The tracepoint tells no network namespace.
+        """
+        if look.context is Context.LAB:
+            return f"{look.context.value} would tell of the drops of all the host"
+        return super().can_run(look)
+
     def start(self, look: Look) -> tuple[str, ...]:
         """Return the words that begin a watch; its `only` are drop reasons, such as TCP_CSUM."""
         return ("sh", "-c", watch_command(look.hop, look.only))

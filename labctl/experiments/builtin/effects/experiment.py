@@ -16,7 +16,14 @@ from labctl.experiments.traffic_run import TrafficRun
 from labctl.experiments.variants import Axis, Case
 from labctl.kinds import registry
 from labctl.topology import Topology
-from labctl.topology.graph import GuestElement, PacketPath, Port, RouterElement, find_path
+from labctl.topology.graph import (
+    ForwardingGuest,
+    GuestElement,
+    PacketPath,
+    Port,
+    RouterElement,
+    find_path,
+)
 
 
 @dataclass(frozen=True)
@@ -65,13 +72,15 @@ def _versions(element: object, port: Port | None) -> frozenset[int]:
 
 def _what(path: PacketPath) -> str:
     """Say what is on a path that may change a packet."""
-    routers = [
-        one.element.router for one in path.traversals if isinstance(one.element, RouterElement)
-    ]
-    told = [
-        f"{router.name} ({router.kind}: {registry.forwarder(router.kind).effect.value})"
-        for router in routers
-    ]
+    told = []
+    for one in path.traversals:
+        if isinstance(one.element, RouterElement):
+            router = one.element.router
+            effect = registry.forwarder(router.kind).effect
+            told.append(f"{router.name} ({router.kind}: {effect.value})")
+        elif isinstance(one.element, ForwardingGuest):
+            guest, kind = one.element.node, one.element.kind
+            told.append(f"{guest.name} (a {guest.guest_kind.title}: {kind.effect.value})")
     return f"through {', '.join(told)}" if told else "no router on the way"
 
 
