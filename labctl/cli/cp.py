@@ -52,7 +52,7 @@ def copy(lab: str | None, timeout: float, as_json: bool, source: str, target: st
         print_json(copied.to_json())
         return
     many = f"{copied.files} file{'s'[: copied.files != 1]}, {copied.bytes:,} bytes"
-    left = f"; left out: {copied.skipped} links, devices or sockets" if copied.skipped else ""
+    left = f"; {copied.skipped} left out (links, devices, sockets)" if copied.skipped else ""
     click.echo(f"{copied.source} -> {copied.target}: {many}{left}")
 
 

@@ -74,7 +74,7 @@ def to_guest(lab: Lab, source: Path, name: str, path: str, deadline: Deadline) -
     line = f"tar -x -f - -C {shlex.quote(_guarded(folder or '.'))}"
     with _running(lab, node, line, deadline, "some of it may be there") as child:
         assert child.stdin
-        with child.stdin as pipe, contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError), child.stdin as pipe:  # why, the guest tells
             _write(pipe, source, final, copied)
     return copied
 
@@ -222,8 +222,13 @@ def _write(pipe: IO[bytes], source: Path, name: str, copied: Copied) -> None:
         # Format: busybox reads GNU's long names, and not all of POSIX.1-2001's.
         with tarfile.open(fileobj=pipe, mode="w|", format=tarfile.GNU_FORMAT) as archive:
             archive.add(source.resolve(), f"./{name}", filter=shape)
-    except PermissionError as wrong:
-        raise UsageError(f"{wrong.filename} cannot be read: {wrong.strerror}") from None
+    except BrokenPipeError:
+        raise
+    except OSError as wrong:
+        what = wrong.filename or source
+        raise UsageError(
+            f"{what} cannot be read: {wrong.strerror or wrong}", "name what you may read"
+        ) from None
 
 
 def _read(stream: BinaryIO, root: str, apart: Path, copied: Copied) -> None:
