@@ -17,7 +17,7 @@ from labctl.kinds import registry
 from labctl.kinds.base import Kind
 from labctl.kinds.guests.disk import Disk
 from labctl.kinds.nics.base import NicModel
-from labctl.lab import disk_guests, memory, state, templates, xen_guests
+from labctl.lab import memory, state, templates, xen_guests
 from labctl.lab.machines import kind_of
 from labctl.sandbox import process
 from labctl.topology.model import Node, Topology
@@ -161,6 +161,8 @@ def check_disks(topology: Topology) -> None:
                 else "say its sha256",
             )
         if node.disk and node.disk.firmware == "uefi":
+            from labctl.lab import disk_guests  # not for verbs on running labs
+
             disk_guests.uefi()
     if any(kind_of(node).boots_disk for node in topology.nodes.values()):
         overlay.check_installed()

@@ -47,8 +47,8 @@ def test_a_sound_file_is_valid(labctl: Labctl, tmp_path: Path) -> None:
     ("how", "place", "where", "message", "hint"),
     [
         ({"node": "image: micrp"}, (7, 12), "nodes.b.image", "no image micrp", "mean micro?"),
-        ({"node": "image: tools-of-mine"}, (7, 12), "nodes.b.image", "no image", "known: micro"),
-        ({"defaults": "image: debian"}, (3, 19), "defaults.image", "no image debian", "known:"),
+        ({"node": "image: tools-of-mine"}, (7, 12), "nodes.b.image", "no image", "known: debian"),
+        ({"defaults": "image: fedora"}, (3, 19), "defaults.image", "no image fedora", "known:"),
         ({"nic": ", model: e1000"}, (8, 66), "nodes.b.interfaces[0].model", "no driver", "generic"),
         ({"node": "memory: 100"}, (7, 13), "nodes.b.memory", "needs 128", "memory: 128"),
         ({"node": "memroy: 100"}, (7, 5), "nodes.b.memroy", "unknown key", "mean memory?"),

@@ -158,11 +158,10 @@ def test_a_shipped_one_says_all_that_is_asked_of_it(kind: GuestKind) -> None:
     assert kind.takes(registry.nic(kind.nic))
     assert kind.takes(registry.nic(kind.mgmt_nic))
     assert kind.memory >= max(kind.least_memory, sum(kind.shares.values()))
+    usual = kind.name if kind.is_machine else guests.DEFAULT
     image = None if kind.boots_disk else kind.image
-    assert guests.derived(kind.hypervisor, "x" if kind.home else "", image) == kind.name
-    assert guests.derived(kind.hypervisor, "x" if kind.home else "", kind.image) == kind.name
-    usual = guests.derived(kind.hypervisor, "x" if kind.home else "")
-    assert usual == (kind.name if kind.is_machine else guests.DEFAULT)
+    assert guests.derived(kind.hypervisor, "x" if kind.home else "", image) == usual
+    assert guests.derived(kind.hypervisor, "x" if kind.home else "", kind.image) == usual
 
 
 @pytest.mark.parametrize("kind", registry.GUESTS.usable(), ids=lambda kind: kind.name)

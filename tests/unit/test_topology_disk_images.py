@@ -83,8 +83,8 @@ def test_a_format_is_told_by_the_name(source: str, form: str | None) -> None:
         (f"{{url: https://x/{'a' * 2000}.raw}}", "a URL has at most 2000 characters, not"),
         ("{file: nothing.raw}", "3:19: there is no file 'nothing.raw' (looked for"),
         ("{file: ''}", "a path cannot be empty"),
-        ("[micro]", "image must be text such as micro, not a list"),
-        ("7", "image must be text, not 7 (put it in quotes: 'micro')"),
+        ("[micro]", "the image's name must be text such as micro, not a list"),
+        ("7", "the image's name must be text, not 7 (put it in quotes: '7')"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(image: str, told: str) -> None:
