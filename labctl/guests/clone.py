@@ -44,6 +44,10 @@ class _LoadError(GuestError):
     """A guest does not go on from a template."""
 
 
+OF_TEMPLATE = (_LoadError, saved.DamagedError)
+"""Errors that are its fault."""
+
+
 @remote
 def start(
     hypervisor: driver.Hypervisor,
@@ -67,7 +71,7 @@ def start(
         assert guest.clone, "it is a clone"
         by_template.setdefault(guest.clone.template, []).append(guest)
     with contextlib.ExitStack() as stack:
-        files: dict[Saved, tuple[int, int]] = {}
+        files: dict[Saved, saved.Copies] = {}
         for template, its in by_template.items():
             try:
                 files[template] = stack.enter_context(saved.opened(template))
@@ -76,12 +80,17 @@ def start(
 
         def make(guest: Guest, lap: Lap) -> Callable[[], bool]:
             assert guest.clone
-            memory, state = files[guest.clone.template]
+            copies = files[guest.clone.template]
             guest.log.touch(mode=0o600)
-            domain = launch.paused(connection, root, guest, accel, lab, memory)
-            lap("created")
             try:
-                monitor.load(domain, state)
+                domain = launch.paused(connection, root, guest, accel, lab, copies.memory)
+            except Exception:
+                copies.check()  # QEMU does not start with a memory of another size
+                raise
+            lap("created")
+            copies.check()
+            try:
+                monitor.load(domain, copies.state)
             except (GuestError, libvirt.libvirtError) as error:
                 raise _LoadError(f"its template cannot be loaded: {_words(error)}") from None
             domain.resume()
@@ -91,7 +100,7 @@ def start(
 
         def failed(guest: Guest, error: Exception) -> None:
             driver.stop(hypervisor, guest.domain)
-            doubts[guest.name] = Doubt(_words(error), isinstance(error, _LoadError))
+            doubts[guest.name] = Doubt(_words(error), isinstance(error, OF_TEMPLATE))
 
         able = [guest for guest in guests if guest.name not in doubts]
         driver.boot(able, make, directory, emit, failed)
