@@ -62,7 +62,6 @@ def start(
     Of those nothing is left, and they can be booted. Raises `GuestError` where libvirt cannot be
     had, and nothing for what a single guest meets.
     """
-    connection = driver.connect(hypervisor)
     root = hypervisor.root
     assert root, "it is a driver of ours"
     doubts: dict[str, Doubt] = {}
@@ -77,6 +76,7 @@ def start(
                 files[template] = stack.enter_context(saved.opened(template))
             except (LabctlError, OSError) as error:
                 doubts |= {guest.name: Doubt(_words(error), template=True) for guest in its}
+        connection = driver.connect(hypervisor)
 
         def make(guest: Guest, lap: Lap) -> Callable[[], bool]:
             assert guest.clone

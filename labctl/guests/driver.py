@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 from labctl.errors import DeadlineError, GuestError, HostError
 from labctl.events import Emit, Event
 from labctl.guests import launch, ready
-from labctl.guests.domain import domain_xml
+from labctl.guests.domain import EMULATOR, domain_xml
 from labctl.guests.ready import Lap
 from labctl.guests.spec import Accel, Guest
 from labctl.sandbox.deadline import Deadline
@@ -167,10 +167,11 @@ def connect(hypervisor: Hypervisor) -> Any:
 def _learn_of_qemu(connection: Any) -> None:
     """Let libvirt read, or find out, what QEMU can do; what starts a guest does not see the cache.
 
-    Whoever needs an answer that is missing hears why.
+    Of the one QEMU that is started: asked for a version, libvirt would do so with each that there
+    is for this host, as qemu-system-i386 is. Whoever needs an answer that is missing hears why.
     """
     with contextlib.suppress(libvirt.libvirtError):
-        connection.getVersion()
+        connection.getDomainCapabilities(EMULATOR, "x86_64", "pc", "qemu")
 
 
 @remote
