@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 else:
     libvirt = Late("libvirt")
 
-SEED = 256
-"""Random bytes for a clone: as many as Linux collects for its generator, and more."""
+SEED = 64
+"""Random bytes for a clone: Linux's generator has a key of 32 (crng_reseed, drivers/char/random.c).
+"""
 WAKE_SECONDS = 30.0
 """For a guest to take the first of what it is told; the rest waits in the socket."""
 
