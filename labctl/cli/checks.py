@@ -9,7 +9,7 @@ import click
 from labctl import topology
 from labctl.cli.options import json_option, print_error, print_json, print_table
 from labctl.errors import ExitCode, UsageError
-from labctl.lab import doctor as prerequisites
+from labctl.topology import load_cache
 
 
 @click.command()
@@ -21,7 +21,7 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
     code = ExitCode.OK
     for file in files:
         try:
-            model = topology.load(topology.find(file))
+            model = load_cache.load(topology.find(file))
         except UsageError as wrong:
             code = ExitCode.USAGE
             if not as_json:
@@ -49,6 +49,8 @@ def schema() -> None:
 @json_option
 def doctor(as_json: bool) -> None:
     """Check all labctl needs of this host. Says what mends what is wrong."""
+    from labctl.lab import doctor as prerequisites  # here: `validate` does without
+
     findings = prerequisites.examine()
     if as_json:
         print_json([finding.to_json() for finding in findings])
