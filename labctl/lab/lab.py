@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from labctl import backends, images
 from labctl.backends.state import State
@@ -19,7 +19,6 @@ from labctl.guests import accel, driver, keys, ssh
 from labctl.guests.spec import Accel
 from labctl.images import Image
 from labctl.lab import machines, naming, preflight, state, status, templates
-from labctl.lab.node import Node
 from labctl.lab.router import Router
 from labctl.network import features, programs
 from labctl.routers import namespace
@@ -28,6 +27,9 @@ from labctl.sandbox.base import ExecutionContext, Sandbox
 from labctl.sandbox.client import Agent
 from labctl.sandbox.deadline import Deadline
 from labctl.topology import model
+
+if TYPE_CHECKING:
+    from labctl.lab.node import Node
 
 
 class Lab:
@@ -289,6 +291,8 @@ class Lab:
         if name not in self.topology.nodes:
             known = ", ".join(self.topology.nodes)
             raise UsageError(f"lab {self.name} has no node {name}", f"it has: {known}")
+        from labctl.lab.node import Node  # here: most labs come up without
+
         check = partial(status.check_running, self.sandbox, self._state, name)
         return Node(self.sandbox, self.directory, self.topology.nodes[name], check)
 
