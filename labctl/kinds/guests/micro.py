@@ -17,8 +17,8 @@ class Micro(GuestKind):
         " random.trust_cpu=on cryptomgr.notests noreplace-smp"
         " init_on_alloc=0 lsm= psi=0"
     )
-    """From `noreplace-smp` on: what takes time under TCG and is of no use in a lab. With one CPU the
-    kernel would patch the lock prefixes out of its own code (alternatives_smp_unlock), 0.2 s of a
+    """From `noreplace-smp` on: what takes time under TCG and is of no use in a lab. With one CPU,
+    the kernel would patch lock prefixes out of its own code (alternatives_smp_unlock), 0.2 s of a
     boot. `init_on_alloc`: each page that is allocated would be cleared first. `lsm`, `psi`: calls
     at each system call and switch of tasks, for security modules that have no policy here, and for
     statistics that nobody reads."""
