@@ -59,6 +59,9 @@ has none: the user's own, such as `kvm`, would be lost, and /dev/kvm with it.
 LOCK_SECONDS = 60.0
 STAGES = "stages"
 """The stage of events that tell, for one guest, `STAGE=SECONDS` of each stage of its start."""
+PROGRAMS = "/usr/bin:/bin"
+"""Where an embedded driver finds programs. In the folders of root's it would find dmidecode, and tc,
+which it starts for each NIC and which the confined thread has no right to use."""
 _loop_started = threading.Event()
 _opening = threading.Lock()
 _connections: dict[str, Any] = {}
@@ -148,6 +151,7 @@ def connect(hypervisor: Hypervisor) -> Any:
         lock = -1
         if root:
             _prepare(root, hypervisor.capabilities)
+            os.environ["PATH"] = PROGRAMS  # of this process; what it runs itself has its own
             lock = _lock(root)
         try:
             with _one_cpu():
