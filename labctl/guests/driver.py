@@ -60,8 +60,8 @@ LOCK_SECONDS = 60.0
 STAGES = "stages"
 """The stage of events that tell, for one guest, `STAGE=SECONDS` of each stage of its start."""
 PROGRAMS = "/usr/bin:/bin"
-"""Where an embedded driver finds programs. In the folders of root's it would find dmidecode, and tc,
-which it starts for each NIC and which the confined thread has no right to use."""
+"""Where an embedded driver finds programs: not tc, which it would start for each NIC, from a thread
+that is confined and has no right to do what tc is to do."""
 _loop_started = threading.Event()
 _opening = threading.Lock()
 _connections: dict[str, Any] = {}
