@@ -10,16 +10,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from labctl.backends.dom0 import DIRECTORY, Dom0
 from labctl.backends.state import State
 from labctl.events import Emit
-from labctl.guests import driver, xen
+from labctl.guests import driver
 from labctl.guests.spec import Accel
 from labctl.sandbox.base import Sandbox
 from labctl.sandbox.client import Agent
+from labctl.sandbox.lazy_import import Late
 from labctl.topology.model import MGMT_BRIDGE, Node, Topology
+
+if TYPE_CHECKING:
+    from labctl.guests import xen
+else:
+    xen = Late("labctl.guests.xen")
 
 
 @dataclass(frozen=True)

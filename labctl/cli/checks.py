@@ -10,8 +10,8 @@ import click
 from labctl import topology
 from labctl.cli.options import json_option, print_error, print_json, print_table
 from labctl.errors import ExitCode, UsageError
-from labctl.lab import doctor as prerequisites
 from labctl.lab import image_check
+from labctl.topology import load_cache
 
 
 @click.command()
@@ -27,7 +27,7 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
     for file in files:
         try:
             path = topology.find(file)
-            model = topology.load(path)
+            model = load_cache.load(path)
             image_check.check(model, path)
         except UsageError as wrong:
             code = ExitCode.USAGE
@@ -62,6 +62,8 @@ def schema() -> None:
 @json_option
 def doctor(as_json: bool) -> None:
     """Check all labctl needs of this host. Says what mends what is wrong."""
+    from labctl.lab import doctor as prerequisites  # here: `validate` does without
+
     findings = prerequisites.examine()
     if as_json:
         print_json([finding.to_json() for finding in findings])

@@ -7,7 +7,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -18,10 +18,11 @@ from labctl.cli.options import json_option, lab_option, print_json, print_table
 from labctl.cli.process import become
 from labctl.errors import ExitCode, GuestError, LabctlError, UsageError
 from labctl.guests import console as console_log
-from labctl.guests import xen
 from labctl.lab import orphans, state, status, teardown
-from labctl.lab.lab import Lab
 from labctl.lab.orphans import Orphan
+
+if TYPE_CHECKING:
+    from labctl.lab.lab import Lab
 
 WATCH_SECONDS = 2.0
 
@@ -186,11 +187,18 @@ def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     are joined and read by the shell in the guest, as ssh does. What NODE writes is passed on
     as it is, as ssh does too: on a terminal that includes its escape sequences.
     """
-    running = Lab.attach(lab)
+    running = _attach(lab)
     words = running.node(node).session(command)
     running.check_running(node)
     guard(partial(running.check_running, node))
     become([*running.sandbox.enter(), *words])
+
+
+def _attach(name: str | None) -> Lab:
+    """Return a running lab; `status` and `down` do without what this imports."""
+    from labctl.lab.lab import Lab
+
+    return Lab.attach(name)
 
 
 @click.command()
@@ -203,10 +211,12 @@ def console(lab: str | None, node: str) -> None:
     line: `labctl logs` shows the same in safety. Anywhere else it is passed on as `labctl logs`
     prints it.
     """
-    running = Lab.attach(lab)
+    running = _attach(lab)
     running.check_console(node)
     line = terminal.socket_at(running.directory / "console" / f"{node}.sock", node)
     if words := running.console_words(node):
+        from labctl.guests import xen
+
         running.check_running(node)
         line = terminal.program([*running.sandbox.enter(), *words], xen.JOINED, node)
     with line as joined:
@@ -223,7 +233,7 @@ def logs(lab: str | None, follow: bool, node: str) -> None:
     Of a console that says very much the beginning and the end are kept. What would act on a
     terminal, such as an escape sequence, is spelt out.
     """
-    running = Lab.attach(lab)
+    running = _attach(lab)
     running.check_console(node)
     log = Path(running.directory / "console" / f"{node}.log")
     if not log.exists():

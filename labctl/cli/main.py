@@ -115,12 +115,12 @@ def _output_full() -> bool:
 
 def _fault(fault: Exception) -> LabctlError:
     """Tell in one line what the host refused, or of a fault of labctl's own."""
+    if told := exhausted(fault):  # first: there may be no memory for an import
+        return told
     import traceback  # only here: every verb would wait for it
 
     last = traceback.extract_tb(fault.__traceback__)[-1]
     place = f"{Path(last.filename).name}:{last.lineno}"
-    if told := exhausted(fault):
-        return told
     if isinstance(fault, OSError):
         unnamed = ""
         if fault.errno in (errno.ENOSPC, errno.EDQUOT):  # no fault of ours, whatever it was

@@ -1,4 +1,4 @@
-"""Which verbs there are, and in which module; each is imported only when it is wanted."""
+"""Which verbs there are, what for, and in which module; each is imported only when it is wanted."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ from importlib import import_module
 import click
 
 VERBS = {
-    "console": "labs",
-    "cp": "cp",
-    "diagnose": "diagnose",
-    "doctor": "checks",
-    "down": "labs",
-    "events": "events",
-    "exec": "exec",
-    "experiment": "experiments",
-    "experiments": "experiments",
-    "explain": "explain",
-    "graph": "graph",
-    "image": "image",
-    "inspect": "inspect",
-    "inventory": "access",
-    "kinds": "kinds",
-    "logs": "labs",
-    "publish": "publish",
-    "report": "report",
-    "results": "results",
-    "schema": "checks",
-    "ssh": "labs",
-    "ssh-config": "access",
-    "ssh-proxy": "access",
-    "status": "labs",
-    "trace": "trace",
-    "up": "up",
-    "validate": "checks",
+    "console": ("labs", "Talk to NODE's console; leave with Ctrl-]."),
+    "cp": ("cp", "Copy a file or a folder into a guest, or out of one."),
+    "diagnose": ("diagnose", "Say what is wrong from SRC to DST, why, and what mends it."),
+    "doctor": ("checks", "Check all labctl needs of this host."),
+    "down": ("labs", "Take LAB down, whatever state it is in."),
+    "events": ("events", "Print what is there, then what changes: a JSON object a line."),
+    "exec": ("exec", "Run COMMAND in NODE word by word, without a shell."),
+    "experiment": ("experiments", "Run experiments by NAME or from a Python FILE of yours."),
+    "experiments": ("experiments", "List the experiments that can be run by name, one line each."),
+    "explain": ("explain", "Explain EXPERIMENT: the mechanism hop by hop, the evidence."),
+    "graph": ("graph", "Draw a topology FILE, or a running lab."),
+    "image": ("image", "Build, pull, list, remove and lock images of guests."),
+    "inspect": ("inspect", "Judge every checksum of a pcap or pcapng FILE."),
+    "inventory": ("access", "Print an inventory for Ansible, as JSON."),
+    "kinds": ("kinds", "List the kinds a lab can be made of, or explain KIND."),
+    "logs": ("labs", "Print what NODE's console has said."),
+    "publish": ("publish", "Let a port of this host lead into a guest."),
+    "report": ("report", "Make one HTML page of RUN."),
+    "results": ("results", "List the recorded runs; show one, or compare two."),
+    "schema": ("checks", "Print the JSON Schema of topology files, for editors."),
+    "ssh": ("labs", "Open a shell in NODE, or run COMMAND there."),
+    "ssh-config": ("access", "Print an ssh_config(5) for the lab's guests."),
+    "ssh-proxy": ("access", "Connect to NODE's SSH server, for ssh(1) to call."),
+    "status": ("labs", "Show every lab with its nodes, routers and networks."),
+    "trace": ("trace", "Follow packets from node SRC to node DST and back."),
+    "up": ("up", "Bring the topology FILE up: all of it, or nothing stays."),
+    "validate": ("checks", "Check topology FILEs."),
 }
-"""Every verb, and the module of this room that has it in its `COMMANDS`."""
+"""Every verb: the module of this room that has it in its `COMMANDS`, and what is said of it in the
+list of all verbs, for which to import them took 0.3 s."""
 
 
 class Verbs(click.Group):
@@ -49,6 +50,11 @@ class Verbs(click.Group):
         """Return a verb by its name."""
         if cmd_name not in VERBS:
             return None
-        module = import_module(f"labctl.cli.{VERBS[cmd_name]}")
+        module = import_module(f"labctl.cli.{VERBS[cmd_name][0]}")
         commands: tuple[click.Command, ...] = module.COMMANDS
         return next(command for command in commands if command.name == cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write what each verb is for; nothing of them is imported."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, VERBS[name][1]) for name in sorted(VERBS)])

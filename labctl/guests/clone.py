@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 else:
     libvirt = Late("libvirt")
 
-SEED = 256
-"""Random bytes for a clone: as many as Linux collects for its generator, and more."""
+SEED = 64
+"""Random bytes for a clone: Linux's generator has a key of 32 (crng_reseed, drivers/char/random.c).
+"""
 WAKE_SECONDS = 30.0
 """For a guest to take the first of what it is told; the rest waits in the socket."""
 
@@ -44,6 +45,10 @@ class _LoadError(GuestError):
     """A guest does not go on from a template."""
 
 
+OF_TEMPLATE = (_LoadError, saved.DamagedError)
+"""Errors that are its fault."""
+
+
 @remote
 def start(
     hypervisor: driver.Hypervisor,
@@ -58,7 +63,6 @@ def start(
     Of those nothing is left, and they can be booted. Raises `GuestError` where libvirt cannot be
     had, and nothing for what a single guest meets.
     """
-    connection = driver.connect(hypervisor)
     root = hypervisor.root
     assert root, "it is a driver of ours"
     doubts: dict[str, Doubt] = {}
@@ -67,21 +71,27 @@ def start(
         assert guest.clone, "it is a clone"
         by_template.setdefault(guest.clone.template, []).append(guest)
     with contextlib.ExitStack() as stack:
-        files: dict[Saved, tuple[int, int]] = {}
+        files: dict[Saved, saved.Copies] = {}
         for template, its in by_template.items():
             try:
                 files[template] = stack.enter_context(saved.opened(template))
             except (LabctlError, OSError) as error:
                 doubts |= {guest.name: Doubt(_words(error), template=True) for guest in its}
+        connection = driver.connect(hypervisor)
 
         def make(guest: Guest, lap: Lap) -> Callable[[], bool]:
             assert guest.clone
-            memory, state = files[guest.clone.template]
+            copies = files[guest.clone.template]
             guest.log.touch(mode=0o600)
-            domain = launch.paused(connection, root, guest, accel, lab, memory)
-            lap("created")
             try:
-                monitor.load(domain, state)
+                domain = launch.paused(connection, root, guest, accel, lab, copies.memory)
+            except Exception:
+                copies.check()  # QEMU does not start with a memory of another size
+                raise
+            lap("created")
+            copies.check()
+            try:
+                monitor.load(domain, copies.state)
             except (GuestError, libvirt.libvirtError) as error:
                 raise _LoadError(f"its template cannot be loaded: {_words(error)}") from None
             domain.resume()
@@ -91,7 +101,7 @@ def start(
 
         def failed(guest: Guest, error: Exception) -> None:
             driver.stop(hypervisor, guest.domain)
-            doubts[guest.name] = Doubt(_words(error), isinstance(error, _LoadError))
+            doubts[guest.name] = Doubt(_words(error), isinstance(error, OF_TEMPLATE))
 
         able = [guest for guest in guests if guest.name not in doubts]
         driver.boot(able, make, directory, emit, failed)

@@ -21,6 +21,11 @@ FIRST_SLOT = 2
 TB_CACHE_MIB = 128
 """Bounds what TCG keeps of translated code; its default grows with the host's memory."""
 
+SLOW_FEATURES = ("erms", "fsrm", "smap", "la57", "pku")
+"""Of a CPU, which make Linux do what takes long under TCG: copy and clear memory by single bytes
+(`rep movsb`), end a block of translated code at each `stac` and `clac`, walk a fifth level of page
+tables at each miss of the TLB, and look after a register at each switch of tasks."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -128,8 +133,10 @@ def _cpu(domain: Element, model: str, accel: Accel, saved: bool) -> None:
         for feature in features:
             _add(cpu, "feature", policy="require", name=feature.removeprefix("+"))
     elif accel == "tcg":
-        # All that TCG knows: the vector instructions halve an SSH handshake.
-        _add(domain, "cpu", mode="maximum", check="none")
+        # All that TCG knows, for the vector instructions halve an SSH handshake, but these.
+        cpu = _add(domain, "cpu", mode="maximum", check="none")
+        for name in SLOW_FEATURES:
+            _add(cpu, "feature", policy="disable", name=name)
     else:
         cpu = _add(domain, "cpu", mode="host-passthrough", check="none", migratable="off")
         # QEMU 7.2 aborts on AMD hosts whose kernel offers this MSR but refuses its value:

@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 from labctl.errors import DeadlineError, GuestError, HostError
 from labctl.events import Emit, Event
 from labctl.guests import launch, ready
-from labctl.guests.domain import domain_xml
+from labctl.guests.domain import EMULATOR, domain_xml
 from labctl.guests.ready import Lap
 from labctl.guests.spec import Accel, Guest
 from labctl.sandbox.deadline import Deadline
@@ -59,6 +59,9 @@ has none: the user's own, such as `kvm`, would be lost, and /dev/kvm with it.
 LOCK_SECONDS = 60.0
 STAGES = "stages"
 """The stage of events that tell, for one guest, `STAGE=SECONDS` of each stage of its start."""
+PROGRAMS = "/usr/bin:/bin"
+"""Where an embedded driver finds programs: not tc, which it would start for each NIC, from a thread
+that is confined and has no right to do what tc is to do."""
 _loop_started = threading.Event()
 _opening = threading.Lock()
 _connections: dict[str, Any] = {}
@@ -148,6 +151,7 @@ def connect(hypervisor: Hypervisor) -> Any:
         lock = -1
         if root:
             _prepare(root, hypervisor.capabilities)
+            os.environ["PATH"] = PROGRAMS  # of this process; what it runs itself has its own
             lock = _lock(root)
         try:
             with _one_cpu():
@@ -167,10 +171,11 @@ def connect(hypervisor: Hypervisor) -> Any:
 def _learn_of_qemu(connection: Any) -> None:
     """Let libvirt read, or find out, what QEMU can do; what starts a guest does not see the cache.
 
-    Whoever needs an answer that is missing hears why.
+    Of the one QEMU that is started: asked for a version, libvirt would do so with each that there
+    is for this host, as qemu-system-i386 is. Whoever needs an answer that is missing hears why.
     """
     with contextlib.suppress(libvirt.libvirtError):
-        connection.getVersion()
+        connection.getDomainCapabilities(EMULATOR, "x86_64", "pc", "qemu")
 
 
 @remote

@@ -27,8 +27,7 @@ def get(name: str, *, emit: Emit = silent) -> Image:
     """
     files = recipe_paths.files()
     key = _key(name, files)
-    known: str | None = user_cache.load(KIND, key, str) if key else None
-    if known and (found := cache.find(name, known)):
+    if found := _found(name, key):
         return found
     from labctl.images import assemble, recipe
 
@@ -38,6 +37,16 @@ def get(name: str, *, emit: Emit = silent) -> Image:
     if key and loaded.sources <= set(files) and _key(name, recipe_paths.files()) == key:
         user_cache.keep(KIND, key, digest, str)
     return cache.find(name, digest) or assemble.build(name, emit=emit)
+
+
+def built(name: str) -> Image | None:
+    """Return the image `name` if it is in the cache and its recipe was read before."""
+    return _found(name, _key(name, recipe_paths.files()))
+
+
+def _found(name: str, key: str) -> Image | None:
+    known: str | None = user_cache.load(KIND, key, str) if key else None
+    return cache.find(name, known) if known else None
 
 
 def _key(name: str, files: list[Path]) -> str:

@@ -7,17 +7,32 @@ image is not built yet, its recipe tells which drivers it will have.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import UsageError
-from labctl.images import cache, modules, recipe
-from labctl.images.recipe import LoadedRecipe
+from labctl.images import lookup, modules
+from labctl.images.cache import Image
 from labctl.kinds import registry
 from labctl.lab import preflight
-from labctl.topology import text
 from labctl.topology.model import Node, Topology
 from labctl.topology.problems import Problem, TopologyError
 from labctl.topology.tree import Item, Loc, dotted
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of an image."""
+
+    memory: int
+    """MiB that it needs."""
+    built: Image | None
+    asked: frozenset[str] = frozenset()
+    """The modules that its recipe asks for."""
+
+    def modules(self) -> frozenset[str]:
+        """Return the modules of an image that is built, or those its recipe asks for."""
+        return modules.names(self.built.initramfs) if self.built else self.asked
 
 
 def check(topology: Topology, path: Path) -> None:
@@ -25,7 +40,7 @@ def check(topology: Topology, path: Path) -> None:
 
     `path` is the file that the topology was read from.
     """
-    loaded: dict[str, LoadedRecipe | UsageError] = {}
+    loaded: dict[str, _Known | UsageError] = {}
     found: list[tuple[Loc, UsageError]] = []
     for node in topology.nodes.values():
         if not node.image:  # it boots a disk image, or nothing at all
@@ -36,45 +51,46 @@ def check(topology: Topology, path: Path) -> None:
         if isinstance(known, UsageError):
             found.append((("nodes", node.name, "image"), known))
             continue
-        if node.memory < known.recipe.memory and not node.initramfs:
-            wrong = preflight.too_little(node, known.recipe.memory)
+        if node.memory < known.memory and not node.initramfs:
+            wrong = preflight.too_little(node, known.memory)
             found.append((("nodes", node.name, "memory"), wrong))
         found += _drivers(node, known)
     if found:
+        from labctl.topology import text  # YAML, which is not read where all was read before
+
         root, _ = text.read(path.read_text(encoding="utf-8-sig"), str(path))
         raise TopologyError(_problem(str(path), root, loc, wrong) for loc, wrong in found)
 
 
-def _load(name: str) -> LoadedRecipe | UsageError:
+def _load(name: str) -> _Known | UsageError:
+    if image := lookup.built(name):
+        return _Known(image.memory, image)
+    from labctl.images import cache, recipe  # YAML and pydantic
+
     try:
-        return recipe.load(name)
+        loaded = recipe.load(name)
     except UsageError as wrong:
         return wrong
+    asked = frozenset(name.replace("-", "_") for name in loaded.recipe.modules)
+    try:
+        built = cache.find(name, loaded.digest(loaded.lock()))
+    except UsageError:  # without a lock nothing can be built; the recipe is all there is
+        built = None
+    return _Known(loaded.recipe.memory, built, asked)
 
 
-def _drivers(node: Node, known: LoadedRecipe) -> list[tuple[Loc, UsageError]]:
+def _drivers(node: Node, known: _Known) -> list[tuple[Loc, UsageError]]:
     """Return what is wrong with a node's NICs; a kernel of the user's own brings what it brings."""
     wanted = [registry.nic(one.model) for one in node.interfaces]
     if node.kernel or node.initramfs or all(model.in_every_image for model in wanted):
         return []
-    there = _modules(known)
+    there = known.modules()
     return [
         (("nodes", node.name, "interfaces", at, "model"),
          preflight.no_driver(node, node.interfaces[at].name, model))
         for at, model in enumerate(wanted)
         if not model.in_every_image and there and model.driver not in there
     ]  # fmt: skip
-
-
-def _modules(known: LoadedRecipe) -> frozenset[str]:
-    """Return the modules of an image that is built, or those its recipe asks for."""
-    try:
-        built = cache.find(known.name, known.digest(known.lock()))
-    except UsageError:  # without a lock nothing can be built; the recipe is all there is
-        built = None
-    if built:
-        return modules.names(built.initramfs)
-    return frozenset(name.replace("-", "_") for name in known.recipe.modules)
 
 
 def _problem(file: str, root: Item | None, loc: Sequence[str | int], wrong: UsageError) -> Problem:

@@ -9,27 +9,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from labctl import backends, images
 from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh
-from labctl.guests.spec import NO_MACHINES, Accel
-from labctl.images import Image
-from labctl.kinds.guests.micro import Micro
 from labctl.lab import machines, naming, preflight, state, status, templates
-from labctl.lab.forwarding_node import Forwarder, ForwardingNode
-from labctl.lab.node import Node
 from labctl.lab.router import Router
 from labctl.network import features, programs
 from labctl.routers import namespace
-from labctl.sandbox import paths
 from labctl.sandbox.base import ExecutionContext, Sandbox
 from labctl.sandbox.client import Agent
 from labctl.sandbox.deadline import Deadline
 from labctl.topology import model
+
+if TYPE_CHECKING:  # most labs come up without
+    from labctl.lab.forwarding_node import Forwarder
+    from labctl.lab.node import Node
 
 
 class Lab:
@@ -97,7 +95,7 @@ class Lab:
                 node.name: images.get_disk(node.disk, emit=emit) for node in booted if node.disk
             }
             preflight.check(topology, found, backend, templates.cold(cold))
-            chosen = backend.accel or _choose_accel(policy, found, emit)
+            chosen = backend.accel or preflight.choose_accel(policy, booted, found, emit)
             preflight.check_accel(topology, backend, chosen)
         with _timed(timings, "sandbox"), state.creating(folder):
             sandbox = backend.create_sandbox(folder, agent)
@@ -230,9 +228,12 @@ class Lab:
     ) -> None:
         """Start nodes with what was built of each, and remember how."""
         starts = machines.start(making, built, host)
-        for node, _ in built:
-            if node.forwards:
-                ForwardingNode(self.node(node.name)).set_forwarding(True)
+        if any(node.forwards for node, _ in built):
+            from labctl.lab.forwarding_node import ForwardingNode  # here: most labs come up without
+
+            for node, _ in built:
+                if node.forwards:
+                    ForwardingNode(self.node(node.name)).set_forwarding(True)
         self._state = dataclasses.replace(self._state, starts={**self._state.starts, **starts})
 
     def _making(self) -> machines.Making:
@@ -369,6 +370,8 @@ class Lab:
 
     def forwarder(self, name: str) -> Forwarder:
         """Return what forwards in a router, or in a node that is one; raises `UsageError`."""
+        from labctl.lab.forwarding_node import ForwardingNode  # here: most labs come up without
+
         node = self.topology.nodes.get(name)
         return ForwardingNode(self.node(name)) if node and node.forwards else self.router(name)
 
@@ -418,27 +421,6 @@ class Lab:
     def versions(self) -> dict[str, str]:
         """Return the versions of libvirt and QEMU that run this lab's guests."""
         return self.sandbox.call(driver.versions, self.hypervisor)
-
-
-def _choose_accel(policy: accel.Policy, found: Mapping[str, Image], emit: Emit) -> Accel:
-    """Decide with an image of ours: a user's own kernel may be the very thing that is broken.
-
-    With the smallest, because the first lab after a boot of the host waits for it. Where nothing is
-    booted there is nothing to decide.
-    """
-    if not found:
-        return NO_MACHINES
-    ours = found.values() or [images.get(Micro.image, emit=emit)]  # all may boot disk images
-    image = min(ours, key=lambda one: (one.memory, one.name))
-    return accel.choose(
-        policy,
-        image.kernel,
-        image.initramfs,
-        image.memory,
-        images.CMDLINE,
-        paths.cache() / "libvirt",
-        emit,
-    )
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labctl import backends
 from labctl.backends.base import Backend
@@ -28,9 +28,11 @@ from labctl.kinds import registry
 from labctl.kinds.guests.base import GuestKind
 from labctl.lab import guest_state
 from labctl.lab.guest_state import Condition
-from labctl.lab.node import Node as NodeInLab
 from labctl.sandbox.base import Sandbox
 from labctl.topology.model import Node
+
+if TYPE_CHECKING:  # most labs come up without
+    from labctl.lab.node import Node as NodeInLab
 
 BOOTED, CLONED = "booted", "cloned"
 """How a node was started, in a lab's state and in records."""

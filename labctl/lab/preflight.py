@@ -6,20 +6,24 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from labctl import images
 from labctl.backends.base import Backend
 from labctl.errors import HostError, UsageError
-from labctl.guests import ssh
+from labctl.events import Emit
+from labctl.guests import accel, ssh
+from labctl.guests.spec import NO_MACHINES, Accel
 from labctl.images import Image, modules, overlay
 from labctl.kinds import registry
 from labctl.kinds.base import Kind
 from labctl.kinds.guests.disk import Disk
+from labctl.kinds.guests.micro import Micro
 from labctl.kinds.nics.base import NicModel
 from labctl.lab import memory, state, templates, xen_guests
 from labctl.lab.machines import kind_of
-from labctl.sandbox import process
+from labctl.sandbox import paths, process
 from labctl.topology.model import Node, Topology
 
 TUN = Path("/dev/net/tun")
@@ -168,20 +172,43 @@ def check_disks(topology: Topology) -> None:
         overlay.check_installed()
 
 
-def check_accel(topology: Topology, backend: Backend, accel: str) -> None:
+def choose_accel(
+    policy: accel.Policy, booted: Sequence[Node], found: Mapping[str, Image], emit: Emit
+) -> Accel:
+    """Decide with an image of ours: a user's own kernel may be the very thing that is broken.
+
+    With the smallest, because the first lab after a boot of the host waits for it. Where nothing is
+    `booted` there is nothing to decide; `found` are the images by name, none where all boot disks.
+    """
+    if not booted:
+        return NO_MACHINES
+    ours = found.values() or [images.get(Micro.image, emit=emit)]
+    image = min(ours, key=lambda one: (one.memory, one.name))
+    return accel.choose(
+        policy,
+        image.kernel,
+        image.initramfs,
+        image.memory,
+        images.CMDLINE,
+        paths.cache() / "libvirt",
+        emit,
+    )
+
+
+def check_accel(topology: Topology, backend: Backend, chosen: str) -> None:
     """Raise `HostError` for nodes of kinds that cannot run as the guests of this lab will.
 
     Those on a host of the lab's are not asked: their host is what is run.
     """
     for node in backend.machines(topology):
         kind = kind_of(node)
-        if accel not in kind.accels:
+        if chosen not in kind.accels:
             can = " or ".join(kind.accels)
             raise HostError(
-                f"{node.name} is of the kind {kind.name}, which runs by {can}, not by {accel}",
+                f"{node.name} is of the kind {kind.name}, which runs by {can}, not by {chosen}",
                 "run: labctl doctor; --accel chooses between the two",
             )
-        if kind.nests and not (accel == "kvm" and kvm_nests()):
+        if kind.nests and not (chosen == "kvm" and kvm_nests()):
             raise HostError(
                 f"{node.name} is of the kind {kind.name}, which needs a KVM that nests",
                 "as root, run: modprobe -r kvm_intel; modprobe kvm_intel nested=1 (or kvm_amd)",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 # Imported here, so that an agent that is forked has them already: its user needs them as well.
 from labctl import backends
-from labctl.guests import driver
+from labctl.guests import clone, driver, template
 from labctl.network import links
 from labctl.sandbox.client import Agent
 
-MODULES = (driver.__name__, links.__name__, "libvirt", "pyroute2")
+MODULES = (
+    *(module.__name__ for module in (clone, driver, links, template)),
+    "libvirt",
+    "pyroute2",
+)
 """What the agent needs until the guests boot; its user does without the libraries."""
 
 

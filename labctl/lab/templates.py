@@ -84,8 +84,7 @@ def _of(making: Making, waiting: Guest, image: Image) -> Template | None:
     own = files != (image.kernel, image.initramfs)
     content = [templates.digest(file) for file in files] if own else [image.digest]
     accel = making.known.accel
-    agent = making.sandbox.agent()
-    shape = agent.call(template.shape, making.hypervisor, waiting, accel)
+    shape = making.sandbox.agent().call(template.shape, waiting, accel)
     key = templates.key([*content, *shape])
     one = templates.find(key)
     if one is None:

@@ -16,19 +16,20 @@ pair:
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import grp
 import os
 import pwd
 import select
-import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import time
 
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND = 1, 2, 4, 8, 0x1000
+"""linux/mount.h."""
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
 KEEP_SIZE, PUNCH_HOLE = 0x01, 0x02
@@ -43,17 +44,19 @@ zeros to be read."""
 TRIM_SECONDS = 1.0
 MARK = ".labctl-made"
 """The file by which a folder of labctl's is known (`labctl.sandbox.owned`)."""
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class RefusedError(Exception):
-    """This host does not let us use our namespaces; the message is mount(8)'s own, or ours."""
+    """This host does not let us use our namespaces; the message says what was refused."""
 
 
-def mount(*words: str) -> None:
-    """Mount a file system through mount(8): the standard library has no mount(2)."""
-    done = subprocess.run(["mount", *words], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RefusedError(done.stderr.strip() or f"mount {' '.join(words)} failed")
+def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
+    """Mount a file system by mount(2); raises `RefusedError`."""
+    words = [os.fsencode(word) for word in (source, target, kind)]
+    if _libc.mount(*words, ctypes.c_ulong(flags), options.encode()) != 0:
+        # As mount(8) says it.
+        raise RefusedError(f"mount: {target}: {os.strerror(ctypes.get_errno()).lower()}.")
 
 
 def setup_mounts(directory: str, inside: int) -> None:
@@ -63,14 +66,14 @@ def setup_mounts(directory: str, inside: int) -> None:
     network namespace of who mounts it), and is read-only. A container that masks parts of its own
     /sys forbids it to ordinary users; there it stays.
     """
-    mount("-t", "tmpfs", "-o", "mode=755", "labctl", "/run")
+    mount("labctl", "/run", "tmpfs", options="mode=755")
     os.makedirs("/run/netns", exist_ok=True)
     if not os.path.isdir(directory):  # it lay below /run: put it back at the same path
         os.makedirs(directory, mode=0o700)
-        # By descriptor and uncanonicalized: the path itself is hidden by now.
-        mount("--bind", "--no-canonicalize", f"/proc/{os.getpid()}/fd/{inside}", directory)
+        # By its descriptor: the path itself is hidden by now.
+        mount(f"/proc/{os.getpid()}/fd/{inside}", directory, "", MS_BIND)
     with contextlib.suppress(RefusedError):
-        mount("-t", "sysfs", "-o", "ro,nosuid,nodev,noexec", "labctl", "/sys")
+        mount("labctl", "/sys", "sysfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as anything:
         try:
             fcntl.ioctl(anything, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
@@ -95,7 +98,7 @@ def name_qemu_user(directory: str) -> None:
             with open(path, "rb") as old, open(copy, "wb") as new:
                 os.fchmod(new.fileno(), 0o644)
                 new.write(old.read().rstrip() + f"\n{line}\n".encode())
-            mount("--bind", copy, path)
+            mount(copy, path, "", MS_BIND)
 
 
 def trim(directory: str) -> None:
@@ -118,15 +121,12 @@ def punch(path: str, size: int) -> None:
 
     Writers that append are not disturbed, and no byte moves.
     """
-    import ctypes  # here: most labs need it never, and every lab's start waits for this program
-
-    libc = ctypes.CDLL(None, use_errno=True)
     end = (size - KEPT_TAIL) // WHOLE * WHOLE
     begin, length = ctypes.c_int64(KEPT_HEAD), ctypes.c_int64(end - KEPT_HEAD)
     handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         # On a file system without holes the log goes on growing.
-        libc.fallocate64(handle, PUNCH_HOLE | KEEP_SIZE, begin, length)
+        _libc.fallocate64(handle, PUNCH_HOLE | KEEP_SIZE, begin, length)
     finally:
         os.close(handle)
 
@@ -140,6 +140,8 @@ def reap() -> None:
 
 def remove_inside(inside: int) -> None:
     """Remove all that is in the directory open as `inside` but its mark; what cannot be stays."""
+    import shutil
+
     with contextlib.suppress(OSError), os.scandir(inside) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
@@ -201,6 +203,9 @@ def main(directory: str, lifeline: socket.socket) -> None:
         lifeline.send(b"ready")
     except OSError:  # the maker is gone already
         end(name, parent, inside)
+    # For the end, when it may be gone from the disk; not before the maker is told, for it waits.
+    import shutil  # noqa: F401
+
     trimmed = time.monotonic()
     while not stopped:
         readable, _, _ = select.select(watched, [], [], TRIM_SECONDS)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +26,7 @@ from labctl.sandbox import namespaces
 from labctl.topology.model import Topology
 
 from . import bare, machine
+from . import peer as peers
 
 STAGES = ("start", "images", "sandbox", "network", "boot", "rest")
 WARM_GOALS, WARM_GOAL = {1: 0.35, 2: 0.30}, 0.20
@@ -32,6 +34,8 @@ WARM_GOALS, WARM_GOAL = {1: 0.35, 2: 0.30}, 0.20
 FLOOR_GOAL = 1.3
 """Times bare QEMU that clones in the same way."""
 COLD_GOAL = 1.10
+PEER_GOAL = 0.20
+"""Times munet."""
 DOWN_GOAL = 1.0
 
 
@@ -112,9 +116,17 @@ def measure(model: Topology, file: Path, policy: str, *options: str) -> Ours:
 Side = Callable[[], Ours | bare.Bare]
 
 
-def sides(model: Topology, file: Path, policy: str, chosen: str) -> dict[str, Side]:
-    """Return what is compared, each a function that measures it once."""
-    return {
+def sides(
+    model: Topology, file: Path, policy: str, chosen: str, munet: Path | None = None
+) -> dict[str, Side]:
+    """Return what is compared, each a function that measures it once.
+
+    One of them is munet, where a Python is given that has it.
+    """
+    peer: dict[str, Side] = {}
+    if munet:
+        peer["munet"] = partial(peers.measure, munet, model, chosen)
+    return peer | {
         "labctl": lambda: measure(model, file, policy),
         "cold": lambda: measure(model, file, policy, "--cold"),
         "bare": lambda: bare.measure(model, chosen),
@@ -197,6 +209,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of each number (5)")
     parser.add_argument("--accel", choices=["auto", "require", "off"], default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--munet", type=Path, metavar="PYTHON", help="compare munet, which it has")
     options = parser.parse_args(arguments)
     numbers = [int(word) for word in options.guests.split(",")]
 
@@ -217,7 +230,9 @@ def main(arguments: list[str]) -> None:
             model = network_of(number, f"bench-{os.getpid()}-{number}")
             file = write(model, Path(folder))
             policy = "off" if chosen == "tcg" else "require"
-            found = alternate(sides(model, file, policy, chosen), number, options.rounds)
+            found = alternate(
+                sides(model, file, policy, chosen, options.munet), number, options.rounds
+            )
             rows.append(row(number, found))
     print()
     print(table(rows))
@@ -230,6 +245,8 @@ def main(arguments: list[str]) -> None:
             "cold": (cold["ratio"], COLD_GOAL),
             "down, s": (max(warm["down_worst"], cold["down_worst"]), DOWN_GOAL),
         }
+        if peer := one["sides"].get("munet"):
+            goals["of munet"] = (warm["up"] / peer["up"], PEER_GOAL)
         told = "; ".join(
             f"{name} {value:.2f}, {'reached' if value <= goal else f'missed ({goal:g})'}"
             for name, (value, goal) in goals.items()

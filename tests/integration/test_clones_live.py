@@ -219,10 +219,11 @@ def test_a_clone_tells_the_network_nothing_that_a_booted_guest_does_not(
 LOOK = {
     "links": "for i in /sys/class/net/*; do echo ${i##*/} $(cat $i/address $i/mtu) "
     "$(basename $(readlink -f $i/device/..)); done",
-    # Linux tells of a link that has come up within a second (linkwatch_schedule_work).
+    # Linux tells of a link that has come up within a second (linkwatch_schedule_work); which of two
+    # it tells of first, the order of their routes shows.
     "addresses": "for i in eth0 eth1; do n=0; until grep -q up /sys/class/net/$i/operstate || "
     "[ $((n += 1)) -gt 200 ]; do sleep 0.1; done; done; "
-    "ip -br addr show dev eth0; ip -br addr show dev eth1; ip route; ip -6 route",
+    "ip -br addr show dev eth0; ip -br addr show dev eth1; ip route; ip -6 route | sort",
     "features": "for i in eth0 eth1 mgmt0; do cat /sys/class/net/$i/device/features; "
     "ethtool -k $i | grep -v '^Features'; ethtool -i $i; done",
     "settings": "sysctl -a 2>/dev/null | grep -E '^net\\.(ipv4|ipv6|core)' | grep -vE "

@@ -24,21 +24,32 @@ def offered() -> dict[str, str]:
 
 
 def test_every_verb_is_known_by_its_name() -> None:
-    assert offered() == VERBS
+    assert offered() == {name: module for name, (module, _) in VERBS.items()}
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
 def test_every_verb_has_help(verb: str) -> None:
     command = command_line.get_command(click.Context(command_line), verb)
     assert command is not None
-    assert command.get_short_help_str()
+    assert command.get_short_help_str(limit=1000) == VERBS[verb][1]
 
 
-def imported(words: str) -> set[str]:
-    """Import what a command line needs, in a process of its own; return the packages it has."""
-    code = f"import sys; {words}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+def imported(words: str, *, whole: bool = False) -> set[str]:
+    """Import what a command line needs, in a process of its own; return the packages it has.
+
+    `whole` names are those of modules too.
+    """
+    name = "name" if whole else "name.partition('.')[0]"
+    code = f"import sys; {words}; print(*{{{name} for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
+
+
+def test_the_list_of_verbs_starts_without_any_of_them() -> None:
+    listing = "from labctl.cli.main import cli; cli.main(['--help'], standalone_mode=False)"
+    found = imported(listing, whole=True)
+    assert not found & HEAVY
+    assert not found & {f"labctl.cli.{module}" for module, _ in VERBS.values()}
 
 
 def test_verbs_on_a_running_lab_start_without_what_brings_one_up() -> None:

@@ -18,8 +18,9 @@ from labctl.events import Event, silent
 from labctl.guests import accel, boot_probe, driver
 from labctl.guests.spec import Guest
 from labctl.images import Image
-from labctl.lab import doctor, lab
+from labctl.lab import doctor, preflight
 from labctl.sandbox.namespaces import Namespaces
+from labctl.topology import from_mapping
 
 
 @pytest.fixture
@@ -109,7 +110,8 @@ def test_kvm_is_tried_with_the_image_that_needs_the_least(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(accel, "choose", chosen)
     found = {name: built(name, memory) for name, memory in (("a", 640), ("b", 128), ("c", 160))}
-    lab._choose_accel("auto", found, silent)
+    nodes = list(from_mapping({"networks": {"lan": {}}, "nodes": {"x": {}}}).nodes.values())
+    preflight.choose_accel("auto", nodes, found, silent)
     assert tried == [Path("b"), Path("b.cpio"), 128]
 
 

@@ -64,14 +64,22 @@ def test_zeros_are_not_stored_but_counted(tmp_path: Path, template: Saved) -> No
     assert digest(write(tmp_path / "longer", CONTENT + b"\0", holes=True)) != template.memory_digest
     moved = CONTENT[MIB:] + CONTENT[:MIB]
     assert digest(write(tmp_path / "moved", moved, holes=True)) != template.memory_digest
-    with saved.opened(template) as (memory, _):
-        assert os.fstat(memory).st_blocks * 512 < len(CONTENT)
+    with saved.opened(template) as copies:
+        copies.check()
+        assert os.fstat(copies.memory).st_blocks * 512 < len(CONTENT)
 
 
 def test_a_template_is_given_as_it_was_saved(template: Saved) -> None:
-    with saved.opened(template) as (memory, state):
-        assert os.pread(memory, len(CONTENT) + 1, 0) == CONTENT
-        assert os.pread(state, 10, 0) == b"state"
+    with saved.opened(template) as copies:
+        copies.check()
+        assert os.pread(copies.memory, len(CONTENT) + 1, 0) == CONTENT
+        assert os.pread(copies.state, 10, 0) == b"state"
+
+
+def test_a_file_of_the_whole_memory_is_there_before_it_is_checked(template: Saved) -> None:
+    with saved.opened(template) as copies:
+        assert os.fstat(copies.memory).st_size == len(CONTENT)
+        copies.check()
 
 
 @pytest.mark.parametrize("name", ["memory", "state"])
@@ -86,8 +94,10 @@ def test_a_damaged_template_is_noticed(template: Saved, name: str, fault: str) -
     else:
         del content[len(content) // 2 if fault == "truncated" else 0 :]
     path.write_bytes(content)
-    with pytest.raises(saved.DamagedError, match=f"its {name} is not"), saved.opened(template):
-        pass
+    with saved.opened(template) as copies:
+        for _ in "each guest":
+            with pytest.raises(saved.DamagedError, match=f"its {name} is not"):
+                copies.check()
 
 
 def test_a_template_that_is_not_there_or_a_link_is_not_taken(
@@ -102,7 +112,9 @@ def test_a_template_that_is_not_there_or_a_link_is_not_taken(
 
 def test_nobody_changes_what_clones_go_on_from_though_they_have_it_open(template: Saved) -> None:
     """QEMU opens it to write, and is not to be trusted when its guest has broken out."""
-    with saved.opened(template) as (memory, _):
+    with saved.opened(template) as copies:
+        memory = copies.memory
+        copies.check()
         handle = os.open(f"/proc/self/fd/{memory}", os.O_RDWR)
         try:
             for change in (

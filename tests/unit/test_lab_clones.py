@@ -96,10 +96,8 @@ NIC = spec.Nic("eth0", "tap", "52:54:00:00:00:01", "virtio", {"csum": False})
 
 
 def shape(monkeypatch: pytest.MonkeyPatch, guest: Guest, accel: spec.Accel = "tcg") -> list[str]:
-    known = {"libvirt": "9.0.0", "qemu": "7.2.22"}
-    monkeypatch.setattr(driver, "versions", lambda _hypervisor: known)
     monkeypatch.setattr(template, "EMULATOR", __file__)
-    return template.shape(driver.Hypervisor(None), guest, accel)
+    return template.shape(guest, accel)
 
 
 @pytest.mark.parametrize(

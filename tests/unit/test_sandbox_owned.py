@@ -153,7 +153,7 @@ def test_a_removal_that_is_broken_off_leaves_the_mark(
     owned.make(place)
     (place / "inner").mkdir()
     parent, inside = os.open(tmp_path, os.O_PATH), os.open(place, os.O_RDONLY)
-    monkeypatch.setattr("labctl.sandbox.init.shutil.rmtree", lambda *_, **__: None)
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
     remove("one", parent, inside)
     assert owned.is_made(place)
     monkeypatch.undo()

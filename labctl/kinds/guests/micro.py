@@ -15,9 +15,13 @@ class Micro(GuestKind):
     cmdline = (
         "console=ttyS0 quiet net.ifnames=0 panic=-1 tsc=reliable no_timer_check mitigations=off"
         " random.trust_cpu=on cryptomgr.notests noreplace-smp"
+        " init_on_alloc=0 lsm= psi=0"
     )
-    """`noreplace-smp`: with one CPU the kernel would patch the lock prefixes out of its own code
-    (alternatives_smp_unlock), which takes 0.2 s of a boot under TCG."""
+    """From `noreplace-smp` on: what takes time under TCG and is of no use in a lab. With one CPU,
+    the kernel would patch lock prefixes out of its own code (alternatives_smp_unlock), 0.2 s of a
+    boot. `init_on_alloc`: each page that is allocated would be cleared first. `lsm`, `psi`: calls
+    at each system call and switch of tasks, for security modules that have no policy here, and for
+    statistics that nobody reads."""
     saveable = True
     built_by = "labctl.lab.qemu:build"
     started_by = "labctl.lab.qemu:Qemu"
