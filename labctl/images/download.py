@@ -111,7 +111,7 @@ class Part:
 
 @contextlib.contextmanager
 def part_of(url: str) -> Iterator[Part]:
-    """Hold the part file of a URL for the length of the `with` block; it stays unless discarded.
+    """Hold the part file of a URL for the length of the `with` block; it stays if anything came.
 
     Parts that nobody goes on with are removed first. Raises `DeadlineError` when another process
     holds it for too long, `HostError` where the cache cannot be written to, also when that shows
@@ -129,7 +129,12 @@ def part_of(url: str) -> Iterator[Part]:
             with lock.held(path, deadline) as handle:
                 # Whoever had it locked until now may have removed it.
                 if done := _is_there(path, handle):
-                    yield Part(url, path, handle)
+                    part = Part(url, path, handle)
+                    try:
+                        yield part
+                    finally:
+                        if not os.fstat(handle).st_size and _is_there(path, handle):
+                            part.discard()
     except OSError as error:
         told = LabctlError(f"{error.filename or folder}: {error.strerror}", "run it again")
         raise host_error(error, folder) or told from None
