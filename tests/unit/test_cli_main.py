@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -309,9 +309,12 @@ def test_words_after_the_node_belong_to_the_command(
     labctl: Labctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Node:
-        def ssh_argv(self, *, shared: bool) -> list[str]:
+        def session(self, command: Sequence[str]) -> list[str]:
+            return ["ssh", "vm1", *command]
+
+        def words(self, line: str, *, shared: bool) -> list[str]:
             assert not shared  # a connection of its own, which no other session can disturb
-            return ["ssh", "vm1"]
+            return ["ssh", "vm1", line]
 
     class Sandbox:
         def enter(self, netns: str = "") -> list[str]:
@@ -340,7 +343,7 @@ def test_words_after_the_node_belong_to_the_command(
     assert became[1] == ["enter", "ssh", "vm1", "ls", "--json", "-l"]
     became.clear()
     labctl("exec", "vm1", "--", "echo", "two words", "$HOME")
-    assert became[0] == ["enter", "ssh", "vm1", "--", "echo 'two words' '$HOME'"]
+    assert became[0] == ["enter", "ssh", "vm1", "echo 'two words' '$HOME'"]
 
 
 def test_what_labctl_becomes_dies_of_a_broken_pipe_like_any_program() -> None:
