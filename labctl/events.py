@@ -6,7 +6,8 @@ Rooms report with an `Emit` callable they are given; they never print.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,3 +35,15 @@ Emit = Callable[[Event], None]
 
 def silent(_event: Event) -> None:
     """Drop the event: the default where nobody listens."""
+
+
+@contextmanager
+def reported(emit: Emit, stage: str, subject: str) -> Iterator[None]:
+    """Frame work with its first and its last event."""
+    emit(Event(stage, subject, "start"))
+    try:
+        yield
+    except BaseException as error:
+        emit(Event(stage, subject, "failed", str(error)))
+        raise
+    emit(Event(stage, subject, "done", fraction=1.0))

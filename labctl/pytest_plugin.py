@@ -90,7 +90,8 @@ class LabFactory:
 
         A relative path means a file in the folder `near`, below the project's root or the working
         directory, or a shipped topology. `name` (made unique by default) names the lab. Raises
-        what `Lab.up` raises.
+        what `Lab.up` raises, and at the end of the block `HostError` when a program that carries
+        frames between links has ended meanwhile.
         """
         return self._up(source, name, near)
 
@@ -105,9 +106,11 @@ class LabFactory:
         self._run.up.append(lab)
         try:
             yield lab
+            lab.check_programs()  # else what was seen on their links proves nothing
         except BaseException as error:  # in a `with` block of the test
             if _fails(error):
                 self._run.failed.add(lab.name)
+                _add_dead_program(error, lab)
             raise
         finally:
             with contextlib.suppress(OSError):  # a lab whose sandbox has died may lose its files
@@ -320,6 +323,17 @@ def _fails(error: BaseException) -> bool:
     """Whether a test fails by what it raises: it may be skipped, and pytest ended by the user."""
     ends = (pytest.skip.Exception, pytest.exit.Exception, KeyboardInterrupt, GeneratorExit)
     return not (isinstance(error, ends) or _is_skip(error))
+
+
+def _add_dead_program(error: BaseException, lab: Lab) -> None:
+    """Note on what a test failed by that a program of its lab's links has ended."""
+    try:
+        lab.check_programs()
+    except LabctlError as dead:
+        if dead.message != str(error):
+            error.add_note(f"lab {lab.name}: {dead.message}")
+    except OSError:  # the lab's folder has gone: its end is told elsewhere
+        pass
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from labctl.guests.keys import Key
 from labctl.guests.spec import Accel
 from labctl.images import Image
+from labctl.images.disk_cache import Disk
 from labctl.topology.model import Topology
 
 
@@ -18,7 +19,7 @@ class State:
     topology: Topology
     accel: Accel
     images: dict[str, Image]
-    """The image of each node."""
+    """The image of each node but those that boot a disk image."""
     client: Key
     """The control key: it lets labctl into every guest, over the management network. No guest has
     its private half."""
@@ -36,3 +37,5 @@ class State:
     """Whether every guest is to boot, though some could be clones."""
     starts: dict[str, str] = field(default_factory=dict)
     """How each guest was started: `booted` or `cloned`."""
+    disks: dict[str, Disk] = field(default_factory=dict)
+    """The disk image of each node that boots one, in the cache."""

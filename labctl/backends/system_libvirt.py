@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from labctl.backends.shared_host import SharedHost
@@ -20,6 +21,11 @@ from labctl.topology.model import Topology
 NETNS = Path("/run/netns")
 BRIDGED = Path("/proc/sys/net/bridge")
 """There while br_netfilter is loaded, as Docker and libvirt's nwfilter load it."""
+LOCAL = re.compile(r"qemu(\+unix)?:///")
+"""What its URI begins with (libvirt: docs/uri.rst): the driver, and no other host.
+
+A lab's links are made on this one, so a libvirtd of another could not join guests to them.
+"""
 FILES = Path("/run/libvirt/qemu")
 """Where a system's libvirtd keeps what ours keeps in the lab's folder."""
 
@@ -28,10 +34,15 @@ class SystemLibvirt(SharedHost):
     """A libvirtd of this host, whose QEMU is another user."""
 
     def check(self, topology: Topology, emit: Emit) -> None:
-        """Raise `UsageError` unless this host has room for the topology's names, and we are root.
+        """Raise `UsageError` for another URI, unless this host has room, and unless we are root.
 
         That the host's firewall may disturb the lab is told.
         """
+        if not LOCAL.match(self.uri):
+            raise UsageError(
+                f"--connect {self.uri} is no libvirt that labctl knows to run guests by",
+                "give qemu:///system, or for a real Xen host xen+ssh://root@HOST/system",
+            )
         if hosts := topology.xen_hosts():
             raise UsageError(
                 f"{topology.name} has a Xen host ({hosts[0].name}), "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import click
@@ -10,25 +11,29 @@ from labctl import topology
 from labctl.cli.options import json_option, print_error, print_json, print_table
 from labctl.errors import ExitCode, UsageError
 from labctl.lab import doctor as prerequisites
+from labctl.lab import image_check
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @json_option
 def validate(files: tuple[str, ...], as_json: bool) -> None:
-    """Check topology FILEs. Every problem is told with its line and column."""
+    """Check topology FILEs. Every problem is told with its line and column.
+
+    Images are checked too: that there are such, with drivers for the NICs and memory enough.
+    """
     found = []
     code = ExitCode.OK
     for file in files:
         try:
-            model = topology.load(topology.find(file))
+            path = topology.find(file)
+            model = topology.load(path)
+            image_check.check(model, path)
         except UsageError as wrong:
             code = ExitCode.USAGE
             if not as_json:
                 print_error(wrong)
-            several = wrong.problems if isinstance(wrong, topology.TopologyError) else (wrong,)
-            for problem in several:
-                found.append({"file": file, "valid": False, "problem": str(problem)})
+            found += [{"file": file, "valid": False, **one} for one in _problems(wrong)]
             continue
         found.append({"file": file, "valid": True, "digest": model.digest()})
         if not as_json:
@@ -37,6 +42,14 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json(found)
     sys.exit(code)
+
+
+def _problems(wrong: UsageError) -> list[dict[str, object]]:
+    """Return what is wrong as plain data, each with its place where it has one (0: it has none)."""
+    if not isinstance(wrong, topology.TopologyError):
+        nowhere = {"line": 0, "column": 0, "where": ""}
+        return [{"problem": str(wrong), **nowhere, "message": wrong.message, "hint": wrong.hint}]
+    return [{"problem": str(one), **dataclasses.asdict(one)} for one in wrong.problems]
 
 
 @click.command()

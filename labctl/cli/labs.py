@@ -1,16 +1,13 @@
-"""Verbs on running labs: down, status, ssh, exec, console, logs."""
+"""Verbs on running labs: down, status, ssh, console, logs."""
 
 from __future__ import annotations
 
 import codecs
-import os
-import shlex
-import signal
 import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -18,12 +15,15 @@ from click.core import ParameterSource
 from labctl.cli import terminal
 from labctl.cli.guard import guard
 from labctl.cli.options import json_option, lab_option, print_json, print_table
+from labctl.cli.process import become
 from labctl.errors import ExitCode, GuestError, LabctlError, UsageError
 from labctl.guests import console as console_log
 from labctl.guests import xen
 from labctl.lab import orphans, state, status, teardown
 from labctl.lab.lab import Lab
 from labctl.lab.orphans import Orphan
+
+WATCH_SECONDS = 2.0
 
 
 @click.command()
@@ -93,15 +93,41 @@ def _what(part: dict[str, str]) -> str:
 
 
 @click.command("status")
+@click.option("--wide", "-W", is_flag=True, help="Show the interfaces too: MAC, MTU, other end.")
+@click.option("--watch", "-w", is_flag=True, help="Show it again when it changes, until Ctrl-C.")
 @json_option
-def show_status(as_json: bool) -> None:
+def show_status(wide: bool, watch: bool, as_json: bool) -> None:
     """Show every lab with its nodes, routers and networks."""
-    unknown = orphans.find()
-    labs = [status.describe(folder) for folder in _but(state.known(), unknown)]
-    labs += [one.describe() for one in unknown]
-    if as_json:
-        print_json(labs)
-        return
+    if watch and as_json:
+        raise UsageError("--watch shows tables", "for JSON, a line an event: labctl events")
+    shown: list[dict[str, Any]] | None = None
+    while True:
+        unknown = orphans.find()
+        labs = [status.describe(folder) for folder in _but(state.known(), unknown)]
+        labs += [one.describe() for one in unknown]
+        if as_json:
+            print_json(labs)
+        elif labs != shown:
+            if watch:
+                _page(first=shown is None)
+            _print_labs(labs, wide)
+        sys.stdout.flush()
+        if not watch:
+            return
+        shown = labs
+        time.sleep(WATCH_SECONDS)
+
+
+def _page(*, first: bool) -> None:
+    """Begin a new page: on an empty screen, or in a pipe below what was there."""
+    if sys.stdout.isatty():
+        click.clear()
+    elif not first:
+        click.echo("")
+    click.echo(time.strftime("%H:%M:%S"))
+
+
+def _print_labs(labs: list[dict[str, Any]], wide: bool) -> None:
     if not labs:
         click.echo("no lab is up; bring one up: labctl up bridged.yaml")
     for lab in labs:
@@ -121,12 +147,30 @@ def show_status(as_json: bool) -> None:
             for part in lab.get("parts", [])
             for interface, why in part.get("links", {}).items()
         ]
+        lost += [
+            f"  {one['listens']} leads to port {one['port']} of {one['node']}"
+            for one in lab.get("published", [])
+        ]
         if rows:
             print_table(["name", "what", "state", "image", "addresses"], rows, title)
         else:
             click.echo(title)
         for line in lost:
             click.echo(line)
+        if wide:
+            rows = [
+                [
+                    f"{part['name']}:{one['name']}",
+                    one["network"] + (f"/{one['segment']}" if one["segment"] else ""),
+                    one["kind"], one["mac"], str(one["mtu"]), one["outer"],
+                    ", ".join(one["addresses"]),
+                ]
+                for part in lab.get("parts", [])
+                for one in part.get("interfaces", [])
+            ]  # fmt: skip
+            head = ["interface", "network", "kind", "MAC", "MTU", "other end", "addresses"]
+            if rows:
+                print_table(head, rows)
 
 
 @click.command(
@@ -146,41 +190,7 @@ def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     words = running.node(node).session(command)
     running.check_running(node)
     guard(partial(running.check_running, node))
-    _become([*running.sandbox.enter(), *words])
-
-
-@click.command(
-    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
-)
-@lab_option
-@click.argument("node")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
-def execute(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
-    """Run COMMAND in NODE word by word, without a shell. NODE may be a router too.
-
-    What it writes is passed on byte by byte, as ssh does: on a terminal that includes its escape
-    sequences. `labctl exec NODE COMMAND | cat -v` shows them in safety.
-    """
-    if command[0] == "--":  # click leaves it in, as it stands behind the first argument
-        command = command[1:]
-    if not command:
-        raise UsageError(f"no command to run in {node}", f"for a shell: labctl ssh {node}")
-    running = Lab.attach(lab)
-    if node in running.topology.routers:
-        _become(running.place(running.topology.routers[node].host).words(command, netns=node))
-    words = running.node(node).words(shlex.join(command), shared=False)
-    running.check_running(node)
-    guard(partial(running.check_running, node))
-    _become([*running.sandbox.enter(), *words])
-
-
-def _become(words: list[str]) -> NoReturn:
-    """Let this process become a program; its exit status is then ours."""
-    sys.stdout.flush()
-    # Python ignores both (signal(7)), and a program started in its place would do so too.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
-    os.execvp(words[0], words)
+    become([*running.sandbox.enter(), *words])
 
 
 @click.command()
@@ -237,4 +247,4 @@ def logs(lab: str | None, follow: bool, node: str) -> None:
         time.sleep(0.1)
 
 
-COMMANDS = (down, show_status, ssh_to, execute, console, logs)
+COMMANDS = (down, show_status, ssh_to, console, logs)

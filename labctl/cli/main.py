@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
-from labctl.cli import out
+from labctl.cli import options, out
 from labctl.cli.options import print_error
 from labctl.cli.verbs import Verbs
 from labctl.errors import ExitCode, LabctlError, exhausted, host_error
@@ -78,11 +78,6 @@ def _stop(_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _wants_json(words: list[str]) -> bool:
-    """Whether labctl itself was asked for JSON; what follows a NODE is a guest's business."""
-    return "--json" in words and not {"ssh", "exec"} & set(words[1:2])
-
-
 def _tell(error: LabctlError, as_json: bool) -> None:
     """Say what is wrong as far as there is somebody to say it to."""
     told = {"error": error.message, "hint": error.hint, "detail": error.detail}
@@ -141,6 +136,7 @@ def _fault(fault: Exception) -> LabctlError:
 def main() -> NoReturn:
     """Run the command and exit with one of `ExitCode`."""
     out.install()
+    options.json_asked = False
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1) means it
         signal.signal(signal.SIGHUP, _stop)
@@ -155,7 +151,7 @@ def main() -> NoReturn:
     except LabctlError as error:
         if debug:
             raise
-        _tell(error, _wants_json(sys.argv))
+        _tell(error, options.json_asked)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as wanted:
         sys.exit(wanted.exit_code)
@@ -171,7 +167,7 @@ def main() -> NoReturn:
     except Exception as fault:
         if debug:
             raise
-        _tell(_fault(fault), _wants_json(sys.argv))
+        _tell(_fault(fault), options.json_asked)
         sys.exit(ExitCode.ERROR)
 
 

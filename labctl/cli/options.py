@@ -17,11 +17,22 @@ from labctl.topology import TopologyError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+json_asked = False
+"""Whether `--json` was given to labctl itself: errors are JSON then too."""
+
+
 def json_option(function: F) -> F:
     """Add `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")(
-        function
-    )
+    return click.option(
+        "--json", "as_json", is_flag=True, is_eager=True, callback=_note_json,
+        help="Print JSON for a script.",
+    )(function)  # fmt: skip
+
+
+def _note_json(_context: click.Context, _parameter: click.Parameter, given: bool) -> bool:
+    global json_asked
+    json_asked = json_asked or given
+    return given
 
 
 def lab_option(function: F) -> F:
@@ -117,8 +128,11 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str =
         box=box.SIMPLE_HEAD, title=Text(clean(title)) if title else None, title_justify="left",
         title_style="bold", pad_edge=False,
     )  # fmt: skip
-    for name in head:
-        table.add_column(name, overflow="fold")
+    for at, name in enumerate(head):
+        # What a row is called is copied into the next command: it is broken last of all.
+        widest = max((len(clean(row[at])) for row in rows), default=0)
+        keep = at == 0 and widest <= console.width // 2
+        table.add_column(name, overflow="fold", no_wrap=keep)
     for row in rows:
         table.add_row(*(Text(clean(cell), style=STYLES.get(cell, "")) for cell in row))
     console.print(table)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from labctl.cli.options import json_option, print_json, print_table
-from labctl.errors import ExitCode
+from labctl.errors import ExitCode, UsageError
 from labctl.results import difference, store, tables
 from labctl.results.tables import Table
 
@@ -16,6 +17,14 @@ results_option = click.option(
     "--results", "root", type=click.Path(path_type=Path), envvar="LABCTL_RESULTS",
     show_envvar=True, help="Where the records are.",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What stands before the word that says what to do with records."""
+
+    root: Path | None
+    as_json: bool
 
 
 def _print(found: Iterable[Table]) -> None:
@@ -29,7 +38,7 @@ def _print(found: Iterable[Table]) -> None:
 @click.pass_context
 def results(context: click.Context, root: Path | None, as_json: bool) -> None:
     """List the recorded runs; show one, or compare two."""
-    context.obj = root
+    context.obj = _Chosen(root, as_json)
     if context.invoked_subcommand:
         return
     runs = store.list_runs(root)
@@ -45,13 +54,13 @@ def results(context: click.Context, root: Path | None, as_json: bool) -> None:
 @click.argument("run", default="last")
 @json_option
 @click.pass_obj
-def show(root: Path | None, run: str, as_json: bool) -> None:
+def show(chosen: _Chosen, run: str, as_json: bool) -> None:
     """Show arms, checks and environment of RUN.
 
     RUN is an id, a part of one, or `last` (default); `last~1` is the one before the last.
     """
-    found = store.load(run, root)
-    if as_json:
+    found = store.load(run, chosen.root)
+    if as_json or chosen.as_json:
         print_json(found.to_json())
         return
     _print(tables.run_tables(found))
@@ -63,16 +72,23 @@ def show(root: Path | None, run: str, as_json: bool) -> None:
 
 @results.command()
 @click.argument("a")
-@click.argument("b", default="last")
+@click.argument("b", required=False)
 @json_option
 @click.pass_context
-def diff(context: click.Context, a: str, b: str, as_json: bool) -> None:
+def diff(context: click.Context, a: str, b: str | None, as_json: bool) -> None:
     """Compare runs A and B: verdicts, checks and environment.
 
-    B is `last` by default. Exits with 1 when verdicts differ.
+    B is `last` by default; `diff last` compares the last run with the one before of the same
+    experiment. Exits with 1 when verdicts differ.
     """
-    found = difference.diff(store.load(a, context.obj), store.load(b, context.obj))
-    if as_json:
+    chosen: _Chosen = context.obj
+    if b is None:
+        a, b = (store.before_last(chosen.root) if a == "last" else a), "last"
+    one, other = store.load(a, chosen.root), store.load(b, chosen.root)
+    if one.id == other.id:
+        raise UsageError(f"{a} and {b} are one run, {one.id}", "name two: labctl results")
+    found = difference.diff(one, other)
+    if as_json or chosen.as_json:
         print_json(found.to_json())
     elif found.same:
         click.echo("the two runs do not differ in verdicts, checks or environment")

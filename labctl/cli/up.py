@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 @accel_option
 @cold_option
 @connect_option
+@click.option(
+    "--publish", "ports", multiple=True, metavar="[[ADDRESS:]PORT:]NODE:PORT",
+    help="Let a port of this host lead into a node, as labctl publish does.",
+)  # fmt: skip
 @click.option("--profile", is_flag=True, help="Say where the time went, stage by stage.")
 @json_option
 def up(
@@ -42,6 +46,7 @@ def up(
     accel: Policy,
     cold: bool,
     uri: str,
+    ports: tuple[str, ...],
     profile: bool,
     as_json: bool,
 ) -> None:
@@ -65,6 +70,11 @@ def up(
             model, name=name, policy=accel, uri=uri, emit=emit, keep=True, cold=cold, agent=agent
         )
     try:
+        if ports:
+            from labctl.lab import publish  # here: most labs have none
+
+            for word in ports:
+                publish.publish_word(lab, word)
         lab.close()
         seconds = time.monotonic() - begun
         if as_json:

@@ -24,6 +24,8 @@ from labctl.tracing.trace import Trace, trace, with_size
 
 _HEADERS = {4: 28, 6: 48}
 """Bytes of IP and ICMP header, by version."""
+HEALTHY = "--prove tried nothing: the flow is healthy, there is nothing to mend"
+UNPROVED = "--prove tried nothing: what it can turn mends lost metadata, which was not found here"
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def diagnose(
             facts = gather(lab, flow, path)
         except LabctlError:
             facts = Facts(route="unknown")
+        notes += [UNPROVED] * proving
         return Diagnosis(conclude(found, facts), found, facts, notes=tuple(notes))
     facts = gather(lab, flow, path)
     verdict = conclude(found, facts)
@@ -105,6 +108,8 @@ def diagnose(
         turnable = candidates(path, verdict, facts, flow.version)
         if proving:
             proof = prove(lab, flow, path, turnable, emit, within)
+    elif proving:
+        notes.append(HEALTHY if verdict.finding is Finding.HEALTHY else UNPROVED)
     return Diagnosis(verdict, found, facts, full, turnable, proof, tuple(notes))
 
 

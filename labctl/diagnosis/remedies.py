@@ -179,9 +179,11 @@ def _elements(hops: Sequence[ObservationPoint]) -> set[str]:
 
 def _links(what: str, layer: Layer, places: Sequence[ObservationPoint], *, should: bool) -> Fix:
     names = " and ".join(hop.name for hop in places)
-    where = [f"ip netns exec {hop.netns} " if hop.netns else "" for hop in places]
+    # A router by its name, a dom0 by its host's; what is in the lab's own namespaces by none.
+    where = [" ".join(filter(None, ("labctl exec", hop.netns or hop.context))) for hop in places]
     how = "; ".join(
-        f"{prefix}ethtool -K {hop.link} tx off" for prefix, hop in zip(where, places, strict=True)
+        f"{prefix} -- ethtool -K {hop.link} tx off"
+        for prefix, hop in zip(where, places, strict=True)
     )
     ending = "the TAP" if what == "TAP" else f"{what} veth"
     return Fix(

@@ -166,7 +166,7 @@ def restoring(lab: Lab, before: State, path: Sequence[ObservationPoint]) -> Iter
                 file.unlink(missing_ok=True)
 
 
-def _alone(lab: Lab) -> contextlib.AbstractContextManager[None]:
+def _alone(lab: Lab) -> contextlib.AbstractContextManager[int]:
     """Keep others from proving; the kernel lets go when this process ends, however it does."""
     return lock.held(lab.directory / _LOCK, Deadline(0, "waiting for another proof"))
 

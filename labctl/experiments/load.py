@@ -30,6 +30,11 @@ def find(words: list[str]) -> list[Experiment]:
             found.append(declared)
         else:
             names = [*BUILTIN, *(one.name for one in installed.entries() if one.experiment)]
+            if Path(f"{word}.py").is_file():
+                raise UsageError(
+                    f"there is no experiment {word}, but a file {word}.py",
+                    f"name the file: labctl experiment {word}.py",
+                )
             near = difflib.get_close_matches(word, names, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
             raise UsageError(f"there is no experiment {word}", f"{hint} (or name a .py file)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -179,8 +180,12 @@ def state_of(verdict: Verdict) -> State:
 
 
 def lines_of(error: LabctlError) -> list[str]:
-    """Return what an error tells besides its message, as lines of evidence."""
-    return [line for line in (error.hint, *error.detail.splitlines()) if line]
+    """Return what an error tells besides its message, as lines of evidence.
+
+    Who reads them has no lab any more, but the consoles that are kept with the record.
+    """
+    hint = re.sub(r"labctl logs (\S+)", r"console/\1.log in the folder of this run", error.hint)
+    return [line for line in (hint, *error.detail.splitlines()) if line]
 
 
 class Trial:

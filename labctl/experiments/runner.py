@@ -232,7 +232,8 @@ def _environment(lab: Lab, host: Environment) -> Environment:
         qemu=versions["qemu"],
         libvirt=versions["libvirt"],
         accelerator=lab.accel,
-        images={image.name: image.digest for image in lab.images.values()},
+        images={image.name: image.digest for image in lab.images.values()}
+        | {disk.name: disk.facts.sha256 for disk in lab.disks.values()},
         guest_kernels={node.name: node.run("uname -r").stdout.strip()[:100] for node in lab.nodes},
         guest_starts=dict(lab.starts),
         offloads=lab.offloads(),

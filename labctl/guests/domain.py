@@ -8,7 +8,7 @@ from string import ascii_lowercase
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from labctl.guests.spec import Accel, Guest, Nic, drive_serial
+from labctl.guests.spec import Accel, BootDisk, Guest, Nic, drive_serial
 from labctl.kinds import registry
 
 NAMESPACE = "urn:labctl:node:1"
@@ -85,6 +85,29 @@ def _drive(devices: Element, name: str, file: Path) -> None:
     _add(disk, "readonly")
 
 
+def _boot_disk(devices: Element, disk: BootDisk) -> None:
+    """Add the disk that a guest boots from, and its seed.
+
+    The overlay goes with the lab, so QEMU need not wait until anything lies on the host's disk.
+    """
+    first = _add(devices, "disk", type="file", device="disk")
+    _add(first, "driver", name="qemu", type="qcow2", cache="unsafe")
+    _add(first, "source", file=str(disk.overlay))
+    _add(first, "target", dev=disk_name(0), bus="virtio")
+    _add(first, "boot", order="1")
+    if disk.seed:
+        _drive(devices, disk_name(1), disk.seed)
+
+
+def _firmware(system: Element, disk: BootDisk) -> None:
+    if disk.firmware:
+        _add(system, "loader", str(disk.firmware), readonly="yes", type="pflash")
+        _add(system, "nvram", str(disk.variables))
+    else:
+        # It says on the console what it boots, or that there is nothing to boot.
+        _add(system, "bios", useserial="yes")
+
+
 def _initrd(guest: Guest) -> str:
     """Return what QEMU takes as `-initrd`: for Xen, multiboot modules with their command lines.
 
@@ -141,7 +164,7 @@ def domain_xml(
     ids: tuple[int, int] | None = None,
     memory: Memory | None = None,
 ) -> str:
-    """Write the domain of a guest that boots a kernel directly, without disks, USB or video.
+    """Write the domain of a guest that boots a kernel directly, or its disk; no USB, no video.
 
     With `ids` its QEMU is of that user and group, by their numbers, instead of libvirt's. With
     `memory` it is a template or a clone.
@@ -159,7 +182,9 @@ def domain_xml(
         _add(domain, "genid")
     system = _add(domain, "os")
     _add(system, "type", "hvm", arch="x86_64", machine="pc")
-    if not (memory and memory.incoming):  # a clone has its kernel in its memory
+    if guest.disk:
+        _firmware(system, guest.disk)
+    elif not (memory and memory.incoming):  # a clone has its kernel in its memory
         _add(system, "kernel", str(guest.kernel))
         _add(system, "initrd", _initrd(guest))
         _add(system, "cmdline", guest.cmdline)
@@ -179,6 +204,8 @@ def domain_xml(
     _add(domain, "on_crash", "destroy")
     devices = _add(domain, "devices")
     _add(devices, "emulator", EMULATOR)
+    if guest.disk:
+        _boot_disk(devices, guest.disk)
     for index, file in enumerate(guest.drives):
         _drive(devices, disk_name(index), file)
     for index, nic in enumerate(guest.nics):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from labctl.errors import GuestError
+from labctl.topology.features import groups
 
 # One line of `ethtool -k`: a name, on or off, and in brackets why it is so.
 LINE = re.compile(r"^\s*(?P<name>[\w.-]{1,64}): (?P<state>on|off)(?: \[(?P<why>[^]]{1,64})\])?\s*$")
@@ -61,6 +63,12 @@ def parse_features(text: str) -> dict[str, Feature]:
     if not found:
         raise GuestError("ethtool -k said nothing that can be understood")
     return found
+
+
+def stand_in() -> str:
+    """Return a program for a guest without ethtool(8), in Python: -k and -K by ioctl(2)."""
+    text = Path(__file__).with_name("ethtool_stand_in.py").read_text("utf-8")
+    return "#!/usr/bin/env python3\n" + text.replace("GROUPS = {}", f"GROUPS = {groups()!r}", 1)
 
 
 def parse_device(text: str) -> dict[str, bool]:

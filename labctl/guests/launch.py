@@ -146,7 +146,11 @@ def _confined(
 ) -> Any:
     domain = None
     try:
-        folders = (root, guest.console.parent, guest.log.parent)
+        written = guest.disk.written() if guest.disk else []
+        if ids:
+            for file in written:
+                os.chown(file, *ids)
+        folders = (root, guest.console.parent, guest.log.parent, *written)
         confine_thread(base, ids[0] if ids else None, guest.files(), folders)
         with _held_open(memory, ids) as place:
             domain = connection.createXML(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from labctl.errors import DeadlineError, GuestError
+from labctl.errors import DeadlineError, GuestError, clean
 from labctl.guests import console, ssh
 from labctl.guests.spec import Guest, peers_script
 from labctl.kinds import registry
@@ -17,8 +17,12 @@ from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import Result, run
 
 TROUBLE = b"labctl: error:"
+TROUBLE_TOLD = re.compile(rf"^{TROUBLE.decode()} ?(.*)$", re.MULTILINE)
 PANIC = b"Kernel panic - not syncing"
 XEN_PANIC = re.compile(r"Panic on CPU \d{1,5}:\n\(XEN\) (.*)")
+NOTHING_BOOTS = (b"No bootable device", b"BdsDxe: No bootable option", b"UEFI Interactive Shell")
+"""What a BIOS (SeaBIOS, src/boot.c) says when no disk has a system; what UEFI (EDK II, BdsDxe) says
+then, or starts, as Debian's does."""
 _LONGEST_LINE = 300
 """Characters that an error quotes of what a guest said."""
 READY_SECONDS = 240.0
@@ -50,9 +54,9 @@ def first_command(guest: Guest) -> str:
     """
     slow = [nic.name for nic in guest.nics if not registry.nic(nic.model).instant_carrier]
     if not slow:
-        return "true"
+        return guest.settling or "true"
     return (
-        f"for i in {' '.join(slow)}; do n=0; "
+        f"{guest.settling}\nfor i in {' '.join(slow)}; do n=0; "
         'until [ "$(cat /sys/class/net/$i/carrier 2>/dev/null)" = 1 ]; do n=$((n + 1)); '
         f'[ $n -lt {CARRIER_TRIES} ] || {{ echo "{NO_CARRIER} $i" >&2; exit 1; }}; '
         "sleep 0.1; done; done"
@@ -87,10 +91,11 @@ def wait_ready(
     discovery's retries; a guest that never says it is knocked at all the same. `lap` is called at
     the end of each stage.
     """
-    seconds = CLONE_SECONDS if guest.clone else READY_SECONDS
+    seconds = guest.patience or (CLONE_SECONDS if guest.clone else READY_SECONDS)
     deadline = Deadline(seconds, f"booting {guest.name}")
     word = guest.ready.encode()
-    log = console.Watcher(guest.log, *filter(None, (word, TROUBLE, PANIC)))
+    nothing = NOTHING_BOOTS if guest.disk else ()
+    log = console.Watcher(guest.log, *filter(None, (word, TROUBLE, PANIC, *nothing)))
     ask_at = time.monotonic()
     killed = oom_kills()
 
@@ -100,6 +105,12 @@ def wait_ready(
             raise GuestError(f"{guest.name} was given up: another guest failed")
         log.look()
         _check_troubles(guest, log)
+        if any(words in log.said for words in nothing):
+            raise GuestError(
+                f"{guest.name} found nothing to boot on its disk",
+                "are the format and the firmware (bios, uefi) of its image what it says?",
+                console.tail(guest.log),
+            )
         # After a panic it starts again: it would go on for ever. But its line is to be whole.
         ended = bool(log.line(PANIC))
         if not ended and time.monotonic() >= ask_at:
@@ -143,6 +154,8 @@ def _until_answered(
                     "use another NIC model, or read its console: labctl logs " + guest.name,
                     console.tail(guest.log),
                 )
+            if answer and (told := TROUBLE_TOLD.search(answer.stderr)):
+                raise _untaken(guest, told[1])
             knock_at = time.monotonic() + KNOCK_SECONDS
         check()
         if deadline.passed:
@@ -198,6 +211,12 @@ def _died(guest: Guest) -> GuestError:
     """Build the error of a guest that ended before it was ready, with what its kernel said."""
     why = panic(guest)
     why = f": {why}" if why else ""
+    if guest.disk:
+        return GuestError(
+            f"{guest.name} ended while booting{why}; its console's last lines are below",
+            "is its image for this machine, and its firmware (bios, uefi) the right one?",
+            console.tail(guest.log),
+        )
     kernel = guest.dom0.kernel if guest.dom0 else guest.kernel
     return GuestError(
         f"{guest.name} died while booting{why}; its console's last lines are below",
@@ -219,8 +238,12 @@ def panic(guest: Guest) -> str:
 def _check_troubles(guest: Guest, log: console.Watcher) -> None:
     """Raise `GuestError` with the first trouble that its init told of, a whole line."""
     if text := log.line(TROUBLE):
-        raise GuestError(
-            f"{guest.name} could not take its configuration: {text[:_LONGEST_LINE]}",
-            "change that line of the topology, or use an image that can do it",
-            console.tail(guest.log),
-        )
+        raise _untaken(guest, text)
+
+
+def _untaken(guest: Guest, text: str) -> GuestError:
+    return GuestError(
+        f"{guest.name} could not take its configuration: {clean(text)[:_LONGEST_LINE]}",
+        "change that line of the topology, or use an image that can do it",
+        console.tail(guest.log),
+    )

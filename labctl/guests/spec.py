@@ -46,6 +46,30 @@ class Nic:
 
 
 @dataclass(frozen=True)
+class BootDisk:
+    """A disk from which a guest boots by itself: an overlay of its own over an image."""
+
+    overlay: Path
+    """A qcow2 file, which takes what the guest writes."""
+    base: Path
+    """The image, which stays as it is."""
+    seed: Path | None = None
+    """A disk with its configuration for cloud-init, if it has one."""
+    firmware: Path | None = None
+    """UEFI, as QEMU maps it; None for a BIOS."""
+    variables: Path | None = None
+    """What UEFI keeps, a file of the guest's own."""
+
+    def written(self) -> list[Path]:
+        """Return the files that QEMU writes."""
+        return [self.overlay, *([self.variables] if self.variables else [])]
+
+    def read(self) -> list[Path]:
+        """Return the files that QEMU only reads."""
+        return [one for one in (self.base, self.seed, self.firmware) if one]
+
+
+@dataclass(frozen=True)
 class Dom0:
     """The first guest of a Xen hypervisor, which drives the others."""
 
@@ -95,6 +119,7 @@ class Guest:
     """MiB."""
     vcpus: int
     kernel: Path
+    """Not used where it has a `disk`, and neither are the next two."""
     initramfs: Path
     cmdline: str
     nics: tuple[Nic, ...]
@@ -117,12 +142,20 @@ class Guest:
     """Its configuration, where it is still to be put behind `initramfs` (`boot_lines`)."""
     clone: Clone | None = None
     """Where it does not boot, but goes on from a template of its kernel and initramfs."""
+    disk: BootDisk | None = None
+    """Where it boots from a disk, in place of kernel and initramfs."""
+    settling: str = field(default="", repr=False)
+    """Shell text that its first command begins with: it ends when all is set up in the guest."""
+    patience: float = 0.0
+    """Seconds that it may take to be ready; 0 for what labctl's own images may."""
 
     def files(self) -> list[Path]:
         """Return all files that QEMU reads for this guest."""
         more = [self.dom0.kernel] if self.dom0 else []
         more += [self.config] if self.config else []
         booted = [] if self.clone else [self.kernel, self.initramfs]
+        if self.disk:
+            booted = self.disk.read()
         return [*booted, *more, *self.drives]
 
 

@@ -16,6 +16,8 @@ from labctl.sandbox import atomic
 from labctl.topology.model import link_local
 
 CONFIG = "ssh_config"
+IDENTITY = "id_ed25519"
+KNOWN_HOSTS = "known_hosts"
 SOCKETS = "c"
 """Folder of the connections that are shared, each a socket with the name of its node."""
 BEGINNING = "." + "x" * 16
@@ -36,9 +38,9 @@ def write_config(
     `hosts` maps a node to its management MAC and its public host key. They are reached `through` a
     host with a way (`write_way`) if one is named; there is `bridge` then. Returns the config file.
     """
-    identity = directory / "id_ed25519"
+    identity = directory / IDENTITY
     atomic.write(identity, client.openssh)
-    known = directory / "known_hosts"
+    known = directory / KNOWN_HOSTS
     atomic.write(known, "".join(f"{name} {public}\n" for name, (_, public) in hosts.items()))
     sockets = directory / SOCKETS
     sockets.mkdir(exist_ok=True, mode=0o700)

@@ -10,17 +10,29 @@ from labctl.kinds.guests.micro import Micro
 
 if TYPE_CHECKING:
     from labctl.images.assemble import ListedImage, build, list_images, lock, remove
+    from labctl.images.disks import get_disk
     from labctl.images.lookup import get
 
 CMDLINE = Micro.cmdline
 """Kernel command line for a guest of these images."""
 
-__all__ = ["CMDLINE", "Image", "ListedImage", "build", "get", "list_images", "lock", "remove"]
+__all__ = [
+    "CMDLINE",
+    "Image",
+    "ListedImage",
+    "build",
+    "get",
+    "get_disk",
+    "list_images",
+    "lock",
+    "remove",
+]
+_MODULES = {"get": "lookup", "get_disk": "disks"}
 
 
 def __getattr__(name: str) -> object:
     """Import on first use: most of labctl only knows what an image is."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "lookup" if name == "get" else "assemble"
+    module = _MODULES.get(name, "assemble")
     return getattr(import_module(f"{__name__}.{module}"), name)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from errno import EDQUOT, ENOSPC
@@ -16,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from labctl.errors import LabctlError, UsageError, host_error
-from labctl.events import Emit, Event, silent
+from labctl.errors import LabctlError, UsageError, host_error, nearest
+from labctl.events import Emit, Event, reported, silent
 from labctl.images import cache, lookup, recipe, recipe_paths
 from labctl.images.cache import Image
 from labctl.images.kernel import quickest
@@ -29,9 +26,10 @@ from labctl.sandbox.lazy_import import Late
 
 # Listing images must not wait for what building one needs.
 if TYPE_CHECKING:
-    from labctl.images import closure, mirror, unpack
+    from labctl.images import closure, disk, mirror, unpack
 else:
     closure = Late("labctl.images.closure")
+    disk = Late("labctl.images.disk")
     mirror = Late("labctl.images.mirror")
     unpack = Late("labctl.images.unpack")
 
@@ -64,7 +62,7 @@ def build(name: str, *, force: bool = False, emit: Emit = silent) -> Image:
     lock = loaded.lock()
     digest = loaded.digest(lock)
     deadline = Deadline(_BUILD_SECONDS, f"building the image {name}")
-    with _reported(name, emit), cache.builder(deadline) as scratch:
+    with reported(emit, "image", name), cache.builder(deadline) as scratch:
         found = cache.find(name, digest)  # another builder may have made it while we waited
         if found is not None and not force:
             return found
@@ -99,6 +97,10 @@ def _build(
         (folder / "hypervisor").write_bytes(_hypervisor(source, loaded.recipe.hypervisor))
     tree = compose(loaded, source, release, scratch / "modules", deadline=deadline)
     tree.write_cpio(folder / "initramfs.cpio")
+    if loaded.recipe.disk:
+        emit(Event("image", name, "progress", "writing the disk", 0.97))
+        place, work = folder / cache.DISK, scratch / "disk"
+        disk.write(loaded, source, release, folder / "initramfs.cpio", work, place, deadline)
     deadline.check()
     return cache.keep(
         folder,
@@ -189,10 +191,7 @@ def remove(name: str | None = None) -> list[str]:
     with cache.builder(Deadline(_BUILD_SECONDS, "waiting for a build to end")):
         folders = cache.folders_of(name)
         if name is not None and not folders and name not in recipe_paths.names():
-            near = difflib.get_close_matches(name, recipe_paths.names(), n=1, cutoff=0.4)
-            raise UsageError(
-                f"there is no image {name}", f"did you mean {near[0]}?" if near else ""
-            )
+            raise UsageError(f"there is no image {name}", nearest(name, recipe_paths.names()))
         for folder in folders:
             cache.remove(folder)
         if name is None:
@@ -215,7 +214,7 @@ def lock(name: str, *, emit: Emit = silent) -> Path:
     """
     loaded = recipe.load(name)
     deadline = Deadline(_LOCK_SECONDS, f"locking the image {name}")
-    with _reported(name, emit):
+    with reported(emit, "image", name):
         emit(Event("image", name, "progress", "reading the archive's index"))
         pinned = mirror.pin(loaded.recipe, deadline=deadline)
         text = (
@@ -232,15 +231,3 @@ def lock(name: str, *, emit: Emit = silent) -> Path:
                 "copy the recipe to your own folder (docs/images.md) and lock it there",
             ) from None
     return loaded.lock_file
-
-
-@contextmanager
-def _reported(name: str, emit: Emit) -> Iterator[None]:
-    """Frame work on an image with its first and last event."""
-    emit(Event("image", name, "start"))
-    try:
-        yield
-    except BaseException as error:
-        emit(Event("image", name, "failed", str(error)))
-        raise
-    emit(Event("image", name, "done", fraction=1.0))

@@ -15,6 +15,7 @@ from labctl.sandbox import lock, owned, paths
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.init import MARK
 
+DISK = "disk.raw"
 _SHORT = 12
 _BUILDING = ".building-"
 
@@ -40,6 +41,8 @@ class Image:
     """When, in UTC: ISO 8601."""
     hypervisor: Path | None = None
     """A Xen hypervisor, unpacked: QEMU's multiboot starts it, and it the kernel; None without."""
+    disk: Path | None = None
+    """A disk, raw, that boots kernel and initramfs by itself; None without."""
 
 
 def root() -> Path:
@@ -76,18 +79,23 @@ def find(name: str, digest: str) -> Image | None:
             memory=notes["memory"],
             size=notes["size"],
             built=notes["built"],
-            hypervisor=folder / "hypervisor" if (folder / "hypervisor").exists() else None,
+            hypervisor=_there(folder / "hypervisor"),
+            disk=_there(folder / DISK),
         )
-        files = [image.kernel, image.initramfs, *([image.hypervisor] if image.hypervisor else [])]
+        files = filter(None, (image.kernel, image.initramfs, image.hypervisor, image.disk))
         size = sum(file.stat().st_size for file in files)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return image if (image.digest, image.size) == (digest, size) else None
 
 
+def _there(file: Path) -> Path | None:
+    return file if file.exists() else None
+
+
 def keep(folder: Path, image: Image) -> Image:
     """Move a finished image from its building folder to its place; return it as it lies there."""
-    files = ("kernel", "initramfs", "hypervisor")
+    files = ("kernel", "initramfs", "hypervisor", "disk")
     notes = {key: value for key, value in asdict(image).items() if key not in files}
     (folder / "image.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
     for file in folder.iterdir():
@@ -139,7 +147,7 @@ def remove(folder: Path) -> bool:
         notes = json.loads((folder / "image.json").read_text(encoding="utf-8"))
         if place(notes["name"], notes["digest"]) != folder or folder.is_symlink():
             return False
-        for name in ("kernel", "initramfs.cpio", "hypervisor", "image.json", MARK):
+        for name in ("kernel", "initramfs.cpio", "hypervisor", DISK, "image.json", MARK):
             (folder / name).unlink(missing_ok=True)
         folder.rmdir()
     except (OSError, ValueError, KeyError, TypeError):

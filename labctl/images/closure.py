@@ -18,6 +18,10 @@ from labctl.images.tree import Entry, Tree
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import run
 
+_KMOD_INDEXES = [f"modules.{name}.bin" for name in ("alias", "builtin", "dep", "symbols")]
+"""What libkmod reads, and nothing else (libkmod/libkmod.c, `index_files`)."""
+_ELF = b"\x7fELF"
+_ELF_FOLDERS = ("usr/bin/", "usr/sbin/", "usr/lib")
 _LIBRARY_FOLDERS = ("usr/lib/x86_64-linux-gnu", "usr/lib", "usr/lib64")
 
 
@@ -66,9 +70,25 @@ def copy_with_libraries(source: Tree, paths: Iterable[str], target: Tree) -> Non
             queue.append(_library(source, needed, path))
 
 
+def check_libraries(tree: Tree) -> None:
+    """Raise `LabctlError` for a library that a program or library in `tree` needs and that lacks.
+
+    Those in folders of a program's own are found by that program.
+    """
+    known = {path.rpartition("/")[2] for path in tree}
+    for path, entry in tree.entries.items():
+        if isinstance(entry.data, Path) and path.startswith(_ELF_FOLDERS):
+            with entry.data.open("rb") as file:
+                if file.read(4) != _ELF:
+                    continue
+            for needed in _needs(entry.read()):
+                if needed.rpartition("/")[2] not in known:
+                    raise _missing(needed, path)
+
+
 def _needs(data: bytes) -> list[str]:
     """Return PT_INTERP and every DT_NEEDED of an ELF file; nothing for any other file."""
-    if not data.startswith(b"\x7fELF"):
+    if not data.startswith(_ELF):
         return []
     try:
         elf = ELFFile(io.BytesIO(data))
@@ -94,7 +114,11 @@ def _library(source: Tree, needed: str, user: str) -> str:
         normal = f"usr/{normal}" if normal.startswith("lib") else normal
         if normal in source:
             return normal
-    raise LabctlError(
+    raise _missing(needed, user)
+
+
+def _missing(needed: str, user: str) -> LabctlError:
+    return LabctlError(
         f"no package of the recipe holds {needed}, which {user} needs",
         "add the package that holds it to `packages`, then run: labctl image lock",
     )
@@ -108,9 +132,11 @@ def copy_modules(
     scratch: Path,
     *,
     deadline: Deadline,
+    binary: bool = False,
 ) -> None:
     """Copy kernel modules and all that they depend on, with the index that modprobe reads.
 
+    That is busybox's, or kmod's where it is `binary`.
     A module that the kernel has built in is there already. `scratch` is a folder to work in.
     Raises `UsageError` for a module that the kernel does not have.
     """
@@ -147,13 +173,17 @@ def copy_modules(
         file.write_bytes(data)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "modules.builtin").write_text(builtin_text)
-    (folder / "modules.order").write_text("")
+    # kmod's indexes have the modules in this order; without it, it would be the disk's.
+    order = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.ko")) if binary else []
+    (folder / "modules.order").write_text("".join(f"{path}\n" for path in order))
     run(["depmod", "-b", str(scratch), release], deadline=deadline, package="kmod")
     target.add(f"{top}/modules.builtin", Entry(0o644, builtin_text.encode()))
     for index in ("modules.dep", "modules.alias"):
         # depmod writes them in the order the folder was read in, which is the disk's.
         lines = sorted((folder / index).read_text().splitlines(keepends=True))
         target.add(f"{top}/{index}", Entry(0o644, "".join(lines).encode()))
+    for index in _KMOD_INDEXES if binary else ():
+        target.add(f"{top}/{index}", Entry(0o644, (folder / index).read_bytes()))
 
 
 def _module_name(path: str) -> str:

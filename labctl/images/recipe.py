@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from labctl.errors import UsageError
+from labctl.errors import UsageError, nearest
 from labctl.images import recipe_paths
 from labctl.topology import text
 from labctl.topology.tree import MAX_BYTES
@@ -33,6 +32,30 @@ class AddedFile(BaseModel):
     """Its path, relative to the folder of the recipe that names it."""
     mode: str = Field("644", pattern="^[0-7]{3,4}$")
     """Its permissions, in octal."""
+
+
+class Disk(BaseModel):
+    """The disk of an image that boots by itself: its packages as they are, and what is set in them.
+
+    No script of a package runs, so what those would do (users, services) is said here.
+    """
+
+    model_config = _STRICT
+
+    size: int = Field(ge=64, le=8192)
+    """MiB of its one file system."""
+    cmdline: str
+    """What the boot loader adds to the command line of the kernel, after the root file system."""
+    modules: list[str] = []
+    """Kernel modules on it; the modules that these need come by themselves."""
+    exclude: list[str] = []
+    """Patterns of what of the packages stays out."""
+    links: dict[str, str] = {}
+    """Symbolic links: place to target."""
+    text: dict[str, str] = {}
+    """Short files, written down in the recipe."""
+    folders: dict[str, str] = {}
+    """Folders, each with its permissions in octal."""
 
 
 class Recipe(BaseModel):
@@ -65,6 +88,8 @@ class Recipe(BaseModel):
     """Symbolic links: place in the image to target."""
     text: dict[str, str] = {}
     """Short files, written down in the recipe."""
+    disk: Disk | None = None
+    """A disk that boots the kernel and the initramfs by itself; none by default."""
 
     @property
     def wanted(self) -> list[str]:
@@ -151,7 +176,10 @@ class LoadedRecipe:
         """Return the SHA-256 over all that decides what the image's bytes are, in hex."""
         content = {
             "builder": BUILDER,
-            "recipe": self.recipe.model_dump(exclude={"description", "add"}),
+            # What a recipe does not say is no part of its digest: those from before it keep theirs.
+            "recipe": self.recipe.model_dump(
+                exclude={"description", "add", *([] if self.recipe.disk else ["disk"])}
+            ),
             "lock": lock.model_dump(),
             "added": {
                 place: [mode, hashlib.sha256(data).hexdigest()]
@@ -194,10 +222,7 @@ def _find(name: str) -> Path:
         with contextlib.suppress(OSError):  # such as a name that is too long for any file
             if name and "/" not in name and (top / name / "recipe.yaml").is_file():
                 return top / name
-    known = recipe_paths.names()
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-    raise UsageError(f"there is no image {name}", hint)
+    raise UsageError(f"there is no image {name}", nearest(name, recipe_paths.names()))
 
 
 def _merged(

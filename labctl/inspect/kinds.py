@@ -28,7 +28,7 @@ class Kind(IntEnum):
     NO_CHECKSUM = 9
     """Not IP, or a protocol without a checksum that is known here."""
     MALFORMED = 10
-    """Too short for its own headers."""
+    """Too short for its own headers, or with lengths that contradict each other."""
     LINK = 11
     """A link type that is not known here."""
 
@@ -59,7 +59,7 @@ REASONS = {
     Kind.FRAGMENT: "fragments",
     Kind.CUT: "cut by the capture's snap length",
     Kind.NO_CHECKSUM: "without a transport checksum",
-    Kind.MALFORMED: "too short for their headers",
+    Kind.MALFORMED: "with lengths that cannot be",
     Kind.LINK: "of an unknown link type",
 }
 """What to call the parts of a state."""
@@ -83,7 +83,7 @@ def kind_of(seen: Judgement, cut: bool) -> Kind:
     if packet.protocol_number is None:
         if packet.family not in ("ipv4", "ipv6"):
             return Kind.NO_CHECKSUM
-        return Kind.CUT if packet.truncated else Kind.MALFORMED
+        return Kind.CUT if cut and packet.truncated else Kind.MALFORMED
     if packet.protocol_number not in CHECKSUM_OFFSETS:
         return Kind.NO_CHECKSUM
-    return Kind.CUT if packet.truncated else Kind.MALFORMED
+    return Kind.CUT if cut and packet.truncated else Kind.MALFORMED

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from labctl.inspect.kinds import Kind, kind_of
 from labctl.packet import link_types
 from labctl.packet.checksum import Judgement, classify
-from labctl.packet.tunnels import VXLAN_HEADER, Inner, decapsulate
+from labctl.packet.tunnels import VXLAN_HEADER, Inner, decapsulate, innermost
 from labctl.packet.virtio import VnetHeader
 
 DEPTH = 4
@@ -26,6 +26,8 @@ class Seen:
     inner: Inner | None
     inner_at: int
     """Where the inner frame starts within the frame as captured."""
+    bad_headers: int = 0
+    """IPv4 headers whose own sum is wrong, those around what was judged among them."""
 
 
 def examine(
@@ -36,18 +38,24 @@ def examine(
     vnet: VnetHeader | None = None,
     vni: int | None = None,
 ) -> Seen:
-    """Judge a frame of any link type; `vni` where it was found inside a VXLAN packet."""
-    carried = link_types.as_ethernet(link, frame, original_length)
-    if carried is None:
+    """Judge a frame of any link type; `vni` where it was found inside a VXLAN packet.
+
+    Of a tunnel without a transport checksum (IP in IP, GRE) what it carries is judged.
+    """
+    known = link_types.as_ethernet(link, frame, original_length)
+    if known is None:
         return Seen(None, Kind.LINK, None, None, 0)
-    ethernet, wire = carried
-    seen = classify(ethernet, original_length=wire, vnet=vnet, mtu=mtu)
+    carried = innermost(*known)
+    ethernet = carried.frame
+    seen = classify(ethernet, original_length=carried.original_length, vnet=vnet, mtu=mtu)
     inner = decapsulate(ethernet, seen.packet)
     inner_at = 0
     if inner is not None and seen.packet.l4_offset is not None:
-        inner_at = seen.packet.l4_offset + VXLAN_HEADER + len(frame) - len(ethernet)
+        inner_at = seen.packet.l4_offset + VXLAN_HEADER + carried.shift
+        inner_at += len(frame) - len(known[0])
     kind = kind_of(seen, cut=original_length > len(frame))
-    return Seen(seen, kind, flow_key(seen, vni), inner, inner_at)
+    bad = carried.bad_headers + (seen.packet.header_valid is False)
+    return Seen(seen, kind, flow_key(seen, vni), inner, inner_at, bad)
 
 
 def examine_all(

@@ -22,11 +22,13 @@ from labctl.inspect.scalar import DEPTH, examine
 from labctl.packet import link_types
 from labctl.packet.checksum import Checksum
 from labctl.packet.frame import (
+    AUTHENTICATION,
     CHECKSUM_OFFSETS,
     ETH_HLEN,
     ETH_P_IP,
     ETH_P_IPV6,
     EXTENSION_HEADERS,
+    FOLLOWED_TYPES,
     ICMP,
     ICMPV6,
     IPV4_FRAGMENT,
@@ -40,7 +42,7 @@ from labctl.packet.frame import (
     VLAN_HLEN,
     VLAN_TYPES,
 )
-from labctl.packet.tunnels import TUNNEL_PORTS, VNI_VALID, VXLAN_HEADER, VXLAN_PORTS
+from labctl.packet.tunnels import CARRIERS, TUNNEL_PORTS, VNI_VALID, VXLAN_HEADER, VXLAN_PORTS
 
 _OFFSETS = np.zeros(256, np.int64)
 _OFFSETS[list(CHECKSUM_OFFSETS)] = list(CHECKSUM_OFFSETS.values())
@@ -53,7 +55,10 @@ def _table(*ones: int) -> NDArray[np.bool_]:
 
 
 # Protocols that are left to the judge: in the wrong family, or with a transport behind them.
-_RARE = {4: _table(ICMPV6), 6: _table(ICMP, *EXTENSION_HEADERS)}
+_RARE = {
+    4: _table(ICMPV6, AUTHENTICATION, *CARRIERS),
+    6: _table(ICMP, *EXTENSION_HEADERS, *CARRIERS),
+}
 _MODULUS, _HALF = np.uint64(0xFFFF), np.uint64(32)
 Truths = NDArray[np.bool_]
 
@@ -207,9 +212,7 @@ class _Pass:
             known[tagged] = stop[tagged] - network[tagged] >= VLAN_HLEN
             ethertype[tagged] = fields.u16(network[tagged] + 2)
             network[tagged] += VLAN_HLEN
-        other = (
-            (ethertype != ETH_P_IP) & (ethertype != ETH_P_IPV6) & ~_is_one_of(ethertype, VLAN_TYPES)
-        )
+        other = ~_is_one_of(ethertype, {ETH_P_IP, ETH_P_IPV6} | VLAN_TYPES | FOLLOWED_TYPES)
         frames.kinds[other & known] = Kind.NO_CHECKSUM
         for found, read in ((ETH_P_IP, self._four), (ETH_P_IPV6, self._six)):
             row = np.flatnonzero((ethertype == found) & known)
@@ -277,15 +280,18 @@ class _Pass:
         kinds = np.where(right, np.uint8(Kind.VALID), np.uint8(Kind.BAD))
         if partial.any():
             kinds[partial] = self._partial(packets, np.flatnonzero(partial))
-        kinds[room < covered] = Kind.CUT
+        cut = (frames.stop - frames.start < frames.original)[packets.row]
+        short = np.where(cut & (room < length), np.uint8(Kind.CUT), np.uint8(Kind.MALFORMED))
+        kinds[room < covered] = short[room < covered]
         port = fields.u16(at + 2)
         unsummed = udp & (value == 0)
         kinds[unsummed] = Kind.BAD
         kinds[unsummed & (_is_one_of(port, TUNNEL_PORTS) | (packets.version == 4))] = Kind.ABSENT
-        kinds[(told != 0) & ((told < 8) | (told > length))] = Kind.BAD
+        impossible = (told != 0) & ((told < 8) | (told > length))
+        kinds[impossible] = short[impossible]
         after = place + 2 + 2 * sctp
         hidden = (room < after) | (length < after)
-        kinds[hidden] = np.where(room < length, Kind.CUT, Kind.MALFORMED)[hidden]
+        kinds[hidden] = short[hidden]
         kinds[place == 0] = Kind.NO_CHECKSUM
         kinds[fragment] = Kind.FRAGMENT
         tunnel = udp & _is_one_of(port, VXLAN_PORTS)
@@ -368,8 +374,7 @@ class _Pass:
             )
             frames.kinds[row] = seen.kind
             keys.append(seen.key)
-            if seen.judgement and seen.judgement.packet.header_valid is False:
-                self._result.bad_headers += 1
+            self._result.bad_headers += seen.bad_headers
             if seen.inner:
                 begin, inner = start + seen.inner_at, seen.inner
                 end = begin + len(inner.frame)

@@ -18,6 +18,7 @@ from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh
 from labctl.guests.spec import NO_MACHINES, Accel
 from labctl.images import Image
+from labctl.kinds.guests.micro import Micro
 from labctl.lab import machines, naming, preflight, state, status, templates
 from labctl.lab.forwarding_node import Forwarder, ForwardingNode
 from labctl.lab.node import Node
@@ -41,6 +42,7 @@ class Lab:
         self.topology = known.topology
         self.accel = known.accel
         self.images = known.images
+        self.disks = known.disks
         self.directory = sandbox.directory
         self.timings: dict[str, float] = {}
         """Seconds by stage: `images`, `sandbox`, `network`, `boot`, `up`."""
@@ -83,13 +85,17 @@ class Lab:
         backend = backends.of(uri)
         preflight.check_host(backend, guests=bool(backend.booted(topology)))
         preflight.check_kinds(topology)
+        preflight.check_disks(topology)
         backend.check(topology, emit)
         begun = time.monotonic()
         timings: dict[str, float] = {}
         with _timed(timings, "images"):
             booted = backend.booted(topology)
-            wanted = sorted({node.image for node in booted})
+            wanted = sorted({node.image for node in booted if not node.disk})
             found = {image: images.get(image, emit=emit) for image in wanted}
+            disks = {
+                node.name: images.get_disk(node.disk, emit=emit) for node in booted if node.disk
+            }
             preflight.check(topology, found, backend, templates.cold(cold))
             chosen = backend.accel or _choose_accel(policy, found, emit)
             preflight.check_accel(topology, backend, chosen)
@@ -101,7 +107,8 @@ class Lab:
                 name=name,
                 topology=topology,
                 accel=chosen,
-                images={node.name: found[node.image] for node in booted},
+                images={node.name: found[node.image] for node in booted if not node.disk},
+                disks=disks,
                 client=keys.Key.make(),
                 clients={
                     node.name: keys.Key.make()
@@ -296,10 +303,14 @@ class Lab:
         return self._dom0s[host] if host else self.sandbox
 
     def node(self, name: str) -> Node:
-        """Return a node by its name; raises `UsageError` for an unknown one."""
+        """Return a node by its name; raises `UsageError` for an unknown one, or a router."""
+        if name in self.topology.routers:
+            raise UsageError(
+                f"{name} is a router of lab {self.name}, not a guest: it has no console and no SSH",
+                f"run a command in it: labctl exec {name} -- COMMAND",
+            )
         if name not in self.topology.nodes:
-            known = ", ".join(self.topology.nodes)
-            raise UsageError(f"lab {self.name} has no node {name}", f"it has: {known}")
+            raise UsageError(f"lab {self.name} has no node {name}", self._known())
         check = partial(status.check_running, self.sandbox, self._state, name)
         node = self.topology.nodes[name]
         return machines.node_class(node)(self.sandbox, self.directory, node, check)
@@ -347,10 +358,14 @@ class Lab:
     def router(self, name: str) -> Router:
         """Return a router by its name; raises `UsageError` for an unknown one."""
         if name not in self.topology.routers:
-            known = ", ".join(self.topology.routers) or "none"
-            raise UsageError(f"lab {self.name} has no router {name}", f"it has: {known}")
+            raise UsageError(f"lab {self.name} has no router {name}", self._known())
         router = self.topology.routers[name]
         return Router(self.place(router.host), self.directory, router)
+
+    def _known(self) -> str:
+        """Return the hint that lists nodes and routers."""
+        routers = ", ".join(self.topology.routers)
+        return f"it has: {', '.join(self.topology.nodes)}" + (routers and f"; routers: {routers}")
 
     def forwarder(self, name: str) -> Forwarder:
         """Return what forwards in a router, or in a node that is one; raises `UsageError`."""
@@ -413,7 +428,8 @@ def _choose_accel(policy: accel.Policy, found: Mapping[str, Image], emit: Emit) 
     """
     if not found:
         return NO_MACHINES
-    image = min(found.values(), key=lambda one: (one.memory, one.name))
+    ours = found.values() or [images.get(Micro.image, emit=emit)]  # all may boot disk images
+    image = min(ours, key=lambda one: (one.memory, one.name))
     return accel.choose(
         policy,
         image.kernel,

@@ -23,6 +23,7 @@ from labctl.errors import UsageError, shown
 from labctl.events import Emit, silent
 from labctl.guests.driver import Hypervisor
 from labctl.images import Image
+from labctl.images.disk_cache import Disk
 from labctl.kinds import registry
 from labctl.kinds.guests.base import GuestKind
 from labctl.lab import guest_state
@@ -75,6 +76,10 @@ class Making:
     def image(self, node: Node) -> Image:
         """Return the image that a node boots."""
         return self.known.images[node.name]
+
+    def disk(self, node: Node) -> Disk:
+        """Return the disk image that a node boots, the base of its overlay."""
+        return self.known.disks[node.name]
 
 
 class Starter(ABC):

@@ -265,7 +265,18 @@ class Node:
     def features(self, interface: str = "eth0") -> dict[str, ethtool.Feature]:
         """Return the offload features of an interface as the guest's kernel has them."""
         name = self.interface(interface).name
+        self._check_ethtool()
         return self.ask(["ethtool", "-k", name], ethtool.parse_features)
+
+    def _check_ethtool(self) -> None:
+        """Raise `GuestError` where a machine of the user's has nothing that tells of offloads."""
+        if not self.model.guest_kind.boots_disk:
+            return
+        if not self.run("command -v ethtool", check=False).ok:
+            raise GuestError(
+                f"{self.name} has neither ethtool nor python3: its offloads cannot be told",
+                "install one of them in its image, or by user_data: {packages: [ethtool]}",
+            )
 
     def device(self, interface: str = "eth0") -> dict[str, bool]:
         """Return the negotiated virtio feature bits of an interface; empty where not virtio."""

@@ -12,9 +12,11 @@ from pathlib import Path
 from labctl.backends.base import Backend
 from labctl.errors import HostError, UsageError
 from labctl.guests import ssh
-from labctl.images import Image, modules
+from labctl.images import Image, modules, overlay
 from labctl.kinds import registry
 from labctl.kinds.base import Kind
+from labctl.kinds.guests.disk import Disk
+from labctl.kinds.nics.base import NicModel
 from labctl.lab import memory, state, templates, xen_guests
 from labctl.lab.machines import kind_of
 from labctl.sandbox import process
@@ -62,13 +64,17 @@ def check(
     hoped that those that may be clones are: who starts them checks it again for the others.
     """
     for node in backend.booted(topology):
+        if node.disk:  # what it needs is not known
+            continue
         image = images[node.image]
-        if node.memory < image.memory and not node.initramfs:
+        if bool(image.disk) != kind_of(node).boots_disk:
             raise UsageError(
-                f"{node.name} has {node.memory} MiB; "
-                f"its image {node.image} needs {image.memory} to boot",
-                f"write memory: {image.memory} (or more) in the topology",
+                f"{node.name} is of the kind {kind_of(node).name}, and its image {node.image} "
+                + ("is a disk" if image.disk else "is no disk"),
+                "leave kind: away" if image.disk else f"write image: {Disk.image}, or a mapping",
             )
+        if node.memory < image.memory and not node.initramfs:
+            raise too_little(node, image.memory)
         xen_guests.check(node, image)
         _check_drivers(node, image)
     machines = backend.machines(topology)
@@ -91,12 +97,24 @@ def _check_drivers(node: Node, image: Image) -> None:
     there = modules.names(image.initramfs)
     for name, model in wanted.items():
         if there and model.driver not in there:
-            other = node.guest_kind.image_with_all_nics
-            raise UsageError(
-                f"{node.name}'s {name} is {model.name}, "
-                f"but its image {image.name} has no driver for that ({model.driver})",
-                f"write {other}, or model: virtio",
-            )
+            raise no_driver(node, name, model)
+
+
+def too_little(node: Node, needed: int) -> UsageError:
+    """Return the error of a node with less memory than its image needs, in MiB."""
+    return UsageError(
+        f"{node.name} has {node.memory} MiB; its image {node.image} needs {needed} to boot",
+        f"write memory: {needed} (or more) in the topology",
+    )
+
+
+def no_driver(node: Node, interface: str, model: NicModel) -> UsageError:
+    """Return the error of an interface that a node's image has no driver for."""
+    return UsageError(
+        f"{node.name}'s {interface} is {model.name}, "
+        f"but its image {node.image} has no driver for that ({model.driver})",
+        f"write {node.guest_kind.image_with_all_nics}, or model: virtio",
+    )
 
 
 def check_kinds(topology: Topology) -> None:
@@ -121,6 +139,33 @@ def check_kinds(topology: Topology) -> None:
                     f"{tool.program} is not installed, which {who} of the kind {kind.name} needs",
                     f"as root, run: apt-get install {tool.package}",
                 )
+
+
+def check_disks(topology: Topology) -> None:
+    """Raise `UsageError` for a disk image that a node cannot boot, or that nothing pins.
+
+    `HostError` where this host lacks what disk images need.
+    """
+    for node in topology.nodes.values():
+        kind = kind_of(node)
+        if node.disk and not kind.boots_disk:
+            raise UsageError(
+                f"{node.name} is of the kind {kind.name}, which boots no disk image",
+                "write image: the name of an image",
+            )
+        if node.disk and node.disk.url and not node.disk.sha256:
+            raise UsageError(
+                f"the image of {node.name} has no digest: {node.disk.url}",
+                f"run: labctl image lock {topology.source}; or write its sha256"
+                if topology.source
+                else "say its sha256",
+            )
+        if node.disk and node.disk.firmware == "uefi":
+            from labctl.lab import disk_guests  # not for verbs on running labs
+
+            disk_guests.uefi()
+    if any(kind_of(node).boots_disk for node in topology.nodes.values()):
+        overlay.check_installed()
 
 
 def check_accel(topology: Topology, backend: Backend, accel: str) -> None:

@@ -111,6 +111,11 @@ def creating(folder: Path) -> Iterator[None]:
                 "choose another name: --name NAME; or set LABCTL_RUNTIME_DIR to another folder",
             )
         if alive(folder):
+            if not (folder / STATE).exists():
+                raise UsageError(
+                    f"another labctl is bringing lab {folder.name} up just now",
+                    "wait for it: labctl status; or choose another name: --name NAME",
+                )
             raise UsageError(
                 f"lab {folder.name} is up already",
                 f"take it down: labctl down {folder.name}; or choose another name: --name NAME",

@@ -15,7 +15,7 @@ from labctl.backends.dom0 import Dom0
 from labctl.backends.state import State
 from labctl.errors import GuestError, LabctlError
 from labctl.guests import ssh
-from labctl.lab import guest_state, linkstate, state
+from labctl.lab import guest_state, linkstate, published, state
 from labctl.lab.machines import condition_of
 from labctl.lab.router import Router
 from labctl.network import programs
@@ -70,8 +70,9 @@ def _describe(folder: Path) -> dict[str, Any]:
                 "state": guests[node.name],
                 "start": known.starts.get(node.name, ""),
                 "links": lost.get(node.name, {}) if guests[node.name] == "running" else {},
-                "image": known.images[node.name].name if node.name in known.images else "",
+                "image": _image_of(node, known),
                 "addresses": _addresses(node.interfaces),
+                "interfaces": [_interface(one, one.tap, one.model) for one in node.interfaces],
             }
         )
     for router in known.topology.routers.values():
@@ -83,6 +84,7 @@ def _describe(folder: Path) -> dict[str, Any]:
                 "state": state_of,
                 "image": "",
                 "addresses": _addresses(router.interfaces),
+                "interfaces": [_interface(one, one.peer, "veth") for one in router.interfaces],
             }
         )
     for one, state_of in programs.states(sandbox, known.topology):
@@ -110,6 +112,7 @@ def _describe(folder: Path) -> dict[str, Any]:
         "topology": str(known.topology.source or known.topology.name),
         "accel": known.accel,
         "started": known.started,
+        "published": [one.to_json() for one in published.listed(folder, sandbox)],
         "parts": parts,
     }
 
@@ -209,6 +212,12 @@ def _router(
     return kind or router.kind, "running" if kind else "ended"
 
 
+def _image_of(node: Node, known: State) -> str:
+    if node.disk:
+        return node.disk.name
+    return known.images[node.name].name if node.name in known.images else ""
+
+
 def _kind_of(node: Node, known: State) -> str:
     kind = node.guest_kind
     if kind.is_host:
@@ -220,3 +229,17 @@ def _kind_of(node: Node, known: State) -> str:
 
 def _addresses(interfaces: tuple[Interface, ...] | tuple[RouterInterface, ...]) -> str:
     return ", ".join(str(address) for one in interfaces for address in one.addresses)
+
+
+def _interface(one: Interface | RouterInterface, outer: str, kind: str) -> dict[str, Any]:
+    """Return an interface as plain data; `outer` is its other end, at the network's bridge."""
+    return {
+        "name": one.name,
+        "network": one.network,
+        "segment": one.segment,
+        "mac": one.mac,
+        "mtu": one.mtu,
+        "kind": kind,
+        "outer": outer,
+        "addresses": [str(address) for address in one.addresses],
+    }

@@ -31,7 +31,8 @@ class Checksum(StrEnum):
     ABSENT = "absent"
     """UDP with 0, over IPv4 or in a tunnel: the sender made none."""
     UNKNOWN = "unknown"
-    """Cannot be told: a fragment, a cut capture, or a protocol without such a checksum."""
+    """Cannot be told: a fragment, a cut capture, lengths that contradict each other, or a protocol
+    without such a checksum."""
 
 
 class Metadata(StrEnum):
@@ -157,7 +158,7 @@ def classify(
         return verdict(Checksum.UNKNOWN)
     place, size_of_field = at + CHECKSUM_OFFSETS[number], 4 if number == SCTP else 2
     if packet.kind.startswith("malformed"):
-        return verdict(Checksum.BAD)
+        return verdict(Checksum.UNKNOWN)
     end = place + size_of_field
     if packet.fragment or len(frame) < end or end > at + length:
         return verdict(Checksum.UNKNOWN)
@@ -165,7 +166,7 @@ def classify(
     if number == UDP:
         announced = int.from_bytes(frame[at + 4 : at + 6], "big")
         if announced and not 8 <= announced <= length:
-            return verdict(Checksum.BAD, value)
+            return verdict(Checksum.UNKNOWN, value)  # what is to be summed is not told
         length = announced or length  # 0: a jumbogram or super-frame, RFC 2675 section 4
         if value == 0:
             # Over IPv6 a receiver refuses 0 (RFC 8200 section 8.1), so there it is not "absent",

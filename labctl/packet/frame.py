@@ -23,6 +23,15 @@ KERNEL_VLAN_TYPES = frozenset({ETH_P_8021Q, ETH_P_8021AD})
 VLAN_TYPES = KERNEL_VLAN_TYPES | {ETH_P_QINQ1}
 """Those that are looked behind in a capture."""
 
+MPLS_TYPES = frozenset({0x8847, 0x8848})
+PPPOE_SESSION = 0x8864
+FOLLOWED_TYPES = MPLS_TYPES | {PPPOE_SESSION}
+"""Ethertypes of headers without a checksum that an IP packet may follow: MPLS labels (RFC 3032),
+PPPoE sessions (RFC 2516)."""
+_PPP_PROTOCOLS = {0x0021: ETH_P_IP, 0x0057: ETH_P_IPV6}
+"""PPP's numbers of IP (RFC 1332, RFC 5072)."""
+_PPPOE_HLEN = 6
+
 ETH_HLEN = 14
 VLAN_HLEN = 4
 """Bytes of Ethernet's header, and of a VLAN tag."""
@@ -40,6 +49,10 @@ _HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTH, _DESTINATION = 0, 43, 44, 51, 60
 _MOBILITY = 135
 EXTENSION_HEADERS = frozenset({_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTH, _DESTINATION, _MOBILITY})
 """IPv6's headers between its own and the transport's (RFC 8200 section 4)."""
+AUTHENTICATION = _AUTH
+"""IPsec's authentication header, which the transport's follows as it is (RFC 4302)."""
+_HOME_ADDRESS = 0xC9
+"""A destination option, RFC 6275 section 6.3."""
 IPV4_FRAGMENT, IPV4_FRAGMENT_OFFSET = 0x3FFF, 0x1FFF
 """In the 16 bits of IPv4's flags and fragment offset: more-fragments or an offset, the offset."""
 
@@ -134,6 +147,8 @@ def parse(frame: bytes, original_length: int | None = None, *, gso: bool = False
         ethertype = int.from_bytes(frame[offset + 2 : offset + 4], "big")
         offset += VLAN_HLEN
     tags = tuple(vlan)
+    if ethertype in FOLLOWED_TYPES:
+        ethertype, offset = _followed(frame, ethertype, offset)
     if ethertype == ETH_P_IP:
         return _ipv4(frame, offset, wire, tags, gso)
     if ethertype == ETH_P_IPV6:
@@ -141,6 +156,28 @@ def parse(frame: bytes, original_length: int | None = None, *, gso: bool = False
     if ethertype == ETH_P_ARP:
         return _arp(frame, offset, wire, tags)
     return Packet("other", f"ethertype 0x{ethertype:04x}", ethertype, tags)
+
+
+def _followed(frame: bytes, ethertype: int, offset: int) -> tuple[int, int]:
+    """Return the ethertype of the IP packet behind labels or PPPoE, and where it begins.
+
+    What is not one keeps the ethertype that it came with.
+    """
+    if ethertype == PPPOE_SESSION:
+        at = offset + _PPPOE_HLEN
+        if frame[offset : offset + 2] != b"\x11\0" or len(frame) < at + 2:
+            return ethertype, offset
+        known = _PPP_PROTOCOLS.get(int.from_bytes(frame[at : at + 2], "big"))
+        return (known, at + 2) if known else (ethertype, offset)
+    at = offset
+    while len(frame) > at + 4:
+        last = frame[at + 2] & 1  # bottom of stack
+        at += 4
+        if last:
+            # Nothing names what follows: its version does, as for the router that pops the label.
+            known = {4: ETH_P_IP, 6: ETH_P_IPV6}.get(frame[at] >> 4)
+            return (known, at) if known else (ethertype, offset)
+    return ethertype, offset
 
 
 def _arp(frame: bytes, at: int, wire: int, vlan: tuple[int, ...]) -> Packet:
@@ -168,12 +205,16 @@ def _ipv4(frame: bytes, at: int, wire: int, vlan: tuple[int, ...], gso: bool) ->
         total = wire - at
     header = frame[at : at + ihl]
     fragment = bool(flags & IPV4_FRAGMENT)
+    first = not flags & IPV4_FRAGMENT_OFFSET
+    number, offset = header[9], at + ihl
+    while number == _AUTH and first and len(frame) >= offset + 2:
+        number, offset = frame[offset], offset + _auth_size(frame[offset + 1])
     return _l4(
         frame,
-        at + ihl,
-        total - ihl,
-        number=header[9],
-        first=not flags & IPV4_FRAGMENT_OFFSET,
+        offset,
+        at + total - offset,
+        number=number,
+        first=first,
         packet=Packet(
             "ipv4",
             "",
@@ -192,6 +233,11 @@ def _ipv4(frame: bytes, at: int, wire: int, vlan: tuple[int, ...], gso: bool) ->
     )
 
 
+def _auth_size(length: int) -> int:
+    """Return the bytes of an authentication header by its length field (RFC 4302 section 2.2)."""
+    return (length + 2) * 4
+
+
 def _ipv6(frame: bytes, at: int, wire: int, vlan: tuple[int, ...], gso: bool) -> Packet:
     if len(frame) < at + 40 or frame[at] >> 4 != 6:
         short = len(frame) < min(wire, at + 40)
@@ -201,7 +247,7 @@ def _ipv6(frame: bytes, at: int, wire: int, vlan: tuple[int, ...], gso: bool) ->
         payload = wire - at - 40
     end = at + 40 + payload
     source, target = frame[at + 8 : at + 24], frame[at + 24 : at + 40]
-    final, fragment, first, ident = target, False, True, None
+    origin, final, fragment, first, ident = source, target, False, True, None
     offset = at + 40
     while number in EXTENSION_HEADERS and first:
         if len(frame) < offset + 8:
@@ -209,7 +255,9 @@ def _ipv6(frame: bytes, at: int, wire: int, vlan: tuple[int, ...], gso: bool) ->
         following = frame[offset]
         size = 8 + frame[offset + 1] * 8
         if number == _AUTH:
-            size = 8 + frame[offset + 1] * 4
+            size = _auth_size(frame[offset + 1])
+        elif number == _DESTINATION:
+            origin = _home_address(frame[offset : offset + size]) or origin
         elif number == _ROUTING:
             final = _final_destination(frame[offset : offset + size]) or final
         elif number == _FRAGMENT:
@@ -236,9 +284,26 @@ def _ipv6(frame: bytes, at: int, wire: int, vlan: tuple[int, ...], gso: bool) ->
             fragment=fragment,
             truncated=len(frame) < end,
             l3_offset=at,
-            pseudo=source + final,
+            pseudo=origin + final,
         ),
     )
+
+
+def _home_address(options: bytes) -> bytes | None:
+    """Return the address that the pseudo-header has in the source's place, of a mobile node.
+
+    A receiver puts it there before it looks at the checksum (RFC 6275 section 9.3.1).
+    """
+    at = 2
+    while at + 2 <= len(options):
+        if options[at] == 0:  # Pad1 has no length
+            at += 1
+            continue
+        size = options[at + 1]
+        if options[at] == _HOME_ADDRESS and size == 16 and at + 18 <= len(options):
+            return options[at + 2 : at + 18]
+        at += 2 + size
+    return None
 
 
 def _final_destination(routing: bytes) -> bytes | None:

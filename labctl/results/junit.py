@@ -31,9 +31,11 @@ def render(run: Run) -> bytes:
     for suite in report:
         suite.timestamp = run.started.removesuffix("Z")
         suite.add_property("run", _clean(run.id))
-        suite.add_property("hypothesis", _clean(run.hypothesis))
-        for key, value in run.environment.flat().items():
-            suite.add_property(_clean(key), _clean(value))
+    # What is one for all suites stands in the first: JUnit has no place for it above them.
+    first = next(iter(report))
+    first.add_property("hypothesis", _clean(run.hypothesis))
+    for key, value in run.environment.flat().items():
+        first.add_property(_clean(key), _clean(value))
     report.update_statistics()
     text: bytes = report.tostring()
     return text

@@ -81,6 +81,11 @@ def list_runs(root: Path | None = None) -> list[Summary]:
     return [_summary(path) for path in _directories(results_root(root))]
 
 
+def ids(root: Path | None = None) -> list[str]:
+    """Return the ids of all runs under `root`, the oldest first; nothing of them is read."""
+    return sorted(path.name for path in _directories(results_root(root)))
+
+
 def find(name: str, root: Path | None = None) -> Summary:
     """Return the run called `name`: an id, a part of one, `last`, or `last~N` (N before it).
 
@@ -122,6 +127,20 @@ def load(name: str, root: Path | None = None) -> Run:
         raise LabctlError(f"{summary.path / RESULT}: {summary.problem}", hint)
     told = "is still running" if summary.state is RunState.RUNNING else "was interrupted"
     raise LabctlError(f"{summary.id} {told}: it has no result", hint)
+
+
+def before_last(root: Path | None = None) -> str:
+    """Return the id of the run before the last that is of the same experiment and has a result.
+
+    Raises `UsageError` where there is none.
+    """
+    last, *earlier = list_runs(root) or [find("last", root)]
+    for one in earlier:
+        if one.experiment == last.experiment and one.run:
+            return one.id
+    raise UsageError(
+        f"no run of {last.experiment} is before {last.id}", "name two runs: labctl results"
+    )
 
 
 def _directories(folder: Path) -> list[Path]:

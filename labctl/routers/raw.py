@@ -5,9 +5,10 @@
 The interfaces carry the router's addresses and the namespace does not forward (ip_forward=0), so
 the kernel answers ARP, neighbour discovery and pings to the router, and this program alone
 forwards. MAC addresses are rewritten, the TTL is decremented, the transport header stays as it
-is. Without `--vnet` a frame's bytes are all that goes on: the metadata that its checksum is still
-to be finished is lost, as in every program that copies frames between packet sockets. With it the
-virtio header (PACKET_VNET_HDR) goes on too, and that is the only difference.
+is; the sender of a packet whose TTL ends here is told so (ICMP time exceeded). Without `--vnet` a
+frame's bytes are all that goes on: the metadata that its checksum is still to be finished is lost,
+as in every program that copies frames between packet sockets. With it the virtio header
+(PACKET_VNET_HDR) goes on too, and that is the only difference.
 
 Once its sockets are bound it gives up its rights and its view of the files, and writes one line of
 JSON with `ready`; on SIGUSR1 and at its end (SIGTERM, or the end of its input with `--until-eof`)
@@ -46,8 +47,9 @@ from labctl.packet.af_packet import (
     vlan_tag,
 )
 from labctl.packet.frame import LONGEST_FRAME, VLAN_HLEN
+from labctl.packet.time_exceeded import time_exceeded
 from labctl.packet.virtio import VNET_SIZE, shift
-from labctl.routers.tables import Key, Tables
+from labctl.routers.tables import Key, NextHop, Tables
 from labctl.sandbox import confine
 
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
@@ -61,6 +63,8 @@ MOST_ASKED = 1024
 subnet has each asked for. The kernel's table has no room for more neighbours (gc_thresh3)."""
 NEIGHBOUR_SECONDS = 5.0
 """Seconds they wait at most; the kernel itself gives up after three."""
+TOLD_PER_SECOND, TOLD_BURST = 1000, 50
+"""ICMP errors, as the kernel limits its own (net.ipv4.icmp_msgs_per_sec, icmp_msgs_burst)."""
 
 COUNTERS = (
     "received",
@@ -70,6 +74,7 @@ COUNTERS = (
     "malformed",
     "not_forwardable",
     "ttl_expired",
+    "icmp_sent",
     "no_route",
     "unresolved",
     "queue_full",
@@ -78,6 +83,10 @@ COUNTERS = (
     "receive_errors",
     "socket_drops",
 )
+
+
+class Answer(bytearray):
+    """A frame of the router's own, which is not forwarded."""
 
 
 class Port:
@@ -123,6 +132,8 @@ class Router:
         self._waiting: dict[Key, tuple[float, deque[bytearray]]] = {}
         self._held = 0
         """Bytes in all of these."""
+        self._tellable = float(TOLD_BURST)
+        self._told_at = time.monotonic()
 
     def receive(self, port: Port) -> None:
         """Take in and forward a batch of what has come to a port."""
@@ -141,11 +152,11 @@ class Router:
                 self.counters["too_long"] += 1
                 continue
             message = bytearray(memoryview(self._buffer)[:size])
-            self.forward(_tagged(message, controls, port.offset), port.offset)
+            self.forward(_tagged(message, controls, port.offset), port)
 
-    def forward(self, message: bytearray, offset: int) -> None:
-        """Forward one frame, which begins at `offset`, after its virtio header."""
-        frame = memoryview(message)[offset:]
+    def forward(self, message: bytearray, port: Port) -> None:
+        """Forward one frame that came to a port; it begins after its virtio header."""
+        frame = memoryview(message)[port.offset :]
         packet = forwarding.read(frame)
         if isinstance(packet, forwarding.Refused):
             self.counters[packet.why] += 1
@@ -155,6 +166,7 @@ class Router:
             return
         if packet.ttl <= 1:
             self.counters["ttl_expired"] += 1
+            self._tell(frame, packet, port)
             return
         way = self.tables.routes.find(packet.dst)
         if way is None:
@@ -162,12 +174,41 @@ class Router:
             return
         forwarding.age(frame, packet)
         frame.release()
-        key = (way.ifindex, way.gateway or packet.dst)
+        self._hand_on(way, packet.dst, message)
+
+    def _hand_on(self, way: NextHop, to: bytes, message: bytearray) -> None:
+        """Send a frame on its way, or let it wait for its neighbour's MAC address."""
+        key = (way.ifindex, way.gateway or to)
         mac = self.tables.mac(key)
         if mac is None:
             self._wait(key, message)
         else:
             self.send(key, mac, message)
+
+    def _tell(self, frame: memoryview, packet: forwarding.IpHeader, port: Port) -> None:
+        """Tell a packet's sender that its TTL has ended here, as the kernel's forwarding does."""
+        sources = [
+            one for one in self.tables.addresses.get(port.index, ()) if len(one) == len(packet.dst)
+        ]
+        at = packet.at + (12 if packet.version == 4 else 8)
+        to = bytes(frame[at : at + len(packet.dst)])
+        way = self.tables.routes.find(to)
+        if not sources or way is None or to in self.tables.local or not self._may_tell():
+            return
+        answer = time_exceeded(frame, packet, sources[0])
+        if answer is not None:
+            # The virtio header of zeros says that nothing is left to be done.
+            self._hand_on(way, to, Answer(bytes(port.offset) + answer))
+
+    def _may_tell(self) -> bool:
+        """Take one of the errors that may be sent now, if there is one."""
+        now = time.monotonic()
+        self._tellable = min(TOLD_BURST, self._tellable + (now - self._told_at) * TOLD_PER_SECOND)
+        self._told_at = now
+        if self._tellable < 1:
+            return False
+        self._tellable -= 1
+        return True
 
     def _wait(self, key: Key, message: bytearray) -> None:
         """Keep a frame until its neighbour's MAC address is known."""
@@ -198,7 +239,7 @@ class Router:
         message[port.offset : port.offset + 12] = mac + own
         try:
             port.socket.send(message)
-            self.counters["forwarded"] += 1
+            self.counters["icmp_sent" if isinstance(message, Answer) else "forwarded"] += 1
         except OSError as wrong:
             too_long = wrong.errno == errno.EMSGSIZE
             self.counters["too_long" if too_long else "send_errors"] += 1

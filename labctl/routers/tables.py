@@ -44,6 +44,8 @@ _RELOAD = frozenset(
     {RTM_NEWLINK, RTM_NEWADDR, RTM_DELADDR, RTM_NEWROUTE, RTM_DELROUTE},
 )
 _LOCAL_TABLE, _MAIN_TABLE, _UNICAST = 255, 254, 1
+_GLOBAL = 0
+"""Scope of an address that is not of one link or host (rtnetlink(7), RT_SCOPE_UNIVERSE)."""
 _NTF_USE, _REQUEST_CREATE = 0x01, 0x401
 _REACHABLE, _STALE, _FAILED = 0x02, 0x04, 0x20
 _USABLE = _REACHABLE | _STALE | 0x08 | 0x10 | 0x40 | 0x80  # and DELAY, PROBE, NOARP, PERMANENT
@@ -109,7 +111,8 @@ class Tables:
     """The namespace's tables, kept current by the kernel's notifications.
 
     `macs` maps the served interfaces' indices to their MAC addresses, `local` holds the router's
-    own addresses and its networks' broadcast addresses.
+    own addresses and its networks' broadcast addresses. `addresses` are those of each interface
+    that packets can come back to, the first one first.
     """
 
     def __init__(self, served: Collection[int]) -> None:
@@ -117,6 +120,7 @@ class Tables:
         self.served = frozenset(served)
         self.macs: dict[int, bytes] = {}
         self.local: frozenset[bytes] = frozenset()
+        self.addresses: dict[int, list[bytes]] = {}
         self.routes = Routes()
         self._neighbours: dict[Key, _Neighbour] = {}
         self._marshal = MarshalRtnl()
@@ -131,9 +135,14 @@ class Tables:
     def reload(self) -> None:
         """Read links, addresses and routes anew."""
         local: set[bytes] = set()
+        addresses: dict[int, list[bytes]] = {}
         routes = Routes()
         with IPRoute() as ipr:
             links = {m["index"]: m.get_attr("IFLA_ADDRESS") for m in ipr.get_links()}
+            for message in ipr.get_addr():
+                own = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+                if message["scope"] == _GLOBAL and own:
+                    addresses.setdefault(message["index"], []).append(packed(own))
             for family in _FAMILIES.values():
                 for message in ipr.get_routes(family=family, table=_LOCAL_TABLE):
                     # Of the table's routes, those to one address: local, anycast, broadcast.
@@ -146,7 +155,7 @@ class Tables:
             for index in self.served
             if links.get(index)
         }
-        self.local, self.routes = frozenset(local), routes
+        self.local, self.addresses, self.routes = frozenset(local), addresses, routes
 
     def _add_route(self, routes: Routes, message: Any) -> None:
         index = message.get_attr("RTA_OIF")

@@ -141,7 +141,7 @@ def view(
     That is programs and libraries, /proc and /sys, and:
 
     - `read`: files and folders, read-only; what is not for everybody is copied for an `owner`;
-    - `write`: folders, as they are;
+    - `write`: folders and files, as they are;
     - `devices` as far as they are there, beside the harmless `DEVICES`. With an `owner`, a user
       that has no name, root makes them anew, for that user alone.
 

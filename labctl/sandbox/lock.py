@@ -19,8 +19,10 @@ LOCKS = Path("/proc/locks")
 
 
 @contextlib.contextmanager
-def held(path: Path, deadline: Deadline) -> Iterator[None]:
+def held(path: Path, deadline: Deadline) -> Iterator[int]:
     """Hold the lock of a file for the length of the `with` block; the file is made, and stays.
+
+    Gives the open file.
 
     Raises `DeadlineError`, which says who holds it, when it is not free in time; `HostError` for
     what is no file of the user's; `OSError` where it cannot be made.
@@ -39,7 +41,7 @@ def held(path: Path, deadline: Deadline) -> Iterator[None]:
                 who = holder(os.fstat(handle))
                 told = f"{who} holds {path}" if who else f"somebody holds {path}"
                 raise deadline.error(told, "wait for its end, or end it") from None
-        yield
+        yield handle
     finally:
         os.close(handle)
 

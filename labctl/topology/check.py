@@ -13,6 +13,7 @@ from labctl.errors import nearest, shown
 from labctl.kinds import nics, registry
 from labctl.kinds.guests.base import OuterEnd
 from labctl.topology import addressing, hosting, model, schema
+from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import FEATURES
 from labctl.topology.fields import MIN_IPV6_MTU
 from labctl.topology.resolve import absolute
@@ -204,8 +205,15 @@ def _files(written: schema.Topology, base: Path, report: Report) -> None:
     holders: list[tuple[Loc, schema.Defaults | schema.Node]] = [(("defaults",), written.defaults)]
     holders += [(("nodes", name), node) for name, node in written.nodes.items()]
     for loc, holder in holders:
-        for key in ("kernel", "initramfs"):
-            text = getattr(holder, key)
+        files: list[tuple[Loc, str | None]] = [
+            (("kernel",), holder.kernel),
+            (("initramfs",), holder.initramfs),
+        ]
+        if isinstance(holder.user_data, str):
+            files.append((("user_data",), holder.user_data))
+        if isinstance(holder.image, DiskImage):
+            files.append((("image", "file"), holder.image.file))
+        for key, text in files:
             if text is None:
                 continue
             path = absolute(base, text)
@@ -215,4 +223,4 @@ def _files(written: schema.Topology, base: Path, report: Report) -> None:
                 there = False
             if not there:
                 hint = f"looked for {path}"
-                report.add((*loc, key), f"there is no file {shown(text)}", hint)
+                report.add((*loc, *key), f"there is no file {shown(text)}", hint)

@@ -127,6 +127,11 @@ def kernel_names(feature: str) -> tuple[str, ...]:
     return _GROUPS[feature][1] if feature in _GROUPS else (feature,)
 
 
+def groups() -> dict[str, tuple[str, list[str]]]:
+    """Return the groups by their long word: the short one, and the kernel's names."""
+    return {long: (short, list(kernel)) for long, (short, kernel) in _GROUPS.items()}
+
+
 def in_order(features: Mapping[str, bool]) -> dict[str, bool]:
     """Return features in the order to set them: groups first, so that a single one can differ."""
     return dict(sorted(features.items(), key=lambda item: (item[0] not in _GROUPS, item[0])))

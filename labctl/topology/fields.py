@@ -17,7 +17,7 @@ from ipaddress import (
 )
 from typing import Annotated, Any, NoReturn
 
-from pydantic import AfterValidator, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from labctl.errors import UsageError, nearest, shown
@@ -25,6 +25,8 @@ from labctl.kinds import registry
 from labctl.kinds.guests.base import LEAST_MEMORY
 from labctl.topology.features import DEVICE_FEATURES, FEATURES
 
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+"""How every part of a topology file is read."""
 MIN_MEMORY = LEAST_MEMORY
 MAX_MEMORY = 1 << 20
 MIN_MTU = 68
@@ -64,7 +66,8 @@ def refuse(message: str, hint: str = "") -> NoReturn:
 
 def _text(value: object, what: str, example: str) -> str:
     if isinstance(value, bool | int | float):
-        refuse(f"{what} must be text, not {shown(value)}", f"put it in quotes: '{example}'")
+        written = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+        refuse(f"{what} must be text, not {shown(value)}", f"put it in quotes: '{written}'")
     if not isinstance(value, str):
         refuse(f"{what} must be text such as {example}, not {_kind(value)}")
     return value
@@ -253,14 +256,23 @@ def _link(name: str) -> str:
 
 
 def _word(what: str, example: str, value: object) -> str:
-    text = _text(value, what, example)
+    text = _text(value, f"the {what}'s name", example)
     if len(text) > 63 or not _NAME.fullmatch(text):
         hint = "letters, digits, '_', '-' and '.', beginning with a letter or digit, at most 63"
         refuse(f"{shown(text)} cannot be a {what}'s name", hint)
     return text
 
 
-def _image(value: object) -> str:
+def _user_data(value: object) -> str | dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, str) or not value:
+        refuse("user_data must be a mapping, as after #cloud-config, or the path of a file")
+    return value
+
+
+def image_name(value: object) -> str:
+    """Return the name of an image; ends the reading of the value for anything else."""
     return _word("image", "micro", value)
 
 
@@ -379,6 +391,9 @@ Target = Annotated[
     PlainValidator(_target),
     _schema(type="string", pattern="^(default|[0-9a-fA-F.:]+(/[0-9]{1,3})?)$"),
 ]
+UserData = Annotated[
+    str | dict[str, Any], PlainValidator(_user_data), _schema(type=["string", "object"])
+]
 Gateway = Annotated[
     IPv4Address | IPv6Address,
     PlainValidator(_gateway),
@@ -407,7 +422,9 @@ SegmentName = Annotated[
 SegmentRef = Annotated[str, PlainValidator(_segment_ref), _schema(type="string")]
 NodeRef = Annotated[str, PlainValidator(_node_ref), _schema(type="string")]
 ImageName = Annotated[
-    str, PlainValidator(_image), _schema(type="string", maxLength=63, pattern=f"^{_NAME.pattern}$")
+    str,
+    PlainValidator(image_name),
+    _schema(type="string", maxLength=63, pattern=f"^{_NAME.pattern}$"),
 ]
 TopologyName = Annotated[
     str,

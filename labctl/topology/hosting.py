@@ -79,6 +79,10 @@ def _kind(
     """Find a kind that is written and does not fit the node's other keys."""
     loc: Loc = ("nodes", node.name)
     kind = node.guest_kind
+    if (node.user_data or node.user_data_file) and not kind.boots_disk:
+        hint = "only guests that boot a disk have one: image: debian, or an image of your own"
+        message = f"{node.name} is a {kind.title} without cloud-init"
+        report.add((*loc, "user_data"), message, hint, key=True)
     if not written.nodes[node.name].kind or _fits(node):
         return
     if _doubtful(report, loc, "host", "hypervisor", "kind"):

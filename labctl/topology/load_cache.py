@@ -21,8 +21,9 @@ KIND = "topologies"
 def load(path: Path) -> Topology:
     """Return the topology of a file as `reading.load` does, which it leaves alone where it can.
 
-    One that names files of its own is read each time, for they must be there; so is one with a
-    guest kind of another package, whose defaults may have changed. Raises as `reading.load` does.
+    One that names files or disk images of its own is read each time: files must be there, and the
+    lock of the images may have changed. So is one with a guest kind of another package, whose
+    defaults may have changed. Raises as `reading.load` does.
     """
     key = _key(path)
     known: Topology | None = user_cache.load(KIND, key, Topology) if key else None
@@ -34,7 +35,8 @@ def load(path: Path) -> Topology:
     topology = loader.load(path)
     nodes = topology.nodes.values()
     own = [
-        node.kernel or node.initramfs or node.kind not in ("", *guests.SHIPPED) for node in nodes
+        node.kernel or node.initramfs or node.disk or node.kind not in ("", *guests.SHIPPED)
+        for node in nodes
     ]
     if key and not any(own) and _key(path) == key:  # what was read is what the key is of
         user_cache.keep(KIND, key, topology, Topology)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from labctl.errors import UsageError
-from labctl.topology import model, segments, text
+from labctl.topology import image_lock, model, segments, text
 from labctl.topology.check import check
 from labctl.topology.problems import Problem, TopologyError
 from labctl.topology.resolve import resolve
@@ -16,10 +16,11 @@ from labctl.topology.tree import MAX_BYTES, Item, Report, from_python
 from labctl.topology.validation import shaped
 
 
-def load(path: Path) -> model.Topology:
-    """Read a topology file.
+def load(path: Path, *, locked: bool = True) -> model.Topology:
+    """Read a topology file, and its lock where it names disk images that have no digest in it.
 
-    Raises `TopologyError` with every problem of it, or `UsageError` where it cannot be read.
+    Unless `locked`, the lock is left alone. Raises `TopologyError` with every problem of either, or
+    `UsageError` where it cannot be read.
     """
     file = str(path)
     try:
@@ -37,7 +38,8 @@ def load(path: Path) -> model.Topology:
     except text.NotTextError as error:
         raise TopologyError([Problem(file, error.line, error.column, "", str(error))]) from None
     source = path.absolute()
-    return _from_text(content, file, path.stem, source.parent, source)
+    topology = _from_text(content, file, path.stem, source.parent, source)
+    return image_lock.applied(topology) if locked else topology
 
 
 def loads(content: str, name: str) -> model.Topology:

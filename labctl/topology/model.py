@@ -26,9 +26,13 @@ from labctl.errors import UsageError, nearest, shown
 from labctl.kinds import guests, nics, registry
 from labctl.kinds.base import LinkPlan, Option
 from labctl.kinds.guests.base import GuestKind, Hypervisor
+from labctl.topology.disk_image import DiskImage
 from labctl.topology.features import DEVICE_FEATURES
 
 _T = TypeVar("_T")
+_LATER_KEYS = ("hypervisor", "host", "kind", "role", "disk", "segments", "segment", "options",
+               "user_data", "user_data_file")  # fmt: skip
+"""What is in no digest where nothing is said of it."""
 
 Role = Literal["", "router"]
 """What `role:` in a topology may be; empty for none."""
@@ -147,6 +151,7 @@ class Node:
 
     name: str
     image: str
+    """The name of a recipe's image; empty where it boots a `disk`."""
     kernel: Path | None
     initramfs: Path | None
     memory: int
@@ -159,9 +164,20 @@ class Node:
     hypervisor: Hypervisor = ""
     host: str = ""
     kind: str = ""
-    """The name of its guest kind, where that does not follow from `hypervisor` and `host`."""
+    """The name of its guest kind, where that does not follow from its other keys."""
     clone: bool | None = None
     """Whether it may start from a saved state; None where it is for labctl to say."""
+    disk: DiskImage | None = None
+    """The disk image that it boots, in place of an image made by a recipe."""
+    user_data: str = ""
+    """What else its cloud-init is told, a mapping as JSON; empty for nothing."""
+    user_data_file: Path | None = None
+    """A file with that, in place of the above."""
+
+    @property
+    def _telling(self) -> tuple[str, str, str | None]:
+        return self.hypervisor, self.host, None if self.disk else self.image
+
     role: Role = ""
     """`router`: its kernel forwards between its interfaces."""
 
@@ -172,12 +188,12 @@ class Node:
 
     @property
     def guest_kind(self) -> GuestKind:
-        """Its kind (`labctl.kinds`); what `hypervisor` and `host` tell, where that is not here.
+        """Its kind (`labctl.kinds`); what its other keys tell, where that is not here.
 
         So whoever has a record can tell of it without its kind; what starts it asks `registry`.
         """
         found = registry.GUESTS.find(self.kind)
-        return found or registry.guest(guests.derived(self.hypervisor, self.host))
+        return found or registry.guest(guests.derived(*self._telling))
 
 
 @dataclass(frozen=True)
@@ -241,16 +257,19 @@ class Topology:
         """
         content = dataclasses.asdict(self)
         del content["source"]
-        for node in content["nodes"].values():
+        for name, node in content["nodes"].items():
+            disk = self.nodes[name].disk
+            node["disk"] = disk.identity() if disk else None
             node["kernel"] = node["kernel"] is not None
             node["initramfs"] = node["initramfs"] is not None
+            node["user_data_file"] = node["user_data_file"] is not None
             del node["clone"]  # how it starts makes it no other guest
         for things in (content["networks"], content["nodes"], content["routers"]):
             for thing in things.values():
                 for part in (thing, *thing.get("interfaces", ())):
                     del part["labels"]
                     # Topologies that say nothing of these keep the digests from before them.
-                    for key in _SILENT:
+                    for key in _LATER_KEYS:
                         if not part.get(key, True):
                             del part[key]
         for network in content["networks"].values():
@@ -352,10 +371,6 @@ class Topology:
         registry.options(registry.forwarder(kind), {})
         new = dataclasses.replace(old, kind=kind, options={})
         return dataclasses.replace(self, routers={**self.routers, router: new})
-
-
-_SILENT = ("hypervisor", "host", "kind", "role", "segments", "segment", "options")
-"""What is in no digest where nothing is said of it."""
 
 
 def _used(nodes: Iterable[Node], routers: Iterable[Router]) -> set[str]:

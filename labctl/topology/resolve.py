@@ -6,13 +6,15 @@ Always succeeds for a valid shape; what does not fit together is found afterward
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 
 from labctl.kinds import guests, registry
 from labctl.kinds.base import Option
-from labctl.topology import model, schema
+from labctl.topology import disk_image, model, schema
+from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import in_order
 from labctl.topology.fields import LINK_NAME
 
@@ -148,7 +150,9 @@ def _node(
     base: Path,
 ) -> model.Node:
     host = written.host or ""
-    usual = guests.derived(written.hypervisor or "", host)
+    asked = written.image or defaults.image or ""
+    telling = (host, asked if isinstance(asked, str) else None)
+    usual = guests.derived(written.hypervisor or "", *telling)
     kind = registry.guest(written.kind or usual)
     hypervisor = written.hypervisor or kind.hypervisor
     if not kind.inherits:
@@ -179,9 +183,13 @@ def _node(
                 segment=_plugged(interface, networks.get(interface.network)),
             )
         )
+    image = written.image or defaults.image or kind.image
+    told = (written if "user_data" in written.model_fields_set else defaults).user_data
+    if written.user_data is None and not kind.boots_disk:
+        told = None  # what the defaults say is for the others
     return model.Node(
         name=name,
-        image=written.image or defaults.image or kind.image,
+        image=image if isinstance(image, str) else "",
         kernel=own_file("kernel"),
         initramfs=own_file("initramfs"),
         memory=written.memory or defaults.memory or kind.memory,
@@ -194,9 +202,24 @@ def _node(
         hypervisor=hypervisor,
         host=host,
         # Not where it follows: then a topology that says it is the same as one that does not.
-        kind="" if kind.name == guests.derived(hypervisor, host) else kind.name,
+        kind="" if kind.name == guests.derived(hypervisor, *telling) else kind.name,
         clone=defaults.clone if written.clone is None else written.clone,
+        user_data=json.dumps(told, sort_keys=True) if isinstance(told, dict) else "",
+        user_data_file=absolute(base, told) if isinstance(told, str) else None,
+        disk=None if isinstance(image, str) else _disk(image, base),
         role=written.role or "",
+    )
+
+
+def _disk(written: DiskImage, base: Path) -> disk_image.DiskImage:
+    known = written.known_format
+    assert known  # the shape is refused without one
+    return disk_image.DiskImage(
+        format=known,
+        firmware=written.firmware,
+        url=written.url or "",
+        file=absolute(base, written.file) if written.file else None,
+        sha256=written.sha256 or "",
     )
 
 

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, WrapValidator
 
 from labctl.kinds import forwarders, links, registry
 from labctl.kinds.base import Kind
 from labctl.topology import fields
+from labctl.topology.disk_schema import DiskImage
 
 WIDTH = 93
 """Of a line of a description: as in those that stand in this file."""
 
 
 class _Shape(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
-    )
+    model_config = fields.STRICT
 
 
 class _Labelled(_Shape):
@@ -100,13 +99,24 @@ class Interface(_Labelled):
     """Offloads of this interface, over those of the node and the defaults."""
 
 
+def _image(value: object, _both: object) -> str | DiskImage:
+    # By what is written, so that what is told is wrong with that, not with both of a union.
+    if isinstance(value, dict):
+        return DiskImage.model_validate(value)
+    return fields.image_name(value)
+
+
 class _Inherited(_Shape):
-    image: fields.ImageName | None = None
-    """The image the guest boots; micro by default, xen-host for a Xen host."""
+    image: Annotated[fields.ImageName | DiskImage, WrapValidator(_image)] | None = None
+    """The image the guest boots: the name of one of labctl's (micro by default, xen-host for a Xen
+    host), or a disk image, as a mapping."""
     kernel: fields.File | None = None
     """A kernel of your own in place of the image's; a path relative to this file."""
     initramfs: fields.File | None = None
     """An initramfs of your own in place of the image's; a path relative to this file."""
+    user_data: fields.UserData | None = None
+    """What else cloud-init does in a guest that boots a disk: a mapping, as in a file that begins
+    with #cloud-config, or the path of such a file, or of a script, relative to this file."""
     clone: bool | None = None
     """Whether the guest may start from a saved state instead of booting: true with a kernel or an
     initramfs of your own too, false never; by default with the image's only."""

@@ -7,7 +7,7 @@ Faulty values are left out and the rest is tried again, so that the rules on the
 from __future__ import annotations
 
 import re
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -112,4 +112,7 @@ def _fields(loc: Loc) -> list[str]:
         parts = get_args(known)
         if type(None) in parts:  # of X | None
             known = next(part for part in parts if part is not type(None))
+        if get_origin(known) is Annotated:  # of a name or a mapping, only the latter has keys
+            either = get_args(get_args(known)[0])
+            known = next((part for part in either if isinstance(part, type)), known)
     return list(known.model_fields)

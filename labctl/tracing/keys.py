@@ -129,12 +129,15 @@ KEYS: tuple[tuple[Key, bool], ...] = (
 
 
 def differences(before: Packet, after: Packet) -> list[str]:
-    """Say what of a packet's addresses and TTL a hop changed, in words such as `TTL 64 to 63`."""
+    """Say what of a packet's addresses and TTL a hop changed, in words such as `TTL 64 to 63`.
+
+    IPv6 has a hop limit in its place (RFC 8200 section 3).
+    """
     words = []
     pairs: tuple[tuple[str, Any, Any], ...] = (
         ("source", _end(before.src, before.sport), _end(after.src, after.sport)),
         ("destination", _end(before.dst, before.dport), _end(after.dst, after.dport)),
-        ("TTL", before.ttl, after.ttl),
+        ("hop limit" if after.family == "ipv6" else "TTL", before.ttl, after.ttl),
         ("VLAN", _tags(before), _tags(after)),
     )
     for name, old, new in pairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,20 @@ test "$({labctl} exec vm2 -- printf %s 'two words')" = 'two words'
 test "$({labctl} ssh vm1 -- ssh vm2 hostname)" = vm2
 {labctl} exec r1 -- cat /proc/self/uid_map >&2
 {labctl} exec vm2 -- sh -c 'exit 7' && exit 1 || test $? = 7
+test "$({labctl} exec --all -- hostname | xargs)" = 'vm1: vm1 vm2: vm2'
+test "$({labctl} exec -- cat /sys/class/net/vm1-eth0/operstate)" = up
+there=$(mktemp -d)
+echo copied >$there/file
+{labctl} cp $there/file vm1:/tmp/ >&2
+{labctl} cp vm1:/tmp/file $there/back >&2
+cmp $there/file $there/back
+{labctl} ssh-config >$there/lab.conf
+test "$(ssh -F $there/lab.conf vm2 hostname)" = vm2
+rm -r $there
+{labctl} publish vm1:22 --json | {python} -c "
+import json, socket, sys
+address, port = json.load(sys.stdin)['published'][0]['listens'].split(':')
+assert socket.create_connection((address, int(port)), 60).recv(4) == b'SSH-'"
 {labctl} down >&2
 test "$({labctl} status --json)" = '[]'
 """
@@ -50,7 +65,7 @@ def test_an_ordinary_user_brings_up_uses_and_ends_a_lab(here: Place) -> None:
     before = _ranges()
     device = Path("/dev/net/tun").stat()
     with Watch(here) as watch:
-        done = as_user(here, SCRIPT.format(labctl=LABCTL), *_kvm(here))
+        done = as_user(here, SCRIPT.format(labctl=LABCTL, python=sys.executable), *_kvm(here))
         assert done.status == 0, done.stderr
         watch.nothing_left()
     assert "uid=65534(nobody)" in done.stdout
@@ -74,7 +89,9 @@ def test_a_lab_needs_no_ids_but_the_users_own(here: Place, options: list[str]) -
     needs_users()
     images.get("micro")
     with Watch(here) as watch:
-        done = as_user(here, SCRIPT.format(labctl=LABCTL), *_kvm(here), *options)
+        done = as_user(
+            here, SCRIPT.format(labctl=LABCTL, python=sys.executable), *_kvm(here), *options
+        )
         assert done.status == 0, done.stderr
         watch.nothing_left()
     assert "200000" not in done.stderr

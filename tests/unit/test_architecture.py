@@ -28,7 +28,7 @@ MAY_START_PROGRAMS = {
     "capture/spawn.py",  # observers of a host without a sandbox
     "network/confined.py",  # becomes the program of a link
     "cli/terminal.py",  # a console on the user's terminal, by a program in the lab's sandbox
-    "cli/labs.py",  # the command becomes ssh itself, so that its exit status is ours
+    "cli/process.py",  # the command becomes ssh itself, so that its exit status is ours
 }
 
 
@@ -87,6 +87,10 @@ def test_what_reads_frames_needs_the_standard_library_alone() -> None:
 KINDS = PACKAGE / "kinds"
 NAMES_OF_OTHER_THINGS = {
     ("guests/domain.py", "raw"): "how libvirt calls the format of a disk",
+    ("images/decompress.py", "raw"): "how libarchive calls the format of a stream",
+    ("images/disk_format.py", "raw"): "how QEMU calls a disk image without a header",
+    ("lab/disk_guests.py", "raw"): "how QEMU calls a disk image without a header",
+    ("topology/disk_image.py", "raw"): "how QEMU calls a disk image without a header",
     ("images/kernel.py", "raw"): "how libarchive calls the format of a stream",
     ("backends/xen_remote.py", "namespace"): "a network namespace, in what is asked of a Xen host",
     ("routers/raw.py", "raw"): "what the program calls itself",

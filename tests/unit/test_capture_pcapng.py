@@ -40,6 +40,12 @@ def test_sightings_come_back_with_hop_time_direction_and_judgement(tmp_path: Pat
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.filterwarnings("error")
+def test_whoever_tests_with_labctl_sees_no_warnings_of_the_library(tmp_path: Path) -> None:
+    write(tmp_path / "run.pcapng", hops())
+    assert read(tmp_path / "run.pcapng").hops
+
+
 def test_a_comment_beside_each_packet_tells_what_its_bytes_do_not(tmp_path: Path) -> None:
     path = tmp_path / "run.pcapng"
     write(path, hops())

@@ -309,12 +309,12 @@ def test_words_after_the_node_belong_to_the_command(
     labctl: Labctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Node:
-        def session(self, command: Sequence[str]) -> list[str]:
-            return ["ssh", "vm1", *command]
-
         def words(self, line: str, *, shared: bool) -> list[str]:
             assert not shared  # a connection of its own, which no other session can disturb
             return ["ssh", "vm1", line]
+
+        def session(self, command: Sequence[str]) -> list[str]:
+            return ["ssh", "vm1", *command]
 
     class Sandbox:
         def enter(self, netns: str = "") -> list[str]:
@@ -347,7 +347,7 @@ def test_words_after_the_node_belong_to_the_command(
 
 
 def test_what_labctl_becomes_dies_of_a_broken_pipe_like_any_program() -> None:
-    become = "import sys; from labctl.cli.labs import _become; _become(sys.argv[1:])"
+    become = "import sys; from labctl.cli.process import become; become(sys.argv[1:])"
     words = ["grep", "SigIgn", "/proc/self/status"]
     done = subprocess.run(
         [sys.executable, "-c", become, *words],

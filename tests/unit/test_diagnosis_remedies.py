@@ -59,6 +59,17 @@ def test_a_xen_guest_is_offered_what_its_driver_allows() -> None:
     )
 
 
+def test_a_fix_on_a_link_of_the_labs_is_told_by_a_command_that_reaches_it() -> None:
+    told = {fix.layer: fix.how for fix in candidates(PATH, LOST, FACTS)}
+    assert told["tap"] == (
+        "labctl exec -- ethtool -K vm1-eth0 tx off; labctl exec -- ethtool -K vm2-eth0 tx off"
+    )
+    assert told["router-side veth"].startswith("labctl exec r1 -- ethtool -K eth0 tx off; ")
+    dom0 = [replace(hop, context="xen1") if hop.at_bridge else hop for hop in PATH]
+    told = {fix.layer: fix.how for fix in candidates(dom0, LOST, FACTS)}
+    assert told["tap"].startswith("labctl exec xen1 -- ethtool -K vm1-eth0 tx off; ")
+
+
 def test_over_ipv6_a_xen_guest_is_offered_tx_off_too() -> None:
     told = expected(candidates(PATH, LOST, XEN, 6))
     assert told["csum action in vm1 and vm2"]

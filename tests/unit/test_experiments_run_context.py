@@ -19,7 +19,7 @@ from labctl.experiments import Experiment, Trial, load, runner
 from labctl.experiments import run_context as trials
 from labctl.experiments.builtin import BUILTIN
 from labctl.experiments.probes import Answer
-from labctl.experiments.run_context import Arm, Skip
+from labctl.experiments.run_context import Arm, Skip, lines_of
 from labctl.experiments.traffic_run import TrafficRun, check_answer, check_no_errors
 from labctl.lab.lab import Lab
 from labctl.results import junit, store
@@ -552,3 +552,11 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         load.find([str(tmp_path / "none.py")])
     with pytest.raises(UsageError, match="there is no file"):
         load.find(["./none"])
+
+
+def test_the_hint_of_a_lab_that_is_gone_leads_to_the_console_that_was_kept() -> None:
+    error = GuestError("vm1 has ended", "read what it said last: labctl logs vm1", "panic")
+    assert lines_of(error) == [
+        "read what it said last: console/vm1.log in the folder of this run",
+        "panic",
+    ]

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from labctl.guests.domain import Memory, domain_xml
-from labctl.guests.spec import Accel, Guest, Nic
+from labctl.guests.spec import Accel, BootDisk, Guest, Nic
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -30,12 +30,25 @@ MGMT = Nic("mgmt0", "vm1-mgmt0", "52:54:00:00:00:ff", "virtio", {})
 TEMPLATE = Memory("/proc/7/fd/9", incoming=False)
 CLONE = Memory("/proc/7/fd/9", incoming=True)
 
+DISKS = {
+    "disk": BootDisk(Path("/l/boot/vm1.qcow2"), Path("/c/disk"), Path("/l/boot/vm1.seed")),
+    "disk-uefi": BootDisk(
+        Path("/l/boot/vm1.qcow2"),
+        Path("/c/disk"),
+        None,
+        Path("/u/CODE.fd"),
+        Path("/l/boot/vm1.uefi"),
+    ),
+}
+
 CASES: dict[str, tuple[Accel, tuple[Nic, ...], Memory | None]] = {
     "virtio-kvm": ("kvm", (VIRTIO, MGMT), None),
     "virtio-tcg": ("tcg", (VIRTIO, MGMT), None),
     "virtio-device-features": ("tcg", (VIRTIO, TUNED, MGMT), None),
     "e1000": ("tcg", (E1000, MGMT), None),
     "no-nics": ("tcg", (), None),
+    "disk": ("tcg", (VIRTIO, MGMT), None),
+    "disk-uefi": ("tcg", (VIRTIO, MGMT), None),
     "template": ("tcg", (E1000, TUNED, MGMT), TEMPLATE),
     "clone": ("tcg", (E1000, TUNED, MGMT), CLONE),
     "clone-kvm": ("kvm", (VIRTIO, MGMT), CLONE),
@@ -45,7 +58,7 @@ CASES: dict[str, tuple[Accel, tuple[Nic, ...], Memory | None]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_domain_is_what_was_reviewed(case: str) -> None:
     accel, nics, memory = CASES[case]
-    guest = dataclasses.replace(BARE, nics=nics)
+    guest = dataclasses.replace(BARE, nics=nics, disk=DISKS.get(case))
     text = domain_xml(guest, accel, "x", None, memory) + "\n"
     file = GOLDEN / f"domain-{case}.xml"
     if os.environ.get("LABCTL_GOLDEN"):

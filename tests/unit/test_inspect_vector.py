@@ -51,8 +51,7 @@ def check(some: list[tuple[bytes, int]], link: int) -> None:
         for layer in layers:
             if layer.key is not None:
                 flows[layer.key, layer.kind] += 1
-            if layer.judgement and layer.judgement.packet.header_valid is False:
-                headers += 1
+            headers += layer.bad_headers
         for outer, within in itertools.pairwise(layers):
             pairs[outer.kind, within.kind] += 1
             inner[place, within.kind] += 1
@@ -167,6 +166,54 @@ def edges() -> list[tuple[bytes, int]]:
 def test_frames_at_the_edge_of_every_rule_are_judged_as_by_the_judge() -> None:
     check(edges(), link_types.ETHERNET)
     assert {Kind.PARTIAL_MERGED, Kind.PARTIAL_DATA} <= set(judged(edges(), 1).kinds.tolist())
+
+
+def carriers() -> list[tuple[bytes, Kind]]:
+    """Return frames of tunnels without a transport checksum, and what each counts as."""
+    found = []
+    for state in ("valid", "bad", "partial"):
+        for version in (4, 6):
+            packet = ip(version, 17, with_state(version, 17, udp(b"abc"), state))
+            kind = Kind[state.upper()]
+            ethertype = eth(packet)[12:14]
+            gre = b"\0\0" + ethertype + packet
+            full = b"\xb0\0" + ethertype + bytes(12) + packet
+            bridged = b"\x20\0\x65\x58\0\0\0\x07" + eth(packet)
+            number = 4 if version == 4 else 41
+            for outer in (4, 6):
+                found += [(eth(ip(outer, number, packet)), kind)]
+                found += [(eth(ip(outer, 47, body)), kind) for body in (gre, full, bridged)]
+            found.append((eth(ip(4, 47, b"\0\0\x08\0" + ip(4, number, packet))), kind))
+    packet = ip(4, 17, with_state(4, 17, udp(b"abc"), "valid"))
+    for odd in (b"\x40\0\x08\0", b"\0\x01\x08\0", b"\0\0\x12\x34"):
+        found.append((eth(ip(4, 47, odd + packet)), Kind.NO_CHECKSUM))
+    found.append((eth(ip(4, 4, packet, place=0x2000)), Kind.FRAGMENT))
+    return found
+
+
+def test_what_a_tunnel_without_a_checksum_carries_is_judged() -> None:
+    for frame, kind in carriers():
+        assert judged([(frame, len(frame))], 1).kinds.tolist() == [kind], frame.hex()
+    some = [(frame, len(frame)) for frame, _ in carriers()]
+    check(some, link_types.ETHERNET)
+    check([(frame[:size], len(frame)) for frame, _ in carriers()[:9] for size in range(14, 90, 5)],
+          link_types.ETHERNET)  # fmt: skip
+
+
+def test_a_vxlan_frame_inside_gre_is_found_where_it_lies() -> None:
+    frame = eth(ip(4, 47, b"\0\0\x08\0" + ip(4, 17, vxlan(inside(4, 6, "bad"))))) + bytes(5)
+    check([(frame, len(frame))], link_types.ETHERNET)
+    layers = examine_all(1, frame, len(frame), MTU)
+    assert [layer.kind for layer in layers][1:] == [Kind.BAD]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(("number", "body"), [(6, tcp(payload=b"abc")), (17, udp(b"abc"))])
+def test_only_what_the_capture_cut_is_called_cut(version: int, number: int, body: bytes) -> None:
+    whole = eth(ip(version, number, with_state(version, number, body, "valid")))
+    for size in (len(whole) - 1, len(whole) - 5):
+        assert judged([(whole[:size], len(whole))], 1).kinds.tolist() == [Kind.CUT]
+        assert judged([(whole[:size], size)], 1).kinds.tolist() == [Kind.MALFORMED]
 
 
 def test_the_common_shapes_do_not_go_to_the_slow_way(monkeypatch: pytest.MonkeyPatch) -> None:

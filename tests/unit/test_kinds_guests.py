@@ -158,8 +158,10 @@ def test_a_shipped_one_says_all_that_is_asked_of_it(kind: GuestKind) -> None:
     assert kind.takes(registry.nic(kind.nic))
     assert kind.takes(registry.nic(kind.mgmt_nic))
     assert kind.memory >= max(kind.least_memory, sum(kind.shares.values()))
-    usual = guests.derived(kind.hypervisor, "x" if kind.home else "")
-    assert usual == (kind.name if kind.is_machine else guests.DEFAULT)
+    usual = kind.name if kind.is_machine else guests.DEFAULT
+    image = None if kind.boots_disk else kind.image
+    assert guests.derived(kind.hypervisor, "x" if kind.home else "", image) == usual
+    assert guests.derived(kind.hypervisor, "x" if kind.home else "", kind.image) == usual
 
 
 @pytest.mark.parametrize("kind", registry.GUESTS.usable(), ids=lambda kind: kind.name)
@@ -171,7 +173,7 @@ def test_what_a_shipped_one_names_is_there(kind: GuestKind) -> None:
 
 def test_their_ends_are_taps_and_vifs() -> None:
     ends = {kind.name: kind.outer for kind in registry.GUESTS.usable()}
-    assert ends == {"micro": TAP, "xen-pv": VIF, "xen-host": TAP, "namespace": VETH}
+    assert ends == {"micro": TAP, "disk": TAP, "xen-pv": VIF, "xen-host": TAP, "namespace": VETH}
     assert (TAP.told, VIF.told) == ("TAP", "vif, netback")
 
 
@@ -388,7 +390,8 @@ READERS = {"topology/hosting.py", "topology/model.py", "topology/resolve.py"}
 OTHER_HYPERVISORS = {
     "backends/shared_host.py", "backends/system_libvirt.py", "backends/embedded.py",
     "guests/driver.py", "guests/xen.py", "guests/boot_probe.py", "lab/doctor.py", "lab/lab.py",
-    "lab/machines.py", "lab/qemu.py", "lab/templates.py", "images/assemble.py",
+    "lab/machines.py", "lab/qemu.py", "lab/disk_guests.py", "lab/templates.py",
+    "images/assemble.py",
     "images/cache.py", "images/recipe.py", "lab/xen_guests.py", "kinds/guests/base.py",
 }  # fmt: skip
 """Those who mean the libvirt that drives guests, an image's file, or what a kind says."""

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from labctl.backends.embedded import Embedded
-from labctl.errors import HostError
-from labctl.lab import memory, preflight
+from labctl.errors import HostError, UsageError
+from labctl.images import Image
+from labctl.lab import disk_guests, memory, preflight
 from labctl.lab.lab import Lab
 from labctl.sandbox import process
-from labctl.topology import find, load
+from labctl.topology import find, load, loads
 
 MEMINFO = "MemTotal: 9999999 kB\nMemAvailable: 4096000 kB\nSwapFree: 0 kB\n"
 
@@ -61,6 +62,56 @@ def test_what_is_no_tun_device_is_told_before_anything_is_made(
     with pytest.raises(HostError, match=r"cannot be used|something else than the TUN") as error:
         preflight.check_host(Embedded(""))
     assert error.value.hint
+
+
+# --- disks ---------------------------------------------------------------------------------------
+
+
+def image(name: str, disk: Path | None = None) -> Image:
+    return Image(name, "0" * 64, Path("k"), Path("i"), "6.1", 128, 1, "now", disk=disk)
+
+
+@pytest.mark.parametrize(
+    ("keys", "found", "told"),
+    [
+        ("{kind: disk, image: micro}", None, "its image micro is no disk"),
+        ("{kind: micro, image: debian, memory: 512}", Path("d"), "its image debian is a disk"),
+    ],
+)
+def test_a_kind_and_an_image_that_do_not_fit_are_told_with_a_way_out(
+    keys: str, found: Path | None, told: str
+) -> None:
+    topology = loads(f"nodes: {{vm1: {keys}}}\n", "t.yaml")
+    name = topology.nodes["vm1"].image
+    with pytest.raises(UsageError, match=told) as error:
+        preflight.check(topology, {name: image(name, found)}, Embedded(""))
+    assert error.value.hint
+
+
+def test_a_disk_is_what_the_kind_disk_and_the_image_debian_want() -> None:
+    for keys in ("{kind: disk}", "{image: debian}", "{kind: disk, image: debian}"):
+        topology = loads(f"nodes: {{vm1: {keys}}}\n", "t.yaml")
+        node = topology.nodes["vm1"]
+        assert (node.image, node.guest_kind.name, node.memory) == ("debian", "disk", 512)
+        preflight.check(topology, {"debian": image("debian", Path("d"))}, Embedded(""))
+
+
+def test_qemu_img_is_needed_for_overlays(tools: Path) -> None:
+    topology = loads("nodes: {vm1: {image: debian}}\n", "t.yaml")
+    with pytest.raises(HostError, match="qemu-img is not installed") as error:
+        preflight.check_disks(topology)
+    assert "qemu-utils" in error.value.hint
+    (tools / "qemu-img").symlink_to("/bin/true")
+    preflight.check_disks(topology)
+
+
+def test_uefi_that_is_not_installed_is_told_with_its_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(disk_guests, "UEFI", (("/nowhere/CODE", "/nowhere/VARS"),))
+    with pytest.raises(HostError, match="no UEFI for guests") as error:
+        disk_guests.uefi()
+    assert "ovmf" in error.value.hint
 
 
 # --- memory -------------------------------------------------------------------------------------

@@ -152,10 +152,58 @@ def test_udp_without_a_sum_is_absent_over_ipv4_and_bad_over_ipv6() -> None:
     assert classify(eth(ip(6, 17, udp(b"x")))).state is Checksum.BAD
 
 
-def test_udp_length_beyond_the_packet_is_bad() -> None:
+@pytest.mark.parametrize("announced", [1, 7, 12, 60_000])
+def test_of_an_impossible_udp_length_no_checksum_is_told(announced: int) -> None:
     segment = bytearray(with_state(4, 17, udp(b"abc"), "valid"))
-    segment[5] += 1
-    assert classify(eth(ip(4, 17, bytes(segment)))).state is Checksum.BAD
+    segment[4:6] = announced.to_bytes(2, "big")
+    assert classify(eth(ip(4, 17, bytes(segment)))).state is Checksum.UNKNOWN
+    # The control: with the length that it has, it is judged.
+    segment[4:6] = len(segment).to_bytes(2, "big")
+    assert classify(eth(ip(4, 17, bytes(segment)))).state is Checksum.VALID
+
+
+def test_the_home_address_of_a_mobile_node_counts_as_the_source() -> None:
+    home = ipaddress.ip_address("2001:db8::77").packed
+    away, there = (ipaddress.ip_address(one).packed for one in PAIRS[6])
+    segment = udp(b"abc")
+    head = struct.pack(">IHBB", len(segment), 0, 0, 17)
+    check = 0xFFFF ^ word_sum(home + there + head + segment)
+    segment = udp(b"abc", check)
+    # Next header 17, 3 times 8 bytes; PadN of 4 (RFC 6275 section 6.3: it begins at 8n + 6).
+    option = bytes([17, 2, 1, 2, 0, 0, 0xC9, 16]) + home
+    assert classify(eth(ip(6, 60, segment, options=option))).state is Checksum.VALID
+    other = option.replace(home, away)
+    assert classify(eth(ip(6, 60, segment, options=other))).state is Checksum.BAD
+    assert classify(eth(ip(6, 60, segment, options=option[:7] + b"\x40" + home))).state is (
+        Checksum.BAD
+    )
+
+
+MPLS = b"\x88\x47\0\x01\0\x40\0\x02\x01\x40"
+PPPOE = {4: b"\x88\x64\x11\0\0\x07\0\x2a\0\x21", 6: b"\x88\x64\x11\0\0\x07\0\x2a\0\x57"}
+AUTHENTICATION = bytes([6, 4, 0, 0]) + bytes(20)
+
+
+@pytest.mark.parametrize("state", ["partial", "valid", "bad"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_packet_behind_labels_pppoe_and_an_authentication_header_is_judged(
+    version: int, state: str
+) -> None:
+    segment = with_state(version, 6, tcp(), state)
+    packet = ip(version, 6, segment)
+    hidden = [MACS + MPLS + packet, MACS + b"\x81\0\0\x05" + PPPOE[version] + packet]
+    hidden.append(eth(ip(version, 51, AUTHENTICATION + segment)))
+    for frame in hidden:
+        assert (classify(frame).state, classify(frame).packet.dport) == (Checksum(state), 22)
+
+
+def test_what_only_looks_like_a_label_or_pppoe_is_no_ip() -> None:
+    packet = ip(4, 6, with_state(4, 6, tcp(), "valid"))
+    control = MACS + MPLS + b"\0" + packet  # a pseudowire's control word
+    discovery = MACS + b"\x88\x64\x11\x09\0\0\0\0\0\x21" + packet
+    compressed = MACS + b"\x88\x64\x11\0\0\0\0\0\xc0\x21" + packet
+    for frame in (control, discovery, compressed, MACS + MPLS, MACS + MPLS[:5]):
+        assert classify(frame).packet.family == "other"
 
 
 def test_ipv4_options_and_vlan_tags_move_the_headers() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.errors import GuestError
+from labctl.errors import GuestError, HostError
 from labctl.lab.lab import Lab
 
 STORY = Path(__file__).with_name("story")
@@ -36,6 +36,10 @@ class Pretended:
             (self.directory / "console" / f"{node}.log").write_text(text)
 
         self.sandbox = self
+
+    def check_programs(self):
+        if (self.directory / "dead").exists():
+            raise HostError("the program lan-w-sw of the network lan has ended")
 
     def down(self):
         tell(f"down {self.name}")
@@ -318,6 +322,35 @@ def test_a_failure_shows_the_consoles_end_and_hints(project: pytest.Pytester) ->
         ]
     )
     result.stdout.no_fnmatch_line("line 1 of vm1")
+
+
+def test_a_dead_program_of_a_link_is_told_whether_the_test_passes_or_fails(
+    project: pytest.Pytester,
+) -> None:
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.topology("bridged.yaml")
+        def test_passes(lab):
+            (lab.directory / "dead").touch()
+
+        def test_passes_in_a_block(lab_factory):
+            with lab_factory("bridged.yaml") as lab:
+                (lab.directory / "dead").touch()
+
+        def test_fails_in_a_block(lab_factory):
+            with lab_factory("bridged.yaml") as lab:
+                (lab.directory / "dead").touch()
+                raise ValueError("no answer")
+        """
+    )
+    result = project.runpytest()
+    result.assert_outcomes(passed=1, errors=1, failed=2)
+    words = "the program lan-w-sw of the network lan has ended"
+    result.stdout.fnmatch_lines(
+        [*[f"*HostError: {words}"] * 2, "*ValueError: no answer", f"*lab *: {words}"]
+    )
 
 
 def test_a_report_holds_only_its_own_tests_labs(project: pytest.Pytester) -> None:

@@ -342,3 +342,14 @@ def test_an_interrupted_run_is_listed_as_such(tmp_path: Path) -> None:
     assert list_table(list_runs(tmp_path)).rows[0][1] == "interrupted"
     assert list_runs(tmp_path)[0].to_json()["state"] == "interrupted"
     assert recorder.SCHEMA_VERSION == 1
+
+
+def test_junit_tells_the_environment_once() -> None:
+    run = make("20261122T040000.000Z-router-hop-0000", CHECKS)
+    two = Run.judge(
+        run.id, run.experiment, run.hypothesis,
+        [*run.arms, ArmResult.judge("raw/ipv6", "metadata lost", CHECKS[:1])],
+        environment=run.environment, started=run.started, timings={},
+    )  # fmt: skip
+    names = [[one.get("name") for one in suite.iter("property")] for suite in _suites(two)]
+    assert [("accelerator" in one, "run" in one) for one in names] == [(True, True), (False, True)]

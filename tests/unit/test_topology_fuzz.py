@@ -15,12 +15,13 @@ SOUND = [find(name).read_text() + MORE for name in ("router-hop", "xen-uplink", 
 KEYS = """
     name defaults networks nodes routers interfaces network addresses mac model mtu offload
     guest tap device tx csum routes to via kind memory vcpus kernel subnets stp hypervisor host
-    segments segment options
+    segments segment options image url file sha256 format firmware
     [key] x-a
 """
 VALUES = """
     default raw 10.0.1.1/24 10.0.1.0/24 fd00::1/64 10.0.1.9 52:54:00:00:00:01 [key] on off ~
     0 -1 1.5 lan vm1 << 1G xen h west veth bridge
+    http://x/a.raw qcow2 bios micro
 """
 WORDS = [*KEYS.split(), *VALUES.split()]
 TOKENS = [*WORDS, ": ", "\n", "  ", "- ", "{", "}", "[", "]", ", ", "&a ", "*a", "!!int ", '"', "|"]

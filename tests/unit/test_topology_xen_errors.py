@@ -26,7 +26,7 @@ GOLDEN = {
     ),
     "a host that is no text": (
         HOST + "  vm1: {host: 1}\n",
-        "t.yaml:4:15: the Xen host's name must be text, not 1 (put it in quotes: 'xen1')",
+        "t.yaml:4:15: the Xen host's name must be text, not 1 (put it in quotes: '1')",
     ),
     "an unknown host": (
         HOST + "  vm1: {host: xen2}\n",
@@ -167,7 +167,7 @@ GOLDEN = {
     "defaults that make a host of every node": (
         "defaults: {hypervisor: xen}\nnodes: {a: {}}\n",
         "t.yaml:1:12: unknown key 'hypervisor'"
-        " (known: clone, image, initramfs, kernel, memory, model, offload, vcpus)",
+        " (known: clone, image, initramfs, kernel, memory, model, offload, user_data, vcpus)",
     ),
 }
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_packet_checksum import eth, ip, tcp
 from tracing_frames import BEGIN, MS, VALID, Pkt, hop
 
+from labctl.packet.frame import parse
 from labctl.tracing.clocks import GUESS_SLACK_NS, guest_clock
+from labctl.tracing.keys import differences
 from labctl.tracing.matching import Seen, match, prepare
 
 
@@ -152,3 +156,10 @@ def test_what_is_no_ip_packet_is_left_out() -> None:
     record = replace(arp.observations[0].record, frame=bytes(12) + b"\x08\x06" + bytes(28))
     other = replace(arp.observations[0], record=record, judgement=record.classify())
     assert prepare([other]) == []
+
+
+@pytest.mark.parametrize(("version", "name"), [(4, "TTL"), (6, "hop limit")])
+def test_what_a_router_takes_one_from_has_its_name(version: int, name: str) -> None:
+    before = parse(eth(ip(version, 6, tcp())))
+    after = replace(before, ttl=63)
+    assert differences(before, after) == [f"{name} 64 to 63"]

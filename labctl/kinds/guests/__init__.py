@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 SHIPPED: Mapping[str, str] = {
     "micro": "labctl.kinds.guests.micro:Micro",
+    "disk": "labctl.kinds.guests.disk:Disk",
     "xen-pv": "labctl.kinds.guests.xen_pv:XenPv",
     "xen-host": "labctl.kinds.guests.xen_host:XenHost",
     "namespace": "labctl.kinds.guests.namespace:Namespace",
@@ -13,15 +14,21 @@ SHIPPED: Mapping[str, str] = {
 """By name, where the class is; in the order in which they are shown."""
 DEFAULT = "micro"
 """The kind of a node that says nothing of it and lives in the lab itself."""
+_DISK = "disk"
+_DISKS = ("debian",)
+"""The images of labctl's own that boot from a disk."""
 _ON_HOST = "xen-pv"
 _HOSTS: Mapping[str, str] = {"xen": "xen-host"}
 
 
-def derived(hypervisor: str, host: str) -> str:
-    """Return the kind of a node that names none, by its keys `hypervisor` and `host`.
+def derived(hypervisor: str, host: str, image: str | None = "") -> str:
+    """Return the kind of a node that names none, by its keys `hypervisor`, `host` and `image`.
 
-    Both are empty where the node has none; a hypervisor counts first.
+    They are empty where the node has none, the image is None where it is a disk image; a hypervisor
+    counts first.
     """
     if hypervisor:
         return _HOSTS[hypervisor]
-    return _ON_HOST if host else DEFAULT
+    if host:
+        return _ON_HOST
+    return _DISK if image is None or image in _DISKS else DEFAULT

@@ -84,6 +84,8 @@ class GuestKind(Kind):
 
     # --- what it is made of -----------------------------------------------------------------
 
+    boots_disk: ClassVar[bool] = False
+    """Whether it boots a disk image, what `image:` names as a mapping, not a kernel."""
     image: ClassVar[str]
     """The image it boots, where the topology names none."""
     image_with_all_nics: ClassVar[str]

@@ -1,0 +1,88 @@
+"""Whether the images that a topology file names can be had, told at their places in the file.
+
+The file's reader cannot: what images there are is known above it. Nothing is built for it; where an
+image is not built yet, its recipe tells which drivers it will have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from labctl.errors import UsageError
+from labctl.images import cache, modules, recipe
+from labctl.images.recipe import LoadedRecipe
+from labctl.kinds import registry
+from labctl.lab import preflight
+from labctl.topology import text
+from labctl.topology.model import Node, Topology
+from labctl.topology.problems import Problem, TopologyError
+from labctl.topology.tree import Item, Loc, dotted
+
+
+def check(topology: Topology, path: Path) -> None:
+    """Raise `TopologyError` with every image that cannot be had, or does not suit its node.
+
+    `path` is the file that the topology was read from.
+    """
+    loaded: dict[str, LoadedRecipe | UsageError] = {}
+    found: list[tuple[Loc, UsageError]] = []
+    for node in topology.nodes.values():
+        if not node.image:  # it boots a disk image, or nothing at all
+            continue
+        if node.image not in loaded:
+            loaded[node.image] = _load(node.image)
+        known = loaded[node.image]
+        if isinstance(known, UsageError):
+            found.append((("nodes", node.name, "image"), known))
+            continue
+        if node.memory < known.recipe.memory and not node.initramfs:
+            wrong = preflight.too_little(node, known.recipe.memory)
+            found.append((("nodes", node.name, "memory"), wrong))
+        found += _drivers(node, known)
+    if found:
+        root, _ = text.read(path.read_text(encoding="utf-8-sig"), str(path))
+        raise TopologyError(_problem(str(path), root, loc, wrong) for loc, wrong in found)
+
+
+def _load(name: str) -> LoadedRecipe | UsageError:
+    try:
+        return recipe.load(name)
+    except UsageError as wrong:
+        return wrong
+
+
+def _drivers(node: Node, known: LoadedRecipe) -> list[tuple[Loc, UsageError]]:
+    """Return what is wrong with a node's NICs; a kernel of the user's own brings what it brings."""
+    wanted = [registry.nic(one.model) for one in node.interfaces]
+    if node.kernel or node.initramfs or all(model.in_every_image for model in wanted):
+        return []
+    there = _modules(known)
+    return [
+        (("nodes", node.name, "interfaces", at, "model"),
+         preflight.no_driver(node, node.interfaces[at].name, model))
+        for at, model in enumerate(wanted)
+        if not model.in_every_image and there and model.driver not in there
+    ]  # fmt: skip
+
+
+def _modules(known: LoadedRecipe) -> frozenset[str]:
+    """Return the modules of an image that is built, or those its recipe asks for."""
+    try:
+        built = cache.find(known.name, known.digest(known.lock()))
+    except UsageError:  # without a lock nothing can be built; the recipe is all there is
+        built = None
+    if built:
+        return modules.names(built.initramfs)
+    return frozenset(name.replace("-", "_") for name in known.recipe.modules)
+
+
+def _problem(file: str, root: Item | None, loc: Sequence[str | int], wrong: UsageError) -> Problem:
+    """Place a problem at the value that is wrong, or at what should hold it."""
+    items = root.walk(tuple(loc)) if root else []
+    if root and len(items) <= len(loc) and loc[-1] in ("image", "memory"):
+        default = root.walk(("defaults", loc[-1]))
+        if len(default) == 3:
+            items, loc = default, ("defaults", loc[-1])
+    line, column = (items[-1].line, items[-1].column) if items else (0, 0)
+    return Problem(file, line, column, dotted(loc), wrong.message, wrong.hint)
