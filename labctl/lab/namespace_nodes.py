@@ -243,7 +243,8 @@ class NamespaceNode(Node):
 
     def session(self, command: Sequence[str] = ()) -> list[str]:
         """Return the words that open a shell on this terminal, or let it read a command's."""
-        return self.words(" ".join(command) if command else _SHELL)
+        words = command[1:] if command[:1] in (("--",), ["--"]) else command  # as ssh(1) does
+        return self.words(" ".join(words) if words else _SHELL)
 
     def _enter(self) -> list[str]:
         noted = confined.noted(Files.of(self._directory, self.name).note)

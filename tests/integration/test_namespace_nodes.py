@@ -167,6 +167,7 @@ def test_a_command_sees_a_host_of_its_own_and_can_change_nothing_of_ours(here: P
         return (done.stdout + done.stderr).strip()
 
     assert here.ok("exec", "ns1", "hostname").stdout == "ns1\n"
+    assert here.ok("ssh", "ns1", "--", "hostname", "-s").stdout == "ns1\n"
     assert sh("ls /sys/class/net").split() == ["eth0", "lo"]
     assert int(sh("ls -d /proc/[0-9]* | wc -l")) < 8, "it sees its own processes alone"
     for path in ("/etc/labctl-test", "/usr/labctl-test", "/sys/labctl-test"):

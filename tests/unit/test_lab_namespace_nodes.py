@@ -14,6 +14,7 @@ from labctl.guests.keys import Key
 from labctl.guests.namespace_init import Launch
 from labctl.lab import machines, memory, namespace_nodes, preflight
 from labctl.lab.namespace_nodes import NamespaceNode, NamespaceSpec, as_ethtool
+from labctl.lab.node import Node
 from labctl.network import links
 from labctl.network.features import Feature
 from labctl.sandbox import process
@@ -123,6 +124,15 @@ def test_a_command_enters_with_the_rights_of_a_server_alone(tmp_path: Path) -> N
     assert "sys_admin" not in bounds
     assert words[-3:] == ["sh", "-c", "true"]
     assert node.session(["echo", "two  words"])[-1] == "echo two  words"
+    assert node.session(("--", "ls", "-l"))[-1] == "ls -l"
+    assert "bash" in node.session(())[-1]
+
+
+def test_a_guest_is_given_a_line_that_ssh_cannot_take_for_an_option(tmp_path: Path) -> None:
+    node = Node(Host(tmp_path), tmp_path, load(find("bridged")).nodes["vm1"], lambda _ask: None)
+    assert node.words("ls -l")[-2:] == ["vm1", "ls -l"]
+    assert node.words("-x")[-3:] == ["vm1", "--", "-x"]
+    assert node.session(["ls", "-l"])[-3:] == ["vm1", "ls", "-l"]
 
 
 def test_a_systems_libvirt_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
