@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 VERBS = {
+    "catalogue": "catalogue",
     "console": "labs",
     "diagnose": "diagnose",
     "doctor": "checks",

@@ -12,6 +12,14 @@ SHIPPED: Mapping[str, str] = {
     "namespace": "labctl.kinds.forwarders.namespace:Namespace",
     "raw": "labctl.kinds.forwarders.raw:Raw",
     "raw-vnet": "labctl.kinds.forwarders.raw_vnet:RawVnet",
+    "raw-zeroed": "labctl.kinds.forwarders.raw_zeroed:RawZeroed",
+    "raw-synthesised": "labctl.kinds.forwarders.raw_synthesised:RawSynthesised",
+    "raw-sum": "labctl.kinds.forwarders.raw_sum:RawSum",
+    "raw-sum-unready": "labctl.kinds.forwarders.raw_sum_unready:RawSumUnready",
+    "faulty-payload": "labctl.kinds.forwarders.faulty_payload:FaultyPayload",
+    "faulty-sum": "labctl.kinds.forwarders.faulty_sum:FaultySum",
+    "syn-filter": "labctl.kinds.forwarders.syn_filter:SynFilter",
+    "nat": "labctl.kinds.forwarders.nat:Nat",
 }
 """By name, where the class is; in the order in which they are shown."""
 DEFAULT = "namespace"
