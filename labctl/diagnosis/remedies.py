@@ -132,12 +132,13 @@ def candidates(
             found.append(_completing(turned, taken, should=not rest))
     taps = [hop for hop in path if hop.at_bridge and hop.element in _elements(ends)]
     found.append(_links("TAP", "tap", taps, should=False))
-    for name in dict.fromkeys(hop.element for hop in path if hop.in_router):
+    for name in dict.fromkeys(hop.element for hop in path if hop.of_router):
         here = name == lost_in
         outer = [hop for hop in path if hop.element == name and hop.at_bridge]
         inner = [hop for hop in path if hop.element == name and hop.in_router]
         found.append(_links(f"{name}'s bridge-side", "bridge-side veth", outer, should=here))
-        found.append(_links(f"{name}'s own", "router-side veth", inner, should=False))
+        if inner:
+            found.append(_links(f"{name}'s own", "router-side veth", inner, should=False))
         forwarder = registry.FORWARDERS.find(facts.kinds.get(name, ""))
         found += [
             Fix(

@@ -154,6 +154,9 @@ class RunningRouter(Protocol):
     def kernel_forwards(self) -> bool:
         """Tell whether it does."""
 
+    def set_outer_feature(self, feature: str, on: bool) -> None:
+        """Turn a feature (ethtool(8)) of the links' ends at the bridges on, or off."""
+
     def kernel_counters(self) -> dict[str, int]:
         """Return the counters of the namespace's kernel, such as `IpOutNoRoutes`."""
 
@@ -177,6 +180,8 @@ class ForwarderKind(Kind):
     `dropped at … because …`; those that tell most come first."""
     remedies: ClassVar[Sequence[Remedy]] = ()
     """What it offers where a checksum's metadata was lost in it; the best comes first."""
+    sees_inside: ClassVar[bool] = True
+    """Whether packet sockets in the router's namespace see what it forwards."""
 
     def told(self, router: RunningRouter) -> Any:
         """Return what the topology says to this kind, as an object of `options`."""

@@ -15,9 +15,8 @@ from labctl.guests import ssh
 from labctl.images import Image, modules
 from labctl.kinds import registry
 from labctl.kinds.base import KernelPart, Kind, Option
-from labctl.lab import memory, state, templates, xen_guests
+from labctl.lab import kernel_parts, memory, state, templates, xen_guests
 from labctl.lab.machines import kind_of
-from labctl.network import kernel_parts
 from labctl.sandbox import process
 from labctl.topology.model import Node, Topology
 

@@ -73,6 +73,8 @@ class Remedy:
     works: bool | None
     """None: it could not be tried, or not be told."""
     text: Text
+    what: Text = ""
+    """The same in words that fit other rows, too: `router as raw-vnet`, `tx off at the TAPs`."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -109,6 +111,8 @@ class RowResult:
     """The element that is expected to lose the metadata; empty for none."""
     completes: Text = ""
     """The element that is expected to complete the checksum; empty for none."""
+    place: Text = ""
+    """The place that `labctl diagnose` is expected to name, or what it begins with."""
     note: Text = ""
     differences: tuple[Text, ...] = ()
     """What was measured and not expected, or why nothing was."""
@@ -121,6 +125,10 @@ class RowResult:
     started: Text = ""
     key: Text = ""
     """What the result is of: topology, kinds, versions. Another key makes it out of date."""
+
+    def kind_of(self, name: str) -> str:
+        """Return the kind of the element of a name; empty for none."""
+        return next((one.kind for one in self.elements if one.name == name), "")
 
     @property
     def cures(self) -> tuple[Remedy, ...]:

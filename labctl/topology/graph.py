@@ -115,17 +115,20 @@ class RouterElement:
 
     @cached_property
     def ports(self) -> tuple[Port, ...]:
-        """One port an interface: inside the router, and its veth's end at the bridge."""
+        """One port an interface: inside the router, and its veth's end at the bridge.
+
+        Inside of some kinds packet sockets do not see what is forwarded (`sees_inside`).
+        """
         router = self.router
+        kind = registry.FORWARDERS.find(router.kind)
+        sees = kind is None or kind.sees_inside  # where it is not here, as most are
+
+        def points(one: model.RouterInterface) -> tuple[ObservationPoint, ...]:
+            inner = (inside_router(router.name, one.name, router.host),) if sees else ()
+            return (*inner, outer_end("router", router.name, one.peer, router.host, "veth"))
+
         return tuple(
-            Port(
-                one.name,
-                Segment(one.network, router.host, one.segment),
-                (
-                    inside_router(router.name, one.name, router.host),
-                    outer_end("router", router.name, one.peer, router.host, "veth"),
-                ),
-            )
+            Port(one.name, Segment(one.network, router.host, one.segment), points(one))
             for one in router.interfaces
         )
 

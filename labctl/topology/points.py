@@ -53,6 +53,11 @@ class ObservationPoint:
         return self.inside and self.kind == "router"
 
     @property
+    def of_router(self) -> bool:
+        """Whether it belongs to a router, at either end of its interface."""
+        return self.kind == "router"
+
+    @property
     def at_bridge(self) -> bool:
         """Whether it is in no guest or router: the outer end of an interface, or on a wire."""
         return not self.inside

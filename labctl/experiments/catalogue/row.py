@@ -13,6 +13,7 @@ from typing import Literal
 
 from labctl import topology as topologies
 from labctl.diagnosis.diagnose import Diagnosis, diagnose
+from labctl.diagnosis.remedies import Fix
 from labctl.diagnosis.verdict import Finding
 from labctl.experiments.catalogue.rows import Control, Row
 from labctl.experiments.expectations import blamed, check_path, expected_of
@@ -233,6 +234,16 @@ def _remembered(said: Diagnosis) -> Diagnosed:
         verdict.where,
         verdict.reason,
         tuple(
-            Remedy(one.fix.name, one.fix.how, one.fix.cost, one.works, one.text) for one in trials
+            Remedy(
+                one.fix.name, one.fix.how, one.fix.cost, one.works, one.text, _in_general(one.fix)
+            )
+            for one in trials
         ),
     )
+
+
+def _in_general(fix: Fix) -> str:
+    """Name what was tried in words that fit other paths, too."""
+    if fix.kind:
+        return f"router as {fix.kind}"
+    return fix.name if fix.layer == "guest" else f"tx off at the {fix.layer}s"

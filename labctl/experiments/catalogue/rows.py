@@ -50,6 +50,10 @@ SWITCHES = (
     "https://github.com/p4lang/behavioral-model/issues/986",
     "https://github.com/FDio/vpp/issues/265",
 )
+XDP_THREADS = (
+    "https://github.com/xdp-project/xdp-tutorial/issues/160",
+    "https://github.com/xdp-project/xdp-tutorial/issues/357",
+)
 ALL: tuple[Row, ...] = (
     Row("bridge", LINKS, "a Linux bridge", bridged()),
     Row(
@@ -87,6 +91,18 @@ ALL: tuple[Row, ...] = (
     Row(
         "nat", KERNEL, "a namespace router with nftables masquerade", routed("nat"),
         ("https://github.com/TencentCloud/CubeSandbox/pull/443",),
+    ),
+    Row(
+        "tc-bpf", KERNEL, "a BPF program at tc's hook redirects", routed("tc-bpf"),
+        ("https://github.com/TencentCloud/CubeSandbox/pull/110",),
+    ),
+    Row(
+        "xdp-generic", KERNEL, "an XDP program in generic mode redirects", routed("xdp-generic"),
+        XDP_THREADS,
+    ),
+    Row(
+        "xdp-native", KERNEL, "an XDP program in the driver redirects", routed("xdp-native"),
+        XDP_THREADS,
     ),
     Row(
         "raw", USER, "a router over packet sockets, as it is", routed("raw"),

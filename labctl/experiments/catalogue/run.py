@@ -112,6 +112,7 @@ def _result(
         verdict=verdict,
         loses=expected.element(Effect.LOSES),
         completes=expected.element(Effect.COMPLETES),
+        place=row.control.where if row.control else expected.place,
         note=row.note,
         differences=tuple(differences),
         traffic=tuple(measured.traffic),

@@ -20,6 +20,9 @@ SHIPPED: Mapping[str, str] = {
     "faulty-sum": "labctl.kinds.forwarders.faulty_sum:FaultySum",
     "syn-filter": "labctl.kinds.forwarders.syn_filter:SynFilter",
     "nat": "labctl.kinds.forwarders.nat:Nat",
+    "tc-bpf": "labctl.kinds.forwarders.tc_bpf:TcBpf",
+    "xdp-generic": "labctl.kinds.forwarders.xdp_generic:XdpGeneric",
+    "xdp-native": "labctl.kinds.forwarders.xdp_native:XdpNative",
 }
 """By name, where the class is; in the order in which they are shown."""
 DEFAULT = "namespace"

@@ -1,6 +1,6 @@
 """Which parts of the kernel are there: found by trying each in a network namespace of its own.
 
-    python -m labctl.network.kernel_parts SORT:NAME...
+    python -m labctl.lab.kernel_parts SORT:NAME...
 
 A name in /proc/modules proves little: a part may be built in, or be loaded when it is wanted. So
 each is tried, in a namespace that goes with this process. It prints one line of JSON, a list of
@@ -86,7 +86,21 @@ def _nftables(name: str, mark: str) -> None:
             tables.rule("add", table=mark, chain="c", expressions=(masq(),))
 
 
+def _bpf(name: str, mark: str) -> None:
+    """Load the program that a router runs at a hook, and attach it."""
+    from pyroute2 import IPRoute
+
+    from labctl.routers import bpf, redirect
+
+    hook = redirect.HOOKS[name]
+    with IPRoute() as ip:
+        index = _veth(ip, mark)
+    program = bpf.load(hook.kind, redirect.assemble(hook))
+    bpf.attach(program, index, hook.attach, hook.flags)
+
+
 TRIES: Mapping[str, Callable[[str, str], None]] = {
+    "bpf": _bpf,
     "link": _link,
     "tc action": _action,
     "nftables": _nftables,
