@@ -31,7 +31,7 @@ EXITS = {
 
 @click.group("catalogue")
 def catalogue() -> None:
-    """Which paths keep the metadata of checksums, which break it, and what mends that.
+    """Tell which paths keep, lose or complete checksums.
 
     Each row is a path between two guests, with what is expected of it by the kinds on it.
     """
@@ -74,7 +74,9 @@ def list_rows(as_json: bool) -> None:
 )
 @accel_option
 @cold_option
-@click.option("--row-only", is_flag=True, hidden=True)
+@click.option(
+    "--row-only", is_flag=True, hidden=True, help="Run them here, and write no pages: internal."
+)
 @json_option
 def run_rows(
     names: tuple[str, ...],

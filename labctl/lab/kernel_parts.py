@@ -82,8 +82,7 @@ def _nftables(name: str, mark: str) -> None:
     with NFTables(nfgen_family=int(socket.AF_INET)) as tables:
         tables.table("add", name=mark)
         tables.chain("add", table=mark, name="c", hook="postrouting", type="nat", policy=1)
-        if name == "masq":
-            tables.rule("add", table=mark, chain="c", expressions=(masq(),))
+        tables.rule("add", table=mark, chain="c", expressions={"masq": (masq(),)}[name])
 
 
 def _bpf(name: str, mark: str) -> None:

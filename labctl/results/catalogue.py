@@ -190,6 +190,11 @@ def read_row(folder: Path, name: str) -> RowResult | None:
         return None
 
 
+def forget_row(folder: Path, name: str) -> None:
+    """Take the file of a row away, if there is one."""
+    (folder / ROWS / f"{name}.json").unlink(missing_ok=True)
+
+
 def read_rows(folder: Path, names: Sequence[str]) -> Catalogue:
     """Return the rows of these names that a folder has, in their order."""
     found = (read_row(folder, name) for name in names)

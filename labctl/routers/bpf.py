@@ -126,7 +126,7 @@ def load(kind: int, program: bytes) -> int:
             return _bpf(_PROG_LOAD, told)
         except OSError:
             said = log.value.decode(errors="replace").strip().splitlines()[-2:]
-            words = " / ".join(said) or os.strerror(wrong.errno)
+            words = " / ".join(said) or os.strerror(wrong.errno or 0)
             raise OSError(wrong.errno, f"the kernel refuses the program: {words}") from None
 
 

@@ -47,10 +47,11 @@ class Hook:
     """Whether the headers must be made linear first."""
 
 
+# By the words of ip-link(8) for XDP's.
 HOOKS: Mapping[str, Hook] = {
     "tc": Hook(bpf.SCHED_CLS, bpf.ATTACH_TCX_INGRESS, 76, 80, 36, -1, pulls=True),
-    "xdp-generic": Hook(bpf.XDP, bpf.ATTACH_XDP, 0, 4, 12, 2, bpf.XDP_FLAGS_SKB_MODE),
-    "xdp-native": Hook(bpf.XDP, bpf.ATTACH_XDP, 0, 4, 12, 2, bpf.XDP_FLAGS_DRV_MODE),
+    "xdpgeneric": Hook(bpf.XDP, bpf.ATTACH_XDP, 0, 4, 12, 2, bpf.XDP_FLAGS_SKB_MODE),
+    "xdpdrv": Hook(bpf.XDP, bpf.ATTACH_XDP, 0, 4, 12, 2, bpf.XDP_FLAGS_DRV_MODE),
 }
 
 

@@ -312,6 +312,9 @@ class Recorder:
     def kernel_counters(self) -> dict[str, int]:
         return {"IpOutNoRoutes": 1}
 
+    def set_outer_feature(self, feature: str, on: bool) -> None:
+        self.asked.append(f"{feature} {on}")
+
     def start_program(self, program: str | Path, *options: str) -> None:
         self.asked.append(" ".join((str(program), *options)))
 
@@ -341,6 +344,9 @@ def test_the_example_of_the_docs_works(packages: Path) -> None:
         ("namespace", ["kernel True"], "IpOutNoRoutes"),
         ("raw", ["labctl.routers.raw"], "forwarded"),
         ("raw-vnet", ["labctl.routers.raw --vnet"], "forwarded"),
+        ("raw-sum", ["labctl.routers.rewriting --how recompute"], "forwarded"),
+        ("nat", ["labctl.routers.masquerade", "kernel True"], "IpOutNoRoutes"),
+        ("tc-bpf", ["kernel True", "labctl.routers.redirect --hook tc"], "IpOutNoRoutes"),
     ],
 )
 def test_a_shipped_one_starts_what_forwards(name: str, asked: list[str], counted: str) -> None:

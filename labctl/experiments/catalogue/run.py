@@ -20,9 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from labctl import kinds
 from labctl import topology as topologies
-from labctl.errors import LabctlError
 from labctl.events import Emit, silent
 from labctl.experiments import runner
 from labctl.experiments.catalogue.row import Measured, Prediction, experiment_of, predict
@@ -30,7 +28,7 @@ from labctl.experiments.catalogue.rows import Row
 from labctl.guests.accel import Policy
 from labctl.kinds.base import Effect
 from labctl.lab import memory, preflight
-from labctl.results.catalogue import RECORDS, RowResult, read_row, write_row
+from labctl.results.catalogue import RECORDS, RowResult, forget_row, read_row, write_row
 from labctl.results.model import Run, Verdict, host_environment
 from labctl.sandbox import process
 from labctl.topology import Topology
@@ -46,12 +44,11 @@ def at_once() -> int:
     return max(1, min(cpus, memory.free() // MEMORY_OF_ROW))
 
 
-def key(row: Row, model: Topology) -> str:
+def key(row: Row, model: Topology, expected: Prediction) -> str:
     """Return what a result is of; another key makes it out of date."""
     here = host_environment()
-    files = sorted(Path(kinds.__file__).parent.rglob("*.py"))
-    said = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    facts = [model.digest(), said, here.host_kernel, here.labctl, repr(row.control)]
+    facts = [model.digest(), here.host_kernel, here.labctl, repr(row.control)]
+    facts += [expected.words, repr(expected.elements)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -60,7 +57,8 @@ def known(row: Row, folder: Path) -> RowResult | None:
     found = read_row(folder, row.name)
     if found is None or found.verdict is Verdict.ERROR:
         return None
-    return found if found.key == key(row, topologies.from_mapping(row.topology)) else None
+    model = topologies.from_mapping(row.topology)
+    return found if found.key == key(row, model, predict(row, model)) else None
 
 
 def run_row(
@@ -72,7 +70,8 @@ def run_row(
     the folder cannot be written.
     """
     model = topologies.from_mapping(row.topology)
-    expected, mark = predict(row, model), key(row, model)
+    expected = predict(row, model)
+    mark = key(row, model, expected)
     begun = time.monotonic()
     lacks = [error.message for error in preflight.lacking(model)]
     if lacks:
@@ -160,28 +159,19 @@ def run_all(
         before = None if again else known(row, folder)
         ran = before is None
         if ran and not children.ended:
+            forget_row(folder, row.name)
             children.run(_words(row, folder, options))
-            before = known_or_error(row, folder)
+            before = read_row(folder, row.name)
         with lock:
             if before:
                 found[row.name] = before
             if not children.ended:
                 tell(row, before, ran)
 
-    with children, ThreadPoolExecutor(jobs or at_once()) as pool:
+    with ThreadPoolExecutor(jobs or at_once()) as pool, children:  # these are ended first
         for _ in pool.map(one, rows):
             pass
     return [found[row.name] for row in rows if row.name in found]
-
-
-def known_or_error(row: Row, folder: Path) -> RowResult | None:
-    """Return the result that a row's process has just written; None where it is of something else.
-
-    Unlike `known` it may be one that could not be told.
-    """
-    found = read_row(folder, row.name)
-    is_new = found and found.key == key(row, topologies.from_mapping(row.topology))
-    return found if is_new else None
 
 
 def _words(row: Row, folder: Path, options: Sequence[str]) -> list[str]:
@@ -213,15 +203,11 @@ class _Children:
     def run(self, argv: Sequence[str]) -> None:
         """Run a process to its end; what it says is thrown away, for its file says all."""
         ours = {name: value for name, value in os.environ.items() if _is_ours(name)}
-        quiet = subprocess.DEVNULL
-        # It ends when its input does: also where this process is killed and cannot tell it.
         with self._lock:
             if self.ended:
                 return
-            child = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet,
-                env=process.environment(ours),
-            )  # fmt: skip
+            # It ends when its input does: also where this process is killed and cannot tell it.
+            child = process.start_quiet(argv, ours)
             self._running.add(child)
         try:
             child.wait()
@@ -256,6 +242,3 @@ def ending_with_input() -> Iterator[None]:
         yield
     finally:
         over.set()
-
-
-__all__ = ["LabctlError", "at_once", "ending_with_input", "key", "known", "run_all", "run_row"]

@@ -16,10 +16,7 @@ class Nat(Namespace):
         "nf_nat_ipv4_manip_pkt() has inet_proto_csum_replace4() carry the new address into the "
         "field, which for CHECKSUM_PARTIAL is the pseudo-header's sum, and leaves ip_summed"
     )
-    requires = (
-        KernelPart("nftables", "masq", "nf_tables nft_masq nft_chain_nat"),
-        KernelPart("nftables", "nat", "nft_chain_nat"),
-    )
+    requires = (KernelPart("nftables", "masq", "nf_tables nft_masq nft_chain_nat"),)
     remedies = (Remedy(Namespace.name, "addresses are no longer translated"),)
 
     def start(self, router: RunningRouter) -> None:

@@ -17,12 +17,12 @@ class XdpGeneric(Namespace):
         "past validate_xmit_skb(); what is longer than the MTU is dropped (xdp_ok_fwd_dev())"
     )
     sees_inside = False
-    requires = (KernelPart("bpf", "xdp-generic", "xdp"),)
+    requires = (KernelPart("bpf", "xdpgeneric", "xdp"),)
 
     def start(self, router: RunningRouter) -> None:
         """Let the kernel forward, and the program run before it does."""
         super().start(router)
-        router.start_program("labctl.routers.redirect", "--hook", "xdp-generic")
+        router.start_program("labctl.routers.redirect", "--hook", "xdpgeneric")
 
     def effect_on(self, passing: Passing) -> Effect:
         """Return what becomes of a packet; a super-frame is dropped, as by what loses metadata."""

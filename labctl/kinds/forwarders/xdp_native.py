@@ -22,13 +22,13 @@ class XdpNative(Namespace):
         Remedy("tc-bpf", "the skb is made before the program runs: slower"),
         Remedy(Namespace.name, "the program no longer forwards: the kernel does"),
     )
-    requires = (KernelPart("bpf", "xdp-native", "xdp"),)
+    requires = (KernelPart("bpf", "xdpdrv", "xdp"),)
 
     def start(self, router: RunningRouter) -> None:
         """Let the kernel forward, and the program run before it does."""
         super().start(router)
         router.set_outer_feature("rx-gro", True)  # else veth_xdp_xmit() finds no NAPI there
-        router.start_program("labctl.routers.redirect", "--hook", "xdp-native")
+        router.start_program("labctl.routers.redirect", "--hook", "xdpdrv")
 
     def stop(self, router: RunningRouter) -> None:
         """Turn off what the driver needed at the other ends; it is off by default there."""
