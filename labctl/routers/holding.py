@@ -13,15 +13,33 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pyroute2 import netns as namespaces
 
 from labctl.sandbox import confine
 
-Counters = Callable[[], Mapping[str, int]]
-SetUp = Callable[[Sequence[str], argparse.Namespace], Counters]
-"""Sets it up for interfaces, as the words of the command line say; returns what tells its counters.
-Raises `OSError`."""
+
+def _nothing() -> None:
+    """Undo nothing."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What was set up."""
+
+    counters: Callable[[], Mapping[str, int]] = dict
+    """Tells its counters."""
+    readers: Mapping[int, Callable[[], None]] = field(default_factory=dict)
+    """What is to be called when a descriptor can be read."""
+    undo: Callable[[], None] = _nothing
+    """Takes away what does not go with this process; called at its end, and may raise `OSError`."""
+    rights: tuple[int, ...] = ()
+    """The capabilities that it still needs for that."""
+
+
+SetUp = Callable[[Sequence[str], argparse.Namespace], Held]
+"""Sets it up for interfaces, as the words of the command line say; raises `OSError`."""
 
 
 def say(about: Mapping[str, object]) -> None:
@@ -48,16 +66,20 @@ def main(set_up: SetUp, words: argparse.ArgumentParser, argv: Sequence[str] | No
     try:
         if asked.netns:
             namespaces.setns(asked.netns, flags=0)
-        counters = set_up(asked.interfaces, asked)
-        confine.forgo()
+        held = set_up(asked.interfaces, asked)
+        confine.forgo(*held.rights)
     except OSError as wrong:
         sys.stderr.write(f"cannot route between {', '.join(asked.interfaces)}: {wrong}\n")
         return 1
     say({"ready": True, "pid": os.getpid(), "interfaces": asked.interfaces})
     while True:
-        select.select([wake], [], [])
-        numbers = os.read(wake, 4096)
-        if signal.SIGUSR1 in numbers:
-            say({"counters": dict(counters())})
-        if signal.SIGTERM in numbers:
-            return 0
+        for fd in select.select([wake, *held.readers], [], [])[0]:
+            if fd != wake:
+                held.readers[fd]()
+                continue
+            numbers = os.read(wake, 4096)
+            if signal.SIGUSR1 in numbers:
+                say({"counters": dict(held.counters())})
+            if signal.SIGTERM in numbers:
+                held.undo()
+                return 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.nftables.expressions import masq
@@ -28,7 +28,7 @@ _SRCNAT, _ACCEPT = 100, 1
 _held: list[NFTables] = []
 
 
-def masquerade(_interfaces: Sequence[str], _asked: argparse.Namespace) -> holding.Counters:
+def masquerade(_interfaces: Sequence[str], _asked: argparse.Namespace) -> holding.Held:
     """Make the tables; raises `OSError`."""
     try:
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -42,11 +42,7 @@ def masquerade(_interfaces: Sequence[str], _asked: argparse.Namespace) -> holdin
             tables.rule("add", table=TABLE, chain=CHAIN, expressions=(masq(),))
     except NetlinkError as wrong:
         raise OSError(wrong.code, f"nftables: {wrong}") from wrong
-    return _nothing
-
-
-def _nothing() -> Mapping[str, int]:
-    return {}
+    return holding.Held()
 
 
 if __name__ == "__main__":

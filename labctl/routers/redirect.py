@@ -147,13 +147,13 @@ def _look_up(code: bpf.Assembler) -> None:
     code.jump_if(JNE, 0, 0, "go on")
 
 
-def redirect(interfaces: Sequence[str], asked: argparse.Namespace) -> holding.Counters:
+def redirect(interfaces: Sequence[str], asked: argparse.Namespace) -> holding.Held:
     """Let the program run at every interface; raises `OSError`."""
     hook = HOOKS[asked.hook]
     program = bpf.load(hook.kind, assemble(hook))
     for name in interfaces:
         bpf.attach(program, socket.if_nametoindex(name), hook.attach, hook.flags)
-    return dict  # the namespace's kernel has the counters
+    return holding.Held()  # the namespace's kernel has the counters
 
 
 def main(argv: Sequence[str] | None = None) -> int:

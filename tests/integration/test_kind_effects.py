@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from netlab import bridge, connects, host, isolated, pings, tcp_server
+from pyroute2 import IPRoute
 
 from labctl.capture.counters import parse_counters
 from labctl.capture.point import host_point
@@ -23,8 +25,9 @@ from labctl.kinds.base import Effect, ForwarderKind, Option, Passing
 from labctl.lab import kernel_parts
 from labctl.lab.preflight import lacking
 from labctl.network import features, links
-from labctl.routers import namespace
+from labctl.routers import namespace, tun
 from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.netns import inside
 from labctl.topology import from_mapping
 from labctl.topology.model import Router, RouterInterface
 
@@ -36,7 +39,7 @@ FINISHED, LOST, KEPT = ("valid", False), ("partial", False), ("partial", True)
 BEHIND = {Effect.KEEPS: KEPT, Effect.LOSES: LOST, Effect.COMPLETES: FINISHED}
 FORWARDERS = [
     "namespace", "nat", "tc-bpf", "xdp-generic", "xdp-native", "raw", "raw-vnet", "raw-zeroed",
-    "raw-synthesised", "raw-sum", "raw-sum-unready",
+    "raw-synthesised", "raw-sum", "raw-sum-unready", "tun", "tun-vnet", "tun-vnet-empty",
 ]  # fmt: skip
 
 
@@ -148,6 +151,30 @@ def _cross(tmp_path: Path, kind: ForwarderKind, version: int) -> None:
             evidence = capture.stop(Deadline(60, "capture"))
     assert seen(evidence) == {"before": {KEPT}, "after": {BEHIND[effect]}}
     assert accepted is (effect is not Effect.LOSES)
+
+
+@isolated
+def test_a_tun_and_its_rules_go_with_the_program(tmp_path: Path) -> None:
+    with forwarding(registry.forwarder("tun"), tmp_path) as running:
+        assert pings("vm1", VM2[4])
+        assert running.program_counters()["forwarded"] >= 2
+        assert inside("r1", rules) == {4, 6}
+        assert running.handle
+        running.handle.kill()
+        assert running.handle.finish(Deadline(60, "ending the program")) == 0
+        assert inside("r1", rules) == set()
+        assert pings("vm1", VM2[4]), "the kernel still forwards"
+
+
+def rules() -> set[int]:
+    """The IP versions for which there is a rule of the program's priority."""
+    with IPRoute() as ip:
+        return {
+            version
+            for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6))
+            for one in ip.get_rules(family=int(family))
+            if one.get_attr("FRA_PRIORITY") == tun.PRIORITY
+        }
 
 
 LINKS: list[tuple[str, dict[str, Option]]] = [

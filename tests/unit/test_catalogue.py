@@ -31,9 +31,18 @@ from labctl.results.catalogue import (
     Traffic,
 )
 from labctl.results.model import Verdict
+from labctl.sandbox import process
 from labctl.topology import from_mapping
 
-BREAKING = {"raw", "raw-zeroed", "xdp-native", "packet-wire", "raw-then-namespace"}
+BREAKING = {
+    "raw",
+    "raw-zeroed",
+    "xdp-native",
+    "packet-wire",
+    "raw-then-namespace",
+    "e1000e-raw",
+    "tun-vnet-empty",
+}
 
 
 def row_result(name: str = "raw", verdict: Verdict = Verdict.PASS, **more: object) -> RowResult:
@@ -186,7 +195,7 @@ def test_who_is_interrupted_ends_the_processes_of_its_rows() -> None:
             children._running.add(child)
             raise KeyboardInterrupt
 
-    child = run.process.start_quiet(["sleep", "1000"], {})
+    child = process.start_quiet(["sleep", "1000"], {})
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert child.poll() is not None

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+EVERY_NIC = "micro-generic"
+"""The image that has the drivers of all NIC models."""
 Mapped = dict[str, Any]
 """A topology as its file would say it, or a part of one."""
 
 
-def bridged(
-    wire: Mapped | None = None, nics: Sequence[str] = ("", ""), offload: Mapped | None = None
-) -> Mapped:
-    """Return two guests on one network; with a `wire`, it has two segments that this joins.
-
-    `nics` are the models of their NICs, `offload` what is set at the second one's.
-    """
+def bridged(wire: Mapped | None = None) -> Mapped:
+    """Return two guests on one network; with a `wire`, it has two segments that this joins."""
     lan: Mapped = {"subnets": ["10.0.1.0/24", "fd00:1::/64"]}
     if wire:
         lan["segments"] = {"near": {}, "wire": wire, "far": {}}
     nodes: Mapped = {}
-    for number, (name, segment, nic) in enumerate(
-        zip(("vm1", "vm2"), ("near", "far"), nics, strict=True), 1
-    ):
+    for number, (name, segment) in enumerate((("vm1", "near"), ("vm2", "far")), 1):
         interface: Mapped = {
             "network": "lan", "addresses": [f"10.0.1.{number}/24", f"fd00:1::{number}/64"]
         }  # fmt: skip
         if wire:
             interface["segment"] = segment
-        if nic:
-            interface["model"] = nic
-        if offload and number == 2:
-            interface["offload"] = offload
         nodes[name] = {"interfaces": [interface]}
     return {"name": "row", "networks": {"lan": lan}, "nodes": nodes}
+
+
+def with_nics(topology: Mapped, first: str = "", second: str = "") -> Mapped:
+    """Return a topology whose guests have NICs of these models; as it is where one is empty."""
+    nodes = dict(topology["nodes"])
+    for name, model in (("vm1", first), ("vm2", second)):
+        if model:
+            (interface,) = nodes[name]["interfaces"]
+            other = {"interfaces": [{**interface, "model": model}], "image": EVERY_NIC}
+            nodes[name] = {**nodes[name], **other}
+    return {**topology, "nodes": nodes}
 
 
 def routed(*kinds: str, options: Mapping[str, Any] | None = None) -> Mapped:

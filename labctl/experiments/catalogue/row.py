@@ -20,12 +20,20 @@ from labctl.experiments.expectations import blamed, check_path, expected_of
 from labctl.experiments.model import Experiment
 from labctl.experiments.run_context import Arm, Trial
 from labctl.experiments.traffic_run import TrafficRun
-from labctl.kinds import registry
+from labctl.kinds import nics, registry
 from labctl.kinds.base import Effect, Kind, Passing
 from labctl.results.catalogue import Diagnosed, Element, PacketWay, Remedy, Traffic
 from labctl.topology import Topology
 from labctl.topology.expected import Expected, expect
-from labctl.topology.graph import PacketPath, RouterElement, Segment, Traversal, Wire, find_path
+from labctl.topology.graph import (
+    GuestElement,
+    PacketPath,
+    RouterElement,
+    Segment,
+    Traversal,
+    Wire,
+    find_path,
+)
 from labctl.tracing.plan import plan
 
 SOURCE, DESTINATION = "vm1", "vm2"
@@ -101,7 +109,9 @@ def _named(path: PacketPath) -> Iterator[str]:
             case Segment():
                 yield f"{element.network}/{element.name}" if element.name else element.network
             case _:
-                yield element.node.name
+                models = {interface.model for interface in element.node.interfaces}
+                told = ", ".join(models - {nics.DEFAULT})
+                yield f"{element.node.name} ({told})" if told else element.node.name
 
 
 def _elements(path: PacketPath) -> Iterator[Element]:
@@ -125,6 +135,10 @@ def _kind(here: Traversal) -> tuple[str, Kind, dict[str, bool | int | float | st
         case Segment() as segment:
             name = f"{segment.network}/{segment.name}" if segment.name else segment.network
             return name, registry.link(segment.kind), dict(segment.options)
+        case GuestElement(node):
+            names = {port.interface for port in (here.entry, here.exit) if port}
+            (model,) = {one.model for one in node.interfaces if one.name in names}
+            return (node.name, registry.nic(model), {}) if model != nics.DEFAULT else None
         case _:
             return None
 

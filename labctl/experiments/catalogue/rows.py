@@ -8,7 +8,7 @@ from typing import Any
 
 from labctl.diagnosis.verdict import Finding
 from labctl.errors import UsageError, nearest, shown
-from labctl.experiments.catalogue.paths import bridged, routed
+from labctl.experiments.catalogue.paths import bridged, routed, with_nics
 
 LINKS, KERNEL, USER, CHAINS, MACHINES, CONTROLS = (
     "links", "kernel paths", "user space", "chains", "machines", "negative controls"
@@ -120,12 +120,38 @@ ALL: tuple[Row, ...] = (
         "raw-sum-unready", USER, "the same router computes where CSUMNOTREADY",
         routed("raw-sum-unready"), ("https://github.com/kubevirt/kubevirt/pull/16131",),
     ),
+    Row("tun", USER, "a program behind a TUN, no virtio header", routed("tun")),
+    Row(
+        "tun-vnet", USER, "a program behind a TUN, virtio header kept", routed("tun-vnet"),
+        ("https://github.com/tailscale/tailscale/issues/19820",),
+    ),
+    Row(
+        "tun-vnet-empty", USER, "a program behind a TUN, empty virtio header",
+        routed("tun-vnet-empty"), ("https://github.com/hermit-os/uhyve/pull/1369",),
+    ),
     Row(
         "raw-then-namespace", CHAINS, "lost at the first of two hops", routed("raw", "namespace")
     ),
     Row(
         "sum-unready-then-raw", CHAINS, "completed before a hop that loses metadata",
         routed("raw-sum-unready", "raw"),
+    ),
+    Row(
+        "e1000-raw", MACHINES, "e1000 at both ends of a router that loses metadata",
+        with_nics(routed("raw"), "e1000", "e1000"),
+        note="Nothing unfinished comes to the router, so nothing can be lost there.",
+    ),
+    Row(
+        "e1000e-raw", MACHINES, "e1000e at both ends of a router that loses metadata",
+        with_nics(routed("raw"), "e1000e", "e1000e"),
+    ),
+    Row(
+        "rtl8139", MACHINES, "rtl8139 and virtio on a bridge",
+        with_nics(bridged(), "rtl8139"),
+    ),
+    Row(
+        "vmxnet3", MACHINES, "virtio and vmxnet3 on a bridge",
+        with_nics(bridged(), "", "vmxnet3"),
     ),
     Row(
         "damaged", CONTROLS, "a router that damages payloads of summed packets",
