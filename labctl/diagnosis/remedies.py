@@ -38,10 +38,11 @@ MIN_CSUM_ERRORS = 2
 OFF = {"tx-checksumming": False}
 """Of a link of the host's: its kernel completes what is sent by it."""
 
-Layer = Literal["guest", "tap", "bridge-side veth", "router-side veth", "router"]
+Layer = Literal["guest", "tap", "wire", "bridge-side veth", "router-side veth", "router"]
 
 _COSTS: Mapping[str, str] = {
     "tap": "the host's CPU sums every packet to the guest and cuts super-frames",
+    "wire": "the host's CPU sums every packet that goes into the wire and cuts super-frames",
     "bridge-side veth": "the host's CPU sums every packet to the router and cuts super-frames",
     "router-side veth": "the host's CPU sums every packet the router sends",
 }
@@ -132,6 +133,10 @@ def candidates(
             found.append(_completing(turned, taken, should=not rest))
     taps = [hop for hop in path if hop.at_bridge and hop.element in _elements(ends)]
     found.append(_links("TAP", "tap", taps, should=False))
+    for name in dict.fromkeys(hop.element for hop in path if hop.on_wire):
+        links = [hop for hop in path if hop.on_wire and hop.element == name]
+        here = verdict.where.startswith(f"{name} (")
+        found.append(_links("wire", "wire", (links[0], links[-1]), should=here))
     for name in dict.fromkeys(hop.element for hop in path if hop.of_router):
         here = name == lost_in
         outer = [hop for hop in path if hop.element == name and hop.at_bridge]
@@ -183,9 +188,9 @@ def _links(what: str, layer: Layer, places: Sequence[ObservationPoint], *, shoul
     how = "; ".join(
         f"{prefix}ethtool -K {hop.link} tx off" for prefix, hop in zip(where, places, strict=True)
     )
-    ending = "the TAP" if what == "TAP" else f"{what} veth"
+    endings = {"TAP": "the TAPs", "wire": "the ends of the wire"}
     return Fix(
-        name=f"tx off at {ending}s {names}",
+        name=f"tx off at {endings.get(what, f'{what} veths')} {names}",
         layer=layer,
         how=how,
         cost=_COSTS[layer],
