@@ -103,6 +103,8 @@ ALL: tuple[Row, ...] = (
     Row(
         "xdp-native", KERNEL, "an XDP program in the driver redirects", routed("xdp-native"),
         XDP_THREADS,
+        "The first packet to a neighbour that the kernel has not asked for yet is forwarded by the "
+        "kernel, and keeps its metadata: ping goes first.",
     ),
     Row(
         "raw", USER, "a router over packet sockets, as it is", routed("raw"),
