@@ -122,7 +122,8 @@ def lacking(topology: Topology) -> list[HostError]:
         for_whom = f"which {who} of the kind {kind.name} needs"
         if isinstance(need, KernelPart):
             if need in absent:
-                what = f"this kernel has no {need.sort} {need.name}, {for_whom}"
+                whom = "" if os.geteuid() == 0 else " for an ordinary user"
+                what = f"this kernel has no {need.sort} {need.name}{whom}, {for_whom}"
                 found.append(HostError(what, f"as root, run: modprobe -a {need.module}"))
         elif not shutil.which(need.program, path=process.ENVIRONMENT["PATH"]):
             what = f"{need.program} is not installed, {for_whom}"

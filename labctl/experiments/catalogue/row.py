@@ -1,8 +1,8 @@
 """A row of the catalogue as an experiment: what is expected of its path, and what is measured.
 
 The expectation is worked out of the effects of the kinds on the path, before anything is started.
-The measurement is that of the experiment `effects`, from vm1 to vm2 over IPv4, over IPv6
-without a datagram, and then what `labctl diagnose` says, which for a path that breaks proves remedies.
+The measurement is that of the experiment `effects`, from vm1 to vm2 over IPv4, over IPv6 without a
+datagram, and then what `labctl diagnose` says, which for a path that breaks proves remedies.
 """
 
 from __future__ import annotations
