@@ -7,6 +7,8 @@ from typing import Any
 
 EVERY_NIC = "micro-generic"
 """The image that has the drivers of all NIC models."""
+EVERY_NIC_MEMORY = 160
+"""MiB that it needs to boot."""
 Mapped = dict[str, Any]
 """A topology as its file would say it, or a part of one."""
 
@@ -33,8 +35,12 @@ def with_nics(topology: Mapped, first: str = "", second: str = "") -> Mapped:
     for name, model in (("vm1", first), ("vm2", second)):
         if model:
             (interface,) = nodes[name]["interfaces"]
-            other = {"interfaces": [{**interface, "model": model}], "image": EVERY_NIC}
-            nodes[name] = {**nodes[name], **other}
+            nodes[name] = {
+                **nodes[name],
+                "interfaces": [{**interface, "model": model}],
+                "image": EVERY_NIC,
+                "memory": EVERY_NIC_MEMORY,
+            }
     return {**topology, "nodes": nodes}
 
 
