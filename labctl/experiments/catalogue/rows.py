@@ -135,7 +135,7 @@ ALL: tuple[Row, ...] = (
         "raw-then-namespace", CHAINS, "lost at the first of two hops", routed("raw", "namespace")
     ),
     Row(
-        "sum-unready-then-raw", CHAINS, "completed before a hop that loses metadata",
+        "sum-then-raw", CHAINS, "completed before a hop that loses metadata",
         routed("raw-sum-unready", "raw"),
     ),
     Row(
