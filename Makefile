@@ -63,6 +63,10 @@ lint: install ## Check style, formatting, types and the direction of imports
 bench: install ## Measure up and down beside bare QEMU
 	@$(BIN)/python -m tests.bench $(ARGS)
 
+.PHONY: catalogue
+catalogue: install ## Run the catalogue of paths with real guests, and make its page in docs
+	@$(BIN)/labctl catalogue run --markdown docs/catalogue.md $(ARGS)
+
 .PHONY: runner
 runner: install $(RUNNER_SYSTEM) ## Open a shell in a stock Debian with a real KVM (ARGS='-- COMMAND')
 	@$(BIN)/python -m tests.runner shell $(ARGS)

@@ -12,7 +12,7 @@ from labctl.backends.state import State
 from labctl.errors import LabctlError, UsageError
 from labctl.events import Emit, Event
 from labctl.guests import driver
-from labctl.network import links
+from labctl.network import links, planned
 from labctl.network import programs as link_programs
 from labctl.routers import namespace, programs
 from labctl.sandbox.base import Sandbox
@@ -63,7 +63,8 @@ class SystemLibvirt(SharedHost):
         wanted = {*links.names(topology)}
         wanted |= {one.peer for router in topology.routers.values() for one in router.interfaces}
         taken = sorted(wanted & {link.name for link in links.links()})
-        taken += sorted(name for name in topology.routers if (NETNS / name).exists())
+        spaces = (*topology.routers, *planned.namespaces(topology.outer_networks()))
+        taken += sorted(name for name in spaces if (NETNS / name).exists())
         if taken:
             raise UsageError(
                 f"this host has links or namespaces of these names already: {', '.join(taken)}",

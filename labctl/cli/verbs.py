@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 VERBS = {
+    "catalogue": ("catalogue", "Tell which paths keep, lose or complete checksums."),
     "console": ("labs", "Talk to NODE's console; leave with Ctrl-]."),
     "cp": ("cp", "Copy a file or a folder into a guest, or out of one."),
     "diagnose": ("diagnose", "Say what is wrong from SRC to DST, why, and what mends it."),
@@ -18,7 +19,7 @@ VERBS = {
     "experiments": ("experiments", "List the experiments that can be run by name, one line each."),
     "explain": ("explain", "Explain EXPERIMENT: the mechanism hop by hop, the evidence."),
     "graph": ("graph", "Draw a topology FILE, or a running lab."),
-    "image": ("image", "Build, pull, list, remove and lock images of guests."),
+    "image": ("image", "Build, pull, list, remove and lock the images of guests."),
     "inspect": ("inspect", "Judge every checksum of a pcap or pcapng FILE."),
     "inventory": ("access", "Print an inventory for Ansible, as JSON."),
     "kinds": ("kinds", "List the kinds a lab can be made of, or explain KIND."),

@@ -44,7 +44,7 @@ class Facts:
 def gather(lab: Lab, flow: Flow, path: Sequence[ObservationPoint]) -> Facts:
     """Read the facts; raises `LabctlError` when the lab cannot be asked."""
     source, destination = path[0], path[-1]
-    routers = list(dict.fromkeys(hop.element for hop in path if hop.in_router))
+    routers = list(dict.fromkeys(hop.element for hop in path if hop.of_router))
     forwards: dict[str, bool] = {}
     kinds: dict[str, str] = {}
     for name in routers:

@@ -38,10 +38,11 @@ MIN_CSUM_ERRORS = 2
 OFF = {"tx-checksumming": False}
 """Of a link of the host's: its kernel completes what is sent by it."""
 
-Layer = Literal["guest", "tap", "bridge-side veth", "router-side veth", "router"]
+Layer = Literal["guest", "tap", "wire", "bridge-side veth", "router-side veth", "router"]
 
 _COSTS: Mapping[str, str] = {
     "tap": "the host's CPU sums every packet to the guest and cuts super-frames",
+    "wire": "the host's CPU sums every packet that goes into the wire and cuts super-frames",
     "bridge-side veth": "the host's CPU sums every packet to the router and cuts super-frames",
     "router-side veth": "the host's CPU sums every packet the router sends",
 }
@@ -132,13 +133,19 @@ def candidates(
             found.append(_completing(turned, taken, should=not rest))
     taps = [hop for hop in path if hop.at_bridge and hop.element in _elements(ends)]
     found.append(_links("TAP", "tap", taps, should=False))
+    for name in dict.fromkeys(hop.element for hop in path if hop.on_wire):
+        links = [hop for hop in path if hop.on_wire and hop.element == name]
+        here = verdict.where.startswith(f"{name} (")
+        found.append(_links("wire", "wire", (links[0], links[-1]), should=here))
     # What is in a router that is a machine is its own; it keeps the metadata, as kernels do.
-    for name in dict.fromkeys(hop.element for hop in path if hop.in_router and not hop.in_guest):
+    routers = (hop.element for hop in path if hop.of_router and not hop.of_guest)
+    for name in dict.fromkeys(routers):
         here = name == lost_in
         outer = [hop for hop in path if hop.element == name and hop.at_bridge]
         inner = [hop for hop in path if hop.element == name and hop.in_router]
         found.append(_links(f"{name}'s bridge-side", "bridge-side veth", outer, should=here))
-        found.append(_links(f"{name}'s own", "router-side veth", inner, should=False))
+        if inner:
+            found.append(_links(f"{name}'s own", "router-side veth", inner, should=False))
         forwarder = registry.FORWARDERS.find(facts.kinds.get(name, ""))
         found += [
             Fix(
@@ -185,9 +192,9 @@ def _links(what: str, layer: Layer, places: Sequence[ObservationPoint], *, shoul
         f"{prefix} -- ethtool -K {hop.link} tx off"
         for prefix, hop in zip(where, places, strict=True)
     )
-    ending = "the TAP" if what == "TAP" else f"{what} veth"
+    endings = {"TAP": "the TAPs", "wire": "the ends of the wire"}
     return Fix(
-        name=f"tx off at {ending}s {names}",
+        name=f"tx off at {endings.get(what, f'{what} veths')} {names}",
         layer=layer,
         how=how,
         cost=_COSTS[layer],

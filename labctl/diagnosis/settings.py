@@ -88,7 +88,7 @@ def read(lab: Lab, path: Sequence[ObservationPoint]) -> State:
             continue
         values = lab.place(hop.context).call(features.read, hop.link, hop.netns)
         links[f"{hop.context}/{hop.netns}/{hop.link}"] = values
-        if hop.in_router:
+        if hop.of_router and not hop.of_guest:
             routers[hop.element] = lab.router(hop.element).kind
     return State(guests, links, routers, clsact)
 

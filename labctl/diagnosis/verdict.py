@@ -209,7 +209,7 @@ def _reason(packet_trace: PacketTrace, trace: Trace, facts: Facts) -> str:
             return f"it is longer than the MTU{fits}"
         if one.what != "closed port":
             return f"{one.sender} says: {one.text}"
-    if after is not None and last.point.in_router and after.point.in_router:
+    if after is not None and _forwarded_between(last, after):
         if not facts.forwards.get(last.owner, True):
             return f"nothing forwards in {last.owner}"
         grown = trace.forwarded.get(last.owner, {})
@@ -223,6 +223,16 @@ def _reason(packet_trace: PacketTrace, trace: Trace, facts: Facts) -> str:
     if bridged and facts.bridge_netfilter:
         return "bridge-netfilter hands bridged packets to the packet filter"
     return ""
+
+
+def _forwarded_between(last: Step, after: Step) -> bool:
+    """Tell whether a router's forwarding is what lies between two steps."""
+    one, other = last.point, after.point
+    if one.in_router and other.in_router:
+        return True
+    # Of a router into which packet sockets do not see: in by one interface, out by another.
+    same = one.element == other.element and one.link != other.link
+    return same and one.of_router and one.at_bridge and other.at_bridge
 
 
 def _mtu(trace: Trace, step: Step) -> int | None:

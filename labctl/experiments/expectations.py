@@ -196,17 +196,17 @@ def _check_dropped(
 def _check_lost(arm: Arm, traffic: TrafficRun, wanted: PacketSelector, change: Change) -> None:
     """Check where a packet lost its metadata; a hop that missed something may have been the one."""
     steps = traffic.steps(wanted)
-    name, blamed = f"metadata lost, {wanted.kind}", _blamed(change, [step.hop for step in steps])
+    name, place = f"metadata lost, {wanted.kind}", blamed(change, [step.hop for step in steps])
     where = fault_location(steps)
     blind = [step.hop.name for step in steps if step.seen is None and not step.complete]
-    if where != blamed and blind:
+    if where != place and blind:
         observed = f"the capture is not complete at {', '.join(blind)}"
-        arm.check(name, blamed, observed, None)
+        arm.check(name, place, observed, None)
         return
-    arm.check(name, blamed, where or "not lost anywhere", where == blamed)
+    arm.check(name, place, where or "not lost anywhere", where == place)
 
 
-def _blamed(change: Change, points: Sequence[ObservationPoint]) -> str:
+def blamed(change: Change, points: Sequence[ObservationPoint]) -> str:
     """Name the place of a change as `fault_location` does; `points` are those of its way."""
     before, after = change.before, change.after
     if after is None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from labctl.errors import LabctlError, UsageError
 from labctl.experiments import installed
 from labctl.experiments.builtin import BUILTIN
+from labctl.experiments.catalogue import rows
+from labctl.experiments.catalogue.row import PREFIX, experiment_of
 from labctl.experiments.model import Experiment
 
 
@@ -24,6 +26,8 @@ def find(words: list[str]) -> list[Experiment]:
     for word in words:
         if word in BUILTIN:
             found.append(BUILTIN[word])
+        elif word.startswith(PREFIX):
+            found.append(experiment_of(rows.find(word.removeprefix(PREFIX))))
         elif word.endswith(".py") or "/" in word:
             found += _from_file(Path(word))
         elif (declared := installed.find(word)) is not None:

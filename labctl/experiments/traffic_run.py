@@ -77,7 +77,13 @@ class TrafficRun:
     def syn_ack(self) -> PacketSelector:
         """Its answer."""
         label = f"SYN-ACK {self.destination} to {self.source}"
-        return PacketSelector(label, "SYN-ACK", self.back, self.there, 22)
+        return PacketSelector(label, "SYN-ACK", self.back, self.seen_as, 22)
+
+    @property
+    def seen_as(self) -> str:
+        """The source's address as the destination sees it: on the way it may be translated."""
+        last = self.steps(self.syn)[-1].seen if self.evidence else None
+        return (last.judgement.packet.src if last else None) or self.there
 
     @property
     def datagram(self) -> PacketSelector:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 Option = bool | int | float | str
 """What an option of a kind may be in a topology."""
@@ -45,6 +45,8 @@ class Passing:
     """That by which it goes; empty where it ends there."""
     gso: bool = False
     """Whether it is a super-frame: longer than the MTU, to be cut later."""
+    options: Mapping[str, Option] = field(default_factory=dict)
+    """What the topology says to the element's kind; what it leaves open is not in it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,23 @@ class Tool:
     program: str
     package: str
     """The Debian package that has it."""
+
+
+@dataclass(frozen=True)
+class KernelPart:
+    """A part that the kernel of the machine that runs labs must have, found by trying it."""
+
+    sort: Literal["link", "tc action", "nftables", "bpf"]
+    """What sort of part: a type of link (rtnetlink(7)), an action of tc(8), the expressions of a
+    packet filter, a kind of program of bpf(2)."""
+    name: str
+    """Its name there: `vxlan`, `csum`, `masq`, `xdp`."""
+    module: str
+    """The kernel module that has it, for the hint."""
+
+
+Requirement = Tool | KernelPart
+"""What the machine that runs labs must have."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +107,18 @@ class Kind(ABC):
     """What `options:` in a topology may say: a frozen dataclass whose fields are `Option`s or a
     `Literal` of some, each with a default where it can be left out. Texts under the fields are
     shown by editors."""
-    requires: ClassVar[Sequence[Tool]] = ()
-    """What must be installed; nothing is started where it is not."""
+    mechanism: ClassVar[str] = ""
+    """One line on why it has that effect: the kernel's function, or the specification's section."""
+    requires: ClassVar[Sequence[Requirement]] = ()
+    """What must be there; nothing is started where it is not."""
 
     def effect_on(self, passing: Passing) -> Effect:  # noqa: ARG002
         """Return the effect on one kind of packet: `effect`, unless a kind knows better."""
         return self.effect
+
+    def needs(self, options: Mapping[str, Option]) -> Sequence[Requirement]:  # noqa: ARG002
+        """Return what must be there where a topology says this to it: `requires`, or more."""
+        return self.requires
 
     @property
     def explanation(self) -> str:
@@ -129,6 +154,9 @@ class RunningRouter(Protocol):
     def kernel_forwards(self) -> bool:
         """Tell whether it does."""
 
+    def set_outer_feature(self, feature: str, on: bool) -> None:
+        """Turn a feature (ethtool(8)) of the links' ends at the bridges on, or off."""
+
     def kernel_counters(self) -> dict[str, int]:
         """Return the counters of the namespace's kernel, such as `IpOutNoRoutes`."""
 
@@ -152,6 +180,8 @@ class ForwarderKind(Kind):
     `dropped at … because …`; those that tell most come first."""
     remedies: ClassVar[Sequence[Remedy]] = ()
     """What it offers where a checksum's metadata was lost in it; the best comes first."""
+    sees_inside: ClassVar[bool] = True
+    """Whether packet sockets in the router's namespace see what it forwards."""
 
     def told(self, router: RunningRouter) -> Any:
         """Return what the topology says to this kind, as an object of `options`."""
@@ -197,11 +227,37 @@ class NewLink:
     """The same for the other end."""
     settings: Mapping[str, Option] = field(default_factory=dict)
     """What else pyroute2's `link("add", …)` takes, such as `vxlan_id`."""
+    lower: str = ""
+    """The link of the same plan that it is on, as a macvlan is on a veth."""
+    netns: str = ""
+    """A network namespace of the plan's own that it is in; its name begins as the links' do."""
+    peer_netns: str = ""
+    """The same for the other end."""
+    address: str = ""
+    """An address of the link with its prefix length, which only one in a `netns` may have."""
+    peer_address: str = ""
+    headroom: int = 0
+    """By how many octets its MTU is larger than the network's: for what carries encapsulated
+    frames."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The link's name, and that of its other end."""
         return (self.name, self.peer) if self.peer else (self.name,)
+
+
+@dataclass(frozen=True)
+class Redirect:
+    """That whatever comes in by a link goes out by another one, by tc(8): clsact, u32, mirred.
+
+    It is set up once all links of the lab are there, and goes with the link.
+    """
+
+    link: str
+    to: str
+    """Another link of the same plan, or the link itself."""
+    completes: bool = False
+    """Whether `action csum` comes before it, for IPv4's header, TCP, UDP and ICMP."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +301,12 @@ class LinkPlan:
     ports of whatever is plugged in are seen without being named here."""
     programs: tuple[LinkProgram, ...] = ()
     """What must run for frames to pass; each is started when the one before it is ready."""
+    redirects: tuple[Redirect, ...] = ()
+
+    def places(self) -> dict[str, str]:
+        """Return by link the network namespace that it is in; empty for the lab's own."""
+        found = {link.name: link.netns for link in self.links}
+        return found | {link.peer: link.peer_netns for link in self.links if link.peer}
 
 
 class LinkKind(Kind, Generic[O]):

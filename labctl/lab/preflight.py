@@ -17,11 +17,11 @@ from labctl.guests import accel, ssh
 from labctl.guests.spec import NO_MACHINES, Accel
 from labctl.images import Image, modules, overlay
 from labctl.kinds import registry
-from labctl.kinds.base import Kind
+from labctl.kinds.base import KernelPart, Kind, Option
 from labctl.kinds.guests.disk import Disk
 from labctl.kinds.guests.micro import Micro
 from labctl.kinds.nics.base import NicModel
-from labctl.lab import memory, state, templates, xen_guests
+from labctl.lab import kernel_parts, memory, state, templates, xen_guests
 from labctl.lab.machines import kind_of
 from labctl.sandbox import paths, process
 from labctl.topology.model import Node, Topology
@@ -126,23 +126,36 @@ def check_kinds(topology: Topology) -> None:
 
     Those in a dom0 are another machine's; what that lacks is told when they are made.
     """
-    users: list[tuple[str, Kind]] = [
-        (f"the router {router.name}", registry.forwarder(router.kind))
+    for lack in lacking(topology):
+        raise lack
+
+
+def lacking(topology: Topology) -> list[HostError]:
+    """Return the errors of all that `check_kinds` looks for."""
+    users: list[tuple[str, Kind, Mapping[str, Option]]] = [
+        (f"the router {router.name}", registry.forwarder(router.kind), router.options)
         for router in topology.outer_routers()
     ]
     users += [
-        (f"the network {network.name}", registry.link(segment.kind))
+        (f"the network {network.name}", registry.link(segment.kind), segment.options)
         for network in topology.outer_networks()
         for segment in network.segments
     ]
-    users += [(f"the node {node.name}", kind_of(node)) for node in topology.outer_nodes()]
-    for who, kind in users:
-        for tool in kind.requires:
-            if not shutil.which(tool.program, path=process.ENVIRONMENT["PATH"]):
-                raise HostError(
-                    f"{tool.program} is not installed, which {who} of the kind {kind.name} needs",
-                    f"as root, run: apt-get install {tool.package}",
-                )
+    users += [(f"the node {node.name}", kind_of(node), {}) for node in topology.outer_nodes()]
+    wanted = [(who, kind, need) for who, kind, told in users for need in kind.needs(told)]
+    absent = kernel_parts.missing(need for _, _, need in wanted if isinstance(need, KernelPart))
+    found = []
+    for who, kind, need in wanted:
+        for_whom = f"which {who} of the kind {kind.name} needs"
+        if isinstance(need, KernelPart):
+            if need in absent:
+                whom = "" if os.geteuid() == 0 else " for an ordinary user"
+                what = f"this kernel has no {need.sort} {need.name}{whom}, {for_whom}"
+                found.append(HostError(what, f"as root, run: modprobe -a {need.module}"))
+        elif not shutil.which(need.program, path=process.ENVIRONMENT["PATH"]):
+            what = f"{need.program} is not installed, {for_whom}"
+            found.append(HostError(what, f"as root, run: apt-get install {need.package}"))
+    return found
 
 
 def check_disks(topology: Topology) -> None:

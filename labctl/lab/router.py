@@ -100,6 +100,11 @@ class Router:
         """Tell whether the namespace's kernel forwards."""
         return self._place.call(namespace.forwarding, self.model)
 
+    def set_outer_feature(self, feature: str, on: bool) -> None:
+        """Turn a feature of the veths' ends at the bridges on, or off."""
+        for interface in self.model.interfaces:
+            self._place.call(features.change, interface.peer, {feature: on})
+
     def start_program(self, program: str | Path, *options: str) -> None:
         """Start a kind's program and wait until it forwards; see `labctl.kinds.base`.
 

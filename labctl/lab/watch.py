@@ -20,7 +20,7 @@ from labctl.capture.xenflags import FlagsWatch
 from labctl.errors import GuestError, HostError, LabctlError, UsageError
 from labctl.guests.ssh_retry import RetriedCommand
 from labctl.kinds import registry
-from labctl.kinds.base import Context, Look, Reader
+from labctl.kinds.base import Context, Look, Reader, Tool
 from labctl.kinds.observers import DEFAULT, DROPS
 from labctl.kinds.observers.drops import Drop, watching
 from labctl.lab.lab import Lab
@@ -115,7 +115,9 @@ def _check_observers(hops: Sequence[ObservationPoint]) -> None:
     for name in dict.fromkeys(hop.observer for hop in hops if hop.observer):
         kind = registry.observer(name)
         for tool in kind.requires:
-            if not shutil.which(tool.program, path=process.ENVIRONMENT["PATH"]):
+            if isinstance(tool, Tool) and not shutil.which(
+                tool.program, path=process.ENVIRONMENT["PATH"]
+            ):
                 what = f"{tool.program} is not installed, which the observer {name} needs"
                 raise HostError(what, f"as root, run: apt-get install {tool.package}")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.errors import HostError
-from labctl.kinds.base import NewLink
+from labctl.network import planned
 from labctl.sandbox.lazy_import import Late
 from labctl.sandbox.netns import inside
 from labctl.sandbox.remote import remote
@@ -232,37 +232,19 @@ def _build_network(ip: pyroute2.IPRoute, network: Network) -> None:
         return
     masters: dict[str, str] = {}
     for segment in network.segments:
-        for link in segment.plan.links:
-            _make_planned(ip, network, link)
+        plan = segment.plan
+        bridges = [link.name for link in plan.links if link.type == "bridge" and not link.netns]
+        for name in bridges:
+            addresses = network.addresses if name == network.bridge else ()
+            make_bridge(ip, name, mtu=network.mtu, stp=network.stp, addresses=addresses)
+        planned.make(network, plan, bridges)
+        for link in plan.links:
             masters |= {link.name: link.master, link.peer: link.peer_master}
     for before, wire, after in network.joined():
         one, other = wire.plan.ends
         masters |= {one: before.plan.bridge, other: after.plan.bridge}
-    for name in network.links():
-        (index,) = ip.link_lookup(ifname=name)
-        if master := masters[name]:
-            ip.link("set", index=index, master=ip.link_lookup(ifname=master)[0])
-        ip.link("set", index=index, state="up")
-
-
-def _make_planned(ip: pyroute2.IPRoute, network: Network, link: NewLink) -> None:
-    """Make a link that a link kind wants; a port of nothing yet, but for a bridge not up either."""
-    if link.type == "bridge":
-        addresses = network.addresses if link.name == network.bridge else ()
-        make_bridge(ip, link.name, mtu=network.mtu, stp=network.stp, addresses=addresses)
-        return
-    more = {"peer": {"ifname": link.peer, "mtu": network.mtu}} if link.peer else {}
-    try:
-        ip.link("add", ifname=link.name, kind=link.type, mtu=network.mtu, **more, **link.settings)
-        if link.type == "tuntap":  # made by an ioctl that knows no MTU
-            (index,) = ip.link_lookup(ifname=link.name)
-            ip.link("set", index=index, mtu=network.mtu)
-    except pyroute2.NetlinkError as reason:
-        what = f"{link.name} of network {network.name} cannot be made: {os.strerror(reason.code)}"
-        hint = f"as root, run: modprobe {link.type}" if reason.code == errno.EOPNOTSUPP else ""
-        raise HostError(what, hint) from None
-    for name in link.names:
-        _disable_ipv6(name)
+    for segment in network.segments:
+        planned.finish(segment.plan, masters)
 
 
 @remote
@@ -311,6 +293,7 @@ def names(topology: Topology) -> list[str]:
 @remote
 def remove(topology: Topology) -> None:
     """Take away what `build` made; no error where it is gone already."""
+    planned.remove_namespaces(topology.outer_networks())
     remove_links(names(topology))
 
 

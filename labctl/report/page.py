@@ -54,7 +54,7 @@ class Matrix:
 def render(report: Report) -> str:
     """Return the page of a recorded run."""
     drawn = figures.draw(figures.of_arms(report.arms), report.topology)
-    return _template("page.html.j2").render(
+    return template("page.html.j2").render(
         report=report,
         run=report.run,
         mark=MARKS[report.run.verdict],
@@ -107,7 +107,7 @@ def render_packet_traces(
         comparison.alone(subject.name, subject.packet_trace, subject.path) for subject in subjects
     ]
     told.sort(key=lambda pair: pair.left_trace.ok)
-    return _template("packet_traces.html.j2").render(
+    return template("packet_traces.html.j2").render(
         title=title,
         headline=headline,
         notes=tuple(notes),
@@ -148,7 +148,8 @@ def _holdable(value: object) -> object:
     return Markup(plain) if isinstance(value, Markup) else plain
 
 
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
+    """Return one of the templates of this room."""
     return _environment().get_template(name)
 
 

@@ -27,7 +27,7 @@ import socket
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pyroute2 import netns as namespaces
 
@@ -73,6 +73,7 @@ COUNTERS = (
     "other",
     "malformed",
     "not_forwardable",
+    "refused",
     "ttl_expired",
     "icmp_sent",
     "no_route",
@@ -152,7 +153,18 @@ class Router:
                 self.counters["too_long"] += 1
                 continue
             message = bytearray(memoryview(self._buffer)[:size])
-            self.forward(_tagged(message, controls, port.offset), port)
+            message, status = _tagged(message, controls, port.offset)
+            if self.admit(message, status):
+                self.forward(message, port)
+            else:
+                self.counters["refused"] += 1
+
+    def admit(self, message: bytearray, status: int) -> bool:  # noqa: ARG002
+        """Return whether a message, of which the socket told a status, is to be forwarded.
+
+        A program of another kind may change the frame, or its virtio header, before it is.
+        """
+        return True
 
     def forward(self, message: bytearray, port: Port) -> None:
         """Forward one frame that came to a port; it begins after its virtio header."""
@@ -298,8 +310,9 @@ class Router:
 
 def _tagged(
     message: bytearray, controls: Sequence[tuple[int, int, bytes]], offset: int
-) -> bytearray:
-    """Put a VLAN tag that the kernel took out of the bytes back into its place."""
+) -> tuple[bytearray, int]:
+    """Put a VLAN tag that the kernel took out of the bytes back; return the tp_status, too."""
+    status = 0
     for level, kind, value in controls:
         if (level, kind) != (SOL_PACKET, PACKET_AUXDATA):
             continue
@@ -309,7 +322,7 @@ def _tagged(
             message[at:at] = vlan_tag(status, tci, tpid)
             if offset:
                 shift(message, VLAN_HLEN)
-    return message
+    return message, status
 
 
 def say(about: dict[str, object]) -> None:
@@ -318,7 +331,9 @@ def say(about: dict[str, object]) -> None:
     sys.stdout.flush()
 
 
-def main(argv: Sequence[str] | None = None, kind: type[Router] = Router) -> int:
+def main(
+    argv: Sequence[str] | None = None, kind: Callable[[Sequence[str], bool], Router] = Router
+) -> int:
     """Run the program; returns its exit status. `kind` is the router that forwards in it."""
     words = argparse.ArgumentParser(prog="raw")
     words.add_argument("--netns", help="the named network namespace to enter")

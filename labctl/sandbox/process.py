@@ -157,6 +157,17 @@ def start_as(
     )  # fmt: skip
 
 
+def start_quiet(argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a program whose words nobody reads; its input ends when this process does.
+
+    It gets `env` besides what every program gets. Raises `OSError`.
+    """
+    return subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=environment(env),
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
 def _watching(child: subprocess.Popen[bytes], watch: Callable[[], None] | None) -> Iterator[None]:
     """Call `watch` again and again in the `with` block; what it raises kills the child."""

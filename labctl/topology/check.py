@@ -80,6 +80,10 @@ def _names(topology: model.Topology, report: Report) -> None:
         if name in links:
             message = f"the network's name {name} is also the link name of an interface"
             report.add(("networks", name), message, f"it is one of {links[name]}'s", key=True)
+        places = {place for one in network.segments for place in one.plan.places().values()}
+        for place in places & topology.routers.keys():
+            message = f"the network {name} has a namespace of the router's name {place}"
+            report.add(("routers", place), message, "rename the router", key=True)
         for link in network.links():
             owner = links.setdefault(link, f"network {name}")
             if owner != f"network {name}" and (link != name or owner.startswith("network ")):

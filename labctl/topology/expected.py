@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from labctl.kinds import registry
-from labctl.kinds.base import Effect, Kind, Passing
+from labctl.kinds.base import Effect, Kind, Option, Passing
 from labctl.kinds.nics.base import NicModel
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.topology.graph import (
@@ -248,19 +248,21 @@ def _within(
     link: Callable[[str], Kind],
 ) -> Effect:
     """Return what an element does to what passes it, apart from its NICs."""
+    kind: Kind
+    options: Mapping[str, Option]
     match here.element:
         case RouterElement(router):
-            kind = forwarder(router.kind)
+            kind, options = forwarder(router.kind), router.options
         case ForwardingGuest() as guest:
-            kind = guest.kind
-        case Segment(kind=name):
-            kind = link(name)
-        case Wire(segment=segment):
-            kind = link(segment.kind)
+            kind, options = guest.kind, {}
+        case Segment() as segment:
+            kind, options = link(segment.kind), segment.options
+        case Wire(segment=wire):
+            kind, options = link(wire.kind), wire.options
         case _:
             return Effect.KEEPS
     entry, exit_ = (port.interface if port else "" for port in (here.entry, here.exit))
-    return kind.effect_on(replace(passing, entry=entry, exit=exit_))
+    return kind.effect_on(replace(passing, entry=entry, exit=exit_, options=options))
 
 
 def _nic(here: Traversal, port: Port) -> NicModel | None:

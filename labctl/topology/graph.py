@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
 from labctl.errors import UsageError
 from labctl.kinds import forwarders, registry
-from labctl.kinds.base import ForwarderKind
+from labctl.kinds.base import ForwarderKind, Option
 from labctl.kinds.links import DEFAULT as DEFAULT_LINK
 from labctl.kinds.observers.frames import FrameObserver
 from labctl.topology import model
@@ -47,6 +47,8 @@ class Segment:
     """The segment's own name, where the network is no single bridge."""
     kind: str = field(default=DEFAULT_LINK, compare=False)
     """The name of its link kind (`labctl.kinds`); told of those on a path."""
+    options: Mapping[str, Option] = field(default_factory=dict, compare=False)
+    """What the topology says to the kind; told of those on a path, too."""
 
 
 @dataclass(frozen=True)
@@ -141,17 +143,20 @@ class RouterElement:
 
     @cached_property
     def ports(self) -> tuple[Port, ...]:
-        """One port an interface: inside the router, and its veth's end at the bridge."""
+        """One port an interface: inside the router, and its veth's end at the bridge.
+
+        Inside of some kinds packet sockets do not see what is forwarded (`sees_inside`).
+        """
         router = self.router
+        kind = registry.FORWARDERS.find(router.kind)
+        sees = kind is None or kind.sees_inside  # where it is not here, as most are
+
+        def points(one: model.RouterInterface) -> tuple[ObservationPoint, ...]:
+            inner = (inside_router(router.name, one.name, router.host),) if sees else ()
+            return (*inner, outer_end("router", router.name, one.peer, router.host, "veth"))
+
         return tuple(
-            Port(
-                one.name,
-                Segment(one.network, router.host, one.segment),
-                (
-                    inside_router(router.name, one.name, router.host),
-                    outer_end("router", router.name, one.peer, router.host, "veth"),
-                ),
-            )
+            Port(one.name, Segment(one.network, router.host, one.segment), points(one))
             for one in router.interfaces
         )
 
@@ -175,8 +180,8 @@ class Wire:
     @cached_property
     def ports(self) -> tuple[Port, ...]:
         """A port at each end; each has its half of the points on the way."""
-        plan = self.segment.plan
-        points = tuple(along_wire(self.name, link) for link in plan.points)
+        plan, places = self.segment.plan, self.segment.plan.places()
+        points = tuple(along_wire(self.name, link, places[link]) for link in plan.points)
         half = len(points) // 2
         one, other = (
             Segment(self.network.name, name=part.name) for part in (self.before, self.after)
@@ -327,10 +332,11 @@ def no_endpoint(node: Node) -> UsageError | None:
 
 
 def _told(topology: Topology, segment: Segment) -> Segment:
-    """Return a segment with its kind."""
-    parts = topology.networks[segment.network].segments
-    kind = next((one.kind for one in parts if one.name == segment.name), segment.kind)
-    return dataclasses.replace(segment, kind=kind)
+    """Return a segment with its kind and what that is told."""
+    for one in topology.networks[segment.network].segments:
+        if one.name == segment.name:
+            return dataclasses.replace(segment, kind=one.kind, options=one.options)
+    return segment
 
 
 def _joining(topology: Topology) -> Iterable[Joining]:

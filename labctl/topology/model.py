@@ -39,6 +39,9 @@ Role = Literal["", "router"]
 ROUTER: Role = "router"
 MGMT_BRIDGE = "mgmt"
 """The link name of the management bridge; no network can have it."""
+_LATER_IN_PLANS = (
+    "programs", "redirects", "lower", "netns", "peer_netns", "address", "peer_address", "headroom"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -274,8 +277,11 @@ class Topology:
                             del part[key]
         for network in content["networks"].values():
             for segment in network.get("segments", ()):
-                if not segment["plan"]["programs"]:
-                    del segment["plan"]["programs"]
+                for part in (segment["plan"], *segment["plan"]["links"]):
+                    # So do plans that say nothing of what plans could not say then.
+                    for key in _LATER_IN_PLANS:
+                        if not part.get(key, True):
+                            del part[key]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 

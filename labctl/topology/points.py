@@ -120,6 +120,6 @@ def outer_end(
     return ObservationPoint(link, element, kind, link, host, "", inside=False, end=end)
 
 
-def along_wire(wire: str, link: str) -> ObservationPoint:
+def along_wire(wire: str, link: str, netns: str = "") -> ObservationPoint:
     """Return the point at a link of a wire between two segments of a network in the lab."""
-    return ObservationPoint(link, wire, "wire", link, "", "", inside=False)
+    return ObservationPoint(link, wire, "wire", link, "", netns, inside=False)

@@ -134,8 +134,12 @@ def _wrong(made: LinkPlan, base: str, joins: bool) -> str:
         return f"two links are called {twice[0]}"
     masters = [one for link in made.links for one in (link.master, link.peer_master) if one]
     named = [*masters, *made.ends, *made.points, *filter(None, [made.bridge])]
+    named += [link.lower for link in made.links if link.lower]
+    named += [name for one in made.redirects for name in (one.link, one.to)]
     if strange := [one for one in named if one not in names]:
         return f"{shown(strange[0])} is none of its links"
+    if wrong := _wrongly_placed(made, base):
+        return wrong
     called = [one.name for one in made.programs]
     for one in made.programs:
         if not (one.name.startswith(base) and re.fullmatch(r"[\w-]{1,40}", one.name)):
@@ -146,4 +150,26 @@ def _wrong(made: LinkPlan, base: str, joins: bool) -> str:
         return "two programs have the same name"
     if (len(made.ends), bool(made.bridge)) != ((2, False) if joins else (0, True)):
         return "a wire has two ends and no bridge" if joins else "it has no bridge, or has ends"
+    return ""
+
+
+def _wrongly_placed(made: LinkPlan, base: str) -> str:
+    """Say what is wrong with the namespaces of a plan; empty for nothing."""
+    places = made.places()
+    for name in filter(None, places.values()):
+        if not (name.startswith(base) and re.fullmatch(r"[\w-]{1,40}", name)):
+            return f"the namespace {shown(name)} does not begin with {base}, or is no name"
+    beside = [(link.name, one) for link in made.links for one in (link.master, link.lower) if one]
+    beside += [(link.peer, link.peer_master) for link in made.links if link.peer_master]
+    beside += [(one.link, one.to) for one in made.redirects]
+    for one, other in beside:
+        if places[one] != places[other]:
+            return f"{one} and {other} are in two namespaces"
+    for name in (*made.ends, *filter(None, [made.bridge])):
+        if places[name]:
+            return f"{name} is in a namespace of its own, so nothing can be plugged into it"
+    addressed = [(link.name, link.address) for link in made.links]
+    addressed += [(link.peer, link.peer_address) for link in made.links]
+    if lost := [name for name, address in addressed if address and not places[name]]:
+        return f"{lost[0]} has an address, and no namespace of its own"
     return ""

@@ -205,7 +205,7 @@ class _Run:
         self.errors: dict[str, dict[str, int]] = {}
         self.forwarded: dict[str, dict[str, int]] = {}
         self.drops: list[GuestDrop] = []
-        names = dict.fromkeys(hop.element for hop in path if hop.in_router)
+        names = dict.fromkeys(hop.element for hop in path if hop.of_router)
         self.routers = {name: lab.forwarder(name) for name in names}
 
     def go(self, folder: Path, wait: float | None) -> Trace:

@@ -18,6 +18,7 @@ from labctl.errors import UsageError
 from labctl.guests.ethtool import Feature
 from labctl.packet.frame import parse
 from labctl.sandbox.process import CommandError
+from labctl.topology.points import along_wire
 from labctl.tracing.flow import Flow, receive_command, send_command
 
 LOST = Verdict(Finding.LOST, "", "router r1 (eth0 to eth1)")
@@ -218,3 +219,21 @@ def test_commands_for_the_guest_quote_what_they_are_given() -> None:
         assert "; reboot" not in command.replace("'fd00::1; reboot'", "")
     echo = send_command(Flow("icmp", None, 4, "", "10.0.2.2; reboot"), 1, 1)
     assert "'10.0.2.2; reboot'" in echo
+
+
+def test_the_ends_of_a_wire_that_loses_the_metadata_are_offered() -> None:
+    links = [along_wire("lan/w", f"lan-w-{end}") for end in "apqb"]
+    path = (PATH[0], PATH[1], *links, PATH[-2], PATH[-1])
+    lost = replace(LOST, where="lan/w (lan-w-p to lan-w-q)")
+    told = {fix.name: fix for fix in candidates(path, lost, Facts())}
+    fix = told["tx off at the ends of the wire lan-w-a and lan-w-b"]
+    assert fix.should
+    assert fix.how == "ethtool -K lan-w-a tx off; ethtool -K lan-w-b tx off"
+    assert not expected(candidates(path, LOST, FACTS))[fix.name]
+
+
+def test_of_a_router_that_nobody_sees_into_only_its_outer_ends_are_turned() -> None:
+    path = tuple(hop for hop in PATH if not hop.in_router)
+    told = {fix.name: fix for fix in candidates(path, LOST, FACTS)}
+    assert any(fix.layer == "router" and fix.should for fix in told.values())
+    assert not any(fix.layer == "router-side veth" for fix in told.values())

@@ -22,10 +22,12 @@ from labctl.diagnosis.remedies import candidates
 from labctl.diagnosis.verdict import Finding, Verdict, conclude
 from labctl.errors import HostError, UsageError
 from labctl.kinds import nics, registry
-from labctl.kinds.base import Context, Effect, Look, Option
+from labctl.kinds.base import Context, Effect, KernelPart, Look, Option
 from labctl.kinds.forwarders import DEFAULT, SHIPPED
-from labctl.lab.preflight import check_kinds
+from labctl.lab import kernel_parts
+from labctl.lab.preflight import check_kinds, lacking
 from labctl.routers.raw import COUNTERS
+from labctl.sandbox import process
 from labctl.topology import TopologyError, json_schema, load_cache, loads
 from labctl.topology.graph import observed
 from labctl.topology.model import Topology
@@ -107,7 +109,8 @@ def test_a_shipped_one_says_all_that_is_asked_of_it(name: str) -> None:
     assert kind.explanation.endswith(".\n")
     assert not kind.summary.endswith(".")
     assert {remedy.kind for remedy in kind.remedies} <= SHIPPED.keys() - {name}
-    assert all(registry.forwarder(one.kind).effect is Effect.KEEPS for one in kind.remedies)
+    helps = {Effect.KEEPS, Effect.COMPLETES}
+    assert {registry.forwarder(one.kind).effect for one in kind.remedies} <= helps
 
 
 def test_a_loss_is_what_has_remedies() -> None:
@@ -312,6 +315,9 @@ class Recorder:
     def kernel_counters(self) -> dict[str, int]:
         return {"IpOutNoRoutes": 1}
 
+    def set_outer_feature(self, feature: str, on: bool) -> None:
+        self.asked.append(f"{feature} {on}")
+
     def start_program(self, program: str | Path, *options: str) -> None:
         self.asked.append(" ".join((str(program), *options)))
 
@@ -341,6 +347,9 @@ def test_the_example_of_the_docs_works(packages: Path) -> None:
         ("namespace", ["kernel True"], "IpOutNoRoutes"),
         ("raw", ["labctl.routers.raw"], "forwarded"),
         ("raw-vnet", ["labctl.routers.raw --vnet"], "forwarded"),
+        ("raw-sum", ["labctl.routers.rewriting --how recompute"], "forwarded"),
+        ("nat", ["labctl.routers.masquerade", "kernel True"], "IpOutNoRoutes"),
+        ("tc-bpf", ["kernel True", "labctl.routers.redirect --hook tc"], "IpOutNoRoutes"),
     ],
 )
 def test_a_shipped_one_starts_what_forwards(name: str, asked: list[str], counted: str) -> None:
@@ -351,6 +360,28 @@ def test_a_shipped_one_starts_what_forwards(name: str, asked: list[str], counted
     assert kind.count(router) == {counted: 1}
     kind.stop(router)
     assert router.asked == asked
+
+
+def test_a_part_that_the_kernel_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = registry.forwarder("nat").requires[0]
+    monkeypatch.setattr(kernel_parts, "missing", lambda parts: list(parts))
+    (lack,) = lacking(topology("nat"))
+    assert "nftables masq" in lack.message
+    assert "which the router r1 of the kind nat needs" in lack.message
+    assert isinstance(part, KernelPart)
+    assert lack.hint == f"as root, run: modprobe -a {part.module}"
+    with pytest.raises(HostError, match="masq"):
+        check_kinds(topology("nat"))
+
+
+def test_nothing_is_tried_where_no_kind_needs_a_part_of_the_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(process, "run", refuse)
+    assert lacking(topology("raw")) == []
 
 
 def test_the_verb_lists_and_explains(packages: Path) -> None:

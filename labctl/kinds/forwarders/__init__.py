@@ -12,6 +12,20 @@ SHIPPED: Mapping[str, str] = {
     "namespace": "labctl.kinds.forwarders.namespace:Namespace",
     "raw": "labctl.kinds.forwarders.raw:Raw",
     "raw-vnet": "labctl.kinds.forwarders.raw_vnet:RawVnet",
+    "raw-zeroed": "labctl.kinds.forwarders.raw_zeroed:RawZeroed",
+    "raw-synthesised": "labctl.kinds.forwarders.raw_synthesised:RawSynthesised",
+    "raw-sum": "labctl.kinds.forwarders.raw_sum:RawSum",
+    "raw-sum-unready": "labctl.kinds.forwarders.raw_sum_unready:RawSumUnready",
+    "faulty-payload": "labctl.kinds.forwarders.faulty_payload:FaultyPayload",
+    "faulty-sum": "labctl.kinds.forwarders.faulty_sum:FaultySum",
+    "syn-filter": "labctl.kinds.forwarders.syn_filter:SynFilter",
+    "nat": "labctl.kinds.forwarders.nat:Nat",
+    "tun": "labctl.kinds.forwarders.tun:Tun",
+    "tun-vnet": "labctl.kinds.forwarders.tun_vnet:TunVnet",
+    "tun-vnet-empty": "labctl.kinds.forwarders.tun_vnet_empty:TunVnetEmpty",
+    "tc-bpf": "labctl.kinds.forwarders.tc_bpf:TcBpf",
+    "xdp-generic": "labctl.kinds.forwarders.xdp_generic:XdpGeneric",
+    "xdp-native": "labctl.kinds.forwarders.xdp_native:XdpNative",
 }
 """By name, where the class is; in the order in which they are shown."""
 DEFAULT = "namespace"

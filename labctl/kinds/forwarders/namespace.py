@@ -14,6 +14,7 @@ class Namespace(ForwarderKind):
     name = "namespace"
     summary = "the kernel forwards"
     effect = Effect.KEEPS
+    mechanism = "ip_forward() and ip6_forward() pass on the skb that they got"
     counters: ClassVar[Mapping[str, str]] = {
         "IpOutNoRoutes": "there is no route",
         "IpExtInNoRoutes": "there is no route",

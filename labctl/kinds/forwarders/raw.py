@@ -18,6 +18,9 @@ class Raw(ForwarderKind):
     name = "raw"
     summary = "a program forwards over packet sockets and loses the metadata"
     effect = Effect.LOSES
+    mechanism = (
+        "packet_snd() makes an skb of CHECKSUM_NONE where no virtio header comes with the bytes"
+    )
     counters: ClassVar[Mapping[str, str]] = {
         "ttl_expired": "its TTL ended",
         "no_route": "there is no route",
@@ -27,17 +30,19 @@ class Raw(ForwarderKind):
         "send_errors": "it could not be sent",
         "malformed": "its IP header is broken",
         "not_forwardable": "its addresses may not be forwarded",
+        "refused": "the router refuses it",
         "socket_drops": "the program could not keep up",
     }
     remedies: ClassVar[Sequence[Remedy]] = (
         Remedy("raw-vnet", "none: the program keeps the virtio header, one socket option more"),
         TO_KERNEL,
     )
+    program: ClassVar[str] = PROGRAM
     program_options: ClassVar[tuple[str, ...]] = ()
 
     def start(self, router: RunningRouter) -> None:
         """Start the program."""
-        router.start_program(PROGRAM, *self.program_options)
+        router.start_program(self.program, *self.program_options)
 
     def count(self, router: RunningRouter) -> dict[str, int]:
         """Return the program's counters (`labctl.routers.raw.COUNTERS`)."""

@@ -12,5 +12,9 @@ class RawVnet(Raw):
     name = "raw-vnet"
     summary = "the same program keeps the virtio header"
     effect = Effect.KEEPS
+    mechanism = (
+        "packet_rcv_vnet() writes and packet_snd_vnet_parse() reads the virtio header "
+        "(PACKET_VNET_HDR)"
+    )
     remedies = (TO_KERNEL,)
     program_options = ("--vnet",)

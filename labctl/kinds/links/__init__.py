@@ -7,6 +7,10 @@ from collections.abc import Mapping
 SHIPPED: Mapping[str, str] = {
     "bridge": "labctl.kinds.links.bridge:Bridge",
     "veth": "labctl.kinds.links.veth:Veth",
+    "tc-mirred": "labctl.kinds.links.tc_mirred:TcMirred",
+    "macvlan": "labctl.kinds.links.macvlan:Macvlan",
+    "vxlan": "labctl.kinds.links.vxlan:Vxlan",
+    "packet-wire": "labctl.kinds.links.packet_wire:PacketWire",
 }
 """By name, where the class is; in the order in which they are shown."""
 DEFAULT = "bridge"

@@ -11,6 +11,7 @@ class Bridge(LinkKind[NoOptions]):
     name = "bridge"
     summary = "a Linux bridge"
     effect = Effect.KEEPS
+    mechanism = "br_dev_queue_push_xmit() hands the skb on as it is"
     options = NoOptions
 
     def plan(self, base: str, options: NoOptions) -> LinkPlan:  # noqa: ARG002

@@ -12,6 +12,10 @@ class E1000(NicModel):
     name = "e1000"
     summary = "emulated: the device finishes what its driver leaves to it"
     effect = Effect.COMPLETES
+    mechanism = (
+        "QEMU's xmit_seg() finishes the sum that e1000_tx_csum() orders; without TUN_F_CSUM "
+        "the TAP's kernel finishes what comes in (validate_xmit_skb())"
+    )
     takes_unfinished = False
     driver = "e1000"
     carrier = ""

@@ -12,6 +12,10 @@ class Virtio(NicModel):
     name = "virtio"
     summary = "paravirtual: the metadata travels in the virtio header"
     effect = Effect.KEEPS
+    mechanism = (
+        "virtio_net_hdr_from_skb() makes NEEDS_CSUM of CHECKSUM_PARTIAL (virtio 1.2, "
+        "5.1.6.2), tun_get_user() makes it an skb's again"
+    )
     driver = "virtio_net"
     transport = "virtqueue, QEMU, /dev/net/tun"
     carrier = "VIRTIO_NET_HDR_F_NEEDS_CSUM in the virtio header"

@@ -15,6 +15,10 @@ class Vmxnet3(NicModel):
     name = "vmxnet3"
     summary = "emulated: the driver's order goes on in the TAP's virtio header"
     effect = Effect.KEEPS
+    mechanism = (
+        "QEMU's net_tx_pkt_build_vheader() makes NEEDS_CSUM of the driver's order; "
+        "net_rx_pkt_fix_l4_csum() finishes what comes in"
+    )
     received = Effect.COMPLETES
     driver = "vmxnet3"
     carrier = "a virtio header that QEMU makes of the driver's order"

@@ -1,0 +1,199 @@
+"""The rows of the catalogue, as data: a path, what is on it, and who has told of such a path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from labctl.diagnosis.verdict import Finding
+from labctl.errors import UsageError, nearest, shown
+from labctl.experiments.catalogue.paths import bridged, routed, with_nics
+
+LINKS, KERNEL, USER, CHAINS, MACHINES, CONTROLS = (
+    "links", "kernel paths", "user space", "chains", "machines", "negative controls"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Control:
+    """What `labctl diagnose` must say of a path that fails for another reason than lost metadata.
+
+    Nothing is derived for such a row: what its router does is no effect on unfinished checksums.
+    """
+
+    finding: Finding
+    where: str
+    """What the place that is named begins with, such as `router r1`; empty for any."""
+    expected: str
+    """The same for a reader, in one sentence."""
+    port: int = 22
+
+
+@dataclass(frozen=True)
+class Row:
+    """One path between two guests, `vm1` and `vm2`."""
+
+    name: str
+    group: str
+    title: str
+    topology: Mapping[str, Any]
+    sources: tuple[str, ...] = ()
+    """Public threads or pages that tell of such a path."""
+    note: str = ""
+    """What a reader should know besides."""
+    control: Control | None = None
+
+
+VRNETLAB = "https://github.com/srl-labs/vrnetlab/pull/492"
+SWITCHES = (
+    "https://github.com/p4lang/behavioral-model/issues/986",
+    "https://github.com/FDio/vpp/issues/265",
+)
+XDP_THREADS = (
+    "https://github.com/xdp-project/xdp-tutorial/issues/160",
+    "https://github.com/xdp-project/xdp-tutorial/issues/357",
+)
+ALL: tuple[Row, ...] = (
+    Row("bridge", LINKS, "a Linux bridge", bridged()),
+    Row(
+        "veth-chain", LINKS, "three veth pairs with bridges between them",
+        bridged({"kind": "veth", "options": {"length": 3}}),
+        ("https://github.com/srl-labs/containerlab/issues/2894",),
+    ),
+    Row(
+        "tc-mirred", LINKS, "tc mirred both ways between two ports",
+        bridged({"kind": "tc-mirred"}), (VRNETLAB,),
+    ),
+    Row(
+        "tc-mirred-csum", LINKS, "tc mirred with action csum before it",
+        bridged({"kind": "tc-mirred", "options": {"csum": True}}), (VRNETLAB,),
+    ),
+    Row("macvlan", LINKS, "a macvlan (passthru) on a veth", bridged({"kind": "macvlan"})),
+    Row(
+        "vxlan", LINKS, "VXLAN between two namespaces, outer sum 0",
+        bridged({"kind": "vxlan"}), ("https://github.com/projectcalico/calico/issues/11435",),
+    ),
+    Row(
+        "vxlan-outer-sums", LINKS, "VXLAN between two namespaces, outer sums on",
+        bridged({"kind": "vxlan", "options": {"outer_sums": True}}),
+        ("https://github.com/projectcalico/calico/issues/11435",),
+    ),
+    Row(
+        "packet-wire", USER, "a layer-2 wire over packet sockets",
+        bridged({"kind": "packet-wire"}), SWITCHES,
+    ),
+    Row(
+        "packet-wire-vnet", USER, "the same wire with the virtio header",
+        bridged({"kind": "packet-wire", "options": {"vnet": True}}), SWITCHES,
+    ),
+    Row("namespace", KERNEL, "a router that is a network namespace", routed("namespace")),
+    Row(
+        "nat", KERNEL, "a namespace router with nftables masquerade", routed("nat"),
+        ("https://github.com/TencentCloud/CubeSandbox/pull/443",),
+    ),
+    Row(
+        "tc-bpf", KERNEL, "a BPF program at tc's hook redirects", routed("tc-bpf"),
+        ("https://github.com/TencentCloud/CubeSandbox/pull/110",),
+    ),
+    Row(
+        "xdp-generic", KERNEL, "an XDP program in generic mode redirects", routed("xdp-generic"),
+        XDP_THREADS,
+    ),
+    Row(
+        "xdp-native", KERNEL, "an XDP program in the driver redirects", routed("xdp-native"),
+        XDP_THREADS,
+        "The first packet to a neighbour that the kernel has not asked for yet is forwarded by the "
+        "kernel, and keeps its metadata: ping goes first.",
+    ),
+    Row(
+        "raw", USER, "a router over packet sockets, as it is", routed("raw"),
+        ("https://unix.stackexchange.com/questions/797717",
+         "https://github.com/srl-labs/containerlab/pull/3077"),
+    ),
+    Row("raw-vnet", USER, "the same router with the virtio header", routed("raw-vnet")),
+    Row("raw-zeroed", USER, "the same router with an empty virtio header", routed("raw-zeroed")),
+    Row(
+        "raw-synthesised", USER, "the same router, virtio header made of the status word",
+        routed("raw-synthesised"),
+    ),
+    Row("raw-sum", USER, "the same router computes every checksum", routed("raw-sum")),
+    Row(
+        "raw-sum-unready", USER, "the same router computes where CSUMNOTREADY",
+        routed("raw-sum-unready"), ("https://github.com/kubevirt/kubevirt/pull/16131",),
+    ),
+    Row("tun", USER, "a program behind a TUN, no virtio header", routed("tun")),
+    Row(
+        "tun-vnet", USER, "a program behind a TUN, virtio header kept", routed("tun-vnet"),
+        ("https://github.com/tailscale/tailscale/issues/19820",),
+    ),
+    Row(
+        "tun-vnet-empty", USER, "a program behind a TUN, empty virtio header",
+        routed("tun-vnet-empty"), ("https://github.com/hermit-os/uhyve/pull/1369",),
+    ),
+    Row(
+        "raw-then-namespace", CHAINS, "lost at the first of two hops", routed("raw", "namespace")
+    ),
+    Row(
+        "sum-then-raw", CHAINS, "completed before a hop that loses metadata",
+        routed("raw-sum-unready", "raw"),
+    ),
+    Row(
+        "e1000-raw", MACHINES, "e1000 at both ends of a router that loses metadata",
+        with_nics(routed("raw"), "e1000", "e1000"),
+        note="Nothing unfinished comes to the router, so nothing can be lost there.",
+    ),
+    Row(
+        "e1000e-raw", MACHINES, "e1000e at both ends of a router that loses metadata",
+        with_nics(routed("raw"), "e1000e", "e1000e"),
+    ),
+    Row(
+        "rtl8139", MACHINES, "rtl8139 and virtio on a bridge",
+        with_nics(bridged(), "rtl8139"),
+    ),
+    Row(
+        "vmxnet3", MACHINES, "virtio and vmxnet3 on a bridge",
+        with_nics(bridged(), "", "vmxnet3"),
+    ),
+    Row(
+        "damaged", CONTROLS, "a router that damages payloads of summed packets",
+        routed("faulty-sum"),
+        control=Control(
+            Finding.CORRUPTED, "router r1",
+            "the receiver drops what carries a payload, and the field holds neither sum",
+        ),
+    ),
+    Row(
+        "damaged-silently", CONTROLS, "a router that damages payloads and keeps the metadata",
+        routed("faulty-payload"),
+        note="Accepted by the receiver, which sums nothing that never met a wire.",
+        control=Control(
+            Finding.CORRUPTED, "router r1",
+            "the damage is accepted: no counter grows, the payload alone tells it",
+        ),
+    ),
+    Row(
+        "no-syn", CONTROLS, "a router that drops SYNs", routed("syn-filter"),
+        control=Control(
+            Finding.OTHER, "router r1", "SYNs end in the router, and no checksum error is counted"
+        ),
+    ),
+    Row(
+        "closed-port", CONTROLS, "a port where nothing listens", bridged(),
+        control=Control(Finding.OTHER, "vm2", "the answer is a reset, at once", port=81),
+    ),
+)  # fmt: skip
+"""In the order in which they are shown."""
+
+
+def names() -> list[str]:
+    """Return the names of all rows."""
+    return [row.name for row in ALL]
+
+
+def find(name: str) -> Row:
+    """Return the row of a name; raises `UsageError` where there is none."""
+    for row in ALL:
+        if row.name == name:
+            return row
+    raise UsageError(f"the catalogue has no row {shown(name)}", nearest(name, names()))

@@ -1,0 +1,150 @@
+"""The pages of the catalogue: one of HTML that loads nothing and runs nothing, one of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from labctl.report.page import template
+from labctl.results.catalogue import Catalogue, RowResult
+from labctl.results.model import Verdict
+from labctl.version import __version__
+
+MARKS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.ERROR: "!", Verdict.SKIP: "-"}
+NOTHING = "nothing"
+_FINDINGS = ("healthy", "metadata lost", "corrupted", "dropped", "not a checksum problem")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One value by which rows can be filtered."""
+
+    label: str
+    css: str
+    """The class of the rows that have it."""
+    count: int
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A question by whose answer rows can be filtered."""
+
+    name: str
+    title: str
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A row on the page."""
+
+    row: RowResult
+    classes: str
+    mark: str
+    cures: tuple[str, ...]
+    """What mended it, in words that fit other rows."""
+
+
+_FILTERS: tuple[tuple[str, str, Callable[[RowResult], Sequence[str]]], ...] = (
+    ("loses", "Who loses", lambda row: [row.kind_of(row.loses) or NOTHING]),
+    ("completes", "Who completes", lambda row: [row.kind_of(row.completes) or NOTHING]),
+    ("cures", "What cures", lambda row: _cures(row) or [NOTHING]),
+)
+
+
+def _cures(row: RowResult) -> list[str]:
+    return list(dict.fromkeys(one.what or one.name for one in row.cures))
+
+
+def _filters(rows: Sequence[RowResult]) -> tuple[Filter, ...]:
+    found = []
+    for name, title, values in _FILTERS:
+        counts: dict[str, int] = {}
+        for row in rows:
+            for value in values(row):
+                counts[value] = counts.get(value, 0) + 1
+        ordered = sorted(counts, key=lambda value: (value == NOTHING, value))
+        choices = tuple(
+            Choice(value, f"{name}-{number}", counts[value]) for number, value in enumerate(ordered)
+        )
+        found.append(Filter(name, title, choices))
+    return tuple(found)
+
+
+def _shown(row: RowResult, filters: Sequence[Filter]) -> Shown:
+    classes = []
+    for one, (_, _, values) in zip(filters, _FILTERS, strict=True):
+        has = values(row)
+        classes += [choice.css for choice in one.choices if choice.label in has]
+    return Shown(row, " ".join(classes), MARKS[row.verdict], tuple(_cures(row)))
+
+
+def confusion(rows: Sequence[RowResult]) -> list[tuple[str, dict[str, int]]]:
+    """Return by what was expected how often `labctl diagnose` found what."""
+    found = []
+    for outcome in ("works", "breaks", "control"):
+        counts: dict[str, int] = {}
+        for row in rows:
+            if row.outcome == outcome and row.diagnosed:
+                finding = row.diagnosed.finding
+                counts[finding] = counts.get(finding, 0) + 1
+        found.append((outcome, counts))
+    return found
+
+
+def wrong_places(rows: Sequence[RowResult]) -> list[str]:
+    """Return the names of rows of which `labctl diagnose` named another place than expected."""
+    return [
+        row.name
+        for row in rows
+        if row.diagnosed and row.place and not row.diagnosed.where.startswith(row.place)
+    ]
+
+
+def environments(rows: Sequence[RowResult]) -> dict[str, str]:
+    """Return what the rows were run on, all values of each fact."""
+    facts: dict[str, list[str]] = {}
+    for row in rows:
+        for name, value in row.environment.items():
+            short = "guest kernel" if name.startswith("guest_kernels.") else name.replace("_", " ")
+            values = facts.setdefault(short, [])
+            if value not in values:
+                values.append(value)
+    return {name: ", ".join(values) for name, values in sorted(facts.items())}
+
+
+def _counts(rows: Sequence[RowResult]) -> Mapping[str, int]:
+    return {str(one): sum(row.verdict is one for row in rows) for one in Verdict}
+
+
+def render(made: Catalogue) -> str:
+    """Return the page of HTML."""
+    filters = _filters(made.rows)
+    findings = [name for name, _ in confusion(made.rows)]
+    seen = {finding for _, counts in confusion(made.rows) for finding in counts}
+    return template("catalogue.html.j2").render(
+        figures=(),
+        filters=filters,
+        rows=[_shown(row, filters) for row in made.rows],
+        counts=_counts(made.rows),
+        confusion=confusion(made.rows),
+        findings=[*(one for one in _FINDINGS if one in seen), *sorted(seen - {*_FINDINGS})],
+        outcomes=findings,
+        wrong=wrong_places(made.rows),
+        environment=environments(made.rows),
+        marks=MARKS,
+        made_by=__version__,
+    )
+
+
+def render_markdown(made: Catalogue) -> str:
+    """Return the page of Markdown for documentation."""
+    filters = _filters(made.rows)
+    text = template("catalogue.md.j2").render(
+        rows=[_shown(row, filters) for row in made.rows],
+        counts=_counts(made.rows),
+        wrong=wrong_places(made.rows),
+        confusion=confusion(made.rows),
+        environment=environments(made.rows),
+    )
+    return text.rstrip() + "\n"
