@@ -228,7 +228,7 @@ def test_the_ends_of_a_wire_that_loses_the_metadata_are_offered() -> None:
     told = {fix.name: fix for fix in candidates(path, lost, Facts())}
     fix = told["tx off at the ends of the wire lan-w-a and lan-w-b"]
     assert fix.should
-    assert fix.how == "ethtool -K lan-w-a tx off; ethtool -K lan-w-b tx off"
+    assert fix.how == "; ".join(f"labctl exec -- ethtool -K lan-w-{end} tx off" for end in "ab")
     assert not expected(candidates(path, LOST, FACTS))[fix.name]
 
 
