@@ -17,7 +17,7 @@ from labctl.lab import disk_users
 
 @click.group()
 def image() -> None:
-    """Build, pull, list, remove and lock the images that guests boot."""
+    """Build, pull, list, remove and lock the images of guests."""
 
 
 @image.command()

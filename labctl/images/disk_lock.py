@@ -34,7 +34,7 @@ def lock(file: Path, *, renew: bool = False, emit: Emit = silent) -> tuple[Path,
     name any more goes. The images are in the cache then. Raises `TopologyError` for a topology, or
     a lock, that is wrong, `UsageError` where there is nothing to pin, and as `disks.get_disk` does.
     """
-    topology = loader.load(file, locked=False)
+    topology = loader.load_unlocked(file)
     assert topology.source
     path = image_lock.place(topology.source)
     wanted = image_lock.unpinned(topology)

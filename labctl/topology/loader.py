@@ -16,12 +16,16 @@ from labctl.topology.tree import MAX_BYTES, Item, Report, from_python
 from labctl.topology.validation import shaped
 
 
-def load(path: Path, *, locked: bool = True) -> model.Topology:
+def load(path: Path) -> model.Topology:
     """Read a topology file, and its lock where it names disk images that have no digest in it.
 
-    Unless `locked`, the lock is left alone. Raises `TopologyError` with every problem of either, or
-    `UsageError` where it cannot be read.
+    Raises `TopologyError` with every problem of either, or `UsageError` where one cannot be read.
     """
+    return image_lock.applied(load_unlocked(path))
+
+
+def load_unlocked(path: Path) -> model.Topology:
+    """Read a topology file, whatever its lock says; raises likewise."""
     file = str(path)
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -38,8 +42,7 @@ def load(path: Path, *, locked: bool = True) -> model.Topology:
     except text.NotTextError as error:
         raise TopologyError([Problem(file, error.line, error.column, "", str(error))]) from None
     source = path.absolute()
-    topology = _from_text(content, file, path.stem, source.parent, source)
-    return image_lock.applied(topology) if locked else topology
+    return _from_text(content, file, path.stem, source.parent, source)
 
 
 def loads(content: str, name: str) -> model.Topology:
