@@ -168,7 +168,8 @@ def _compile(folder: Path, deadline: Deadline) -> None:
 
     An emulated guest would spend a minute on it at every start. This is the one program of the
     packages that runs: in namespaces of its own, without a network and with nothing of the host in
-    view. What it writes does not depend on times (PEP 552), nor on the seed of hashes.
+    view. What it writes does not depend on times (PEP 552), nor on the seed of hashes. With -B what
+    it imports itself is not written by the import, which goes by times.
     """
     interpreters = sorted(folder.glob("usr/bin/python3.[0-9]*"))
     if not interpreters:
@@ -176,7 +177,7 @@ def _compile(folder: Path, deadline: Deadline) -> None:
     own = f"/usr/lib/{interpreters[-1].name}"
     words = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--ipc", "--pid", "--fork"]
     words += ["--kill-child", f"--root={folder}", "--wd=/", f"/usr/bin/{interpreters[-1].name}"]
-    words += ["-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    words += ["-I", "-S", "-B", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
     folders = [
         path for path in (own, "/usr/lib/python3/dist-packages") if (folder / path[1:]).is_dir()
     ]
