@@ -94,6 +94,7 @@ NAMES_OF_OTHER_THINGS = {
     ("routers/raw.py", "raw"): "what the program calls itself",
     ("lab/kernel_parts.py", "nat"): "a type of chain of nftables",
     ("routers/masquerade.py", "nat"): "a type of chain of nftables",
+    ("routers/tun.py", "tun"): "what the program calls itself",
 }
 
 
