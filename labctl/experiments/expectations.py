@@ -88,12 +88,12 @@ def _completes(features: Mapping[str, bool], version: int) -> bool:
 def expected_of(traffic: TrafficRun, wanted: PacketSelector, ends: Ends = AS_THEY_COME) -> Expected:
     """Work out what is to be seen of a packet of a crossing."""
     forward = wanted.source == traffic.there
-    route = traffic.route if forward else _back(traffic.route)
+    route = traffic.route if forward else reverse(traffic.route)
     protocol = "udp" if wanted.kind == "UDP" else "tcp"
     return expect(route, protocol, traffic.version, ends)
 
 
-def _back(route: PacketPath) -> PacketPath:
+def reverse(route: PacketPath) -> PacketPath:
     """Return the same way in the other direction."""
     return PacketPath(
         tuple(Traversal(one.element, one.exit, one.entry) for one in reversed(route.traversals))

@@ -42,6 +42,7 @@ BREAKING = {
     "raw-then-namespace",
     "e1000e-raw",
     "tun-vnet-empty",
+    "sum-then-raw",
 }
 
 

@@ -16,7 +16,7 @@ from labctl.diagnosis.diagnose import Diagnosis, diagnose
 from labctl.diagnosis.remedies import Fix
 from labctl.diagnosis.verdict import Finding
 from labctl.experiments.catalogue.rows import Control, Row
-from labctl.experiments.expectations import blamed, check_path, expected_of
+from labctl.experiments.expectations import blamed, check_path, expected_of, reverse
 from labctl.experiments.model import Experiment
 from labctl.experiments.run_context import Arm, Trial
 from labctl.experiments.traffic_run import TrafficRun
@@ -49,6 +49,8 @@ class Prediction:
     path: PacketPath
     elements: tuple[Element, ...]
     syn: Expected
+    answer: Expected
+    """Of the SYN-ACK, which takes the same way back."""
     control: Control | None = None
 
     @property
@@ -56,7 +58,7 @@ class Prediction:
         """Return `works`, `breaks` or `control`."""
         if self.control:
             return "control"
-        return "works" if self.syn.accepted else "breaks"
+        return "works" if self.syn.accepted and self.answer.accepted else "breaks"
 
     @property
     def words(self) -> str:
@@ -64,7 +66,10 @@ class Prediction:
         if self.control:
             return self.control.expected
         end = "accepted" if self.syn.accepted else "refused by its receiver"
-        return f"a SYN is {self.syn.words}, and {end}"
+        told = f"a SYN is {self.syn.words}, and {end}"
+        if self.syn.accepted and not self.answer.accepted:
+            told += f"; its answer is {self.answer.words}, and refused"
+        return told
 
     @property
     def text(self) -> str:
@@ -74,12 +79,14 @@ class Prediction:
     @property
     def place(self) -> str:
         """Return the place where the metadata is lost, as a trace names it; empty for none."""
-        lost = self.syn.lost
-        return blamed(lost, self.path.points) if lost else ""
+        if self.syn.lost:
+            return blamed(self.syn.lost, self.path.points)
+        return blamed(self.answer.lost, self.path.points[::-1]) if self.answer.lost else ""
 
     def element(self, effect: Effect) -> str:
-        """Return the name of the first element that has an effect on the SYN; empty for none."""
-        found = (one for one in self.syn.changes if one.effect is effect)
+        """Return the name of the first element that has an effect on the SYN, or its answer."""
+        changes = (*self.syn.changes, *self.answer.changes)
+        found = (one for one in changes if one.effect is effect)
         return next((one.element for one in found), "")
 
 
@@ -95,7 +102,8 @@ def predict(row: Row, topology: Topology | None = None) -> Prediction:
     """Work out what a row is expected to come to."""
     model = topology or topologies.from_mapping(row.topology)
     path = find_path(model, SOURCE, DESTINATION)
-    return Prediction(path, tuple(_elements(path)), expect(path, "tcp", 4), row.control)
+    syn, answer = expect(path, "tcp", 4), expect(reverse(path), "tcp", 4)
+    return Prediction(path, tuple(_elements(path)), syn, answer, row.control)
 
 
 def _named(path: PacketPath) -> Iterator[str]:

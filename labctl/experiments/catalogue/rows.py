@@ -137,6 +137,7 @@ ALL: tuple[Row, ...] = (
     Row(
         "sum-then-raw", CHAINS, "completed before a hop that loses metadata",
         routed("raw-sum-unready", "raw"),
+        note="One completing hop helps one direction: answers pass the hop that loses first.",
     ),
     Row(
         "e1000-raw", MACHINES, "e1000 at both ends of a router that loses metadata",
