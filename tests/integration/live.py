@@ -24,7 +24,7 @@ from labctl.guests.accel import Policy
 from labctl.sandbox.namespaces import start_ticks
 
 LABCTL = str(Path(sys.executable).parent / "labctl")
-SECONDS = 240.0
+SECONDS = 600.0
 """For one thing to happen: a guest under emulation on a busy machine takes its time."""
 COMMAND_SECONDS = 800.0
 """For one command, which may be a whole experiment."""
