@@ -37,8 +37,9 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
             continue
         found.append({"file": file, "valid": True, "digest": model.digest()})
         if not as_json:
-            count = (len(model.networks), len(model.nodes), len(model.routers))
-            click.echo(f"{file}: valid ({count[0]} networks, {count[1]} nodes, {count[2]} routers)")
+            counts = f"networks: {len(model.networks)}, nodes: {len(model.nodes)}"
+            counts += f", routers: {len(model.routers)}"
+            click.echo(f"{file}: valid ({counts})")
     if as_json:
         print_json(found)
     sys.exit(code)

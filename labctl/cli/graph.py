@@ -28,7 +28,7 @@ _ENDINGS = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".mmd": "mermaid", ".txt
 @lab_option
 @click.option(
     "--format", "-f", "form", type=click.Choice([*_FORMATS, "json"]),
-    help="How it is told. [default: by the name of the output's file, else text]",
+    help="How it is told. [default: by the suffix of the output's file, else text]",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option(
@@ -57,7 +57,13 @@ def graph(
         raise UsageError("a file and --lab contradict each other", "give one of the two")
     if as_json and form not in (None, "json"):
         raise UsageError(f"--json and --format {form} contradict each other", "give one of them")
-    form = "json" if as_json else form or (output and _ENDINGS.get(output.suffix)) or "text"
+    form = "json" if as_json else form
+    if output and form is None and output.suffix and output.suffix not in _ENDINGS:
+        raise UsageError(
+            f"no drawing is written as {output.suffix}",
+            f"end the file's name in one of {', '.join(_ENDINGS)}, or say --format",
+        )
+    form = form or (output and _ENDINGS.get(output.suffix)) or "text"
     writable(output)
     if file:
         found = graphs.of(topology.load(topology.find(file)))

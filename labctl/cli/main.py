@@ -67,9 +67,9 @@ def _reader_gone() -> bool:
 def cli() -> None:
     """Virtual network labs from YAML: real guests, real bridges, and the truth about checksums.
 
-    Exit codes: 0 done or passed, 1 an experiment failed or what was asked about is not well, 2
-    wrong words or input, 3 could not tell or could not do, 4 everything was skipped, 130
-    interrupted, 141 nobody reads the output. `ssh` and `exec`: that of the command.
+    Exit codes: 0 done or passed, 1 an experiment failed or trace or diagnose found a problem, 2
+    usage error or invalid input, 3 could not tell or could not do, 4 everything was skipped, 130
+    interrupted, 141 the output was closed by its reader. `ssh` and `exec`: that of the command.
     """
 
 

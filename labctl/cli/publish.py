@@ -47,7 +47,7 @@ def publish(lab: str | None, listen: str, stop: str, as_json: bool, target: str 
         click.echo(f"{made[0].listens} leads to port {made[0].to} of {made[0].node}")
     elif stop:
         for one in made:
-            click.echo(f"{one.listens} leads nowhere any more")
+            click.echo(f"{one.listens} is no longer published")
     elif made:
         rows = [[one.listens, one.node, str(one.to)] for one in made]
         print_table(["this host", "node", "port"], rows)

@@ -129,12 +129,16 @@ def _profile(lab: Lab, seconds: float, stages: Stages) -> None:
 
 
 def _tell(lab: Lab, seconds: float) -> None:
+    from labctl.lab import state
+
     nodes = lab.topology.nodes
     names = ", ".join(nodes)
     by = "no machines" if lab.accel == NO_MACHINES else lab.accel
     click.echo(f"lab {lab.name} is up in {seconds:.1f} s: {names} ({by})")
     first = next((node.name for node in lab.topology.endpoints()), names)
-    click.echo(f"try: labctl ssh {first}; take it down: labctl down {lab.name}")
+    others = any(one.name != lab.name and state.alive(one) for one in state.known())
+    which = f"--lab {lab.name} " if others else ""  # else `ssh` would ask which lab is meant
+    click.echo(f"try: labctl ssh {which}{first}; take it down: labctl down {lab.name}")
 
 
 COMMANDS = (up,)

@@ -79,7 +79,7 @@ def port_of(target: str) -> int:
     """Return the port of `NODE:PORT`; raises `UsageError` for what is none."""
     found = _TARGET.fullmatch(target)
     if not found or not 0 < int(found[1]) < 65536:
-        raise UsageError(f"{target} is no port of a node", "write NODE:PORT, such as vm1:80")
+        raise UsageError(f"{target} is not NODE:PORT", "a port is 1 to 65535; such as vm1:80")
     return int(found[1])
 
 

@@ -12,6 +12,9 @@ PATTERN = frozenset("*?[,")
 """Characters that make a word a pattern, or several: no node's or router's name has them."""
 
 
+_NO_LABELS = "none has labels; a topology gives them: labels: {role: client}"
+
+
 def is_pattern(word: str) -> bool:
     """Whether a word may mean several nodes or routers."""
     return not PATTERN.isdisjoint(word)
@@ -38,7 +41,7 @@ def chosen(
             some = fnmatch.filter(labelled, part)
             if not some:
                 hint = nearest(part.strip("*?[]"), labelled)
-                raise UsageError(f"no node or router is meant by {part}", hint)
+                raise UsageError(f"no node or router matches {part}", hint)
             meant.update(some)
         found = [name for name in found if name in meant]
     wanted = [one.partition("=") for one in labels]
@@ -49,9 +52,9 @@ def chosen(
     ]
     if not found:
         there = sorted({f"{k}={v}" for one in labelled.values() for k, v in one.items()})
-        told = f"labels there are: {', '.join(there[:12])}" if there else "nothing has a label"
+        told = f"labels there are: {', '.join(there[:12])}" if there else _NO_LABELS
         what = " and ".join(labels) or pattern or "that"
-        raise UsageError(f"no node or router is meant by {what}", told)
+        raise UsageError(f"no node or router matches {what}", told)
     return found
 
 

@@ -228,7 +228,7 @@ class _Run:
             self.trouble = DOWN if self.trouble == DOWN else f"{DOWN}: {self.trouble}"
         found = self._result(evidence, asked_ns)
         state = "done" if found.came else "failed"
-        detail = f"{len(found.packet_traces)} packets followed"
+        detail = f"packets followed: {len(found.packet_traces)}"
         self.emit(Event("trace", self.flow.text, state, detail))  # type: ignore[arg-type]
         return found
 

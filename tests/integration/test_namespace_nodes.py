@@ -198,7 +198,7 @@ def test_offloads_are_set_as_the_topology_says_and_are_put_back(lab_factory: Lab
         assert probes.ping(lab, "ns1", "ns2", version=6).works
         assert probes.udp(lab, "ns2", "ns1").works
         with watch_drops(first) as watch:
-            assert "drops of all the host" in watch.why_not
+            assert "drops of the whole host" in watch.why_not
             assert watch.read() == ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -71,7 +72,7 @@ def here(pytestconfig: pytest.Config) -> Iterator[Place]:
 def mixed(here: Place) -> Place:
     """The lab, up; no test changes it."""
     told = here.ok("up", "mixed.yaml")
-    assert "try: labctl ssh vm1" in told.stdout
+    assert re.search(r"try: labctl ssh (--lab \S+ )?vm1", told.stdout)
     return here
 
 

@@ -102,7 +102,6 @@ NAMES_OF_OTHER_THINGS = {
     ("lab/kernel_parts.py", "nat"): "a type of chain of nftables",
     ("routers/tun.py", "tun"): "the type of device",
     ("routers/masquerade.py", "nat"): "a type of chain of nftables",
-    ("routers/tun.py", "tun"): "what the program calls itself",
 }
 
 

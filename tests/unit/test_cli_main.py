@@ -142,7 +142,7 @@ def test_validate_judges_every_file(labctl: Labctl, tmp_path: Path) -> None:
     assert told.code == ExitCode.USAGE
     assert [one["valid"] for one in json.loads(told.out)] == [False, False, True]
     told = labctl("validate", "bridged.yaml")
-    assert (told.code, told.out) == (0, "bridged.yaml: valid (1 networks, 2 nodes, 0 routers)\n")
+    assert (told.code, told.out) == (0, "bridged.yaml: valid (networks: 1, nodes: 2, routers: 0)\n")
 
 
 def test_validate_goes_on_after_what_is_no_topology_at_all(

@@ -58,7 +58,7 @@ def test_what_is_meant_comes_in_the_topologys_order(
     ],
 )
 def test_what_means_nothing_is_told_with_what_there_is(how: dict[str, object], hint: str) -> None:
-    with pytest.raises(UsageError, match="no node or router is meant by") as wrong:
+    with pytest.raises(UsageError, match="no node or router matches") as wrong:
         chosen(MODEL, **how)  # type: ignore[arg-type]
     assert hint in wrong.value.hint
 

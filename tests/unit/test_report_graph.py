@@ -118,6 +118,7 @@ def test_a_file_is_drawn_without_a_lab(labctl: Labctl, tmp_path: Path) -> None:
         (("bridged.yaml", "--lab", "x"), "contradict"),
         (("bridged.yaml", "--json", "-f", "dot"), "contradict"),
         (("bridged.yaml", "-o", "/nosuch/x.svg"), "cannot be written"),
+        (("bridged.yaml", "-o", "/nosuch/x.png"), "no drawing is written as .png"),
         ((), "no lab is up"),
     ],
 )

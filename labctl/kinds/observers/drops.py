@@ -225,7 +225,7 @@ class Drops(ObserverKind[tuple[Drop, ...]]):
         The tracepoint tells no network namespace.
         """
         if look.context is Context.LAB:
-            return f"{look.context.value} would tell of the drops of all the host"
+            return f"{look.context.value} is the host's: it would report drops of the whole host"
         return super().can_run(look)
 
     def start(self, look: Look) -> tuple[str, ...]:
