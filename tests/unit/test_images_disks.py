@@ -323,11 +323,11 @@ def hostile(tmp_path: Path, name: str) -> tuple[Path, Format]:
         case "hidden parent":
             # The header leads elsewhere, and QEMU looks behind it all the same (vmdk_open).
             header = bytearray(made(path, "vmdk").read_bytes().ljust(64 << 9, b"\0"))
-            text = header[512 : header.index(b"\0", 512)]
+            words = header[512 : header.index(b"\0", 512)]
             header[28:36] = struct.pack("<Q", 40)
-            header[40 << 9 : (40 << 9) + len(text)] = text
-            text += b'\nparentFileNameHint="secret"\n'
-            header[512 : 512 + len(text)] = text
+            header[40 << 9 : (40 << 9) + len(words)] = words
+            words += b'\nparentFileNameHint="secret"\n'
+            header[512 : 512 + len(words)] = words
             path.write_bytes(header)
             return path, "vmdk"
     raise AssertionError(name)
