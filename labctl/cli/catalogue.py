@@ -9,7 +9,7 @@ import click
 
 from labctl.cli.display import display
 from labctl.cli.options import accel_option, cold_option, json_option, print_json, print_table
-from labctl.errors import ExitCode
+from labctl.errors import ExitCode, UsageError
 from labctl.experiments.catalogue import rows, run
 from labctl.experiments.catalogue.row import predict
 from labctl.experiments.catalogue.rows import Row
@@ -96,6 +96,8 @@ def run_rows(
     """
     chosen = [rows.find(name) for name in names] if names else list(rows.ALL)
     folder = output or results_root() / "catalogue"
+    if markdown and not markdown.parent.is_dir():
+        raise UsageError(f"there is no folder {markdown.parent}", "name one that is there")
     if row_only:
         with run.ending_with_input(), display() as show:
             found = [run.run_row(row, folder, policy=accel, emit=show, cold=cold) for row in chosen]

@@ -12,7 +12,7 @@ import click
 
 from labctl.cli.guard import guard
 from labctl.cli.options import json_option, print_json
-from labctl.cli.process import become
+from labctl.cli.process import become, become_untrusted
 from labctl.errors import ExitCode, UsageError
 from labctl.lab import targets
 from labctl.lab.lab import Lab
@@ -123,7 +123,8 @@ def _in_one(running: Lab, name: str, command: list[str]) -> NoReturn:
     words = running.node(name).words(shlex.join(command), shared=False)
     running.check_running(name)
     guard(partial(running.check_running, name))
-    become([*running.sandbox.enter(), *words])
+    enter = become if running.node(name).model.guest_kind.is_machine else become_untrusted
+    enter([*running.sandbox.enter(), *words])
 
 
 def _everywhere(

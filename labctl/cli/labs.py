@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from labctl.cli import terminal
 from labctl.cli.guard import guard
 from labctl.cli.options import json_option, lab_option, print_json, print_table
-from labctl.cli.process import become
+from labctl.cli.process import become, become_untrusted
 from labctl.errors import ExitCode, GuestError, LabctlError, UsageError
 from labctl.guests import console as console_log
 from labctl.lab import orphans, state, status, teardown
@@ -191,7 +191,8 @@ def ssh_to(lab: str | None, node: str, command: tuple[str, ...]) -> NoReturn:
     words = running.node(node).session(command)
     running.check_running(node)
     guard(partial(running.check_running, node))
-    become([*running.sandbox.enter(), *words])
+    enter = become if running.node(node).model.guest_kind.is_machine else become_untrusted
+    enter([*running.sandbox.enter(), *words])
 
 
 def _attach(name: str | None) -> Lab:

@@ -6,8 +6,9 @@ It is started in the node's network namespace, makes the rest of what is the nod
 `ready`, and collects orphans until the lab ends. What is run in the node enters its namespaces
 (nsenter(1)) with the rights of `KEPT` alone, so that nothing of this can be undone:
 
-- all files of the host are read-only (mount_setattr(2), from Linux 5.12 on), and the lab's own
-  directory is hidden;
+- all files of the host are read-only (mount_setattr(2), from Linux 5.12 on), device files lead
+  nowhere, and the lab's own directory is hidden, as are the sockets that programs of the host
+  listen on: to connect to one is no write to its file system;
 - `/run`, `/tmp`, `/var/tmp` and `/root` are private, in memory, and bounded;
 - `/proc` shows the node's processes; of its settings those of the network can be written, which are
   the namespace's own (proc_sys_net(5)); `/sys` is read-only and shows the node's links;
@@ -26,7 +27,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +44,6 @@ PRIVATE: Mapping[Path, str] = {
     HOME: "700",
 }
 DEVICES = (*confine.DEVICES, "tty", "net/tun")
-PROC_READ_ONLY = ("sys", "sysrq-trigger", "irq", "bus", "fs")
-"""Of proc(5), what is of the whole host and can be written."""
 KEPT = (
     "chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap",
     "net_bind_service", "net_broadcast", "net_admin", "net_raw", "sys_chroot", "audit_write",
@@ -53,7 +52,8 @@ KEPT = (
 network, and none by which a mount, a module or a device could be had."""
 
 # linux/mount.h, linux/fcntl.h, asm/unistd.h (the number is the same everywhere)
-_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
+_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE = 442, -100, 0x8000
+_MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NODEV = 1, 4
 _MNT_DETACH = 2
 
 
@@ -68,6 +68,8 @@ class Launch:
     """An empty folder to build on."""
     hide: Path
     """A folder that the node is not to see."""
+    sockets: Sequence[str]
+    """Sockets of the host that the node is not to reach."""
     files: Mapping[str, str]
     """Files for the node alone, by their path below one of `PRIVATE`: their text."""
     hosts: str
@@ -82,7 +84,7 @@ class Launch:
         """Return what `text` gave."""
         told = json.loads(text)
         note, view, hide = (Path(told[name]) for name in ("note", "view", "hide"))
-        return cls(told["name"], note, view, hide, told["files"], told["hosts"])
+        return cls(told["name"], note, view, hide, told["sockets"], told["files"], told["hosts"])
 
 
 def note(file: Path) -> None:
@@ -94,15 +96,15 @@ def note(file: Path) -> None:
 def make(launch: Launch) -> None:
     """Make what the node's programs see; raises `OSError`."""
     socket.sethostname(launch.name)
-    _read_only()
+    _set_mounts("/", _AT_RECURSIVE, _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NODEV)
     confine.mount("labctl", launch.view, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k")
     _fill_dev(launch.view)
     confine.mount(str(launch.view), Path("/dev"), "", MS_BIND | MS_REC)
     if os.path.ismount(launch.view):
         _unmount(launch.view)
     confine.mount("proc", Path("/proc"), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    for name in PROC_READ_ONLY:
-        _read_only_again(Path("/proc", name))
+    for path in writable(Path("/proc")):
+        _read_only_again(path)
     net = Path("/proc/sys/net")
     confine.mount("proc", launch.view, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     confine.mount(str(launch.view / "sys/net"), net, "", MS_BIND)
@@ -117,14 +119,31 @@ def make(launch: Launch) -> None:
     if launch.hide.is_dir():
         flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
         confine.mount("labctl", launch.hide, "tmpfs", flags, "mode=555")
+    for path in map(Path, launch.sockets):
+        if path.is_socket():  # else it is hidden already, has gone, or is a container's
+            confine.mount("/dev/null", path, "", MS_BIND)
     _write(launch)
 
 
-def _read_only() -> None:
-    """Make every mount that this process sees read-only, for what is in its namespace alone."""
-    attributes = struct.pack("4Q", _MOUNT_ATTR_RDONLY, 0, 0, 0)
+def writable(proc: Path) -> Iterator[Path]:
+    """Yield what is of the whole host in a proc(5), and can be written or holds what can.
+
+    Root may write most of it without any capability (`/proc/dynamic_debug/control`).
+    """
+    for path in sorted(proc.iterdir()):
+        if path.name.isdecimal() or path.is_symlink():
+            continue
+        with contextlib.suppress(OSError):
+            if path.is_dir() or path.stat().st_mode & 0o222:
+                yield path
+
+
+def _set_mounts(path: str, how: int, add: int, remove: int = 0) -> None:
+    """Set and clear attributes of mounts, of what this process sees alone (mount_setattr(2))."""
+    attributes = struct.pack("4Q", add, remove, 0, 0)
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, b"/", _AT_RECURSIVE, attributes, len(attributes)):
+    name = os.fsencode(path)
+    if libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, name, how, attributes, len(attributes)):
         number = ctypes.get_errno()
         raise OSError(number, f"mount_setattr: {os.strerror(number)}")
 
@@ -145,6 +164,7 @@ def _fill_dev(folder: Path) -> None:
             target.parent.mkdir(exist_ok=True)
             target.touch()
             confine.mount(str(device), target, "", MS_BIND)
+            _set_mounts(str(target), 0, 0, _MOUNT_ATTR_NODEV)
     for name, link in {"fd": "", "stdin": "/0", "stdout": "/1", "stderr": "/2"}.items():
         (folder / name).symlink_to(f"/proc/self/fd{link}")
     (folder / "pts").mkdir()

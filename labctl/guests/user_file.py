@@ -23,9 +23,10 @@ _MIME = ("content-type:", "mime-version:")
 def merged(own: dict[str, Any], node: Node) -> str:
     """Return labctl's `own` cloud-config with what a node's user wants, as cloud-init reads it.
 
-    Mappings are merged, lists put behind labctl's, other values are the user's. What is no
-    cloud-config (a script, parts of several kinds) goes along as a part of its own. Raises
-    `UsageError` for a file that cannot be read, and for what only labctl sets.
+    Mappings are merged, lists put behind labctl's, other values are the user's, but nothing takes
+    the place of a mapping or a list of labctl's. What is no cloud-config (a script, parts of
+    several kinds) goes along as a part of its own. Raises `UsageError` for a file that cannot be
+    read, and for what only labctl sets, or sets as well.
     """
     if node.user_data_file:
         return _with_file(own, node.user_data_file)
@@ -77,17 +78,23 @@ def _merge(own: dict[str, Any], theirs: dict[str, Any], where: str) -> dict[str,
                 f"{where} sets {shown(key)}, by which labctl gets into the guest",
                 "leave it away",
             )
-    return _merged(own, theirs)
+    return _merged(own, theirs, where)
 
 
-def _merged(own: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+def _merged(own: dict[str, Any], theirs: dict[str, Any], where: str) -> dict[str, Any]:
     result = dict(own)
     for key, value in theirs.items():
         mine = own.get(key)
         if isinstance(mine, dict) and isinstance(value, dict):
-            result[key] = _merged(mine, value)
+            result[key] = _merged(mine, value, where)
         elif isinstance(mine, list) and isinstance(value, list):
             result[key] = [*mine, *value]
+        elif isinstance(mine, dict | list):  # what labctl needs would be gone
+            what = "list" if isinstance(mine, list) else "mapping"
+            raise UsageError(
+                f"{shown(key)} of {where} is no {what}",
+                f"write a {what}, or leave the key out",
+            )
         else:
             result[key] = value
     return result

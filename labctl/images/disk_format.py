@@ -72,8 +72,11 @@ def check(path: Path, wanted: Format, source: str) -> int:
             if wanted == "qcow2":
                 _check_qcow2(head, source)
             elif wanted == "vmdk":
-                file.seek(max(0, _vmdk_descriptor(head, source)))
-                _check_descriptor(file.read(_DESCRIPTOR), source)
+                # Whatever the header says, QEMU looks for a parent behind it (vmdk_open).
+                for place in (SECTOR, _vmdk_descriptor(head, source)):
+                    if place < path.stat().st_size:
+                        file.seek(place)
+                        _check_descriptor(file.read(_DESCRIPTOR), source)
             size = _asked(path, wanted, source)
     if not 0 < size <= MOST_VIRTUAL:
         raise LabctlError(f"{source} is a disk of {size} bytes", "look at it: qemu-img info FILE")
@@ -103,7 +106,7 @@ def _vmdk_descriptor(head: bytes, source: str) -> int:
     capacity, _grain, sector = struct.unpack_from("<QQQ", head, 12)
     if not capacity:  # then QEMU goes by the descriptor, which names other files
         raise _others(source, "extents")
-    return int(sector) << 9 if sector < 1 << 40 else 0
+    return int(sector) << 9
 
 
 def _check_descriptor(text: bytes, source: str) -> None:

@@ -12,11 +12,9 @@ import contextlib
 import os
 import posixpath
 import shlex
-import shutil
 import signal
 import subprocess
 import tarfile
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,9 +25,12 @@ from labctl.errors import GuestError, LabctlError, UsageError, host_error
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.lab.tar_stream import NothingError, Reader, TarError
+from labctl.sandbox import owned
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import last_lines, start_as
 
+_APART = ".labctl-cp-"
+"""How folders begin in which a copy lies until all of it is there."""
 _TOLD = 1 << 16
 """Bytes that are kept of what tar and ssh say."""
 WATCH_SECONDS = 1.0
@@ -101,8 +102,9 @@ def from_guest(lab: Lab, name: str, path: str, target: Path, deadline: Deadline)
     line = f"tar -c -f - -C {shlex.quote(_guarded(folder or '.'))} {shlex.quote('./' + root)}"
     try:
         with contextlib.ExitStack() as made:
-            apart = Path(tempfile.mkdtemp(prefix=".labctl-cp-", dir=final.parent))
-            made.callback(shutil.rmtree, apart, ignore_errors=True)
+            # What a killed copy has left goes with the next one into the same folder.
+            apart = made.enter_context(owned.temporary(final.parent, _APART)) / "new"
+            apart.mkdir(mode=0o700)
             with _running(lab, node, line, deadline, "nothing was copied") as child:
                 assert child.stdout
                 _read(cast("BinaryIO", child.stdout), root, apart, copied)

@@ -31,6 +31,8 @@ START_SECONDS = 60.0
 LOOK_SECONDS = 0.005
 SSH_PORT = 22
 SSH_FILES = "/run/labctl"
+_ACCEPTS = 1 << 16
+"""A flag of a UNIX socket that listens: __SO_ACCEPTCON (include/uapi/linux/net.h)."""
 _ENTER = ("--mount", "--uts", "--ipc", "--net", "--pid")
 _UNSHARE = ("--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child")
 _SHELL = "command -v bash >/dev/null && exec bash -l || exec sh -l"
@@ -128,10 +130,23 @@ def build(making: Making, node: model.Node) -> NamespaceSpec:
     if server:
         texts[f"{SSH_FILES}/hostkey"] = getattr(known.hostkeys[node.name], server.key)
     launch = Launch(
-        node.name, files.note, files.view, making.directory, texts,
+        node.name, files.note, files.view, making.directory, listening_sockets(), texts,
         "".join(f"{line}\n" for line in hosts),
     )  # fmt: skip
     return NamespaceSpec(node, known.topology.bridges(node), launch, server)
+
+
+def listening_sockets(table: Path = Path("/proc/net/unix")) -> list[str]:
+    """Return the paths of the sockets that programs of this host listen on.
+
+    The columns of the table are those of unix_seq_show() in net/unix/af_unix.c.
+    """
+    found = set()
+    for line in table.read_bytes().splitlines()[1:]:
+        columns = line.split(maxsplit=7)
+        if len(columns) == 8 and int(columns[3], 16) & _ACCEPTS and columns[7].startswith(b"/"):
+            found.add(os.fsdecode(columns[7]))
+    return sorted(found)
 
 
 def _addresses(node: model.Node) -> list[str]:

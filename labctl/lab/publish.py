@@ -97,6 +97,9 @@ def _start(lab: Lab, made: Published, server: socket.socket) -> None:
     words = ssh.command(lab.directory, made.node)
     words = [*words[:-1], "-o", "LogLevel=QUIET", "-W", f"localhost:{made.to}", words[-1]]
     argv = [*lab.sandbox.python, "-m", relay.__name__, str(folder / f"{name}.pid")]
+    # First, so that no relay is there which nobody can find: what has none is not listed.
+    noted = folder / f"{name}.json"
+    noted.write_bytes(codec.dumps(made, Published))
     child = start_as(
         lab.sandbox.words([*argv, str(server.fileno()), *words]), None, files=[server.fileno()]
     )
@@ -106,8 +109,8 @@ def _start(lab: Lab, made: Published, server: socket.socket) -> None:
     if not ready or os.read(child.stdout.fileno(), len(relay.READY)) != relay.READY:
         child.kill()
         said = last_lines(child.stderr.read().decode(errors="replace"))
+        noted.unlink()
         raise HostError(f"the relay of port {made.port} did not start: {said or 'no word'}")
-    (folder / f"{name}.json").write_bytes(codec.dumps(made, Published))
 
 
 def stop(lab: Lab, listen: str) -> list[Published]:

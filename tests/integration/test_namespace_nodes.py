@@ -6,6 +6,10 @@ import json
 import os
 import shutil
 import signal
+import socket
+import stat
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -178,11 +182,47 @@ def test_a_command_sees_a_host_of_its_own_and_can_change_nothing_of_ours(here: P
     assert "denied" in sh("mount -t tmpfs x /mnt") or "permitted" in sh("mount -t tmpfs x /mnt")
     assert sh("touch /tmp/mine /run/mine /root/mine && ls /tmp") == "mine"
     assert not Path("/tmp/mine").exists()
+    assert "Read-only file system" in sh("echo >/proc/pressure/cpu || echo >/proc/bus/x")
+    assert sh("echo x >/dev/null && head -c 1 /dev/zero | wc -c") == "1"
     assert sh("exit 7") == ""
     assert here.run("ssh", "ns1", "exit 7").status == 7
     assert here.run("exec", "ns1", "no-such-program").status == 127
     assert "it has no console" in here.run("console", "ns1").stderr
     here.ok("down")
+
+
+CONNECT = """\
+import socket, sys
+with socket.socket(socket.AF_UNIX) as one:
+    print(one.connect_ex(sys.argv[1]))
+"""
+
+
+def test_sockets_and_devices_of_the_hosts_files_lead_nowhere(
+    here: Place, lab_factory: LabFactory
+) -> None:
+    """Neither to connect to a socket nor to open a device is a write to its file system."""
+    with (
+        tempfile.TemporaryDirectory(prefix="labctl-test-", dir="/var/lib") as folder,
+        socket.socket(socket.AF_UNIX) as server,
+    ):
+        there, null = f"{folder}/socket", f"{folder}/null"
+        server.bind(there)
+        server.listen()
+        os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        with lab_factory(here.write("bridged.yaml", BRIDGED)) as lab:
+            connect = ["python3", "-c", CONNECT, there]
+            write = ["sh", "-c", f"echo x >{null} && echo written || true"]
+            for words, is_open in (
+                ([], True),
+                ([*lab.sandbox.enter(), *lab.node("ns1").words('exec "$0" "$@"')], False),
+            ):
+                told = [
+                    subprocess.run([*words, *line], capture_output=True, text=True, timeout=60)
+                    for line in (connect, write)
+                ]
+                assert (told[0].stdout.strip() == "0") is is_open, told
+                assert ("written" in told[1].stdout) is is_open, told
 
 
 def test_offloads_are_set_as_the_topology_says_and_are_put_back(lab_factory: LabFactory) -> None:

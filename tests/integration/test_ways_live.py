@@ -183,6 +183,19 @@ def test_what_is_not_there_leaves_nothing(pair: Place) -> None:
     assert not list(pair.root.glob(".labctl-cp-*"))
 
 
+def test_what_a_killed_copy_leaves_goes_with_the_next(pair: Place) -> None:
+    folder = pair.root / "taken"
+    folder.mkdir()
+    pair.ok("exec", "vm1", "--", "sh", "-c", "head -c 20000000 /dev/zero >/tmp/long; echo >/tmp/a")
+    with pair.start("cp", "vm1:/tmp/long", "taken") as child:
+        child.reach("it had begun", lambda: list(folder.glob(".labctl-cp-*/new")))
+        child.child.kill()
+    assert [path.name[:11] for path in folder.iterdir()] == [".labctl-cp-"]
+    pair.ok("cp", "vm1:/tmp/a", "taken")
+    assert [path.name for path in folder.iterdir()] == ["a"]
+    pair.ok("exec", "vm1", "rm", "/tmp/long")
+
+
 LIAR = r"""#!/usr/bin/perl
 # tar that sends a file which was not asked for.
 my $name = $ENV{NAME} // "../escaped";

@@ -100,7 +100,6 @@ NAMES_OF_OTHER_THINGS = {
     ("kinds/guests/namespace.py", "namespace"): "the guest kind",
     ("kinds/nics/veth.py", "namespace"): "where such an interface is",
     ("lab/kernel_parts.py", "nat"): "a type of chain of nftables",
-    ("routers/tun.py", "tun"): "the type of device",
     ("routers/masquerade.py", "nat"): "a type of chain of nftables",
 }
 

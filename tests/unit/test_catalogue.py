@@ -248,3 +248,12 @@ def test_the_verb_makes_the_pages_of_what_is_known(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "## raw" in page.read_text()
     assert "<title>Catalogue of paths" in (tmp_path / results.PAGE).read_text()
+
+
+def test_a_page_in_no_folder_is_told_before_a_row_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "run_all", None)
+    words = ["catalogue", "run", "nat", "--markdown", str(tmp_path / "none/page.md")]
+    with pytest.raises(UsageError, match=f"no folder {tmp_path}/none"):
+        CliRunner().invoke(cli, words, catch_exceptions=False)

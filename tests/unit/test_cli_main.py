@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -309,6 +310,8 @@ def test_words_after_the_node_belong_to_the_command(
     labctl: Labctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Node:
+        model = SimpleNamespace(guest_kind=SimpleNamespace(is_machine=True))
+
         def words(self, line: str, *, shared: bool) -> list[str]:
             assert not shared  # a connection of its own, which no other session can disturb
             return ["ssh", "vm1", line]

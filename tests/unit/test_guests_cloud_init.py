@@ -145,6 +145,13 @@ def test_what_would_lock_labctl_out_is_refused(key: str) -> None:
         files(made)
 
 
+@pytest.mark.parametrize("value", ["3", "null", "{a: b}"])
+def test_nothing_takes_the_place_of_a_list_of_labctls(value: str) -> None:
+    made = topology(f"    user_data: {{write_files: {value}}}\n")
+    with pytest.raises(UsageError, match="'write_files' of the user_data of vm1 is no list"):
+        files(made)
+
+
 def with_file(tmp_path: Path, content: str) -> Topology:
     (tmp_path / "mine").write_text(content)
     place = tmp_path / "t.yaml"

@@ -320,11 +320,22 @@ def hostile(tmp_path: Path, name: str) -> tuple[Path, Format]:
             path = made(path, "vmdk")
             path.write_bytes(path.read_bytes().replace(b"monolithicSparse", b"twoGbMaxExtentFl"))
             return path, "vmdk"
+        case "hidden parent":
+            # The header leads elsewhere, and QEMU looks behind it all the same (vmdk_open).
+            header = bytearray(made(path, "vmdk").read_bytes().ljust(64 << 9, b"\0"))
+            words = header[512 : header.index(b"\0", 512)]
+            header[28:36] = struct.pack("<Q", 40)
+            header[40 << 9 : (40 << 9) + len(words)] = words
+            words += b'\nparentFileNameHint="secret"\n'
+            header[512 : 512 + len(words)] = words
+            path.write_bytes(header)
+            return path, "vmdk"
     raise AssertionError(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["backing", "data file", "parent", "descriptor", "extents", "kind"]
+    "name",
+    ["backing", "data file", "parent", "descriptor", "extents", "kind", "hidden parent"],
 )
 def test_an_image_that_names_other_files_is_refused_before_qemu_sees_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -334,6 +345,14 @@ def test_an_image_that_names_other_files_is_refused_before_qemu_sees_it(
     with pytest.raises(LabctlError, match=r"names .*, which its guest would read") as caught:
         disk_format.check(path, form, "a")
     assert caught.value.hint
+
+
+def test_a_descriptor_beyond_all_files_is_no_fault_of_labctls(tmp_path: Path) -> None:
+    path = made(tmp_path / "a", "vmdk")
+    octets = bytearray(path.read_bytes())
+    octets[28:36] = struct.pack("<Q", (1 << 64) - 1)
+    path.write_bytes(octets)
+    assert disk_format.check(path, "vmdk", "a") == 64 << 20
 
 
 @pytest.mark.parametrize("name", ["backing", "data file"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from labctl.backends.embedded import Embedded
 from labctl.backends.state import State
 from labctl.errors import GuestError, UsageError
 from labctl.events import silent
+from labctl.guests import namespace_init
 from labctl.guests.keys import Key
 from labctl.guests.namespace_init import Launch
 from labctl.lab import machines, memory, namespace_nodes, preflight
@@ -54,6 +56,27 @@ def test_it_knows_the_others_and_their_keys_and_gets_a_key_of_its_own(tmp_path: 
     assert known == ["vm1", "10.0.1.1", "fd00:1::1"]
     assert "10.0.1.1 vm1\n" in spec.launch.hosts
     assert Launch.of(spec.launch.text()) == spec.launch
+
+
+def test_sockets_that_somebody_listens_on_are_kept_from_it(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listens, socket.socket(socket.AF_UNIX) as silent_one:
+        listens.bind(str(tmp_path / "with a space"))
+        silent_one.bind(str(tmp_path / "silent"))
+        listens.listen()
+        found = made(ALONE, "ns1", tmp_path).launch.sockets
+    assert str(tmp_path / "with a space") in found
+    assert str(tmp_path / "silent") not in found
+
+
+def test_what_of_proc_can_be_written_is_found_but_for_processes(tmp_path: Path) -> None:
+    for name in ("1", "sys", "bus"):
+        (tmp_path / name).mkdir()
+    for name, mode in (("mtrr", 0o644), ("cpuinfo", 0o444)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    (tmp_path / "self").symlink_to("1")
+    found = [path.name for path in namespace_init.writable(tmp_path)]
+    assert found == ["bus", "mtrr", "sys"]
 
 
 def test_its_interfaces_are_plugged_as_a_routers_are(tmp_path: Path) -> None:
