@@ -99,6 +99,7 @@ NAMES_OF_OTHER_THINGS = {
     ("kinds/guests/__init__.py", "namespace"): "the guest kind",
     ("kinds/guests/namespace.py", "namespace"): "the guest kind",
     ("kinds/nics/veth.py", "namespace"): "where such an interface is",
+    ("routers/tun.py", "tun"): "the type of device",
     ("lab/kernel_parts.py", "nat"): "a type of chain of nftables",
     ("routers/masquerade.py", "nat"): "a type of chain of nftables",
 }
