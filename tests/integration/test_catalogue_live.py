@@ -40,7 +40,7 @@ def test_a_run_that_is_killed_leaves_no_lab(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tempfile.TemporaryDirectory() as short:  # sockets have short names
-        labs = Path(short)
+        labs = Path(short) / "labctl"
         monkeypatch.setenv("LABCTL_RUNTIME_DIR", short)
         words = ["catalogue", "run", "bridge", "--output", str(tmp_path / "out")]
         parent = subprocess.Popen([sys.executable, "-m", "labctl", *words])
