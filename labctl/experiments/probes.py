@@ -22,7 +22,7 @@ from labctl.capture import counters as kernel_counters
 from labctl.errors import UsageError
 from labctl.experiments.endpoints import check_port, resolve
 from labctl.lab.lab import Lab
-from labctl.lab.node import Node
+from labctl.lab.node import Job, Node
 from labctl.lab.watch import counters
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import Result, last_lines
@@ -237,6 +237,16 @@ def _ssh(
     return Answer(None, f"no answer and no cause seen in {SSH_SECONDS:g} s")
 
 
+def _wait_listening(program: Job, what: str, deadline: Deadline) -> Answer | None:
+    """Wait until a program says that it listens; return the answer where it ended instead."""
+    while "listening" not in program.output:
+        if program.poll() is not None:
+            why = last_lines(program.errors, 1) or "it said nothing"
+            return Answer(None, f"{what} ended: {why}")
+        deadline.pause(0.02)
+    return None
+
+
 def _growth(before: Mapping[str, Mapping[str, int]], *nodes: Node) -> dict[str, dict[str, int]]:
     return {node.name: kernel_counters.grown(before[node.name], counters(node)) for node in nodes}
 
@@ -288,11 +298,8 @@ def tcp(
     listener = server.start(shlex.join(words))
     deadline = Deadline(SSH_SECONDS, f"TCP from {source} to {server.name}")
     try:
-        while "listening" not in listener.output:
-            if listener.poll() is not None:
-                why = last_lines(listener.errors, 1) or "it said nothing"
-                return Answer(None, f"the listener in {server.name} ended: {why}")
-            deadline.pause(0.02)
+        if ended := _wait_listening(listener, f"the listener in {server.name}", deadline):
+            return ended
         before = {node.name: counters(node) for node in (client, server)}
         words = ["perl", "-e", _TCP_CLIENT, str(ends.version), ends.address, str(port)]
         return _ssh(client, server, shlex.join(words), before, deadline)
@@ -349,11 +356,8 @@ def udp(
     receiver = server.start(shlex.join(words))
     deadline = Deadline(SSH_SECONDS, f"UDP from {source} to {server.name}")
     try:
-        while "listening" not in receiver.output:
-            if receiver.poll() is not None:
-                why = last_lines(receiver.errors, 1) or "it said nothing"
-                return Answer(None, f"the receiver ended: {why}")
-            deadline.pause(0.02)
+        if ended := _wait_listening(receiver, "the receiver", deadline):
+            return ended
         text = "labctl-datagram"
         send = ["perl", "-e", _SENDER, str(ends.version), ends.address, str(port), text]
         sent = client.run(send, check=False)
