@@ -48,3 +48,5 @@ def test_a_run_that_is_killed_leaves_no_lab(
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
         wait_until("the lab to be gone", lambda: not list(labs.glob("catalogue-*")), within=120)
+    # The control: it was ended, and did not just come to its end by itself meanwhile.
+    assert read_row(tmp_path / "out", "bridge") is None
