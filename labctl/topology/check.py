@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from labctl.errors import nearest, shown
+from labctl.errors import UsageError, nearest, shown
 from labctl.kinds import nics, registry
 from labctl.kinds.guests.base import OuterEnd
 from labctl.topology import addressing, hosting, model, schema
@@ -121,6 +121,10 @@ def _links(topology: model.Topology, written: schema.Topology, report: Report) -
         six = list(interface.addresses)
         if interface.mtu < MIN_IPV6_MTU and any(address.version == 6 for address in six):
             _small((*loc, "mtu"), interface.mtu, report)
+        try:
+            interface.impairment.check()
+        except UsageError as wrong:
+            report.add((*loc, "impairment"), wrong.message, wrong.hint)
         if isinstance(interface, model.Interface):
             _host_side(loc, interface, topology.nodes[owner].guest_kind.outer, report)
 

@@ -28,10 +28,11 @@ from labctl.kinds.base import LinkPlan, Option
 from labctl.kinds.guests.base import GuestKind, Hypervisor
 from labctl.topology.disk_image import DiskImage
 from labctl.topology.features import DEVICE_FEATURES
+from labctl.topology.impairment import Impairment
 
 _T = TypeVar("_T")
 _LATER_KEYS = ("hypervisor", "host", "kind", "role", "disk", "segments", "segment", "options",
-               "user_data", "user_data_file")  # fmt: skip
+               "user_data", "user_data_file", "impairment")  # fmt: skip
 """What is in no digest where nothing is said of it."""
 
 Role = Literal["", "router"]
@@ -134,6 +135,8 @@ class Interface:
     labels: dict[str, str] = field(default_factory=dict)
     segment: str = ""
     """The segment of the network; empty where that is one bridge."""
+    impairment: Impairment = field(default_factory=Impairment)
+    """Of what reaches it from the network."""
 
 
 def link_local(mac: str) -> str:
@@ -212,6 +215,8 @@ class RouterInterface:
     labels: dict[str, str] = field(default_factory=dict)
     segment: str = ""
     """The segment of the network; empty where that is one bridge."""
+    impairment: Impairment = field(default_factory=Impairment)
+    """Of what reaches it from the network."""
 
 
 @dataclass(frozen=True)
@@ -271,6 +276,8 @@ class Topology:
             for thing in things.values():
                 for part in (thing, *thing.get("interfaces", ())):
                     del part["labels"]
+                    if wanted := part.get("impairment"):
+                        part["impairment"] = {key: one for key, one in wanted.items() if one}
                     # Topologies that say nothing of these keep the digests from before them.
                     for key in _LATER_KEYS:
                         if not part.get(key, True):

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from labctl.kinds import guests, registry
 from labctl.kinds.base import Option
-from labctl.topology import disk_image, model, schema
+from labctl.topology import disk_image, impairment_schema, model, schema
 from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import in_order
 from labctl.topology.fields import LINK_NAME
+from labctl.topology.impairment import Impairment, reading
 
 DEFAULT_MTU = 1500
 
@@ -181,6 +182,7 @@ def _node(
                 tap=names.link(name, eth),
                 labels=dict(interface.labels),
                 segment=_plugged(interface, networks.get(interface.network)),
+                impairment=_impairment(interface.impairment),
             )
         )
     image = written.image or defaults.image or kind.image
@@ -240,6 +242,7 @@ def _router(
             peer=names.link(name, f"eth{index}"),
             labels=dict(interface.labels),
             segment=_plugged(interface, networks.get(interface.network)),
+            impairment=_impairment(interface.impairment),
         )
         for index, interface in enumerate(written.interfaces)
     )
@@ -252,6 +255,11 @@ def _router(
         host=written.host or "",
         options=options,
     )
+
+
+def _impairment(written: impairment_schema.Impairment | None) -> Impairment:
+    """Return what is written; one that has no effect by itself is told by `check`."""
+    return reading(written.words(), part=True) if written else Impairment()
 
 
 def _route(written: schema.Route) -> model.Route:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, WrapValidator
 
 from labctl.kinds import forwarders, links, registry
 from labctl.kinds.base import Kind
-from labctl.topology import fields
+from labctl.topology import fields, impairment_schema
 from labctl.topology.disk_schema import DiskImage
 
 WIDTH = 93
@@ -97,6 +97,8 @@ class Interface(_Labelled):
     """Octets; the network's by default, and at most that."""
     offload: Offload | None = None
     """Offloads of this interface, over those of the node and the defaults."""
+    impairment: impairment_schema.Impairment | None = None
+    """What happens to frames on their way to it: {delay: 20ms, loss: 1%}."""
 
 
 def _image(value: object, _both: object) -> str | DiskImage:
@@ -165,6 +167,8 @@ class RouterInterface(_Labelled):
     """Its MAC address; made from the names by default, always the same."""
     mtu: fields.Mtu | None = None
     """Octets; the network's by default, and at most that."""
+    impairment: impairment_schema.Impairment | None = None
+    """What happens to frames on their way to it: {delay: 20ms, loss: 1%}."""
 
 
 class Router(_Labelled):

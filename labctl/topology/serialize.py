@@ -21,6 +21,11 @@ def to_json(topology: Topology) -> dict[str, Any]:
         for key in ("kind", "role", "disk", "user_data", "user_data_file"):
             if not node[key]:  # as in records from before a node could say it
                 del node[key]
+    for owner in (*data["nodes"].values(), *data["routers"].values()):
+        for interface in owner["interfaces"]:
+            told = {name: value for name, value in interface.pop("impairment").items() if value}
+            if told:
+                interface["impairment"] = told
     return data
 
 
