@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
@@ -17,7 +17,6 @@ from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh
 from labctl.lab import machines, naming, power, preflight, state, status, templates
-from labctl.lab.guest_state import Condition
 from labctl.lab.ports import ports
 from labctl.lab.router import Router
 from labctl.network import features, programs
@@ -192,6 +191,7 @@ class Lab:
         for node in self.topology.nodes.values():
             self._apply_taps(node)
         self._impair()
+        self._give(self.topology.nodes)
 
     def _build_routers(self, routers: Sequence[model.Router]) -> None:
         for router in routers:
@@ -252,10 +252,6 @@ class Lab:
         self._know(dataclasses.replace(self._state, **changes))
         state.save(self.directory, self._state)
 
-    def _condition(self, node: str) -> Condition:
-        """Return how a node of the lab itself is, as far as the host can tell."""
-        return machines.condition_of(self.sandbox, self._state, node)
-
     def _making(self) -> machines.Making:
         """Return what those who make nodes have of this lab, as it is now."""
         return machines.Making(self.sandbox, self._state, self._emit)
@@ -311,6 +307,13 @@ class Lab:
                 from labctl.network import netem  # here: most labs have none
 
                 self.place(one.host).call(netem.impair, one.outer, wanted)
+
+    def _give(self, names: Iterable[str]) -> None:
+        """Write the files of nodes that have started, and run their commands."""
+        if wanted := [name for name in names if self.topology.nodes[name].is_given]:
+            from labctl.lab import startup  # here: most labs have none
+
+            startup.give(self, wanted, self._emit)
 
     # --- what is in it ----------------------------------------------------------------------
 

@@ -199,9 +199,8 @@ class Node:
             )
         if check and not result.ok:
             words = last_lines(result.stderr or result.stdout)
-            raise CommandError(
-                f"`{_quoted(line)}` in {self.name} exited with {result.status}: {words}"
-            )
+            told = f"`{_quoted(line)}` in {self.name} exited with {result.status}"
+            raise CommandError(f"{told}: {words}" if words else told)
         return result
 
     def ask(

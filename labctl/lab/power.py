@@ -64,7 +64,7 @@ def start(lab: Lab, names: Sequence[str]) -> list[str]:
     """
     with changing(lab):
         _check(lab, names)
-        off = [name for name in names if not lab._condition(name).runs]
+        off = [name for name in names if not _runs(lab, name)]
         _start(lab, _build(lab, off))
     return off
 
@@ -75,14 +75,14 @@ def restart(lab: Lab, names: Sequence[str], *, seconds: float = ORDERLY_SECONDS)
         _check(lab, names)
         built = _build(lab, names)
         for node, made in built:
-            if lab._condition(node.name).runs:
+            if _runs(lab, node.name):
                 _stop(lab, node, made, seconds)
         _start(lab, built)
 
 
 def state(lab: Lab, node: str) -> str:
     """Return how a node is, as `labctl status` tells."""
-    return lab._condition(node).state
+    return machines.condition_of(lab.sandbox, lab._state, node).state
 
 
 def restart_with(lab: Lab, names: Sequence[str], device: Mapping[str, bool]) -> None:
@@ -107,6 +107,10 @@ def restart_with(lab: Lab, names: Sequence[str], device: Mapping[str, bool]) -> 
             _stop(lab, node, made, 0)
             machines.starter(lab._making(), node).forget(made)
         _start(lab, built)
+
+
+def _runs(lab: Lab, node: str) -> bool:
+    return machines.condition_of(lab.sandbox, lab._state, node).runs
 
 
 def _check(lab: Lab, names: Sequence[str]) -> None:
@@ -148,6 +152,7 @@ def _start(lab: Lab, built: Built) -> None:
         machines.starter(making, node).stop(made)
     try:
         lab._start_nodes(built)
+        lab._give(names)
     except BaseException:
         for node, made in built:
             machines.starter(making, node).stop(made)

@@ -29,10 +29,11 @@ from labctl.kinds.guests.base import GuestKind, Hypervisor
 from labctl.topology.disk_image import DiskImage
 from labctl.topology.features import DEVICE_FEATURES
 from labctl.topology.impairment import Impairment
+from labctl.topology.startup import StartFile
 
 _T = TypeVar("_T")
 _LATER_KEYS = ("hypervisor", "host", "kind", "role", "disk", "segments", "segment", "options",
-               "user_data", "user_data_file", "impairment")  # fmt: skip
+               "user_data", "user_data_file", "impairment", "files", "exec")  # fmt: skip
 """What is in no digest where nothing is said of it."""
 
 Role = Literal["", "router"]
@@ -179,6 +180,10 @@ class Node:
     """What else its cloud-init is told, a mapping as JSON; empty for nothing."""
     user_data_file: Path | None = None
     """A file with that, in place of the above."""
+    files: tuple[StartFile, ...] = ()
+    """What is written into it when it has started."""
+    exec: tuple[str, ...] = ()
+    """What its shell runs then."""
 
     @property
     def _telling(self) -> tuple[str, str, str | None]:
@@ -186,6 +191,11 @@ class Node:
 
     role: Role = ""
     """`router`: its kernel forwards between its interfaces."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it gets files, or commands are run in it, when it has started."""
+        return bool(self.files or self.exec)
 
     @property
     def forwards(self) -> bool:
@@ -271,6 +281,8 @@ class Topology:
             node["kernel"] = node["kernel"] is not None
             node["initramfs"] = node["initramfs"] is not None
             node["user_data_file"] = node["user_data_file"] is not None
+            for file in node["files"]:
+                file["source"] = file["source"] is not None
             del node["clone"]  # how it starts makes it no other guest
         for things in (content["networks"], content["nodes"], content["routers"]):
             for thing in things.values():

@@ -14,8 +14,9 @@ from pydantic import BaseModel, Field, WrapValidator
 
 from labctl.kinds import forwarders, links, registry
 from labctl.kinds.base import Kind
-from labctl.topology import fields, impairment_schema
+from labctl.topology import fields, impairment_schema, node_schema
 from labctl.topology.disk_schema import DiskImage
+from labctl.topology.tree import Loc
 
 WIDTH = 93
 """Of a line of a description: as in those that stand in this file."""
@@ -131,15 +132,29 @@ class _Inherited(_Shape):
     host have xen."""
     offload: Offload | None = None
     """Offloads of every interface that does not say otherwise."""
+    files: node_schema.Files = Field(default_factory=dict)
+    """Files that are written into the guest when it has started, by path: their text, or a mapping.
+    {/etc/motd: hello}"""
+    exec: node_schema.Commands = Field(default_factory=list)
+    """Commands that its shell runs then, one after the other; those it inherits come before."""
 
 
 class Defaults(_Inherited):
     """What nodes inherit; Xen hosts only the model and the offloads."""
 
 
+class Group(_Inherited):
+    """What the nodes of a group have unless they say otherwise, over the defaults."""
+
+    labels: dict[fields.LabelKey, fields.Label] = Field(default_factory=dict, max_length=64)
+    """Labels of each of its nodes."""
+
+
 class Node(_Inherited, _Labelled):
     """A guest."""
 
+    group: node_schema.GroupName | None = None
+    """The group whose settings it has."""
     kind: fields.GuestKind | None = None
     role: Literal["router"] | None = None
     """router lets its kernel forward between its interfaces: paths pass it."""
@@ -192,12 +207,22 @@ class Topology(_Shape):
     """The lab's name; the file's name by default. MAC addresses are made from it."""
     defaults: Defaults = Field(default_factory=Defaults)
     """What every node has unless it says otherwise."""
+    groups: dict[node_schema.GroupName, Group | None] = Field(default_factory=dict, max_length=256)
+    """What several nodes have in common, by the name of a group: {client: {memory: 256M}}"""
     networks: dict[fields.LinkName, Network | None] = Field(default_factory=dict)
     """Bridges by name (at most 15 characters)."""
     nodes: dict[fields.HostName, Node]
     """Guests by host name."""
     routers: dict[fields.HostName, Router] = Field(default_factory=dict)
     """Routers by name."""
+
+    def layers(self, node: str) -> list[tuple[Loc, Node | Group | Defaults]]:
+        """Return where a node's settings are written, the innermost first."""
+        group = self.groups.get(self.nodes[node].group or "")
+        between: list[tuple[Loc, Node | Group | Defaults]] = (
+            [(("groups", str(self.nodes[node].group)), group)] if group else []
+        )
+        return [(("nodes", node), self.nodes[node]), *between, (("defaults",), self.defaults)]
 
 
 def json_schema() -> dict[str, Any]:

@@ -242,3 +242,47 @@ def test_without_netem_an_impairment_is_refused_before_anything_starts(here: Pla
     assert done.status == 3
     assert "qdisc netem, which the impairment of peer:eth0 needs" in done.stderr
     assert [lab["name"] for lab in json.loads(here.ok("status", "--json").stdout)] == ["changes"]
+
+
+GIVEN = """\
+name: given
+groups: {client: {exec: [echo group >>/tmp/order]}}
+defaults: {exec: [echo defaults >/tmp/order], files: {/etc/motd: "all\\n"}}
+networks: {lan: }
+nodes:
+  vm1:
+    group: client
+    files:
+      /usr/bin/told: {text: "#!/bin/sh\\necho told", mode: "755"}
+      /opt/deep/copied: {source: given.yaml}
+    exec: [echo node >>/tmp/order, ping -c 1 10.0.1.2]
+    interfaces: [{network: lan, addresses: [10.0.1.1/24]}]
+  peer:
+    kind: namespace
+    exec: [echo peer >/tmp/order]
+    interfaces: [{network: lan, addresses: [10.0.1.2/24]}]
+"""
+
+
+def test_nodes_are_given_files_and_commands_each_time_they_start(
+    pytestconfig: pytest.Config,
+) -> None:
+    with place(pytestconfig.getoption("--accel")) as where:
+        where.write("given.yaml", GIVEN)
+        where.ok("up", "given.yaml")
+        for _ in range(2):
+            look = "cat /tmp/order /etc/motd; told; cat /opt/deep/copied"
+            said = where.ok("exec", "vm1", "--", "sh", "-c", look).stdout
+            assert said == f"defaults\ngroup\nnode\nall\ntold\n{GIVEN}"
+            where.ok("restart", "vm1")
+        assert where.ok("exec", "peer", "cat", "/tmp/order").stdout == "peer\n"
+
+
+def test_a_command_that_fails_ends_up_and_nothing_is_left(pytestconfig: pytest.Config) -> None:
+    with place(pytestconfig.getoption("--accel")) as where, Watch(where) as watch:
+        where.write("given.yaml", GIVEN.replace("ping -c 1 10.0.1.2", "ls /nowhere"))
+        done = where.run("up", "given.yaml")
+        assert done.status == 3
+        assert "`ls /nowhere` in vm1 exited with 1: ls: /nowhere" in done.stderr
+        assert "see exec[3] of vm1 in the topology" in done.stderr
+        watch.nothing_left()
