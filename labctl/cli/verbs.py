@@ -6,6 +6,8 @@ from importlib import import_module
 
 import click
 
+from labctl.errors import UsageError, nearest
+
 VERBS = {
     "catalogue": ("catalogue", "Tell which paths keep, lose or complete checksums."),
     "console": ("labs", "Talk to NODE's console; leave with Ctrl-]."),
@@ -58,6 +60,18 @@ class Verbs(click.Group):
         module = import_module(f"labctl.cli.{VERBS[cmd_name][0]}")
         commands: tuple[click.Command, ...] = module.COMMANDS
         return next(command for command in commands if command.name == cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the verb that the first word names; raises `UsageError` for one there is not."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            hint = nearest(args[0], VERBS)
+            known = hint.startswith("known")
+            raise UsageError(
+                f"there is no verb {args[0]}", "all of them: labctl --help" if known else hint
+            )
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write what each verb is for; nothing of them is imported."""
