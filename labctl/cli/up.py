@@ -18,6 +18,7 @@ from labctl.cli.options import (
     print_json,
     print_table,
 )
+from labctl.errors import LabctlError, UsageError
 from labctl.events import Emit, Event
 from labctl.guests import driver
 from labctl.guests.spec import NO_MACHINES
@@ -26,6 +27,7 @@ from labctl.lab import prestart
 if TYPE_CHECKING:
     from labctl.guests.accel import Policy
     from labctl.lab.lab import Lab
+    from labctl.topology.model import Topology
 
 
 @click.command()
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     "--publish", "ports", multiple=True, metavar="[[ADDRESS:]PORT:]NODE:PORT",
     help="Let a port of this host lead into a node, as labctl publish does.",
 )  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only say what would change of a lab that is up.")
 @click.option("--profile", is_flag=True, help="Say where the time went, stage by stage.")
 @json_option
 def up(
@@ -47,12 +50,16 @@ def up(
     cold: bool,
     uri: str,
     ports: tuple[str, ...],
+    dry_run: bool,
     profile: bool,
     as_json: bool,
 ) -> None:
     """Bring the topology FILE up: all of it, or nothing stays.
 
     FILE is a path, or the name of a file in this folder or of a shipped one (bridged.yaml).
+
+    Where the lab of this FILE is up already, it is changed to what the FILE says now: nodes that
+    are the same go on, others are restarted. --dry-run tells which.
     """
     # Beside our own imports, and reading the topology; should that fail, it ends with this process.
     agent = prestart.start_agent(uri)
@@ -62,6 +69,11 @@ def up(
     from labctl.topology import load_cache
 
     model = load_cache.load(topology.find(file))
+    if running := _running(model, name):
+        _converge(running, model, dry_run=dry_run, as_json=as_json)
+        return
+    if dry_run:
+        raise UsageError("no lab of this file is up, so all of it is new", "leave --dry-run away")
     begun = time.monotonic()
     stages = Stages()
     with display() as show:
@@ -91,6 +103,48 @@ def up(
     except BaseException:  # whoever is told of an error must not find a lab
         teardown.end(lab.directory)
         raise
+
+
+def _running(model: Topology, name: str | None) -> Lab | None:
+    """Return the lab that is up of the same file and under the same name; None where none is."""
+    from labctl.lab import naming, state
+
+    folder = state.directory(naming.from_topology(model.name) if name is None else name)
+    if not state.alive(folder):
+        return None
+    try:
+        known = state.load(folder)
+    except LabctlError:  # it is coming up, or cannot be understood: told when its name is taken
+        return None
+    if not known.complete or not model.source or known.topology.source != model.source:
+        return None
+    from labctl.lab.lab import Lab
+
+    return Lab.attach(folder.name)
+
+
+def _converge(running: Lab, model: Topology, *, dry_run: bool, as_json: bool) -> None:
+    from labctl.lab import converge
+
+    if dry_run:
+        todo = converge.plan(running, model)
+    else:
+        with display() as show:
+            running.close()
+            running = type(running).attach(running.name, show)
+            todo = converge.converge(running, model)
+    running.close()
+    if as_json:
+        print_json(
+            {"lab": running.name, "plan": todo.to_json(), "changed": bool(todo and not dry_run)}
+        )
+        return
+    for line in todo.lines():
+        click.echo(line)
+    if not todo:
+        click.echo(f"lab {running.name} is up, and as the file says")
+    elif not dry_run:
+        click.echo(f"lab {running.name} is up, and as the file says now")
 
 
 class Stages:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from labctl.errors import UsageError
+from labctl.errors import LabctlError, UsageError
 from labctl.events import Event
 from labctl.guests import ssh
 from labctl.lab import machines
@@ -37,6 +37,11 @@ def changing(lab: Lab) -> Iterator[None]:
     deadline = Deadline(LOCK_SECONDS, f"waiting for another change of lab {lab.name}")
     with lock.held(lab.directory / LOCK, deadline):
         lab._know(lab_state.load(lab.directory))
+        if lab._state.changing:
+            raise LabctlError(
+                f"lab {lab.name} is half of one topology and half of another: a change broke off",
+                f"take it down, and bring it up again: labctl down {lab.name}",
+            )
         yield
 
 
@@ -50,8 +55,8 @@ def stop(lab: Lab, names: Sequence[str], *, seconds: float = ORDERLY_SECONDS) ->
     with changing(lab):
         _check(lab, names)
         running = [name for name in names if name not in lab._state.off]
-        for node, built in _build(lab, running):
-            _stop(lab, node, built, seconds)
+        for node, built in build(lab, running):
+            end(lab, node, built, seconds)
             lab._remember(off=[*lab._state.off, node.name])
     return running
 
@@ -65,7 +70,7 @@ def start(lab: Lab, names: Sequence[str]) -> list[str]:
     with changing(lab):
         _check(lab, names)
         off = [name for name in names if not _runs(lab, name)]
-        _start(lab, _build(lab, off))
+        start_built(lab, build(lab, off))
     return off
 
 
@@ -73,11 +78,11 @@ def restart(lab: Lab, names: Sequence[str], *, seconds: float = ORDERLY_SECONDS)
     """Stop nodes as `stop` does, those that run, and start them all again."""
     with changing(lab):
         _check(lab, names)
-        built = _build(lab, names)
+        built = build(lab, names)
         for node, made in built:
             if _runs(lab, node.name):
-                _stop(lab, node, made, seconds)
-        _start(lab, built)
+                end(lab, node, made, seconds)
+        start_built(lab, built)
 
 
 def state(lab: Lab, node: str) -> str:
@@ -102,11 +107,11 @@ def restart_with(lab: Lab, names: Sequence[str], device: Mapping[str, bool]) -> 
                     "give its interfaces these device features in the topology",
                 )
         lab._remember(topology=topology)
-        built = _build(lab, names)
+        built = build(lab, names)
         for node, made in built:
-            _stop(lab, node, made, 0)
+            end(lab, node, made, 0)
             machines.starter(lab._making(), node).forget(made)
-        _start(lab, built)
+        start_built(lab, built)
 
 
 def _runs(lab: Lab, node: str) -> bool:
@@ -124,13 +129,15 @@ def _check(lab: Lab, names: Sequence[str]) -> None:
             )
 
 
-def _build(lab: Lab, names: Sequence[str]) -> Built:
+def build(lab: Lab, names: Sequence[str]) -> Built:
+    """Return nodes with what they are made of."""
     making = lab._making()
     nodes = [lab.topology.nodes[name] for name in dict.fromkeys(names)]
     return [(node, machines.build(making, node)) for node in nodes]
 
 
-def _stop(lab: Lab, node: model.Node, built: Any, seconds: float) -> None:
+def end(lab: Lab, node: model.Node, built: Any, seconds: float) -> None:
+    """End a node, which has so many seconds to shut down where it has a disk."""
     _forget_connection(lab, node)
     starter = machines.starter(lab._making(), node)
     lab._emit(Event("stop", node.name, "start"))
@@ -141,7 +148,7 @@ def _stop(lab: Lab, node: model.Node, built: Any, seconds: float) -> None:
     lab._emit(Event("stop", node.name, "done", detail))
 
 
-def _start(lab: Lab, built: Built) -> None:
+def start_built(lab: Lab, built: Built, *, give: bool = True) -> None:
     """Start nodes; one that is not ready is off, also where this process is killed meanwhile."""
     making = lab._making()
     names = [node.name for node, _ in built]
@@ -152,7 +159,8 @@ def _start(lab: Lab, built: Built) -> None:
         machines.starter(making, node).stop(made)
     try:
         lab._start_nodes(built)
-        lab._give(names)
+        if give:
+            lab._give(names)
     except BaseException:
         for node, made in built:
             machines.starter(making, node).stop(made)

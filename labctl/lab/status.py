@@ -26,6 +26,7 @@ from labctl.topology.model import Interface, Node, RouterInterface
 from labctl.topology.model import Router as RouterModel
 
 ASK_SECONDS = 20.0
+HALF = "it is becoming one of another topology, or a change of it broke off"
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -111,7 +112,10 @@ def _describe(folder: Path) -> dict[str, Any]:
     if not known.complete:
         return {"name": folder.name, "state": "coming up", "directory": str(folder)}
     well = ("running", guest_state.SHUT_OFF, "")
-    damaged = any(part["state"] not in well or part.get("links") for part in parts)
+    half = {"problem": HALF, "hint": f"run: labctl down {folder.name}"} if known.changing else {}
+    damaged = known.changing or any(
+        part["state"] not in well or part.get("links") for part in parts
+    )
     return {
         "name": folder.name,
         "state": "damaged" if damaged else "up",
@@ -121,6 +125,7 @@ def _describe(folder: Path) -> dict[str, Any]:
         "started": known.started,
         "published": [one.to_json() for one in published.listed(folder, sandbox)],
         "parts": parts,
+        **half,
     }
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
@@ -206,9 +206,7 @@ def build(topology: Topology) -> None:
             for node in topology.outer_machines():
                 make_tap(ip, node.mgmt_tap, MGMT_BRIDGE, 1500)
                 guard(ip, node.mgmt_tap, MGMT_BRIDGE, _behind(topology, node))
-                for interface in node.interfaces:
-                    bridge = topology.networks[interface.network].bridge_of(interface.segment)
-                    make_tap(ip, interface.tap, bridge, interface.mtu)
+                _plug(ip, topology, node)
         except pyroute2.NetlinkError as reason:
             if reason.code == errno.EOPNOTSUPP:
                 raise HostError(
@@ -216,6 +214,30 @@ def build(topology: Topology) -> None:
                     "as root, run: modprobe bridge; modprobe tun",
                 ) from None
             raise
+
+
+@remote
+def build_more(topology: Topology, networks: Sequence[str], nodes: Sequence[str]) -> None:
+    """Make the bridges of networks and the TAPs of nodes in a lab that runs.
+
+    A node that was there before has its management TAP still. Raises `HostError` as `build` does.
+    """
+    with pyroute2.IPRoute() as ip:
+        for name in networks:
+            _build_network(ip, topology.networks[name])
+        for node in topology.outer_machines():
+            if node.name not in nodes:
+                continue
+            if not ip.link_lookup(ifname=node.mgmt_tap):
+                make_tap(ip, node.mgmt_tap, MGMT_BRIDGE, 1500)
+                guard(ip, node.mgmt_tap, MGMT_BRIDGE, _behind(topology, node))
+            _plug(ip, topology, node)
+
+
+def _plug(ip: pyroute2.IPRoute, topology: Topology, node: Node) -> None:
+    for interface in node.interfaces:
+        bridge = topology.networks[interface.network].bridge_of(interface.segment)
+        make_tap(ip, interface.tap, bridge, interface.mtu)
 
 
 def _behind(topology: Topology, node: Node) -> list[str]:
