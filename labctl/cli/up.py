@@ -109,12 +109,12 @@ def _running(model: Topology, name: str | None) -> Lab | None:
     """Return the lab that is up of the same file and under the same name; None where none is."""
     from labctl.lab import naming, state
 
-    folder = state.directory(naming.from_topology(model.name) if name is None else name)
-    if not state.alive(folder):
-        return None
     try:
+        folder = state.directory(naming.from_topology(model.name) if name is None else name)
+        if not state.alive(folder):
+            return None
         known = state.load(folder)
-    except LabctlError:  # it is coming up, or cannot be understood: told when its name is taken
+    except LabctlError:  # it cannot be, is coming up, or not understood: told when it is made
         return None
     if not known.complete or not model.source or known.topology.source != model.source:
         return None
