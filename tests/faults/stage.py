@@ -155,7 +155,7 @@ class Stage:
             faulty = done.struck and one.victim in DEADLY and one.signal != "STOP"
             found += self._afterwards(one.verb, faulty)
             if one.verb == "experiment":
-                found += self._records(runs, done)
+                found += self._records(runs, done, one)
             found += self._settings()
         except (AssertionError, OSError, ValueError) as wrong:
             found.append(f"around it: {wrong}")
@@ -264,13 +264,16 @@ class Stage:
     def _runs(self) -> set[str]:
         return {run["id"] for run in self._where.ok("results", "--json").json()}
 
-    def _records(self, before: set[str], done: Done) -> list[str]:
-        """Say which record claims what did not happen."""
+    def _records(self, before: set[str], done: Done, one: Round) -> list[str]:
+        """Say which record claims what did not happen.
+
+        Where something runs short before the record begins, there is none.
+        """
         found = []
         runs = [
             run for run in self._where.ok("results", "--json").json() if run["id"] not in before
         ]
-        if len(runs) > 1 or (done.status in (0, 3) and not runs):
+        if len(runs) > 1 or (done.status in (0, 3) and not runs and one.is_kill):
             found.append(f"{len(runs)} records")
         for run in runs:
             told = (run["state"], run["verdict"])
