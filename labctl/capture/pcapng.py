@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -90,7 +91,10 @@ def read(path: Path) -> Evidence:
 
     Raises `PcapngError` where it is damaged or no pcapng file, `OSError` where it cannot be read.
     """
-    with path.open("rb") as file:
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):  # a pipe would have us wait
+            raise PcapngError(f"{path.name} is no file")
         try:
             return _evidence(file)
         except _DAMAGE as wrong:
@@ -152,8 +156,10 @@ def _hop(name: str, description: str, blocks: Sequence[Any], statistics: Any) ->
     more = re.search(r"not kept: (\d+)", description)
     left_out = int(more[1]) if more else 0
     if statistics is not None:  # written as it came: the description knew nothing of the end
-        trailer = _counted(statistics, len(blocks))
-        return HopEvidence(name, tuple(observations), header, trailer, "", arrived_ns)
+        trailer, left_out = _counted(statistics, len(blocks))
+        return HopEvidence(
+            name, tuple(observations), header, trailer, "", arrived_ns, None, left_out
+        )
     if not told:
         note = description.partition("cut: ")[2] or "what was lost is not known"
         for mark in ("; not kept:", f"; {BEGAN}", f"; {ARRIVED}", f"; {ASKED}"):
@@ -171,14 +177,17 @@ def _hop(name: str, description: str, blocks: Sequence[Any], statistics: Any) ->
     )
 
 
-def _counted(block: Any, written: int) -> Trailer:
-    """Read what stands at the end of a capture that was written as it came."""
+def _counted(block: Any, written: int) -> tuple[Trailer, int]:
+    """Read what stands at the end of a capture that was written as it came.
+
+    Returns it, and how many frames were to be written and were not.
+    """
     options = block.options
     failed = re.search(rf"{ERRORS} ([0-9]{{1,9}})", options.get("opt_comment", ""))
     ended_ns = block.timestamp_high << 32 | block.timestamp_low
-    drops = int(options["isb_ifdrop"])
-    received = int(options["isb_ifrecv"])
-    return Trailer(received, drops, written, int(failed[1]) if failed else 0, ended_ns)
+    received, drops = int(options["isb_ifrecv"]), int(options["isb_ifdrop"])
+    trailer = Trailer(received, drops, written, int(failed[1]) if failed else 0, ended_ns)
+    return trailer, max(0, int(options["isb_filteraccept"]) - int(options["isb_usrdeliv"]))
 
 
 def _time(name: str, description: str) -> int | None:

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from pcapng import FileWriter
@@ -24,7 +25,7 @@ from pcapng.blocks import (
 
 from labctl.capture.packet_ids import PacketIds
 from labctl.capture.session import HopEvidence, Observation
-from labctl.kinds.observers.stream import Direction, Trailer
+from labctl.kinds.observers.stream import Direction, Header, Trailer
 from labctl.packet import link_types
 from labctl.packet.checksum import Metadata
 from labctl.packet.virtio import (
@@ -37,6 +38,8 @@ from labctl.packet.virtio import (
     VnetHeader,
 )
 
+LUA = Path(__file__).with_name("wireshark.lua")
+"""A plugin of Wireshark's that shows as columns what is written here."""
 _NANOSECONDS = b"\x09"
 _FIELDS = dataclasses.fields(VnetHeader)
 OUT = 2
@@ -71,8 +74,14 @@ class Writer:
     """Writes a section with an interface a hop, then frames as they are given."""
 
     @silently()
-    def __init__(self, file: IO[bytes], hops: Sequence[tuple[str, str]]) -> None:
-        """Write the section's header, and of each hop its name and description, to `file`."""
+    def __init__(
+        self, file: IO[bytes], hops: Sequence[tuple[str, str]], expression: str = ""
+    ) -> None:
+        """Write the section's header, and of each hop its name and description, to `file`.
+
+        `expression` is the capture filter that the frames have passed.
+        """
+        passed = {"if_filter": [(0, expression.encode())]} if expression else {}
         self._section = SectionHeader(endianness="<", options={"shb_userappl": "labctl"})
         self._interfaces: dict[str, Any] = {}
         self._ids = PacketIds()
@@ -85,6 +94,7 @@ class Writer:
                     "if_name": name,
                     "if_description": description,
                     "if_tsresol": _NANOSECONDS,
+                    **passed,
                 },
             )
         self._writer = FileWriter(file, self._section)
@@ -108,8 +118,11 @@ class Writer:
         self._writer.write_block(block)
 
     @silently()
-    def statistics(self, hop: str, trailer: Trailer) -> None:
-        """Write what a hop's kernel and its observer counted, at its end."""
+    def statistics(self, hop: str, trailer: Trailer, wanted: int, written: int) -> None:
+        """Write what a hop's kernel and its observer counted, at its end.
+
+        `wanted` frames passed the filter, of which `written` are in the file.
+        """
         block = self._section.new_member(
             InterfaceStatistics,
             interface_id=self._interfaces[hop].interface_id,
@@ -119,6 +132,8 @@ class Writer:
                 "opt_comment": f"{ERRORS} {trailer.errors}",
                 "isb_ifrecv": trailer.packets,
                 "isb_ifdrop": trailer.drops,
+                "isb_filteraccept": wanted,
+                "isb_usrdeliv": written,
             },
         )
         self._writer.write_block(block)
@@ -146,7 +161,7 @@ def comment(seen: Observation) -> str:
 
 def description(hop: HopEvidence) -> str:
     """Return what is known of a hop whose capture has ended."""
-    words = [about(hop)] if hop.header else []
+    words = [_about(hop.header)] if hop.header else []
     if hop.trailer is None:
         words.append(f"cut: {hop.note}")
     else:
@@ -164,7 +179,12 @@ def description(hop: HopEvidence) -> str:
     return "; ".join(words)
 
 
-def about(hop: HopEvidence) -> str:
-    """Return what a hop's observer said of its interface."""
-    header = hop.header
-    return f"{header.interface}, MTU {header.mtu}, Linux {header.kernel}" if header else ""
+def begun(header: Header, arrived_ns: int | None) -> str:
+    """Return what is known of a hop whose capture has begun, and `arrived_ns` on our clock."""
+    words = [_about(header), f"{BEGAN} {header.clock_ns} ns"]
+    words += [f"{ARRIVED} {arrived_ns} ns"] if arrived_ns else []
+    return "; ".join(words)
+
+
+def _about(header: Header) -> str:
+    return f"{header.interface}, MTU {header.mtu}, Linux {header.kernel}"

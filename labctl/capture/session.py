@@ -34,6 +34,7 @@ from labctl.kinds.observers.stream import (
 )
 from labctl.packet.checksum import Judgement
 from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.holes import punch_hole
 from labctl.sandbox.process import last_lines
 
 LOOK_SECONDS = 0.005
@@ -238,6 +239,37 @@ class Capture:
             reader.read()
         return reader.observations[seen:]
 
+    def take(self, hop: str, most: int) -> Sequence[Observation]:
+        """Return what one hop has seen since it was asked last, and forget it, in memory and file.
+
+        At most `most` bytes of its stream are read. So a capture may go on without end: `Limits`
+        bound what has not been taken yet. Raises `KeyError` for a hop that is not observed.
+        """
+        reader = self._readers[self._number(hop)]
+        with contextlib.suppress(StreamError):  # told at the end
+            reader.read(most)
+        return reader.taken()
+
+    def header(self, hop: str) -> tuple[Header | None, int | None]:
+        """Return what a started observer said of its interface, and our clock when it came."""
+        number = self._number(hop)
+        return self._readers[number].read_header(), self._arrived.get(number)
+
+    def ended(self) -> dict[str, str]:
+        """Return the hops whose observers have ended by themselves, each with the reason.
+
+        Raises `LabctlError` where nobody can tell: the lab, or who works in it, is gone.
+        """
+        found = {}
+        for number, handle in enumerate(self._handles):
+            status = handle.poll()
+            if status is not None:
+                why = self._words(number) or why_ended(status) or "its observer ended"
+                if self._readers[number].held >= self.limits.bytes:
+                    why = "more came than could be read in time"
+                found[self.points[number].hop] = why
+        return found
+
     def _number(self, hop: str) -> int:
         names = [point.hop for point in self.points]
         if hop not in names:
@@ -326,7 +358,7 @@ class Capture:
             stream = reader.stream()
         except (OSError, StreamError) as wrong:
             stream = Stream(None, (), None, str(wrong))
-        full = stream.cut and reader.size >= self.limits.bytes
+        full = stream.cut and reader.held >= self.limits.bytes
         if full:
             note = f"its observer was ended: it wrote more than {self.limits.bytes >> 20} MiB"
         elif stream.cut:
@@ -362,6 +394,8 @@ class _Reader:
         self.path, self.hop = path, hop
         self.size = 0
         """Bytes read so far."""
+        self._holes = 0
+        """How many of the file's first bytes are given back."""
         self.observations: list[Observation] = []
         self._parser = StreamParser(hop, frames)
         self._file: IO[bytes] | None = None
@@ -372,11 +406,31 @@ class _Reader:
             self._read(4096 + 12)
         return self._parser.header
 
-    def read(self) -> None:
-        """Read on to the present end of the file; raises `StreamError` for what is no stream."""
+    @property
+    def held(self) -> int:
+        """How many bytes that were read the file still holds."""
+        return self.size - self._holes
+
+    def read(self, most: int | None = None) -> None:
+        """Read on to the present end of the file, or at most so many bytes.
+
+        Raises `StreamError` for what is no stream.
+        """
         end = self._end()
+        if most is not None:
+            end = min(end, self.size + most)
         while self.size < end and self._read(min(_CHUNK, end - self.size)):
             pass
+
+    def taken(self) -> Sequence[Observation]:
+        """Return the observations, and keep neither them nor the bytes that they came in."""
+        found = list(self.observations)
+        self.observations.clear()
+        self._parser.records.clear()
+        whole = self.size - self.size % _CHUNK
+        if whole > self._holes and punch_hole(self.path, self._holes, whole - self._holes):
+            self._holes = whole
+        return found
 
     def close(self) -> None:
         """Let go of the file."""

@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 VERBS = {
+    "capture": ("capture", "Show what passes at HOPs of a running lab, as it comes."),
     "catalogue": ("catalogue", "Tell which paths keep, lose or complete checksums."),
     "console": ("labs", "Talk to NODE's console; leave with Ctrl-]."),
     "cp": ("cp", "Copy a file or a folder into a guest, or out of one."),
@@ -25,9 +26,9 @@ VERBS = {
     "kinds": ("kinds", "List the kinds a lab can be made of, or explain KIND."),
     "logs": ("labs", "Print what NODE's console has said."),
     "publish": ("publish", "Let a port of this host lead into a guest."),
-    "report": ("report", "Make one HTML page of RUN."),
-    "results": ("results", "List the recorded runs; show one, or compare two."),
-    "schema": ("checks", "Print the JSON Schema of topology files, for editors."),
+    "report": ("report", "Make one HTML page of RUN, or of a running lab."),
+    "results": ("results", "List the recorded runs; show one, compare two, pass one on."),
+    "schema": ("checks", "Print the JSON Schema of topology files, or of `trace --json-lines`."),
     "ssh": ("labs", "Open a shell in NODE, or run COMMAND there."),
     "ssh-config": ("access", "Print an ssh_config(5) for the lab's guests."),
     "ssh-proxy": ("access", "Connect to NODE's SSH server, for ssh(1) to call."),
