@@ -16,7 +16,7 @@ from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh
-from labctl.lab import machines, naming, preflight, state, status, templates
+from labctl.lab import linkstate, machines, naming, preflight, state, status, templates
 from labctl.lab.router import Router
 from labctl.network import features, programs
 from labctl.routers import namespace
@@ -327,6 +327,13 @@ class Lab:
     def check_programs(self) -> None:
         """Raise `HostError` when a program that carries frames between links has ended."""
         programs.check(self.sandbox, self.topology, self.name)
+
+    def link_troubles(self) -> dict[str, dict[str, str]]:
+        """Return by node and interface why it has no link; what is well is left out.
+
+        Raises `LabctlError` when it cannot be told.
+        """
+        return linkstate.troubles(self.sandbox, self._state)
 
     def check_console(self, name: str) -> None:
         """Raise `UsageError` for what has no console of this lab's.
