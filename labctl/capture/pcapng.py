@@ -187,7 +187,9 @@ def _counted(block: Any, written: int) -> tuple[Trailer, int]:
     ended_ns = block.timestamp_high << 32 | block.timestamp_low
     received, drops = int(options["isb_ifrecv"]), int(options["isb_ifdrop"])
     trailer = Trailer(received, drops, written, int(failed[1]) if failed else 0, ended_ns)
-    return trailer, max(0, int(options["isb_filteraccept"]) - int(options["isb_usrdeliv"]))
+    return trailer, max(
+        0, int(options.get("isb_filteraccept", 0)) - int(options.get("isb_usrdeliv", 0))
+    )
 
 
 def _time(name: str, description: str) -> int | None:

@@ -22,7 +22,7 @@ from typing import IO
 from labctl.capture.limits import Limits
 from labctl.capture.point import Point
 from labctl.capture.spawn import CaptureError, Handle, Spawn, start_process, why_ended
-from labctl.errors import LabctlError
+from labctl.errors import GuestError, LabctlError
 from labctl.kinds.observers.stream import (
     Direction,
     Header,
@@ -262,12 +262,17 @@ class Capture:
         """
         found = {}
         for number, handle in enumerate(self._handles):
-            status = handle.poll()
+            hop = self.points[number].hop
+            try:
+                status = handle.poll()
+            except GuestError as gone:  # its guest has ended; the other hops are there
+                found[hop] = gone.message
+                continue
             if status is not None:
                 why = self._words(number) or why_ended(status) or "its observer ended"
                 if self._readers[number].held >= self.limits.bytes:
                     why = "more came than could be read in time"
-                found[self.points[number].hop] = why
+                found[hop] = why
         return found
 
     def _number(self, hop: str) -> int:

@@ -218,6 +218,8 @@ def trace_flow(
         print_json(found.to_json())
     else:
         print_trace(found, everything=everything, waited=timeout if wait else None)
+        if command and found.came:
+            _print_said(found)
     if file is not None:
         frames = write_pcapng(file, found)
         if not (as_json or as_lines):
@@ -301,6 +303,10 @@ def _print_nothing(found: Trace, waited: float | None) -> None:
     for hop, kinds in found.seen().items():
         words = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         click.echo(f"    {hop}: {words or 'nothing'}")
+    _print_said(found)
+
+
+def _print_said(found: Trace) -> None:
     for line in found.said:
         click.echo(f"  {found.source} said: {line}")
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
+import shlex
 import shutil
 import tempfile
 import time
@@ -54,6 +56,10 @@ LINGER_SECONDS = 3.0
 """How long something may still be under way before it is taken to be lost."""
 LOOK_SECONDS = 0.1
 COMMAND_LONGEST = 3600.0
+END_COMMAND = """for n in 1 2 3; do for p in /proc/[0-9]*; do
+  grep -q {mark} $p/environ 2>/dev/null && [ ${{p#/proc/}} != $$ ] && kill -9 ${{p#/proc/}}
+done; done"""
+"""Ends a command and all it has started, which are known by what is in their environment."""
 SAID_LINES = 50
 """Of what a command says."""
 STOP_LEAST_SECONDS = 5.0
@@ -259,7 +265,8 @@ class _Run:
         longest = max(ASK_LEAST_SECONDS, self._left(COMMAND_LONGEST) * (1 - MOST_SHARE))
         deadline = Deadline(longest, f"`{command[:60]}` in {self.source}")
         come = _Coming(self, seeing)
-        job = source.start(command)
+        mark = f"LABCTL_TRACE={secrets.token_hex(8)}"
+        job = source.start(shlex.join(["env", mark, "sh", "-c", command]))
         try:
             while (status := job.poll()) is None:
                 if not self.lab.directory.exists():
@@ -272,6 +279,8 @@ class _Run:
                     break
                 time.sleep(LOOK_SECONDS)
         finally:
+            if job.poll() is None:
+                source.run(END_COMMAND.format(mark=mark), check=False, timeout=self._asking())
             job.stop()
         text = job.output + job.errors
         lines = [line.strip()[:200] for line in text.splitlines() if line.strip()]

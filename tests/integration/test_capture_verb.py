@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live import LABCTL, SECONDS, Place, pids, place, until, words_of
+from live import LABCTL, SECONDS, Place, descendants, pids, place, until, words_of
 from test_namespace_nodes import HOP
 
 from labctl.capture import pcapng
@@ -110,10 +110,9 @@ def test_an_interrupted_capture_leaves_a_whole_file(
 def test_a_killed_capture_leaves_no_process_and_its_folder_goes_with_the_next(
     there: Place, tmp_path: Path
 ) -> None:
-    others = observers()
     with there.start("capture", "r1", "-w", str(tmp_path / "x")) as running:
         running.reach("being ready", lambda: running.said(READY))
-        ours = observers() - others
+        ours = observers() & descendants(running.child.pid)
         running.child.kill()
     assert len(ours) >= 4
     assert pcapng.read(tmp_path / "x").hops
