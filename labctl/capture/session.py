@@ -432,7 +432,7 @@ class _Reader:
         found = list(self.observations)
         self.observations.clear()
         self._parser.records.clear()
-        whole = self.size - self.size % _CHUNK
+        whole = max(0, self.size - 1) // _CHUNK * _CHUNK  # some data is left, see `holes.held`
         if whole > self._holes and punch_hole(self.path, self._holes, whole - self._holes):
             self._holes = whole
         return found

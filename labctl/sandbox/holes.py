@@ -29,5 +29,13 @@ def punch_hole(path: Path, begin: int, length: int) -> bool:
 
 
 def held(descriptor: int) -> int:
-    """Return how many bytes an open file holds, its holes left out (st_blocks of stat(2))."""
-    return os.fstat(descriptor).st_blocks * 512
+    """Return how many bytes of an open file are left behind the hole at its beginning (lseek(2)).
+
+    Not by its blocks: a file system that compresses would have room for any number of zeros. One
+    without any data counts as a whole. The descriptor is somewhere else in the file afterwards.
+    """
+    size = os.fstat(descriptor).st_size
+    try:
+        return size - os.lseek(descriptor, 0, os.SEEK_DATA)
+    except OSError:
+        return size

@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from labctl.capture.live import Seen, Sink, SinkError, Wanted, pass_on
 from labctl.capture.live_pcapng import PcapngSink
 from labctl.capture.pcapng_writer import begun
 from labctl.capture.session import Capture, Evidence, Observation
+from labctl.capture.spawn import Handle, start_process
+from labctl.errors import GuestError
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.holes import held
 
@@ -125,6 +127,38 @@ def test_observers_that_end_by_themselves_are_told_and_end_it(tmp_path: Path) ->
     assert set(seen.ended) == {"a", "b"}
     assert "the capture at a has ended: the cat bit through the cable" in told
     assert seen.frames == {"a": 3, "b": 3}
+
+
+def test_a_guest_that_ends_takes_its_own_hop_alone(tmp_path: Path) -> None:
+    class Gone:
+        """The observer in a guest that has ended: whoever asks for it is told so."""
+
+        ended = False
+
+        def __init__(self, inner: Handle) -> None:
+            self.inner = inner
+
+        def poll(self) -> int | None:
+            if Gone.ended:
+                raise GuestError("vm1 has ended: it powered itself off")
+            return None
+
+        def finish(self, deadline: Deadline) -> int:
+            return self.inner.finish(deadline)
+
+        def kill(self, number: int = 15) -> None:
+            self.inner.kill(number)
+
+    def spawn(argv: Sequence[str], **more: Any) -> Handle:
+        handle = start_process(argv, **more)
+        return Gone(handle) if "vm1" in argv[-1] else handle
+
+    points = [stand_in(hop, head(hop=hop) + record(FRAME), tail()) for hop in ("vm1", "tap")]
+    with Capture(points, tmp_path / "s", deadline=soon(), spawn=spawn) as capture:
+        assert capture.ended() == {}
+        Gone.ended = True
+        assert capture.ended() == {"vm1": "vm1 has ended: it powered itself off"}
+        assert capture.stop(soon())["tap"].complete
 
 
 def test_a_lab_that_goes_down_ends_it(tmp_path: Path) -> None:

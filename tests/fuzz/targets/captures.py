@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import struct
 from collections.abc import Sequence
 from functools import cache
 from random import Random
@@ -82,9 +83,9 @@ def whole(rng: Random) -> bytes:
         data += interface(order, options=about, snap=rng.choice([0, 64, 65535]))
     for frame, original in some:
         flags = rng.randrange(4) | rng.choice([0, 1 << 9, 1 << 10, 1 << 11, rng.randrange(1 << 32)])
-        way = "little" if order == "<" else "big"
         said = option(1, text[2], order) if rng.random() < 0.8 else b""
-        said += option(2, flags.to_bytes(4, way), order) + option(5, rng.randbytes(8), order)
+        said += option(2, struct.pack(f"{order}I", flags), order)
+        said += option(5, rng.randbytes(8), order)
         kind = rng.random()
         if kind < 0.7:
             data += packet(
