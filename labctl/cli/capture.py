@@ -75,10 +75,11 @@ def capture_hops(
     lua: bool,
     as_json: bool,
 ) -> None:
-    """Show what passes at HOPs of a running lab, with checksum metadata, until Ctrl-C.
+    """Show what passes at HOPs of a running lab, as it comes.
 
-    A HOP is such as vm1:eth0 (inside vm1) or vm1-eth0 (the host's end of it), a shell pattern, or
-    a node or router for all of its hops. Without -w each frame is a line.
+    It goes on until Ctrl-C. A HOP is such as vm1:eth0 (inside vm1) or vm1-eth0 (the host's end of
+    it), a shell pattern, or a node or router for all of its hops. Without -w each frame is a line,
+    with what the kernel knew of its checksum.
     """
     if lua:
         click.echo(LUA)

@@ -56,9 +56,9 @@ def _problems(wrong: UsageError) -> list[dict[str, object]]:
 @click.command()
 @click.argument("what", type=click.Choice(["topology", "trace"]), default="topology")
 def schema(what: str) -> None:
-    """Print the JSON Schema of topology files, or of `trace --json-lines`.
+    """Print the JSON Schema of topology files, for editors.
 
-    `labctl schema` alone is that of topologies, for editors.
+    `labctl schema trace` prints that of what `labctl trace --json-lines` prints.
     """
     if what == "trace":
         from labctl.tracing import schema as lines  # here: editors ask for the other one

@@ -28,7 +28,7 @@ VERBS = {
     "publish": ("publish", "Let a port of this host lead into a guest."),
     "report": ("report", "Make one HTML page of RUN, or of a running lab."),
     "results": ("results", "List the recorded runs; show one, compare two, pass one on."),
-    "schema": ("checks", "Print the JSON Schema of topology files, or of `trace --json-lines`."),
+    "schema": ("checks", "Print the JSON Schema of topology files, for editors."),
     "ssh": ("labs", "Open a shell in NODE, or run COMMAND there."),
     "ssh-config": ("access", "Print an ssh_config(5) for the lab's guests."),
     "ssh-proxy": ("access", "Connect to NODE's SSH server, for ssh(1) to call."),

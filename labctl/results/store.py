@@ -105,17 +105,22 @@ def _holds_run(folder: Path) -> bool:
 
 
 def _folder(name: str) -> Path | None:
-    """Return the folder of a run that a word names; None for an id, or a part of one."""
+    """Return the folder of a run that a word names; None for an id, or a part of one.
+
+    Raises `UsageError` for a path to a folder without one.
+    """
     path = Path(name)
     if path.name == RESULT:
         path = path.parent
     try:
-        if path.is_dir() and (
-            "/" in name or any((path / one).exists() for one in (RESULT, MARKER))
-        ):
+        if not path.is_dir():
+            return None
+        if _holds_run(path):
             return path.resolve()
     except (OSError, ValueError):  # too long a name, or one with a zero octet
         return None
+    if "/" in name:
+        raise UsageError(f"{name} holds no run", f"name a folder with a {RESULT}")
     return None
 
 

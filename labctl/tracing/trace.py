@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import secrets
-import shlex
 import shutil
 import tempfile
 import time
@@ -29,6 +27,7 @@ from labctl.lab.watch import START_SECONDS, DropWatch, capture, counters, watch_
 from labctl.sandbox.deadline import Deadline
 from labctl.topology.points import ObservationPoint
 from labctl.tracing.clocks import Clock
+from labctl.tracing.command import run_command
 from labctl.tracing.drop_events import MOST_DROPS, SILENT_REASONS, GuestDrop
 from labctl.tracing.evidence import (
     CLOCKS,
@@ -56,12 +55,6 @@ LINGER_SECONDS = 3.0
 """How long something may still be under way before it is taken to be lost."""
 LOOK_SECONDS = 0.1
 COMMAND_LONGEST = 3600.0
-END_COMMAND = """for n in 1 2 3; do for p in /proc/[0-9]*; do
-  grep -q {mark} $p/environ 2>/dev/null && [ ${{p#/proc/}} != $$ ] && kill -9 ${{p#/proc/}}
-done; done"""
-"""Ends a command and all it has started, which are known by what is in their environment."""
-SAID_LINES = 50
-"""Of what a command says."""
 STOP_LEAST_SECONDS = 5.0
 """For observers to end even where the time given is over: what they saw is still wanted."""
 ASK_LEAST_SECONDS = 2.0
@@ -261,32 +254,17 @@ class _Run:
 
     def _run_command(self, seeing: Capture) -> None:
         """Let the source run the command, until it ends, or enough was seen."""
-        source, command = self.nodes[self.source], self.asked.command
         longest = max(ASK_LEAST_SECONDS, self._left(COMMAND_LONGEST) * (1 - MOST_SHARE))
-        deadline = Deadline(longest, f"`{command[:60]}` in {self.source}")
         come = _Coming(self, seeing)
-        mark = f"LABCTL_TRACE={secrets.token_hex(8)}"
-        job = source.start(shlex.join(["env", mark, "sh", "-c", command]))
-        try:
-            while (status := job.poll()) is None:
-                if not self.lab.directory.exists():
-                    raise LabctlError(DOWN)
-                if come.enough(self.asked.stop_after):
-                    self.notes.append("the command was ended: enough packets had come")
-                    break
-                if deadline.passed:
-                    self.notes.append(f"the command was ended: it ran for {longest:.0f} s")
-                    break
-                time.sleep(LOOK_SECONDS)
-        finally:
-            if job.poll() is None:
-                source.run(END_COMMAND.format(mark=mark), check=False, timeout=self._asking())
-            job.stop()
-        text = job.output + job.errors
-        lines = [line.strip()[:200] for line in text.splitlines() if line.strip()]
-        self.said = lines[:SAID_LINES]
-        if status:
-            self.said.append(f"exit status {status}")
+
+        def enough() -> bool:
+            if not self.lab.directory.exists():
+                raise LabctlError(DOWN)
+            return come.enough(self.asked.stop_after)
+
+        source, line = self.nodes[self.source], self.asked.command
+        self.said, notes = run_command(source, line, longest, enough, self._asking)
+        self.notes += notes
 
     @contextlib.contextmanager
     def _receiving(self) -> Iterator[Job]:

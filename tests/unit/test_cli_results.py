@@ -105,8 +105,8 @@ def test_a_folder_that_holds_no_run_is_told(
     assert runs
     (tmp_path / "empty").mkdir()
     told = labctl("results", "show", str(tmp_path / "empty"))
-    assert told.code != 0
-    assert "no result" in told.err
+    assert told.code == 2
+    assert "holds no run" in told.err
 
 
 def test_a_run_goes_from_one_folder_of_records_to_another_as_a_file(
