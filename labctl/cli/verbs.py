@@ -9,6 +9,7 @@ import click
 from labctl.errors import UsageError, nearest
 
 VERBS = {
+    "capture": ("capture", "Show what passes at HOPs of a running lab, as it comes."),
     "catalogue": ("catalogue", "Tell which paths keep, lose or complete checksums."),
     "console": ("labs", "Talk to NODE's console; leave with Ctrl-]."),
     "cp": ("cp", "Copy a file or a folder into a guest, or out of one."),
@@ -28,9 +29,9 @@ VERBS = {
     "link": ("link", "Take links down and up, or make them worse."),
     "logs": ("labs", "Print what NODE's console has said."),
     "publish": ("publish", "Let a port of this host lead into a guest."),
-    "report": ("report", "Make one HTML page of RUN."),
+    "report": ("report", "Make one HTML page of RUN, or of a running lab."),
     "restart": ("power", "Stop NODEs and start them."),
-    "results": ("results", "List the recorded runs; show one, or compare two."),
+    "results": ("results", "List the recorded runs; show one, compare two, pass one on."),
     "schema": ("checks", "Print the JSON Schema of topology files, for editors."),
     "ssh": ("labs", "Open a shell in NODE, or run COMMAND there."),
     "ssh-config": ("access", "Print an ssh_config(5) for the lab's guests."),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from labctl.guests.ethtool import Feature
 from labctl.kinds import registry
+from labctl.lab.hop_links import is_up
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.network import links
@@ -59,7 +60,7 @@ def gather(lab: Lab, flow: Flow, path: Sequence[ObservationPoint]) -> Facts:
         listening=_listening(lab, flow, destination.element),
         route=" ".join(result.stdout[:1000].split()) if result.ok else "",
         route_back=lab.node(destination.element).run(answer, check=False).ok,
-        down=tuple(hop.name for hop in path if not _is_up(lab, hop)),
+        down=tuple(hop.name for hop in path if not is_up(lab, hop)),
         forwards=forwards,
         kinds=kinds,
         bridge_netfilter=any(
@@ -95,16 +96,6 @@ def _completes(node: Node, interface: str, version: int) -> bool:
 def _known(lab: Lab, hop: ObservationPoint) -> bool:
     """Tell whether the topology has the device: others have features nobody here would change."""
     return any(one.name == hop.link for one in lab.node(hop.element).model.interfaces)
-
-
-def _is_up(lab: Lab, hop: ObservationPoint) -> bool:
-    if hop.in_guest and hop.context:
-        return lab.node(hop.context).ask(
-            f"cat /sys/class/net/{hop.link}/flags",
-            lambda text: not text.strip() or bool(int(text, 16) & links.IFF_UP),
-            check=False,
-        )
-    return lab.place(hop.context).call(links.is_up, hop.link, hop.netns)
 
 
 def _listening(lab: Lab, flow: Flow, destination: str) -> bool | None:

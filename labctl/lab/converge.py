@@ -10,7 +10,7 @@ from labctl import images
 from labctl.errors import LabctlError, UsageError
 from labctl.events import Event
 from labctl.guests import keys, spec
-from labctl.lab import machines, power, preflight, templates
+from labctl.lab import interface_settings, machines, power, preflight, templates
 from labctl.lab.ports import ports
 from labctl.network import links
 from labctl.routers import namespace
@@ -142,7 +142,7 @@ def _make(lab: Lab, todo: Plan) -> None:
 
             lab.place(one.host).call(netem.impair, one.outer, one.interface.impairment)
     for name in [*names, *todo.made("routers")]:
-        lab._impair(name)
+        interface_settings.impair(lab, name)
     lab._give(names)
 
 

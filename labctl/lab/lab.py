@@ -16,8 +16,17 @@ from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh
-from labctl.lab import machines, naming, power, preflight, state, status, templates
-from labctl.lab.ports import ports
+from labctl.lab import (
+    interface_settings,
+    linkstate,
+    machines,
+    naming,
+    power,
+    preflight,
+    state,
+    status,
+    templates,
+)
 from labctl.lab.router import Router
 from labctl.network import features, programs
 from labctl.routers import namespace
@@ -189,8 +198,8 @@ class Lab:
             for host in self.topology.xen_hosts():
                 self._populate(host)
         for node in self.topology.nodes.values():
-            self._apply_taps(node)
-        self._impair()
+            interface_settings.apply_taps(self, node)
+        interface_settings.impair(self)
         self._give(self.topology.nodes)
 
     def _build_routers(self, routers: Sequence[model.Router]) -> None:
@@ -237,9 +246,9 @@ class Lab:
 
                 ForwardingNode(self.node(node.name)).set_forwarding(True)
             if self._state.complete:
-                self._apply_taps(node)
+                interface_settings.apply_taps(self, node)
                 if not node.guest_kind.is_machine:  # its links are new too
-                    self._impair(node.name)
+                    interface_settings.impair(self, node.name)
         self._state = dataclasses.replace(self._state, starts={**self._state.starts, **starts})
 
     def _know(self, known: State) -> None:
@@ -290,24 +299,6 @@ class Lab:
         """
         power.restart_with(self, names, device)
 
-    def _apply_taps(self, node: model.Node) -> None:
-        """Set the TAP offloads a topology asks for.
-
-        Only now: when a guest's driver starts, QEMU sets the TAP's features to what that driver
-        takes (TUNSETOFFLOAD, tun_chr_ioctl), over whatever was set before.
-        """
-        for interface in node.interfaces:
-            if interface.offload.tap:
-                self.place(node.host).call(features.change, interface.tap, interface.offload.tap)
-
-    def _impair(self, owner: str = "") -> None:
-        """Impair links as the topology wants, all of them or those of a node."""
-        for one in ports(self.topology):
-            if (wanted := one.interface.impairment) and owner in ("", one.owner):
-                from labctl.network import netem  # here: most labs have none
-
-                self.place(one.host).call(netem.impair, one.outer, wanted)
-
     def _give(self, names: Iterable[str]) -> None:
         """Write the files of nodes that have started, and run their commands."""
         if wanted := [name for name in names if self.topology.nodes[name].is_given]:
@@ -345,6 +336,13 @@ class Lab:
     def check_programs(self) -> None:
         """Raise `HostError` when a program that carries frames between links has ended."""
         programs.check(self.sandbox, self.topology, self.name)
+
+    def link_troubles(self) -> dict[str, dict[str, str]]:
+        """Return by node and interface why it has no link; what is well is left out.
+
+        Raises `LabctlError` when it cannot be told.
+        """
+        return linkstate.troubles(self.sandbox, self._state)
 
     def check_console(self, name: str) -> None:
         """Raise `UsageError` for what has no console of this lab's.

@@ -25,7 +25,7 @@ from labctl.kinds.observers import DEFAULT, DROPS
 from labctl.kinds.observers.drops import Drop, watching
 from labctl.lab.lab import Lab
 from labctl.lab.node import COMMAND_SECONDS, Node
-from labctl.sandbox import process
+from labctl.sandbox import owned, process
 from labctl.sandbox.base import Process
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import CommandError, last_lines
@@ -59,6 +59,16 @@ def capture(
         spawn=_spawning(lab, lambda argv: there[tuple(argv)]),
         limits=limits,
     )
+
+
+def capture_folder(lab: Lab) -> contextlib.AbstractContextManager[Path]:
+    """Give a folder that the lab's sandbox sees, for a capture that is over when it is left.
+
+    Who was killed leaves one, which the next removes.
+    """
+    captures = lab.directory / "captures"
+    captures.mkdir(mode=0o700, exist_ok=True)
+    return owned.temporary(captures, "live-")
 
 
 def watch_flags(lab: Lab, host: str, vifs: Sequence[str], directory: Path) -> FlagsWatch:

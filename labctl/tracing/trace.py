@@ -10,17 +10,16 @@ import re
 import shutil
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from labctl.capture import counters as kernel_counters
 from labctl.capture.limits import Limits
 from labctl.capture.session import Capture, Evidence
 from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
+from labctl.lab import hop_links
 from labctl.lab.lab import Lab
 from labctl.lab.node import COMMAND_SECONDS, Job, Node
 from labctl.lab.state import alive
@@ -28,6 +27,7 @@ from labctl.lab.watch import START_SECONDS, DropWatch, capture, counters, watch_
 from labctl.sandbox.deadline import Deadline
 from labctl.topology.points import ObservationPoint
 from labctl.tracing.clocks import Clock
+from labctl.tracing.command import run_command
 from labctl.tracing.drop_events import MOST_DROPS, SILENT_REASONS, GuestDrop
 from labctl.tracing.evidence import (
     CLOCKS,
@@ -39,8 +39,11 @@ from labctl.tracing.evidence import (
 )
 from labctl.tracing.flow import Flow, receive_command, send_command
 from labctl.tracing.follow import ARRIVING_NS, PacketPredicate, clocks, follow
-from labctl.tracing.icmp_errors import Complaint, complaints
+from labctl.tracing.icmp_errors import complaints
 from labctl.tracing.packet_trace import Outcome, PacketTrace
+from labctl.tracing.result import Trace
+from labctl.tracing.selection import Selection
+from labctl.tracing.translations import translations
 
 CONNECT_SECONDS = 6.0
 """For a connection to be established: long enough for two retransmissions of a SYN."""
@@ -51,6 +54,7 @@ QUIET_SECONDS = 0.3
 LINGER_SECONDS = 3.0
 """How long something may still be under way before it is taken to be lost."""
 LOOK_SECONDS = 0.1
+COMMAND_LONGEST = 3600.0
 STOP_LEAST_SECONDS = 5.0
 """For observers to end even where the time given is over: what they saw is still wanted."""
 ASK_LEAST_SECONDS = 2.0
@@ -58,84 +62,6 @@ ASK_LEAST_SECONDS = 2.0
 MOST_SHARE, SHARE_SECONDS = 0.25, 6.0
 """Of the time given, for what comes after waiting: at most so many seconds."""
 DOWN = "the lab went down meanwhile"
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What became of a flow."""
-
-    lab: str
-    source: str
-    destination: str
-    flow: Flow
-    path: tuple[ObservationPoint, ...]
-    evidence: Evidence = field(repr=False)
-    forward: tuple[PacketTrace, ...] = ()
-    """Packet traces from the source, in the order they began."""
-    reverse: tuple[PacketTrace, ...] = ()
-    """Packet traces of the answers."""
-    said: tuple[str, ...] = ()
-    """What the sending program said, one line a thing: `1 connected`, `1 error 111 refused`."""
-    errors: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By how much each node's checksum error counters grew meanwhile."""
-    forwarded: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By how much each router's counters grew, those that did not left out."""
-    complaints: tuple[Complaint, ...] = ()
-    notes: tuple[str, ...] = ()
-    """What a reader should know besides, such as captures that were cut."""
-    partial: bool = False
-    """Whether evidence is missing, so that what was not seen proves nothing."""
-    broken: bool = False
-    """Whether a part of the lab that packets pass has ended, so that a loss proves nothing."""
-
-    @property
-    def packet_traces(self) -> tuple[PacketTrace, ...]:
-        """All packet traces, in the order they began."""
-        return tuple(sorted((*self.forward, *self.reverse), key=lambda one: one.started_ns))
-
-    @property
-    def came(self) -> bool:
-        """Whether any packet of the flow was seen."""
-        return bool(self.forward or self.reverse)
-
-    @property
-    def ok(self) -> bool | None:
-        """Whether all packets arrived unharmed; None where that could not be told."""
-        if (
-            self.broken
-            or not self.came
-            or any(one.outcome is Outcome.UNKNOWN for one in self.packet_traces)
-        ):
-            return None
-        if not all(one.ok for one in self.packet_traces):
-            return False
-        return None if self.partial else True
-
-    def seen(self) -> dict[str, dict[str, int]]:
-        """Return how many frames of which kind each hop saw, whatever flow they belong to."""
-        return {
-            hop.hop: dict(Counter(one.judgement.kind for one in hop.observations))
-            for hop in self.evidence.hops
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the trace as plain data."""
-        return {
-            "lab": self.lab,
-            "source": self.source,
-            "destination": self.destination,
-            "flow": self.flow.to_json(),
-            "path": [hop.name for hop in self.path],
-            "well": self.ok,
-            "partial": self.partial,
-            "notes": list(self.notes),
-            "said": list(self.said),
-            "checksum_errors": self.errors,
-            "router_counters": self.forwarded,
-            "complaints": [one.to_json() for one in self.complaints],
-            "journeys": [one.to_json() for one in self.packet_traces],
-            "seen": self.seen(),
-        }
 
 
 @contextlib.contextmanager
@@ -160,8 +86,16 @@ def trace(
     receive: bool = True,
     within: Deadline | None = None,
     emit: Emit = silent,
+    command: str = "",
+    stop_after: int | None = None,
+    selection: Selection | None = None,
+    ready: Callable[[], None] = lambda: None,
 ) -> Trace:
     """Send the flow `count` times, or wait at most `wait` seconds for it, and follow its packets.
+
+    A `command`, a line for the source's shell, takes the place of sending: what it causes is
+    followed until it ends. `stop_after` so many packets there, waiting or the command ends; of
+    them all those are told of that `selection` wants. `ready` is called once nothing is missed.
 
     Where nothing takes in UDP datagrams, a program of labctl's own does so unless `receive` is off.
     Once the observers are ready there is always a result: what fails later makes it partial. Where
@@ -170,9 +104,22 @@ def trace(
     """
     path = tuple(path)
     lab.check_programs()
-    run = _Run(lab, flow, path, count, receive, emit, within)
+    asked = _Asked(count, receive, command, stop_after, selection or Selection(), ready)
+    run = _Run(lab, flow, path, asked, emit, within)
     with _folder(lab) as folder:
         return run.go(folder, wait)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be sent, and of what to tell; see `trace`."""
+
+    count: int
+    receive: bool
+    command: str
+    stop_after: int | None
+    selection: Selection
+    ready: Callable[[], None]
 
 
 class _Run:
@@ -183,14 +130,14 @@ class _Run:
         lab: Lab,
         flow: Flow,
         path: tuple[ObservationPoint, ...],
-        count: int,
-        receive: bool,
+        asked: _Asked,
         emit: Emit,
         within: Deadline | None,
     ) -> None:
         self.within = within
+        self.asked, self.selection = asked, asked.selection
         self.lab, self.flow, self.path, self.emit = lab, flow, path, emit
-        self.count, self.receive = count, receive
+        self.count, self.receive = asked.count, asked.receive
         self.source, self.destination = _ends(path)
         self.nodes = {name: lab.node(name) for name in (self.source, self.destination)}
         self.said: list[str] = []
@@ -254,7 +201,10 @@ class _Run:
             }
             self.emit(Event("trace", self.flow.text, "progress", "sending"))
             self.waiting = wait is not None
-            if wait is None:
+            self.asked.ready()
+            if self.asked.command:
+                self._run_command(seeing)
+            elif wait is None:
                 self._send()
             else:
                 self._wait(seeing, wait)
@@ -267,6 +217,17 @@ class _Run:
         for name, router in self.routers.items():
             after = router.counters()
             self.forwarded[name] = kernel_counters.grown(passed[name], after, sorted(after))
+
+    def _find_links_down(self, ways: Sequence[Sequence[PacketTrace]]) -> None:
+        """Name the links that are down where packets did not come, or went out of sight."""
+        lost = (Outcome.VANISHED, Outcome.UNKNOWN)
+        came = [one for way in ways for one in way]
+        if came and not any(one.outcome in lost for one in came):
+            return
+        if self.within is not None and self.within.left < ASK_LEAST_SECONDS:
+            return
+        with contextlib.suppress(LabctlError):  # who does not answer is told of elsewhere
+            self.notes += hop_links.troubles(self.lab, self.path)
 
     def _find_faults(self) -> None:
         """Look whether a part of the lab has ended that packets pass."""
@@ -290,6 +251,20 @@ class _Run:
         text = result.stdout if result.stdout.strip() else result.stderr
         lines = [line.strip()[:200] for line in text.splitlines() if line.strip()]
         self.said = lines[: 4 * self.count + 10]
+
+    def _run_command(self, seeing: Capture) -> None:
+        """Let the source run the command, until it ends, or enough was seen."""
+        longest = max(ASK_LEAST_SECONDS, self._left(COMMAND_LONGEST) * (1 - MOST_SHARE))
+        come = _Coming(self, seeing)
+
+        def enough() -> bool:
+            if not self.lab.directory.exists():
+                raise LabctlError(DOWN)
+            return come.enough(self.asked.stop_after)
+
+        source, line = self.nodes[self.source], self.asked.command
+        self.said, notes = run_command(source, line, longest, enough, self._asking)
+        self.notes += notes
 
     @contextlib.contextmanager
     def _receiving(self) -> Iterator[Job]:
@@ -320,14 +295,11 @@ class _Run:
         deadline = Deadline(
             max(0.0, self._left(seconds + share) - share), f"waiting for {self.flow.text}"
         )
-        looked = came = 0
+        come = _Coming(self, seeing)
         while not deadline.passed:
             if not self.lab.directory.exists():
                 raise LabctlError(DOWN)
-            fresh = seeing.fresh(self.path[0].name, looked)
-            looked += len(fresh)
-            came += sum(self.flow.forth(one.judgement.packet) for one in fresh)
-            if came >= self.count:
+            if come.enough(self.asked.stop_after or self.count):
                 return
             time.sleep(LOOK_SECONDS)
 
@@ -405,7 +377,10 @@ class _Run:
 
     def _result(self, evidence: Evidence, asked_ns: int) -> Trace:
         known = clocks(evidence, self.path)
-        there, back = self._follow(evidence, known)
+        there, back = followed = self._follow(evidence, known)
+        if not self.trouble:
+            self._find_links_down(followed)
+        kept = [tuple(filter(self.selection.keeps, way)) for way in followed]
         missing = [*cut(evidence), *limited(evidence), *early(evidence, known, asked_ns)]
         missing += self.missing
         lost = [
@@ -429,16 +404,36 @@ class _Run:
             flow=self.flow,
             path=self.path,
             evidence=evidence,
-            forward=tuple(there),
-            reverse=tuple(back),
+            forward=kept[0],
+            reverse=kept[1],
             said=tuple(self.said),
             errors=self.errors,
             forwarded=self.forwarded,
             complaints=complaints(evidence, ends - {""}),
+            translations=translations(there, back),
+            left_out=sum(map(len, followed)) - sum(map(len, kept)),
             notes=tuple(notes),
             partial=bool(self.trouble or missing or lost),
             broken=self.broken,
         )
+
+
+class _Coming:
+    """Counts the packets of the way there as they come."""
+
+    def __init__(self, run: _Run, seeing: Capture) -> None:
+        self._run, self._seeing = run, seeing
+        self._looked = self._came = 0
+
+    def enough(self, wanted: int | None) -> bool:
+        """Tell whether so many have come; None: there are never enough."""
+        run = self._run
+        fresh = self._seeing.fresh(run.path[0].name, self._looked)
+        self._looked += len(fresh)
+        self._came += sum(
+            run.flow.forth(one.judgement.packet) and run.selection.counts(one) for one in fresh
+        )
+        return wanted is not None and self._came >= wanted
 
 
 def _ends(path: Sequence[ObservationPoint]) -> tuple[str, str]:
