@@ -12,7 +12,7 @@ from pathlib import Path
 from labctl.errors import nearest, shown
 from labctl.kinds import nics, registry
 from labctl.kinds.guests.base import OuterEnd
-from labctl.topology import addressing, hosting, model, schema
+from labctl.topology import addressing, hosting, kernels, model, schema
 from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import FEATURES
 from labctl.topology.fields import MIN_IPV6_MTU
@@ -28,6 +28,7 @@ def check(topology: model.Topology, written: schema.Topology, base: Path, report
     _offload_names(topology, report)
     _device_offloads(topology, written, report)
     _files(written, base, report)
+    _kernels(topology, written, report)
     for name in topology.routers:
         loc: Loc = ("routers", name, "interfaces")
         item = report.root.walk(loc)[-1]
@@ -39,6 +40,17 @@ def check(topology: model.Topology, written: schema.Topology, base: Path, report
         _forwarding(node, report)
     hosting.check(topology, written, report)
     addressing.check(topology, report)
+
+
+def _kernels(topology: model.Topology, written: schema.Topology, report: Report) -> None:
+    """Report a kernel for a node that boots what lies on its disk."""
+    for name, node in topology.nodes.items():
+        said = written.nodes[name].kernel
+        if said is None or not node.guest_kind.boots_disk:
+            continue
+        if node.disk or not kernels.release(said):
+            what = f"{name} boots a disk, and the kernel that is on it"
+            report.add(("nodes", name, "kernel"), what, "leave kernel out", key=True)
 
 
 def _forwarding(node: model.Node, report: Report) -> None:
@@ -218,9 +230,9 @@ def _files(written: schema.Topology, base: Path, report: Report) -> None:
         if isinstance(holder.image, DiskImage):
             files.append((("image", "file"), holder.image.file))
         for key, text in files:
-            if text is None:
+            if text is None or (key == ("kernel",) and kernels.release(text)):
                 continue
-            path = absolute(base, text)
+            path = absolute(base, kernels.path(text))
             try:
                 there = path.is_file()
             except (OSError, ValueError):  # too long, forbidden, a zero octet

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from labctl.kinds import guests, registry
 from labctl.kinds.base import Option
-from labctl.topology import disk_image, model, schema
+from labctl.topology import disk_image, kernels, model, schema
 from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import in_order
 from labctl.topology.fields import LINK_NAME
@@ -164,7 +164,9 @@ def _node(
         # An explicit null takes the image's again, whatever the defaults say.
         holder = written if key in written.model_fields_set else defaults
         text: str | None = getattr(holder, key)
-        return absolute(base, text) if text is not None else None
+        if text is None or (key == "kernel" and kernels.release(text)):
+            return None
+        return absolute(base, kernels.path(text))
 
     interfaces = []
     for index, interface in enumerate(written.interfaces):
@@ -184,6 +186,9 @@ def _node(
             )
         )
     image = written.image or defaults.image or kind.image
+    kernel = (written if "kernel" in written.model_fields_set else defaults).kernel or ""
+    if isinstance(image, str):
+        image = kernels.image(image, kernels.release(kernel))
     told = (written if "user_data" in written.model_fields_set else defaults).user_data
     if written.user_data is None and not kind.boots_disk:
         told = None  # what the defaults say is for the others
@@ -192,7 +197,7 @@ def _node(
         image=image if isinstance(image, str) else "",
         kernel=own_file("kernel"),
         initramfs=own_file("initramfs"),
-        memory=written.memory or defaults.memory or kind.memory,
+        memory=written.memory or defaults.memory or kernels.memory(kind, kernels.release(kernel)),
         vcpus=written.vcpus or defaults.vcpus or kind.vcpus,
         interfaces=tuple(interfaces),
         routes=tuple(_route(route) for route in written.routes),

@@ -111,7 +111,8 @@ class _Inherited(_Shape):
     """The image the guest boots: the name of one of labctl's (micro by default, xen-host for a Xen
     host), or a disk image, as a mapping."""
     kernel: fields.File | None = None
-    """A kernel of your own in place of the image's; a path relative to this file."""
+    """A kernel in place of the image's: one of Debian's, such as debian-13 (labctl image list), or
+    a file of your own; a path relative to this file."""
     initramfs: fields.File | None = None
     """An initramfs of your own in place of the image's; a path relative to this file."""
     user_data: fields.UserData | None = None
