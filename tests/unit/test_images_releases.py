@@ -14,6 +14,7 @@ from debian_archive import Archive, archive, deb
 from labctl import images
 from labctl.errors import LabctlError, UsageError
 from labctl.images import assemble, recipe, recipe_paths, releases
+from labctl.images.locks import Lock
 
 __all__ = ["archive"]
 
@@ -133,7 +134,7 @@ def test_a_kernel_is_pinned_anew_with_what_else_its_file_says(
 
     class Mirror:
         @staticmethod
-        def pin(wanted: recipe.Recipe, **_: object) -> releases.Lock:
+        def pin(wanted: recipe.Recipe, **_: object) -> Lock:
             (known,) = releases.load("debian-3").kernels
             return known.model_copy(update={"kernel": wanted.kernel, "suite": wanted.suite})
 

@@ -38,7 +38,8 @@ def test_a_release_is_known_by_its_word_and_all_else_is_a_file(text: str, releas
 
 def test_a_node_says_its_kernel_over_the_defaults_or_has_its_own(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
-    nodes = {"a": {}, "b": {"kernel": "debian-sid"}, "c": {"kernel": None}}
+    nodes: dict[str, dict[str, Any]] = {"a": {}, "b": {"kernel": "debian-sid"}}
+    nodes["c"] = {"kernel": None}
     found = of({**nodes, "d": {"kernel": "file:mine"}}, tmp_path, defaults={"kernel": "debian-11"})
     a, b, c, d = found.nodes.values()
     assert [one.image for one in (a, b, c, d)] == [
@@ -78,7 +79,7 @@ def test_what_is_on_a_disk_has_the_kernel_that_is_there(tmp_path: Path) -> None:
 
 
 def test_a_kernel_for_all_is_for_guests_and_leaves_the_rest_alone(tmp_path: Path) -> None:
-    nodes = {
+    nodes: dict[str, dict[str, Any]] = {
         "a": {"kernel": "debian-11", "memory": "1G"},
         "h": {"hypervisor": "xen"},
         "x": {"host": "h"},
