@@ -16,6 +16,7 @@ from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh
+from labctl.kinds import forwarders
 from labctl.lab import machines, naming, preflight, state, status, templates
 from labctl.lab.router import Router
 from labctl.network import features, programs
@@ -233,7 +234,8 @@ class Lab:
 
             for node, _ in built:
                 if node.forwards:
-                    ForwardingNode(self.node(node.name)).set_forwarding(True)
+                    kind = node.forwarder or forwarders.DEFAULT
+                    ForwardingNode(self.node(node.name)).set_kind(kind)
         self._state = dataclasses.replace(self._state, starts={**self._state.starts, **starts})
 
     def _making(self) -> machines.Making:

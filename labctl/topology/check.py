@@ -38,6 +38,8 @@ def check(topology: model.Topology, written: schema.Topology, base: Path, report
             report.add(loc, f"the router {name} has fewer than two interfaces", hint)
     for node in topology.forwarding_nodes():
         _forwarding(node, report)
+    for node in topology.nodes.values():
+        _forwarder(node, report)
     hosting.check(topology, written, report)
     addressing.check(topology, report)
 
@@ -64,6 +66,26 @@ def _forwarding(node: model.Node, report: Report) -> None:
     if len(item.sequence or ()) < 2:
         what = f"{node.name} has the role router, and fewer than two interfaces"
         report.add((*loc, "role"), what, "a router needs at least two", key=True)
+
+
+def _forwarder(node: model.Node, report: Report) -> None:
+    """Report a forwarder that a node cannot have."""
+    if not node.forwarder:
+        return
+    kind, loc = registry.forwarder(node.forwarder), ("nodes", node.name, "forwarder")
+    machine = node.guest_kind.is_machine and node.guest_kind.is_endpoint
+    if not node.forwards:
+        what, hint = "has a forwarder, and not the role router", "add role: router"
+    elif not machine:
+        what = f"is a {node.guest_kind.title}, in which its kernel alone forwards"
+        hint = "leave forwarder out, or write a router below routers:"
+    elif not kind.in_guests:
+        can = [one.name for one in registry.FORWARDERS.usable() if one.in_guests]
+        what = f"cannot have the forwarder {kind.name}, which does not run in guests"
+        hint = f"these do: {', '.join(can)}"
+    else:
+        return
+    report.add(loc, f"{node.name} {what}", hint, key=True)
 
 
 def _interfaces(

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
-from labctl.kinds import guests, registry
+from labctl.kinds import forwarders, guests, registry
 from labctl.kinds.base import Option
 from labctl.topology import disk_image, kernels, model, schema
 from labctl.topology.disk_schema import DiskImage
@@ -71,7 +72,7 @@ def resolve(
     """Return the resolved model of `written`.
 
     `name` serves where the file gives none; paths are relative to `base`. `segments` are those of
-    each network, `options` what is said to each router's kind.
+    each network, `options` what is said to what forwards in each router.
     """
     name = written.name or name
     explicit = [interface.mac for interface in _interfaces(written) if interface.mac]
@@ -84,7 +85,10 @@ def resolve(
     }
     # In the order of names, so that moving a node in the file changes nothing.
     nodes = {
-        key: _node(key, written.nodes[key], written.defaults, networks, names, base)
+        key: replace(
+            _node(key, written.nodes[key], written.defaults, networks, names, base),
+            forwarder_options=options.get(key, {}),
+        )
         for key in sorted(written.nodes)
     }
     routers = {
@@ -213,6 +217,8 @@ def _node(
         user_data_file=absolute(base, told) if isinstance(told, str) else None,
         disk=None if isinstance(image, str) else _disk(image, base),
         role=written.role or "",
+        # The kernel, said or not, is the same.
+        forwarder=written.forwarder if written.forwarder not in (None, forwarders.DEFAULT) else "",
     )
 
 

@@ -141,7 +141,12 @@ class Node(_Inherited, _Labelled):
 
     kind: fields.GuestKind | None = None
     role: Literal["router"] | None = None
-    """router lets its kernel forward between its interfaces: paths pass it."""
+    """router lets it forward between its interfaces: paths pass it."""
+    forwarder: fields.Forwarder | None = None
+    """What forwards in a node with the role router: its kernel by default (namespace), or a program
+    of labctl's that runs in it, such as raw; that needs an image with Python, such as router."""
+    forwarder_options: dict[str, Any] = Field(default_factory=dict, max_length=64)
+    """What the forwarder is told; each has options of its own."""
     hypervisor: Literal["xen"] | None = None
     """xen makes this node a Xen host: other nodes and routers can live on it. Its interfaces are
     the uplinks of the networks inside."""

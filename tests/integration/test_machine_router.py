@@ -34,7 +34,7 @@ def whole(lab_factory: LabFactory) -> Iterator[Lab]:
 def lab(whole: Lab) -> Iterator[Lab]:
     """The module's lab, its router forwarding again afterwards."""
     yield whole
-    ForwardingNode(whole.node("r1")).set_forwarding(True)
+    ForwardingNode(whole.node("r1")).set_kind("namespace")
 
 
 @pytest.fixture
