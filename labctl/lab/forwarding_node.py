@@ -28,7 +28,7 @@ FOLDER = "/run/labctl"
 """In the guest: a program's code and what it says."""
 START_SECONDS = 300.0
 """Under emulation, on a busy machine, Python takes its time; this only catches the dead."""
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.2
 
 
 class Forwarder(Protocol):
@@ -185,16 +185,19 @@ class ForwardingNode:
         words = ["env", f"PYTHONPATH={FOLDER}/code", "python3", "-P", "-m", program, *options]
         words += [one.name for one in self._node.model.interfaces]
         out, err = f"{FOLDER}/router.out", f"{FOLDER}/router.err"
-        line = f"cd /; setsid {shlex.join(words)} </dev/null >{out} 2>{err} & echo $!"
-        pid = self._node.ask(line, int)
+        pid = self._node.ask(
+            f"cd /; setsid {shlex.join(words)} </dev/null >{out} 2>{err} & echo $!", int
+        )
         self._program.write_text(f"{pid} {program}")
-        deadline = Deadline(START_SECONDS, f"starting the router program of {self.name}")
-        started = programs.Program(pid, program)
-        while '"ready"' not in self._node.run(f"head -n 1 {out} | cut -c 1-2000").stdout:
-            if not self._runs(started):
-                said = self._node.run(f"tail -n 3 {err} | cut -c 1-500", check=False).stdout
-                raise GuestError(f"the router program of {self.name} ended: {last_lines(said)}")
-            deadline.pause(LOOK_SECONDS)
+        # One command that waits: to ask over and over would take the guest's CPU from the program.
+        line = (
+            f"until read -r said <{out}; do kill -0 {pid} || {{ cat {err} >&2; exit 1; }}; "
+            f'sleep {LOOK_SECONDS}; done; echo "$said"'
+        )
+        said = self._node.run(line, timeout=START_SECONDS, check=False)
+        if not said.ok or '"ready"' not in said.stdout:
+            why = last_lines(said.stderr or said.stdout) or "without a word"
+            raise GuestError(f"the router program of {self.name} ended: {why}")
 
     def _give_code(self) -> None:
         """Put this labctl's code into the guest, once."""
@@ -225,26 +228,18 @@ class ForwardingNode:
         program = programs.noted(self._program)
         if program is None:
             raise HostError(f"no router program was started for {self.name}")
-        before, _ = self._last_said()
-        self._node.run(f"kill -USR1 {program.pid}")
-        deadline = Deadline(START_SECONDS, f"asking the router program of {self.name}")
-        while (said := self._last_said())[0] == before:
-            deadline.pause(LOOK_SECONDS)
+        out = f"{FOLDER}/router.out"
+        line = (
+            f"n=$(wc -l <{out}); kill -USR1 {program.pid} || exit 1; "
+            f'until [ "$(wc -l <{out})" -gt "$n" ]; do sleep {LOOK_SECONDS}; done; '
+            f"tail -n 1 {out} | cut -c 1-10000"
+        )
+        said = self._node.run(line, timeout=START_SECONDS).stdout
         try:
-            told = dict(jsontext.parse(said[1].encode()))["counters"]
+            told = dict(jsontext.parse(said.encode()))["counters"]
             counted: dict[str, int] = codec.read(told, dict[str, int])
         except (jsontext.CodecError, KeyError, TypeError, ValueError):
             raise GuestError(
-                f"the router program of {self.name} told no counters: {last_lines(said[1])[:100]}"
+                f"the router program of {self.name} told no counters: {last_lines(said)[:100]}"
             ) from None
         return counted
-
-    def _last_said(self) -> tuple[int, str]:
-        """Return how many lines the program has written, and the last one."""
-        out = f"{FOLDER}/router.out"
-        text = self._node.run(f"wc -l <{out}; tail -n 1 {out} | cut -c 1-10000").stdout
-        count, _, line = text.partition("\n")
-        try:
-            return int(count), line
-        except ValueError:
-            raise GuestError(f"the router program of {self.name} cannot be read") from None
