@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from labctl.cli.out import Styled, say
 from labctl.errors import ExitCode
 from labctl.experiments import installed, load, runner
 from labctl.experiments.builtin import BUILTIN
+from labctl.experiments.model import Experiment
 from labctl.guests.accel import Policy
 from labctl.lab import handover
 from labctl.lab.lab import Lab
@@ -51,6 +53,14 @@ EXITS = {
     help="Run them on another topology, found as `labctl up` finds it.",
 )
 @click.option(
+    "--kernel",
+    "kernels",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="Run them with guests that boot this kernel: one of Debian's, such as debian-13, or a "
+    "file; given several times, once with each.",
+)
+@click.option(
     "--keep-on-failure",
     "keep",
     is_flag=True,
@@ -65,6 +75,7 @@ def run_experiments(
     results: Path | None,
     only: tuple[str, ...],
     topology: str | None,
+    kernels: tuple[str, ...],
     keep: bool,
     reports: bool,
     as_json: bool,
@@ -74,12 +85,13 @@ def run_experiments(
     `labctl experiments` lists the names. Each gets a lab of its own, ends in a verdict, and is
     recorded; see `labctl results`.
     """
-    runs: list[tuple[Run, Path]] = []
+    runs: list[tuple[Experiment, Run, Path]] = []
     found = load.find(list(names))
     if topology is not None:
         found = [one.on(topology) for one in found]
     if only:
         found = [one.select(only) for one in found]
+    found = [run for one in found for run in one.by_kernel(kernels)]
     kept: list[Lab] = []
     try:
         for experiment in found:
@@ -93,7 +105,7 @@ def run_experiments(
                     keeping=keeping,
                     cold=cold,
                 )
-            runs.append((run, path))
+            runs.append((experiment, run, path))
             if not as_json:
                 _print_page(run, path)
             if reports:
@@ -108,8 +120,35 @@ def run_experiments(
         for lab in kept:
             _print_commands(f"lab {lab.name} stays up:", lab)
     if as_json:
-        print_json([{"path": str(path), **run.to_json()} for run, path in runs])
-    sys.exit(EXITS[combine(run.verdict for run, _ in runs)])
+        print_json(
+            [
+                {"path": str(path), **({"kernel": of.kernel} if of.kernel else {}), **run.to_json()}
+                for of, run, path in runs
+            ]
+        )
+    elif any(of.kernel for of, _, _ in runs):
+        _print_kernels(runs)
+    sys.exit(EXITS[combine(run.verdict for _, run, _ in runs)])
+
+
+def _print_kernels(runs: Sequence[tuple[Experiment, Run, Path]]) -> None:
+    """Print the verdicts of runs with several kernels, one line each."""
+    rows = []
+    for of, run, _ in runs:
+        checks = [check for arm in run.arms for check in arm.checks]
+        passed = sum(check.verdict is Verdict.PASS for check in checks)
+        releases = ", ".join(sorted(set(run.environment.guest_kernels.values())))
+        rows.append(
+            [
+                run.experiment,
+                of.kernel,
+                releases or "no guest told",
+                str(run.verdict),
+                f"{passed} of {len(checks)}",
+            ]
+        )
+    click.echo("")
+    print_table(["experiment", "kernel", "guests ran", "verdict", "checks passed"], rows)
 
 
 def _look(show: Display, lab: Lab, what: str) -> None:

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 @cold_option
 @connect_option
 @click.option(
+    "--kernel", metavar="NAME|FILE",
+    help="Let guests boot this kernel: one of Debian's, such as debian-13, or a file.",
+)  # fmt: skip
+@click.option(
     "--publish", "ports", multiple=True, metavar="[[ADDRESS:]PORT:]NODE:PORT",
     help="Let a port of this host lead into a node, as labctl publish does.",
 )  # fmt: skip
@@ -49,6 +53,7 @@ def up(
     accel: Policy,
     cold: bool,
     uri: str,
+    kernel: str | None,
     ports: tuple[str, ...],
     dry_run: bool,
     profile: bool,
@@ -69,6 +74,13 @@ def up(
     from labctl.topology import load_cache
 
     model = load_cache.load(topology.find(file))
+    if kernel is not None:
+        from labctl.images import recipe_paths  # here: most labs need neither
+        from labctl.topology import kernels
+
+        model = kernels.with_kernel(model, kernel)
+        for name_of in {kernels.of(node) for node in model.nodes.values()} - {""}:
+            recipe_paths.check_kernel(name_of)
     if running := _running(model, name):
         _converge(running, model, dry_run=dry_run, as_json=as_json)
         return

@@ -8,7 +8,7 @@ receiver counts a checksum error.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from labctl.diagnosis.verdict import Verdict
 from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
 from labctl.kinds import nics, registry
+from labctl.kinds.base import ForwarderKind
 from labctl.kinds.nics.base import Completion
 from labctl.lab.lab import Lab
 from labctl.lab.watch import counters
@@ -137,30 +138,38 @@ def candidates(
         links = [hop for hop in path if hop.on_wire and hop.element == name]
         here = verdict.where.startswith(f"{name} (")
         found.append(_links("wire", "wire", (links[0], links[-1]), should=here))
-    # What is in a router that is a machine is its own; it keeps the metadata, as kernels do.
-    routers = (hop.element for hop in path if hop.of_router and not hop.of_guest)
-    for name in dict.fromkeys(routers):
+    routers = {hop.element: hop.of_guest for hop in path if hop.of_router}
+    for name, is_machine in routers.items():
         here = name == lost_in
+        forwarder = registry.FORWARDERS.find(facts.kinds.get(name, ""))
+        found += _other_kinds(name, forwarder, is_machine, should=here)
+        if is_machine:  # its interfaces are its own
+            continue
         outer = [hop for hop in path if hop.element == name and hop.at_bridge]
         inner = [hop for hop in path if hop.element == name and hop.in_router]
         found.append(_links(f"{name}'s bridge-side", "bridge-side veth", outer, should=here))
         if inner:
             found.append(_links(f"{name}'s own", "router-side veth", inner, should=False))
-        forwarder = registry.FORWARDERS.find(facts.kinds.get(name, ""))
-        found += [
-            Fix(
-                name=f"{name} as {remedy.kind}",
-                layer="router",
-                how=remedy.how(name),
-                cost=remedy.cost,
-                should=here,
-                router=name,
-                kind=remedy.kind,
-            )
-            for remedy in (forwarder.remedies if forwarder else ())
-            if registry.FORWARDERS.find(remedy.kind)
-        ]
     return tuple(sorted(found, key=lambda fix: not fix.should))
+
+
+def _other_kinds(
+    router: str, forwarder: ForwarderKind | None, is_machine: bool, *, should: bool
+) -> Iterator[Fix]:
+    """Yield the kinds that a router can have instead of one; a machine those that run in guests."""
+    for remedy in forwarder.remedies if forwarder else ():
+        kind = registry.FORWARDERS.find(remedy.kind)
+        if kind is None or (is_machine and not kind.in_guests):
+            continue
+        yield Fix(
+            name=f"{router} as {remedy.kind}",
+            layer="router",
+            how=remedy.how(router, "forwarder" if is_machine else "kind"),
+            cost=remedy.cost,
+            should=should,
+            router=router,
+            kind=remedy.kind,
+        )
 
 
 def _completing(
@@ -244,7 +253,7 @@ def prove(
 
 def _turn(lab: Lab, fix: Fix, version: int) -> None:
     if fix.kind is not None:
-        lab.router(fix.router).set_kind(fix.kind)
+        lab.forwarder(fix.router).set_kind(fix.kind)
     for hop, way in fix.guests:
         node = lab.node(hop.element)
         node.set_features(way.features, hop.link)

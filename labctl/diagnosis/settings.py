@@ -88,8 +88,8 @@ def read(lab: Lab, path: Sequence[ObservationPoint]) -> State:
             continue
         values = lab.place(hop.context).call(features.read, hop.link, hop.netns)
         links[f"{hop.context}/{hop.netns}/{hop.link}"] = values
-        if hop.of_router and not hop.of_guest:
-            routers[hop.element] = lab.router(hop.element).kind
+        if hop.of_router:
+            routers[hop.element] = lab.forwarder(hop.element).kind
     return State(guests, links, routers, clsact)
 
 
@@ -105,7 +105,7 @@ def put_back(lab: Lab, before: State, path: Sequence[ObservationPoint]) -> None:
     troubles: list[str] = []
     for name, kind in before.routers.items():
         with _collected(troubles):
-            router = lab.router(name)
+            router = lab.forwarder(name)
             if router.kind != kind:
                 if kind is None:
                     router.stop()

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any, overload
 from labctl import topology as topologies
 from labctl.errors import UsageError
 from labctl.experiments.variants import Axis, Case, check_patterns, fits, product
+from labctl.images import recipe_paths
+from labctl.topology import kernels as kernel_names
 
 if TYPE_CHECKING:
     from labctl.experiments.run_context import Arm, Trial
@@ -64,6 +66,10 @@ class Experiment:
     """Whether it runs on another topology than it was written for."""
     package: str = ""
     """The package that declares it under its name, where that is not labctl."""
+    kernels: tuple[str, ...] = ()
+    """The kernels that it is to be run with, each in a run of its own; none for the topology's."""
+    kernel: str = ""
+    """The kernel that its guests boot in this run: a release's, or a file; empty for their own."""
 
     @property
     def summary(self) -> str:
@@ -95,6 +101,20 @@ class Experiment:
         """Return the experiment on another topology: a file, found as `labctl up` finds it."""
         return replace(self, topology=topology, is_elsewhere=True)
 
+    def by_kernel(self, kernels: Sequence[str] = ()) -> list[Experiment]:
+        """Return the experiment once for each of these kernels, or of its own, or as it is.
+
+        A kernel is a release's, such as `debian-13`, or a file. Raises `UsageError` for one that
+        is not known, is not there, or that no node can boot.
+        """
+        chosen = list(dict.fromkeys(kernels or self.kernels))
+        found = [replace(self, kernel=one) for one in chosen]
+        for one in found:
+            if release := kernel_names.release(one.kernel):
+                recipe_paths.check_kernel(release)
+            one.load()
+        return found or [self]
+
     def run(self, trial: Trial) -> None:
         """Put it to the test on a lab that is up."""
         if not self.cases:
@@ -125,6 +145,10 @@ class Experiment:
         That of a built-in one is shipped: its record speaks of that, whatever lies around here.
         Raises `UsageError` where there is no such file, `TopologyError` with every problem in it.
         """
+        topology = self._load()
+        return kernel_names.with_kernel(topology, self.kernel) if self.kernel else topology
+
+    def _load(self) -> Topology:
         if isinstance(self.topology, str):
             ours = self.is_builtin and not self.is_elsewhere
             find = topologies.find_shipped if ours else topologies.find
@@ -139,7 +163,11 @@ class Experiment:
 
 @overload
 def experiment(
-    name: str, *, topology: str | Mapping[str, Any], hypothesis: str
+    name: str,
+    *,
+    topology: str | Mapping[str, Any],
+    hypothesis: str,
+    kernels: Sequence[str] = (),
 ) -> Callable[[Body], Experiment]: ...
 
 
@@ -153,6 +181,7 @@ def experiment(
     where: Callable[[Case], bool] | None = None,
     describe: Callable[[Case], str] | None = None,
     story: Story | None = None,
+    kernels: Sequence[str] = (),
 ) -> Callable[[CaseBody], Experiment]: ...
 
 
@@ -165,13 +194,15 @@ def experiment(
     where: Callable[[Case], bool] | None = None,
     describe: Callable[[Case], str] | None = None,
     story: Story | None = None,
+    kernels: Sequence[str] = (),
 ) -> Callable[[Callable[..., Any]], Experiment]:
     """Make an experiment of the function below.
 
     With `variants` (the values of each axis, by their labels or as they are; or a function that
     finds them in the topology) it is called once for each combination that `where` holds of, in an
     arm called after the labels, such as `raw/ipv4`, that `describe` says a line about. Once all
-    have come to their end, `story` makes the page of what was returned, by the cases' names. Raises
+    have come to their end, `story` makes the page of what was returned, by the cases' names. With
+    `kernels`, such as `debian-11`, it is run once for each, its guests booting that one. Raises
     `UsageError` for variants that give no case.
     """
     cases: tuple[Case, ...] | Callable[[Topology], tuple[Case, ...]] = ()
@@ -184,6 +215,6 @@ def experiment(
         cases = product(variants, where, describe)
 
     def make(body: Callable[..., Any]) -> Experiment:
-        return Experiment(name, topology, hypothesis, body, cases, story)
+        return Experiment(name, topology, hypothesis, body, cases, story, kernels=tuple(kernels))
 
     return make

@@ -175,6 +175,8 @@ def _command(experiment: Experiment, policy: Policy, cold: bool = False) -> str:
         words += ["--topology", experiment.topology_name]
     for pattern in experiment.only:
         words += ["--only", pattern]
+    if experiment.kernel:
+        words += ["--kernel", experiment.kernel]
     if policy != "auto":
         words += ["--accel", policy]
     if cold:

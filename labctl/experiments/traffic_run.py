@@ -166,8 +166,9 @@ def run_traffic(
 def _as_it_is(lab: Lab) -> Topology:
     """Return the topology with the kinds that its routers have now."""
     topology = lab.topology
-    for name in lab.topology.routers:
-        if kind := lab.router(name).kind:
+    machines = [node.name for node in lab.topology.forwarding_nodes()]
+    for name in (*lab.topology.routers, *machines):
+        if kind := lab.forwarder(name).kind:
             topology = topology.with_router_kind(name, kind)
     return topology
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from errno import EDQUOT, ENOSPC
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from labctl.errors import LabctlError, UsageError, host_error, nearest
 from labctl.events import Emit, Event, reported, silent
-from labctl.images import cache, lookup, recipe, recipe_paths
+from labctl.images import cache, lookup, recipe, recipe_paths, releases
 from labctl.images.cache import Image
 from labctl.images.kernel import quickest
-from labctl.images.recipe import LoadedRecipe, Lock
+from labctl.images.locks import Lock
+from labctl.images.recipe import LoadedRecipe
 from labctl.images.tree import Entry, Tree
 from labctl.sandbox import atomic, owned
 from labctl.sandbox.deadline import Deadline
@@ -33,6 +35,7 @@ else:
     mirror = Late("labctl.images.mirror")
     unpack = Late("labctl.images.unpack")
 
+_VMLINUZ = re.compile(r"boot/vmlinuz-([^/]+)|usr/lib/modules/([^/]+)/vmlinuz")
 _BUILD_SECONDS = 900.0
 _LOCK_SECONDS = 300.0
 
@@ -74,24 +77,20 @@ def _build(
 ) -> Image:
     name = loaded.name
     folder = cache.packages()
-    debs = mirror.fetch(name, lock.packages, folder, scratch, deadline=deadline, emit=emit)
+    debs = mirror.fetch(loaded, lock.packages, folder, scratch, deadline=deadline, emit=emit)
     source = Tree()
     # A package that the recipe no longer names, but the lock does, is no part of the image.
-    for package in (lock.kernel_package, *loaded.recipe.wanted):
+    for package in (*lock.of_kernel, *loaded.recipe.wanted):
         emit(Event("image", name, "progress", f"unpacking {package}", 0.92))
         unpack.unpack(debs[package], scratch / "stage", source)
         deadline.check()
-    packaged = [path for path in source if path.startswith("boot/vmlinuz-")]
-    if len(packaged) != 1:
-        raise LabctlError(
-            f"the package {lock.kernel_package} holds {len(packaged)} kernels, not one",
-            "name a package linux-image-… as the recipe's `kernel`",
-        )
-    release = packaged[0].removeprefix("boot/vmlinuz-")
+    release, packaged = _kernel(source, lock.kernel_package)
+    # Where a disk of this image has it too.
+    source.add(f"boot/vmlinuz-{release}", packaged)
     emit(Event("image", name, "progress", "writing the initramfs", 0.96))
     folder = scratch / "image"
     folder.mkdir()
-    kernel = quickest(source.entries[packaged[0]].read(), Path(packaged[0]))
+    kernel = quickest(packaged.read(), Path(lock.kernel_package))
     (folder / "kernel").write_bytes(kernel)
     if loaded.recipe.hypervisor:
         (folder / "hypervisor").write_bytes(_hypervisor(source, loaded.recipe.hypervisor))
@@ -110,11 +109,29 @@ def _build(
             kernel=folder / "kernel",
             initramfs=folder / "initramfs.cpio",
             kernel_release=release,
-            memory=loaded.recipe.memory,
+            memory=loaded.memory,
             size=sum(file.stat().st_size for file in folder.iterdir()),
             built=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
     )
+
+
+def _kernel(source: Tree, package: str) -> tuple[str, Entry]:
+    """Return the release of the kernel in a package, and its file; `LabctlError` for not one.
+
+    Since Linux 7 Debian's lies beside its modules, and is copied to /boot when it is installed.
+    """
+    found = {
+        match[1] or match[2]: source.entries[path]
+        for path in source
+        if (match := _VMLINUZ.fullmatch(path))
+    }
+    if len(found) != 1:
+        raise LabctlError(
+            f"the package {package} holds {len(found)} kernels, not one",
+            "name a package linux-image-… as the recipe's `kernel`",
+        )
+    return next(iter(found.items()))
 
 
 def _hypervisor(source: Tree, package: str) -> bytes:
@@ -161,15 +178,23 @@ def compose(
 
 
 def list_images() -> list[ListedImage]:
-    """Return every known recipe with the image it stands for now, sorted by name."""
+    """Return every known recipe with the image it stands for now, sorted by name.
+
+    Of images with other kernels, those that were built.
+    """
     listed = []
-    for name in recipe_paths.names():
+    with_kernels = {folder.name.rpartition("-")[0] for folder in cache.folders_of(None)}
+    built = sorted(name for name in with_kernels if releases.split(name)[1])
+    for name in sorted([*recipe_paths.names(), *built]):
         try:
             loaded = recipe.load(name)
         except UsageError as error:
             listed.append(ListedImage(name, "", "", None, str(error)))
             continue
         description = loaded.recipe.description
+        if loaded.release:
+            kernel = loaded.release.kernel_package.removeprefix("linux-image-")
+            description = f"{releases.split(name)[0]} with the kernel {kernel}"
         try:
             digest = loaded.digest(loaded.lock())
         except UsageError as error:
@@ -212,22 +237,39 @@ def lock(name: str, *, emit: Emit = silent) -> Path:
     Raises `UsageError` for an unknown image or package, `LabctlError` when the archive cannot be
     read.
     """
-    loaded = recipe.load(name)
     deadline = Deadline(_LOCK_SECONDS, f"locking the image {name}")
     with reported(emit, "image", name):
-        emit(Event("image", name, "progress", "reading the archive's index"))
-        pinned = mirror.pin(loaded.recipe, deadline=deadline)
+        if name not in recipe_paths.names() and name in recipe_paths.kernels():
+            file = releases.lock_file(name)
+            emit(Event("image", name, "progress", "reading the archive's index"))
+            what, content = "kernels", _pin_release(releases.load(name), deadline)
+        else:
+            loaded = recipe.load(name)
+            emit(Event("image", name, "progress", "reading the archive's index"))
+            file = loaded.lock_file
+            what, content = "packages", mirror.pin(loaded.recipe, deadline=deadline).content()
         text = (
-            f"# The packages of {name}, pinned; written by `labctl image lock {name}`.\n"
-            + yaml.safe_dump(pinned.model_dump(), sort_keys=False)
+            f"# The {what} of {name}, pinned; written by `labctl image lock {name}`.\n"
+            + yaml.safe_dump(content, sort_keys=False)
         )
         try:
-            atomic.write(loaded.lock_file, text, atomic.public())
+            atomic.write(file, text, atomic.public())
         except OSError as error:
             if error.errno in (ENOSPC, EDQUOT):
-                raise host_error(error, loaded.lock_file) or error from None
+                raise host_error(error, file) or error from None
             raise UsageError(
-                f"cannot write {loaded.lock_file}: {error.strerror}",
+                f"cannot write {file}: {error.strerror}",
                 "copy the recipe to your own folder (docs/images.md) and lock it there",
             ) from None
-    return loaded.lock_file
+    return file
+
+
+def _pin_release(release: releases.Release, deadline: Deadline) -> dict[str, Any]:
+    """Return the lock of a release's kernels, of each flavour what the archive has now."""
+    wanted = [
+        recipe.Recipe(suite=release.suite, kernel=flavour, memory=1, packages=[], files=[])
+        for flavour in releases.FLAVOURS
+    ]
+    pinned = [mirror.pin(one, deadline=deadline).content() for one in wanted]
+    memory = {"memory": release.memory} if release.memory else {}
+    return {"suite": release.suite, **memory, "kernels": pinned}

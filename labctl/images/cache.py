@@ -165,12 +165,20 @@ def remove_packages() -> None:
         packages().rmdir()
 
 
+def is_of(image: str, name: str | None) -> bool:
+    """Tell whether an image is the one called `name`, or that one with another kernel."""
+    return name in (None, image, image.partition("@")[0])
+
+
 def folders_of(name: str | None) -> list[Path]:
-    """Return the folders of every built version of an image, or of all images."""
+    """Return the folders of every built version of an image, or of all images.
+
+    Those with other kernels than its own are versions of it too.
+    """
     images = root() / "images"
     found = []
     for folder in sorted(images.glob("*-*")) if images.is_dir() else []:
         stem, _, digest = folder.name.rpartition("-")
-        if len(digest) == _SHORT and folder.is_dir() and name in (None, stem):
+        if len(digest) == _SHORT and folder.is_dir() and is_of(stem, name):
             found.append(folder)
     return found

@@ -21,13 +21,16 @@ from debian.deb822 import Packages
 
 from labctl.errors import HostError, LabctlError, UsageError, host_error
 from labctl.events import Emit, Event
-from labctl.images.recipe import Lock, LockedPackage, Recipe
+from labctl.images.locks import Lock, LockedPackage
+from labctl.images.recipe import LoadedRecipe, Recipe
 from labctl.sandbox import owned, paths
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import run
 
 MIRROR_VARIABLE = "LABCTL_DEBIAN_MIRROR"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_PARTS = re.compile(r"\blinux-(?:base|binary|modules)-[0-9][^ ,|(]*")
+"""Since Linux 7 Debian's linux-image-… holds nothing itself, but depends on these."""
 _AT_ONCE = 4
 _BLOCK = 1 << 16
 _STALL = 30.0
@@ -60,7 +63,7 @@ def mirror(deadline: Deadline) -> str:
 
 
 def fetch(
-    image: str,
+    loaded: LoadedRecipe,
     packages: Sequence[LockedPackage],
     folder: Path,
     scratch: Path,
@@ -87,14 +90,15 @@ def fetch(
         with guard:
             done += size
             detail = f"packages, {done / 1e6:.1f} of {total / 1e6:.1f} MB"
-            emit(Event("image", image, "progress", detail, 0.9 * min(1.0, done / total)))
+            emit(Event("image", loaded.name, "progress", detail, 0.9 * min(1.0, done / total)))
 
     def one(package: LockedPackage) -> None:
         if stop.is_set():
             return
         part = scratch / f"{package.sha256}.part"
         uri = f"{base}/{package.path}"
-        _download(image, uri, package, part, places[package.name], deadline, stop)
+        pinned_by = loaded.pinned_by(package)
+        _download(pinned_by, uri, package, part, places[package.name], deadline, stop)
         count(package.size)
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
@@ -109,7 +113,7 @@ def fetch(
 
 
 def _download(
-    image: str,
+    pinned_by: str,
     uri: str,
     package: LockedPackage,
     part: Path,
@@ -122,7 +126,7 @@ def _download(
     Raises `LabctlError` for what the archive does wrong, `HostError` where there is no room.
     """
     what = f"{package.name} {package.version}"
-    hint = f"run: labctl image lock {image}; or set {MIRROR_VARIABLE} to another Debian archive"
+    hint = f"run: labctl image lock {pinned_by}; or set {MIRROR_VARIABLE} to another Debian archive"
     digest = hashlib.sha256()
     try:
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -213,7 +217,9 @@ def pin(recipe: Recipe, *, deadline: Deadline) -> Lock:
         asked = show([recipe.kernel])[recipe.kernel]
         depends = re.search(r"\blinux-image-[0-9][^ ,|(]*", str(asked.get("Depends", "")))
         kernel = depends.group() if depends else recipe.kernel
-        records = show([kernel, *recipe.wanted])
+        whole = str(show([kernel])[kernel].get("Depends", ""))
+        parts = sorted(set(_PARTS.findall(whole)))
+        records = show([kernel, *parts, *recipe.wanted])
     packages = [
         LockedPackage(
             name=name,
@@ -229,6 +235,7 @@ def pin(recipe: Recipe, *, deadline: Deadline) -> Lock:
         suite=recipe.suite,
         kernel=recipe.kernel,
         kernel_package=kernel,
+        kernel_parts=parts,
         packages=packages,
     )
 

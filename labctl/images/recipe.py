@@ -1,4 +1,4 @@
-"""Recipes and their locks: what an image is made of, read from YAML and checked."""
+"""Recipes: what an image is made of, read from YAML and checked."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from labctl.errors import UsageError, nearest
-from labctl.images import recipe_paths
-from labctl.topology import text
-from labctl.topology.tree import MAX_BYTES
+from labctl.images import locks, recipe_paths, releases
+from labctl.images.locks import Lock, LockedPackage
 
 BUILDER = 2
 """Version of the builder, part of every digest: raise it when the same recipe gives other bytes."""
@@ -102,45 +101,27 @@ class Recipe(BaseModel):
         return value.split() if isinstance(value, str) else value
 
 
-class LockedPackage(BaseModel):
-    """One package, pinned."""
-
-    model_config = _STRICT
-
-    name: str
-    version: str
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    size: int = Field(gt=0)
-    """Bytes of the .deb."""
-    path: str = Field(pattern="^pool/[^:]+[.]deb$")
-    """Its path in the archive, whatever the mirror."""
-
-
-class Lock(BaseModel):
-    """Every package of a recipe, pinned."""
-
-    model_config = _STRICT
-
-    archive: Literal["debian"]
-    suite: str
-    kernel: str
-    """The recipe's kernel package that was asked for."""
-    kernel_package: str
-    """The package that holds the kernel."""
-    packages: list[LockedPackage]
-
-
 @dataclass(frozen=True)
 class LoadedRecipe:
     """A recipe with all that it extends, and the bytes of its own files."""
 
     name: str
+    """With the kernel of a release behind an `@`, where it is to have one: `micro@debian-13`."""
     folder: Path
     recipe: Recipe
     added: Mapping[str, tuple[int, bytes]]
     """Mode and bytes of each added file, by its place in the image."""
     sources: frozenset[Path]
     """The added files where they lie."""
+    release: Lock | None = None
+    """The kernel of a release, in place of the recipe's own; None for that."""
+    more_memory: int = 0
+    """MiB that it needs more with that kernel."""
+
+    @property
+    def memory(self) -> int:
+        """MiB: the least that a guest boots the image with."""
+        return self.recipe.memory + self.more_memory
 
     @property
     def lock_file(self) -> Path:
@@ -148,17 +129,22 @@ class LoadedRecipe:
         return self.folder / "lock.yaml"
 
     def lock(self) -> Lock:
-        """Read the lock and check that it fits the recipe.
+        """Read the lock and check that it fits the recipe; return it with the kernel it is to have.
 
         Raises `UsageError` when it is missing, unreadable, or made for other packages.
         """
-        hint = f"run: labctl image lock {self.name}"
+        lock = self._own_lock()
+        return lock.with_kernel(self.release) if self.release else lock
+
+    def _own_lock(self) -> Lock:
+        name, _ = releases.split(self.name)
+        hint = f"run: labctl image lock {name}"
         if not self.lock_file.is_file():
-            raise UsageError(f"the image {self.name} has no lock ({self.lock_file})", hint)
+            raise UsageError(f"the image {name} has no lock ({self.lock_file})", hint)
         try:
-            lock = Lock.model_validate(_read_yaml(self.lock_file))
+            lock = Lock.model_validate(locks.read_yaml(self.lock_file))
         except ValidationError as error:
-            raise UsageError(f"{self.lock_file}: {_first(error)}", hint) from None
+            raise UsageError(f"{self.lock_file}: {locks.first(error)}", hint) from None
         wanted = (self.recipe.suite, self.recipe.kernel)
         if (lock.suite, lock.kernel) != wanted:
             raise UsageError(
@@ -167,10 +153,15 @@ class LoadedRecipe:
                 hint,
             )
         locked = {package.name for package in lock.packages}
-        for name in (lock.kernel_package, *self.recipe.wanted):
-            if name not in locked:
-                raise UsageError(f"{self.lock_file} lacks the package {name}", hint)
+        for package in (*lock.of_kernel, *self.recipe.wanted):
+            if package not in locked:
+                raise UsageError(f"{self.lock_file} lacks the package {package}", hint)
         return lock
+
+    def pinned_by(self, package: LockedPackage) -> str:
+        """Return what `labctl image lock` is to be told to pin a package anew."""
+        name, release = releases.split(self.name)
+        return release if self.release and package in self.release.packages else name
 
     def digest(self, lock: Lock) -> str:
         """Return the SHA-256 over all that decides what the image's bytes are, in hex."""
@@ -180,7 +171,8 @@ class LoadedRecipe:
             "recipe": self.recipe.model_dump(
                 exclude={"description", "add", *([] if self.recipe.disk else ["disk"])}
             ),
-            "lock": lock.model_dump(),
+            "lock": lock.content(),
+            **({"more_memory": self.more_memory} if self.more_memory else {}),
             "added": {
                 place: [mode, hashlib.sha256(data).hexdigest()]
                 for place, (mode, data) in self.added.items()
@@ -190,17 +182,20 @@ class LoadedRecipe:
 
 
 def load(name: str) -> LoadedRecipe:
-    """Load the recipe `name` and all that it extends.
+    """Load the recipe `name` and all that it extends; for `NAME@KERNEL`, with that kernel.
 
-    Raises `UsageError` when no recipe has that name, or when it is not a recipe.
+    Raises `UsageError` when no recipe or kernel has that name, or when it is not one.
     """
-    folder = _find(name)
-    raw, folders = _merged(name, folder, ())
+    own, kernel = releases.split(name)
+    folder = _find(own)
+    raw, folders = _merged(own, folder, ())
     file = folder / "recipe.yaml"
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        raise UsageError(f"{file}: {_first(error)}", "docs/images.md lists the fields") from None
+        raise UsageError(
+            f"{file}: {locks.first(error)}", "docs/images.md lists the fields"
+        ) from None
     added = {}
     sources = set()
     for place, item in recipe.add.items():
@@ -214,7 +209,11 @@ def load(name: str) -> LoadedRecipe:
                 f"{file}: cannot read {str(source)!r}, which is to be {place!r}: {why}",
                 "a file's path is relative to the folder of its recipe",
             ) from None
-    return LoadedRecipe(name, folder, recipe, added, frozenset(sources))
+    release, more = None, 0
+    if kernel:
+        found = releases.load(kernel)
+        release, more = found.of(recipe.kernel), found.memory
+    return LoadedRecipe(name, folder, recipe, added, frozenset(sources), release, more)
 
 
 def _find(name: str) -> Path:
@@ -232,7 +231,7 @@ def _merged(
     file = folder / "recipe.yaml"
     if name in below:
         raise UsageError(f"{file} extends itself ({' -> '.join((*below, name))})")
-    own = _read_yaml(file)
+    own = locks.read_yaml(file)
     fields: dict[str, Any] = {}
     sources: dict[str, Path] = {}
     parent = own.pop("extends", None)
@@ -251,34 +250,3 @@ def _merged(
     if isinstance(own.get("add"), dict):
         sources = {**sources, **dict.fromkeys(own["add"], folder)}
     return fields, sources
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    """Read a file by the rules and bounds of topologies: plain values, keys that are text.
-
-    All that YAML can do besides costs errors of many kinds: dates that are none, tags that make
-    objects, nesting without end.
-    """
-    try:
-        with file.open("rb") as stream:
-            content = text.decode(stream.read(MAX_BYTES + 1))
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from None
-    except text.NotTextError as error:
-        raise UsageError(f"{file}:{error.line}:{error.column}: {error}") from None
-    root, problems = text.read(content, str(file))
-    if problems or root is None:
-        problem = problems[0]
-        place = f"{problem.file}:{problem.line}:{problem.column}"
-        raise UsageError(f"{place}: {problem.message}", problem.hint)
-    plain = root.plain()
-    if not isinstance(plain, dict):
-        raise UsageError(f"{file} is not a mapping of fields to values")
-    return plain
-
-
-def _first(error: ValidationError) -> str:
-    """Return the first thing that is wrong as `where: what`."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}"

@@ -1,11 +1,15 @@
-"""Where recipes lie: the user's own first, then those that come with labctl."""
+"""Where recipes and locks of kernels lie: the user's own first, then those of labctl."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from labctl import shipped
+from labctl.errors import UsageError, shown
 from labctl.sandbox import paths
+
+KERNELS = "kernels"
+"""The folder beside recipes with the locks of releases' kernels."""
 
 
 def folders() -> list[Path]:
@@ -21,12 +25,29 @@ def names() -> list[str]:
     return sorted({file.parent.name for top in folders() for file in top.glob("*/recipe.yaml")})
 
 
+def kernels() -> dict[str, Path]:
+    """Return the files of the kernels that can be named, by name."""
+    found = [file for top in folders() for file in sorted((top / KERNELS).glob("*.yaml"))]
+    return {file.stem: file for file in reversed(found)}
+
+
+def check_kernel(name: str) -> None:
+    """Raise `UsageError` for a name that no kernel has."""
+    known = kernels()
+    if name not in known:
+        raise UsageError(
+            f"there is no kernel {shown(name)}",
+            f"known are: {', '.join(sorted(known))}; or write a path: ./bzImage",
+        )
+
+
 def files() -> list[Path]:
-    """Return every file in a recipe's folder, in the order that decides which recipe wins."""
-    return [
+    """Return every file of a recipe or a kernel, in the order that decides which one wins."""
+    recipes = [
         file
         for top in folders()
         for recipe in sorted(top.glob("*/recipe.yaml"))
         for file in sorted(recipe.parent.rglob("*"))
         if file.is_file()
     ]
+    return [*recipes, *kernels().values()]

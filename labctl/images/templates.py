@@ -205,7 +205,8 @@ def remove(image: str | None = None) -> list[str]:
     gone = []
     for folder in _folders():
         found = read(folder)
-        if (image is None or (found and found.image == image)) and owned.remove(folder):
+        wanted = image is None or (found and cache.is_of(found.image, image))
+        if wanted and owned.remove(folder):
             gone.append(f"template {folder.name}")
     return gone
 

@@ -82,9 +82,9 @@ class Remedy:
     kind: str
     cost: str
 
-    def how(self, router: str) -> str:
-        """Return the setting that does it for good."""
-        return f"kind: {self.kind} (router {router} in the topology)"
+    def how(self, router: str, key: str = "kind") -> str:
+        """Return the setting that does it for good, by the `key` that a router has it under."""
+        return f"{key}: {self.kind} (router {router} in the topology)"
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,9 @@ class ForwarderKind(Kind):
     """What it offers where a checksum's metadata was lost in it; the best comes first."""
     sees_inside: ClassVar[bool] = True
     """Whether packet sockets in the router's namespace see what it forwards."""
+    in_guests: ClassVar[bool] = False
+    """Whether a node that is a router can have it too: it needs nothing of the host's ends of the
+    interfaces, and no program but Python with modules of labctl's."""
 
     def told(self, router: RunningRouter) -> Any:
         """Return what the topology says to this kind, as an object of `options`."""

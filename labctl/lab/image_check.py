@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import UsageError
-from labctl.images import lookup, modules
+from labctl.images import lookup, modules, recipe_paths
 from labctl.images.cache import Image
 from labctl.kinds import registry
 from labctl.lab import preflight
+from labctl.topology import kernels
 from labctl.topology.model import Node, Topology
 from labctl.topology.problems import Problem, TopologyError
 from labctl.topology.tree import Item, Loc, dotted
@@ -49,7 +50,9 @@ def check(topology: Topology, path: Path) -> None:
             loaded[node.image] = _load(node.image)
         known = loaded[node.image]
         if isinstance(known, UsageError):
-            found.append((("nodes", node.name, "image"), known))
+            release = kernels.of(node)
+            key = "kernel" if release and release not in recipe_paths.kernels() else "image"
+            found.append((("nodes", node.name, key), known))
             continue
         if node.memory < known.memory and not node.initramfs:
             wrong = preflight.too_little(node, known.memory)
@@ -76,7 +79,7 @@ def _load(name: str) -> _Known | UsageError:
         built = cache.find(name, loaded.digest(loaded.lock()))
     except UsageError:  # without a lock nothing can be built; the recipe is all there is
         built = None
-    return _Known(loaded.recipe.memory, built, asked)
+    return _Known(loaded.memory, built, asked)
 
 
 def _drivers(node: Node, known: _Known) -> list[tuple[Loc, UsageError]]:
@@ -96,7 +99,7 @@ def _drivers(node: Node, known: _Known) -> list[tuple[Loc, UsageError]]:
 def _problem(file: str, root: Item | None, loc: Sequence[str | int], wrong: UsageError) -> Problem:
     """Place a problem at the value that is wrong, or at what should hold it."""
     items = root.walk(tuple(loc)) if root else []
-    if root and len(items) <= len(loc) and loc[-1] in ("image", "memory"):
+    if root and len(items) <= len(loc) and loc[-1] in ("image", "kernel", "memory"):
         group = root.walk((*loc[:-1], "group"))[-1].value
         for place in (("groups", str(group), loc[-1]), ("defaults", loc[-1])):
             found = root.walk(place)

@@ -16,6 +16,7 @@ from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
 from labctl.guests import accel, driver, keys, ssh
+from labctl.kinds import forwarders
 from labctl.lab import (
     interface_settings,
     linkstate,
@@ -244,7 +245,8 @@ class Lab:
             if node.forwards:
                 from labctl.lab.forwarding_node import ForwardingNode  # most labs have none
 
-                ForwardingNode(self.node(node.name)).set_forwarding(True)
+                kind = node.forwarder or forwarders.DEFAULT
+                ForwardingNode(self.node(node.name)).set_kind(kind)
             if self._state.complete:
                 interface_settings.apply_taps(self, node)
                 if not node.guest_kind.is_machine:  # its links are new too

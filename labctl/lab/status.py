@@ -241,7 +241,8 @@ def _kind_of(node: Node, known: State) -> str:
     if kind.is_host:
         return kind.title if backends.of(known.uri).boots(node) else f"real {kind.title}"
     name = "router" if node.forwards else "node"
-    what = f"{name} ({node.kind or kind.name})" if node.kind or node.forwards else name
+    forwarder = f", {node.forwarder}" if node.forwarder else ""
+    what = f"{name} ({node.kind or kind.name}{forwarder})" if node.kind or node.forwards else name
     return f"{what} on {node.host}" if node.host else what
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from labctl.errors import UsageError, nearest, shown
 from labctl.kinds import nics, registry
 from labctl.kinds.guests.base import OuterEnd
-from labctl.topology import addressing, hosting, model, schema
+from labctl.topology import addressing, hosting, kernels, model, schema
 from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import FEATURES
 from labctl.topology.fields import MIN_IPV6_MTU
@@ -30,6 +30,7 @@ def check(topology: model.Topology, written: schema.Topology, base: Path, report
     _device_offloads(topology, written, report)
     _files(written, base, report)
     _groups(written, report)
+    _kernels(topology, written, report)
     for name in topology.routers:
         loc: Loc = ("routers", name, "interfaces")
         item = report.root.walk(loc)[-1]
@@ -39,8 +40,21 @@ def check(topology: model.Topology, written: schema.Topology, base: Path, report
             report.add(loc, f"the router {name} has fewer than two interfaces", hint)
     for node in topology.forwarding_nodes():
         _forwarding(node, report)
+    for node in topology.nodes.values():
+        _forwarder(node, report)
     hosting.check(topology, written, report)
     addressing.check(topology, report)
+
+
+def _kernels(topology: model.Topology, written: schema.Topology, report: Report) -> None:
+    """Report a kernel for a node that boots what lies on its disk."""
+    for name, node in topology.nodes.items():
+        said = written.nodes[name].kernel
+        if said is None or not node.guest_kind.boots_disk:
+            continue
+        if node.disk or not kernels.release(said):
+            what = f"{name} boots a disk, and the kernel that is on it"
+            report.add(("nodes", name, "kernel"), what, "leave kernel out", key=True)
 
 
 def _forwarding(node: model.Node, report: Report) -> None:
@@ -54,6 +68,26 @@ def _forwarding(node: model.Node, report: Report) -> None:
     if len(item.sequence or ()) < 2:
         what = f"{node.name} has the role router, and fewer than two interfaces"
         report.add((*loc, "role"), what, "a router needs at least two", key=True)
+
+
+def _forwarder(node: model.Node, report: Report) -> None:
+    """Report a forwarder that a node cannot have."""
+    if not node.forwarder:
+        return
+    kind, loc = registry.forwarder(node.forwarder), ("nodes", node.name, "forwarder")
+    machine = node.guest_kind.is_machine and node.guest_kind.is_endpoint
+    if not node.forwards:
+        what, hint = "has a forwarder, and not the role router", "add role: router"
+    elif not machine:
+        what = f"is a {node.guest_kind.title}, in which its kernel alone forwards"
+        hint = "leave forwarder out, or write a router below routers:"
+    elif not kind.in_guests:
+        can = [one.name for one in registry.FORWARDERS.usable() if one.in_guests]
+        what = f"cannot have the forwarder {kind.name}, which does not run in guests"
+        hint = f"these do: {', '.join(can)}"
+    else:
+        return
+    report.add(loc, f"{node.name} {what}", hint, key=True)
 
 
 def _interfaces(
@@ -241,9 +275,9 @@ def _files(written: schema.Topology, base: Path, report: Report) -> None:
         if isinstance(holder.image, DiskImage):
             files.append((("image", "file"), holder.image.file))
         for key, text in files:
-            if text is None:
+            if text is None or (key == ("kernel",) and kernels.release(text)):
                 continue
-            path = absolute(base, text)
+            path = absolute(base, kernels.path(text))
             try:
                 there = path.is_file()
             except (OSError, ValueError):  # too long, forbidden, a zero octet

@@ -254,7 +254,7 @@ def _within(
         case RouterElement(router):
             kind, options = forwarder(router.kind), router.options
         case ForwardingGuest() as guest:
-            kind, options = guest.kind, {}
+            kind, options = guest.kind, guest.node.forwarder_options
         case Segment() as segment:
             kind, options = link(segment.kind), segment.options
         case Wire(segment=wire):

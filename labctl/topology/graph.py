@@ -108,8 +108,8 @@ class ForwardingGuest:
 
     @property
     def kind(self) -> ForwarderKind:
-        """What forwards in it: its kernel."""
-        return registry.forwarder(forwarders.DEFAULT)
+        """What forwards in it."""
+        return registry.forwarder(self.node.forwarder or forwarders.DEFAULT)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ from labctl.topology.startup import StartFile
 
 _T = TypeVar("_T")
 _LATER_KEYS = ("hypervisor", "host", "kind", "role", "disk", "segments", "segment", "options",
-               "user_data", "user_data_file", "impairment", "files", "exec")  # fmt: skip
+               "user_data", "user_data_file", "forwarder", "forwarder_options", "impairment",
+               "files", "exec")  # fmt: skip
 """What is in no digest where nothing is said of it."""
 
 Role = Literal["", "router"]
@@ -190,7 +191,11 @@ class Node:
         return self.hypervisor, self.host, None if self.disk else self.image
 
     role: Role = ""
-    """`router`: its kernel forwards between its interfaces."""
+    """`router`: it forwards between its interfaces."""
+    forwarder: str = ""
+    """What forwards in a router: the name of a forwarder (`labctl.kinds`); empty for its kernel."""
+    forwarder_options: dict[str, Option] = field(default_factory=dict)
+    """What the topology says to that."""
 
     @property
     def is_given(self) -> bool:
@@ -390,8 +395,14 @@ class Topology:
     def with_router_kind(self, router: str, kind: str) -> Topology:
         """Return a copy where `router` is of this kind, with its options left out.
 
-        Raises `UsageError` for an unknown router or kind, or one that needs options.
+        It may be a node that is one. Raises `UsageError` for an unknown router or kind, or one that
+        needs options.
         """
+        node = self.nodes.get(router)
+        if node and node.forwards:
+            registry.options(registry.forwarder(kind), {})
+            other = dataclasses.replace(node, forwarder=kind, forwarder_options={})
+            return dataclasses.replace(self, nodes={**self.nodes, router: other})
         old = _known(self.routers, router, "router")
         registry.options(registry.forwarder(kind), {})
         new = dataclasses.replace(old, kind=kind, options={})

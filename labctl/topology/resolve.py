@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
-from labctl.kinds import guests, registry
+from labctl.kinds import forwarders, guests, registry
 from labctl.kinds.base import Option
-from labctl.topology import disk_image, impairment_schema, model, node_schema, schema
+from labctl.topology import disk_image, impairment_schema, kernels, model, node_schema, schema
 from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import in_order
 from labctl.topology.fields import LINK_NAME
@@ -73,7 +74,7 @@ def resolve(
     """Return the resolved model of `written`.
 
     `name` serves where the file gives none; paths are relative to `base`. `segments` are those of
-    each network, `options` what is said to each router's kind.
+    each network, `options` what is said to what forwards in each router.
     """
     name = written.name or name
     explicit = [interface.mac for interface in _interfaces(written) if interface.mac]
@@ -86,7 +87,10 @@ def resolve(
     }
     # In the order of names, so that moving a node in the file changes nothing.
     nodes = {
-        key: _node(key, written.nodes[key], inherited(written, key), networks, names, base)
+        key: replace(
+            _node(key, written.nodes[key], inherited(written, key), networks, names, base),
+            forwarder_options=options.get(key, {}),
+        )
         for key in sorted(written.nodes)
     }
     routers = {
@@ -167,7 +171,9 @@ def _node(
         # An explicit null takes the image's again, whatever the defaults say.
         holder = written if key in written.model_fields_set else defaults
         text: str | None = getattr(holder, key)
-        return absolute(base, text) if text is not None else None
+        if text is None or (key == "kernel" and kernels.release(text)):
+            return None
+        return absolute(base, kernels.path(text))
 
     interfaces = []
     for index, interface in enumerate(written.interfaces):
@@ -188,6 +194,9 @@ def _node(
             )
         )
     image = written.image or defaults.image or kind.image
+    kernel = (written if "kernel" in written.model_fields_set else defaults).kernel or ""
+    if isinstance(image, str):
+        image = kernels.image(image, kernels.release(kernel))
     told = (written if "user_data" in written.model_fields_set else defaults).user_data
     if written.user_data is None and not kind.boots_disk:
         told = None  # what the defaults say is for the others
@@ -196,7 +205,7 @@ def _node(
         image=image if isinstance(image, str) else "",
         kernel=own_file("kernel"),
         initramfs=own_file("initramfs"),
-        memory=written.memory or defaults.memory or kind.memory,
+        memory=written.memory or defaults.memory or kernels.memory(kind, kernels.release(kernel)),
         vcpus=written.vcpus or defaults.vcpus or kind.vcpus,
         interfaces=tuple(interfaces),
         routes=tuple(_route(route) for route in written.routes),
@@ -212,6 +221,8 @@ def _node(
         user_data_file=absolute(base, told) if isinstance(told, str) else None,
         disk=None if isinstance(image, str) else _disk(image, base),
         role=written.role or "",
+        # The kernel, said or not, is the same.
+        forwarder=written.forwarder if written.forwarder not in (None, forwarders.DEFAULT) else "",
         files=tuple(
             _start_file(path, file, base)
             for path, file in {**defaults.files, **written.files}.items()

@@ -114,7 +114,8 @@ class _Inherited(_Shape):
     """The image the guest boots: the name of one of labctl's (micro by default, xen-host for a Xen
     host), or a disk image, as a mapping."""
     kernel: fields.File | None = None
-    """A kernel of your own in place of the image's; a path relative to this file."""
+    """A kernel in place of the image's: one of Debian's, such as debian-13 (labctl image list), or
+    a file of your own; a path relative to this file."""
     initramfs: fields.File | None = None
     """An initramfs of your own in place of the image's; a path relative to this file."""
     user_data: fields.UserData | None = None
@@ -157,7 +158,12 @@ class Node(_Inherited, _Labelled):
     """The group whose settings it has."""
     kind: fields.GuestKind | None = None
     role: Literal["router"] | None = None
-    """router lets its kernel forward between its interfaces: paths pass it."""
+    """router lets it forward between its interfaces: paths pass it."""
+    forwarder: fields.Forwarder | None = None
+    """What forwards in a node with the role router: its kernel by default (namespace), or a program
+    of labctl's that runs in it, such as raw; that needs an image with Python, such as router."""
+    forwarder_options: dict[str, Any] = Field(default_factory=dict, max_length=64)
+    """What the forwarder is told; each has options of its own."""
     hypervisor: Literal["xen"] | None = None
     """xen makes this node a Xen host: other nodes and routers can live on it. Its interfaces are
     the uplinks of the networks inside."""

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any
 
 from labctl.errors import shown
-from labctl.kinds import links, registry
+from labctl.kinds import forwarders, links, registry
 from labctl.kinds.base import MOST_BASE, LinkKind, LinkPlan, Option
 from labctl.topology import model, options, schema
 from labctl.topology.fields import LINK_NAME
@@ -34,8 +34,21 @@ def plan(written: schema.Topology, report: Report) -> dict[str, tuple[model.Segm
 
 
 def router_options(written: schema.Topology, report: Report) -> dict[str, dict[str, Option]]:
-    """Return what is said to every router's kind; what is wrong goes into `report`."""
-    return {
+    """Return what is said to what forwards in every router, nodes that are routers among them.
+
+    What is wrong goes into `report`.
+    """
+    nodes = {
+        name: options.read(
+            registry.forwarder(node.forwarder or forwarders.DEFAULT),
+            node.forwarder_options,
+            ("nodes", name, "forwarder_options"),
+            report,
+        )[0]
+        for name, node in written.nodes.items()
+        if node.forwarder or node.forwarder_options
+    }
+    return nodes | {
         name: options.read(
             registry.forwarder(router.kind), router.options, ("routers", name, "options"), report
         )[0]

@@ -13,6 +13,7 @@ from live import Place, place
 
 from labctl import probes
 from labctl.diagnosis.diagnose import diagnose
+from labctl.errors import LabctlError
 from labctl.lab.forwarding_node import SYSCTLS, ForwardingNode
 from labctl.lab.lab import Lab
 from labctl.pytest_plugin import LabFactory
@@ -34,7 +35,7 @@ def whole(lab_factory: LabFactory) -> Iterator[Lab]:
 def lab(whole: Lab) -> Iterator[Lab]:
     """The module's lab, its router forwarding again afterwards."""
     yield whole
-    ForwardingNode(whole.node("r1")).set_forwarding(True)
+    ForwardingNode(whole.node("r1")).set_kind("namespace")
 
 
 @pytest.fixture
@@ -96,3 +97,48 @@ def test_a_namespace_can_be_one(here: Place) -> None:
     arms = effects(here, here.write("namespaces.yaml", yaml.safe_dump(topology)))
     assert len(arms) == 4
     assert {arm["verdict"] for arm in arms.values()} == {"pass"}, arms
+
+
+@pytest.fixture(scope="module")
+def copying(lab_factory: LabFactory) -> Iterator[Lab]:
+    """A lab whose router is a machine in which labctl's copying program forwards."""
+    topology = yaml.safe_load(find("machine-router").read_text())
+    topology["nodes"]["r1"] |= {"image": "router", "memory": 192, "forwarder": "raw"}
+    with lab_factory(topology) as lab:
+        yield lab
+
+
+def test_a_program_that_forwards_in_it_is_named_for_the_metadata_it_loses(copying: Lab) -> None:
+    router = copying.forwarder("r1")
+    assert (router.kind, router.forwards()) == ("raw", True)
+    flow, path = plan(copying, "vm1", "vm2", "tcp", 22)
+    found = diagnose(copying, flow, path)
+    assert found.verdict.where == "router r1 (eth0 to eth1)", found.verdict
+    syn = next(one for one in found.trace.forward if one.kind == "SYN")
+    assert [step.hop for step in syn.steps] == HOPS
+    assert [step.knowledge for step in syn.steps] == ["partial, needs_csum"] * 4 + ["partial"] * 4
+    ways = {fix.name: fix for fix in found.fixes if fix.router == "r1"}
+    assert list(ways) == ["r1 as raw-vnet", "r1 as namespace"]
+    assert ways["r1 as raw-vnet"].how == "forwarder: raw-vnet (router r1 in the topology)"
+    assert router.counters()["forwarded"] > 0
+
+
+def test_another_program_takes_over_and_one_that_was_killed_is_missed(copying: Lab) -> None:
+    router = copying.forwarder("r1")
+    try:
+        router.set_kind("raw-vnet")
+        assert probes.ssh(copying, "vm1", "vm2").works
+        copying.node("r1").run("kill -9 $(pidof python3)")
+        assert router.kind is None
+        assert not router.forwards()
+        assert router.counters() == {}
+    finally:
+        router.set_kind("raw")
+    assert copying.node("r1").run(f"cat {SYSCTLS[0]}").stdout.strip() == "0"
+
+
+def test_a_guest_without_python_is_told_as_one(lab: Lab) -> None:
+    with pytest.raises(LabctlError, match="vm1 has no python3"):
+        ForwardingNode(lab.node("vm1")).set_kind("raw")
+    with pytest.raises(LabctlError, match="the kind nat does not run in guests"):
+        ForwardingNode(lab.node("vm1")).set_kind("nat")

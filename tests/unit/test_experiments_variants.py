@@ -247,3 +247,26 @@ def test_effects_needs_two_guests_that_are_joined() -> None:
     apart = from_mapping({"networks": {"a": {}}, "nodes": {"vm1": {"interfaces": []}}})
     with pytest.raises(UsageError, match="has no two guests"):
         pairs(apart)
+
+
+def test_one_run_for_each_kernel_of_the_command_line_or_of_its_own() -> None:
+    @experiment(
+        "mine", topology="bridged.yaml", hypothesis="it works", kernels=["debian-11", "debian-13"]
+    )
+    def mine(_trial: Trial) -> None:
+        raise AssertionError
+
+    assert [one.kernel for one in mine.by_kernel()] == ["debian-11", "debian-13"]
+    chosen = mine.by_kernel(["debian-12", "debian-12"])
+    assert [one.kernel for one in chosen] == ["debian-12"]
+    assert {node.image for node in chosen[0].load().nodes.values()} == {"micro@debian-12"}
+    assert "--kernel debian-12" in runner._command(chosen[0], "auto")
+    plain = Experiment("plain", "bridged.yaml", "it works", lambda _trial: None)
+    assert plain.by_kernel() == [plain]
+
+
+@pytest.mark.parametrize("kernel", ["debian-99", "./gone"])
+def test_a_kernel_that_is_not_there_is_told_before_anything_starts(kernel: str) -> None:
+    plain = Experiment("plain", "bridged.yaml", "it works", lambda _trial: None)
+    with pytest.raises(UsageError, match="there is no kernel"):
+        plain.by_kernel(["debian-12", kernel])

@@ -15,6 +15,7 @@ class Namespace(ForwarderKind):
     summary = "the kernel forwards"
     effect = Effect.KEEPS
     mechanism = "ip_forward() and ip6_forward() pass on the skb that they got"
+    in_guests: ClassVar[bool] = True
     counters: ClassVar[Mapping[str, str]] = {
         "IpOutNoRoutes": "there is no route",
         "IpExtInNoRoutes": "there is no route",

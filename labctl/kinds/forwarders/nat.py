@@ -12,6 +12,7 @@ class Nat(Namespace):
     name = "nat"
     summary = "the kernel forwards and translates source addresses (nftables masquerade)"
     effect = Effect.KEEPS
+    in_guests = False
     mechanism = (
         "nf_nat_ipv4_manip_pkt() has inet_proto_csum_replace4() carry the new address into the "
         "field, which for CHECKSUM_PARTIAL is the pseudo-header's sum, and leaves ip_summed"

@@ -37,6 +37,7 @@ class Raw(ForwarderKind):
         Remedy("raw-vnet", "none: the program keeps the virtio header, one socket option more"),
         TO_KERNEL,
     )
+    in_guests: ClassVar[bool] = True
     program: ClassVar[str] = PROGRAM
     program_options: ClassVar[tuple[str, ...]] = ()
 

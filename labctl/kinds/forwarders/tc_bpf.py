@@ -12,6 +12,7 @@ class TcBpf(Namespace):
     name = "tc-bpf"
     summary = "a BPF program at tc's hook redirects (bpf_redirect)"
     effect = Effect.KEEPS
+    in_guests = False
     mechanism = "skb_do_redirect() hands the skb itself to dev_queue_xmit() of the other device"
     requires = (KernelPart("bpf", "tc", "tcx (Linux 6.6)"),)
 

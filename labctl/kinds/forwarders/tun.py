@@ -17,6 +17,7 @@ class Tun(Namespace):
     name = "tun"
     summary = "packets pass a program behind a TUN without virtio headers"
     effect = Effect.COMPLETES
+    in_guests = False
     mechanism = (
         "without TUN_F_CSUM a TUN has no NETIF_F_HW_CSUM (set_offload(), drivers/net/tun.c), so "
         "validate_xmit_skb() has skb_checksum_help() finish the sum before the program reads it"

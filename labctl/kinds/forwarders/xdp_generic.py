@@ -12,6 +12,7 @@ class XdpGeneric(Namespace):
     name = "xdp-generic"
     summary = "an XDP program in generic mode redirects (bpf_redirect)"
     effect = Effect.KEEPS
+    in_guests = False
     mechanism = (
         "xdp_do_generic_redirect() and generic_xdp_tx() send the skb itself, with its ip_summed, "
         "past validate_xmit_skb(); what is longer than the MTU is dropped (xdp_ok_fwd_dev())"

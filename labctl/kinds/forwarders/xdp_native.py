@@ -12,6 +12,7 @@ class XdpNative(Namespace):
     name = "xdp-native"
     summary = "an XDP program in the driver redirects (bpf_redirect)"
     effect = Effect.LOSES
+    in_guests = False
     mechanism = (
         "veth_xdp_rcv_skb() makes an xdp_frame of the skb, which has no place for ip_summed; "
         "xdp_build_skb_from_frame() makes an skb of CHECKSUM_NONE of it"

@@ -31,4 +31,5 @@ def derived(hypervisor: str, host: str, image: str | None = "") -> str:
         return _HOSTS[hypervisor]
     if host:
         return _ON_HOST
-    return _DISK if image is None or image in _DISKS else DEFAULT
+    # What stands behind an @ is a kernel in place of the image's own (labctl.topology.kernels).
+    return _DISK if image is None or image.partition("@")[0] in _DISKS else DEFAULT

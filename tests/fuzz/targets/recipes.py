@@ -12,7 +12,8 @@ from unittest import mock
 from labctl.cli.options import print_error
 from labctl.errors import LabctlError
 from labctl.images import recipe_paths
-from labctl.images.recipe import Lock, Recipe, load
+from labctl.images.locks import Lock
+from labctl.images.recipe import Recipe, load
 
 from ..mutate import Make, as_json, changed, derived
 from ..scratch import folder

@@ -88,6 +88,12 @@ def tables(found: Mapping[str, TrafficRun]) -> list[str]:
 
 def _story(found: Mapping[str, TrafficRun]) -> list[str]:
     """Tell it to somebody who meets it for the first time."""
+    drops = [drop for one in found.values() for some in one.drops.values() for drop in some]
+    why = (
+        "the kernel gives TCP_CSUM as its reason"
+        if any(drop.reason == "TCP_CSUM" for drop in drops)
+        else "of what kind it is, this kernel does not say"
+    )
     return [
         "vm1 ── left ── r1 ── right ── vm2",
         "",
@@ -100,7 +106,7 @@ def _story(found: Mapping[str, TrafficRun]) -> list[str]:
         f"Where the knowledge was lost: {lost_at(found)}. A program that copies bytes from",
         "one packet socket to another copies the field but not the metadata. The packet goes on",
         "with a sum that nobody will finish; vm2 takes it for damage and drops it (TcpInCsumErrors",
-        "grows, the kernel gives TCP_CSUM as its reason). tcpdump shows the same bytes at vm2",
+        f"grows; {why}). tcpdump shows the same bytes at vm2",
         "whether the packet will live or die. Ping works because ICMP is summed in software from",
         "the start.",
         "",
