@@ -34,6 +34,7 @@ from labctl.packet.af_packet import (
     PACKET_OUTGOING,
     TP_STATUS_CSUM_VALID,
     TP_STATUS_CSUMNOTREADY,
+    UNTOLD,
 )
 from labctl.packet.checksum import Metadata
 from labctl.packet.virtio import GSO_TYPES, VnetHeader
@@ -45,6 +46,7 @@ _FLAGS: dict[Direction, int] = {"in": 1, "out": 2}
 _STATUS = {
     str(Metadata.NEEDS_CSUM): TP_STATUS_CSUMNOTREADY,
     str(Metadata.DATA_VALID): TP_STATUS_CSUM_VALID,
+    str(Metadata.UNTOLD): UNTOLD,
 }
 BEGAN, ENDED = "its clock at the start:", "its clock at the end:"
 ARRIVED, ASKED = "our clock when it had started:", "our clock when it was to end:"

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from labctl.capture import counters as kernel_counters
 from labctl.errors import UsageError
 from labctl.experiments.endpoints import check_port, resolve
+from labctl.guests import scripts
 from labctl.lab.lab import Lab
 from labctl.lab.node import Job, Node
 from labctl.lab.watch import counters
@@ -294,14 +295,16 @@ def tcp(
     ends = resolve(lab, source, destination, version, interface)
     client, server = ends.client, ends.guest("program to connect to")
     server.run("echo 0 >/proc/sys/net/ipv4/tcp_synack_retries")
-    words = ["perl", "-e", _TCP_SERVER, str(ends.version), str(port), server.name]
+    told = (str(ends.version), str(port), server.name)
+    words = scripts.words(server.model, _TCP_SERVER, "serve", *told)
     listener = server.start(shlex.join(words))
     deadline = Deadline(SSH_SECONDS, f"TCP from {source} to {server.name}")
     try:
         if ended := _wait_listening(listener, f"the listener in {server.name}", deadline):
             return ended
         before = {node.name: counters(node) for node in (client, server)}
-        words = ["perl", "-e", _TCP_CLIENT, str(ends.version), ends.address, str(port)]
+        told = (str(ends.version), ends.address, str(port))
+        words = scripts.words(client.model, _TCP_CLIENT, "fetch", *told)
         return _ssh(client, server, shlex.join(words), before, deadline)
     finally:
         listener.stop()
@@ -352,14 +355,16 @@ def udp(
     client, server = ends.client, ends.guest("program to receive a datagram")
     counter = "UdpInCsumErrors" if ends.version == 4 else "Udp6InCsumErrors"
     before = {node.name: counters(node) for node in (client, server)}
-    words = ["perl", "-e", _RECEIVER, str(ends.version), str(port), f"{SSH_SECONDS:g}"]
+    told = (str(ends.version), str(port), f"{SSH_SECONDS:g}")
+    words = scripts.words(server.model, _RECEIVER, "take", *told)
     receiver = server.start(shlex.join(words))
     deadline = Deadline(SSH_SECONDS, f"UDP from {source} to {server.name}")
     try:
         if ended := _wait_listening(receiver, "the receiver", deadline):
             return ended
         text = "labctl-datagram"
-        send = ["perl", "-e", _SENDER, str(ends.version), ends.address, str(port), text]
+        to = (str(ends.version), ends.address, str(port), text)
+        send = scripts.words(client.model, _SENDER, "put", *to)
         sent = client.run(send, check=False)
         if not sent.ok:
             return _unsent(client, sent, _growth(before, client, server))
@@ -381,7 +386,7 @@ def udp(
 def _unsent(client: Node, sent: Result, errors: dict[str, dict[str, int]]) -> Answer:
     """Tell of a datagram that was not sent: only a kernel without a way for it is a no."""
     if sent.status in NOT_RUN:
-        return Answer(None, _not_run(client, "perl", sent), errors)
+        return Answer(None, _not_run(client, client.model.scripting, sent), errors)
     why = last_lines(sent.stderr, 1) or f"exit status {sent.status}"
     refused = "send: " in why and _REFUSED.search(why)
     return Answer(False if refused else None, f"{client.name} did not send it: {why}", errors)

@@ -84,10 +84,12 @@ def run(
         lab = Lab.up(model, name=name, policy=policy, emit=emit, cold=cold)
         timings.update(lab.timings)
         environment = _environment(lab, environment)
+        _keep_topology(recorder.path / TOPOLOGY, lab.topology)  # with what was found in its guests
         look = partial(keeping.look, lab) if keeping else None
         trial = Trial(
             lab, recorder.captures, lab.directory / "captures", emit, look, lab.check_programs
         )
+        trial.notes += lab.topology.unseen()
         try:
             experiment.run(trial)
         finally:

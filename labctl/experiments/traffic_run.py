@@ -152,7 +152,10 @@ def run_traffic(
         else:
             traffic.connected_by = "tcp"
             traffic.ssh = probes.tcp(lab, source, traffic.back)
-        if with_udp:
+        lacking = [name for name in (source, destination) if not lab.node(name).model.scripting]
+        if with_udp and lacking:
+            arm.skip("udp", "to be tried", f"{lacking[0]} has neither perl nor python3")
+        elif with_udp:
             traffic.udp = probes.udp(lab, source, traffic.back)
         traffic.evidence = _stop(seeing)
     arm.keep(traffic.evidence)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from labctl.errors import DeadlineError, GuestError, clean
-from labctl.guests import console, ssh
+from labctl.guests import console, ssh, tools
 from labctl.guests.spec import Guest, peers_script
 from labctl.kinds import registry
 from labctl.sandbox.deadline import Deadline
@@ -53,10 +53,15 @@ def first_command(guest: Guest) -> str:
     it at once.
     """
     slow = [nic.name for nic in guest.nics if not registry.nic(nic.model).instant_carrier]
-    if not slow:
-        return guest.settling or "true"
+    lines = [guest.settling, guest.question]
+    if slow:
+        lines.insert(1, _wait_for_carriers(slow))
+    return "\n".join(filter(None, lines))
+
+
+def _wait_for_carriers(slow: Sequence[str]) -> str:
     return (
-        f"{guest.settling}\nfor i in {' '.join(slow)}; do n=0; "
+        f"for i in {' '.join(slow)}; do n=0; "
         'until [ "$(cat /sys/class/net/$i/carrier 2>/dev/null)" = 1 ]; do n=$((n + 1)); '
         f'[ $n -lt {CARRIER_TRIES} ] || {{ echo "{NO_CARRIER} $i" >&2; exit 1; }}; '
         "sleep 0.1; done; done"
@@ -147,6 +152,7 @@ def _until_answered(
             answer = _knock(words, script, limit, check)
             if answer and answer.ok:
                 lap("answered")
+                tools.keep(directory, guest.name, answer.stdout)
                 break
             if answer and NO_CARRIER in answer.stderr:
                 raise GuestError(

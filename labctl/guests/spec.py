@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from labctl.guests import tools
 from labctl.guests.keys import Key
 from labctl.kinds.guests.base import READY
 from labctl.topology.model import Node, Topology
@@ -146,6 +147,8 @@ class Guest:
     """Where it boots from a disk, in place of kernel and initramfs."""
     settling: str = field(default="", repr=False)
     """Shell text that its first command begins with: it ends when all is set up in the guest."""
+    question: str = tools.QUESTION
+    """Shell text that it ends with, which tells what there is in the guest (`guests.tools`)."""
     patience: float = 0.0
     """Seconds that it may take to be ready; 0 for what labctl's own images may."""
 

@@ -15,7 +15,7 @@ from labctl import backends, images
 from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
-from labctl.guests import accel, driver, keys, ssh
+from labctl.guests import accel, driver, keys, ssh, tools
 from labctl.lab import machines, naming, preflight, state, status, templates
 from labctl.lab.router import Router
 from labctl.network import features, programs
@@ -228,13 +228,17 @@ class Lab:
     ) -> None:
         """Start nodes with what was built of each, and remember how."""
         starts = machines.start(making, built, host)
+        found = {name: tools.found(self.directory, name) for name in starts}
+        self.topology = self.topology.with_tools(found)
         if any(node.forwards for node, _ in built):
             from labctl.lab.forwarding_node import ForwardingNode  # here: most labs come up without
 
             for node, _ in built:
                 if node.forwards:
                     ForwardingNode(self.node(node.name)).set_forwarding(True)
-        self._state = dataclasses.replace(self._state, starts={**self._state.starts, **starts})
+        self._state = dataclasses.replace(
+            self._state, topology=self.topology, starts={**self._state.starts, **starts}
+        )
 
     def _making(self) -> machines.Making:
         """Return what those who make nodes have of this lab, as it is now."""
@@ -404,18 +408,20 @@ class Lab:
         """Read back every offload in effect.
 
         Returns `{"vm1/eth0": {"guest" | "tap" | "device": {feature: on}}}`; features that are off
-        and cannot be changed are left out.
+        and cannot be changed are left out, and so is what a guest cannot tell.
         """
         found: dict[str, dict[str, dict[str, bool]]] = {}
         for node in self.nodes:
             for interface in node.model.interfaces:
-                guest = node.features(interface.name)
+                its = found[f"{node.name}/{interface.name}"] = {}
+                if not node.offloads_untold:
+                    guest = node.features(interface.name)
+                    its["guest"] = {
+                        n: f.active for n, f in guest.items() if f.active or not f.fixed
+                    }
                 tap = self.tap_features(interface.tap)
-                found[f"{node.name}/{interface.name}"] = {
-                    "guest": {n: f.active for n, f in guest.items() if f.active or not f.fixed},
-                    "tap": {n: f.active for n, f in tap.items() if f.active or not f.fixed},
-                    "device": node.device(interface.name),
-                }
+                its["tap"] = {n: f.active for n, f in tap.items() if f.active or not f.fixed}
+                its["device"] = node.device(interface.name)
         return found
 
     def versions(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import (
     IPv4Address,
@@ -28,6 +28,7 @@ from labctl.kinds.base import LinkPlan, Option
 from labctl.kinds.guests.base import GuestKind, Hypervisor
 from labctl.topology.disk_image import DiskImage
 from labctl.topology.features import DEVICE_FEATURES
+from labctl.topology.guest_tools import SCRIPTING, GuestTools
 
 _T = TypeVar("_T")
 _LATER_KEYS = ("hypervisor", "host", "kind", "role", "disk", "segments", "segment", "options",
@@ -183,6 +184,20 @@ class Node:
 
     role: Role = ""
     """`router`: its kernel forwards between its interfaces."""
+    tools: GuestTools | None = None
+    """What was found in its guest; None before, and where that is nobody's to ask."""
+
+    @property
+    def unseen(self) -> str:
+        """Why nothing in it observes its interfaces; empty where something does, or may."""
+        return self.tools.unseen if self.tools else ""
+
+    @property
+    def scripting(self) -> str:
+        """The program that runs what labctl has it do, perl or python3; empty where none can."""
+        if self.tools is None:
+            return SCRIPTING[0]
+        return next((one for one in SCRIPTING if one in self.tools.programs), "")
 
     @property
     def forwards(self) -> bool:
@@ -267,6 +282,7 @@ class Topology:
             node["initramfs"] = node["initramfs"] is not None
             node["user_data_file"] = node["user_data_file"] is not None
             del node["clone"]  # how it starts makes it no other guest
+            del node["tools"]  # nor does what was found in it
         for things in (content["networks"], content["nodes"], content["routers"]):
             for thing in things.values():
                 for part in (thing, *thing.get("interfaces", ())):
@@ -303,6 +319,24 @@ class Topology:
     def forwarding_nodes(self) -> tuple[Node, ...]:
         """Return the nodes that are routers."""
         return tuple(node for node in self.nodes.values() if node.forwards)
+
+    def unseen(self, names: Collection[str] | None = None) -> list[str]:
+        """Say of which nodes, of all or of those named, nobody looks into them, and why.
+
+        What cannot be told of those is taken for nothing: their outer ends are the nearest hops.
+        """
+        return [
+            f"{node.name} is seen from outside only: {node.unseen}"
+            for node in self.nodes.values()
+            if node.unseen and node.guest_kind.is_endpoint and (names is None or node.name in names)
+        ]
+
+    def with_tools(self, found: Mapping[str, GuestTools | None]) -> Topology:
+        """Return a copy that has what was found in guests, by their names."""
+        new = {
+            name: dataclasses.replace(self.nodes[name], tools=one) for name, one in found.items()
+        }
+        return dataclasses.replace(self, nodes={**self.nodes, **new})
 
     def outer_nodes(self) -> tuple[Node, ...]:
         """Return the nodes that are in the lab itself, Xen hosts among them."""

@@ -18,7 +18,7 @@ def to_json(topology: Topology) -> dict[str, Any]:
     """
     data: dict[str, Any] = _TOPOLOGY.dump_python(topology, mode="json", exclude={"source"})
     for node in data["nodes"].values():
-        for key in ("kind", "role", "disk", "user_data", "user_data_file"):
+        for key in ("kind", "role", "disk", "user_data", "user_data_file", "tools"):
             if not node[key]:  # as in records from before a node could say it
                 del node[key]
     return data

@@ -12,14 +12,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from labctl.capture import counters as kernel_counters
 from labctl.capture.limits import Limits
 from labctl.capture.session import Capture, Evidence
-from labctl.errors import LabctlError
+from labctl.errors import GuestError, LabctlError
 from labctl.events import Emit, Event, silent
 from labctl.lab.lab import Lab
 from labctl.lab.node import COMMAND_SECONDS, Job, Node
@@ -30,12 +30,14 @@ from labctl.topology.points import ObservationPoint
 from labctl.tracing.clocks import Clock
 from labctl.tracing.drop_events import MOST_DROPS, SILENT_REASONS, GuestDrop
 from labctl.tracing.evidence import (
-    CLOCKS,
+    clocks_command,
     cut,
     early,
     limited,
+    missed,
     nanoseconds,
     on_clock,
+    untold,
 )
 from labctl.tracing.flow import Flow, receive_command, send_command
 from labctl.tracing.follow import ARRIVING_NS, PacketPredicate, clocks, follow
@@ -191,7 +193,7 @@ class _Run:
         self.within = within
         self.lab, self.flow, self.path, self.emit = lab, flow, path, emit
         self.count, self.receive = count, receive
-        self.source, self.destination = _ends(path)
+        self.source, self.destination = path[0].element, path[-1].element
         self.nodes = {name: lab.node(name) for name in (self.source, self.destination)}
         self.said: list[str] = []
         self.notes: list[str] = []
@@ -281,10 +283,11 @@ class _Run:
             job = None
             if self.flow.protocol == "udp" and self.receive:
                 job = stack.enter_context(self._receiving())
-            command = send_command(self.flow, self.count, CONNECT_SECONDS)
+            node = self.nodes[self.source]
+            command = send_command(self.flow, self.count, CONNECT_SECONDS, node.model)
             limit = 60 + self.count * (CONNECT_SECONDS + 2)
             limit = self._left(limit, ASK_LEAST_SECONDS)
-            result = self.nodes[self.source].run(command, check=False, timeout=limit)
+            result = node.run(command, check=False, timeout=limit)
             if job is not None:
                 self._let_read(job)
         text = result.stdout if result.stdout.strip() else result.stderr
@@ -294,7 +297,8 @@ class _Run:
     @contextlib.contextmanager
     def _receiving(self) -> Iterator[Job]:
         """Let a program take in the datagrams, unless one listens there already."""
-        job = self.nodes[self.destination].start(receive_command(self.flow))
+        node = self.nodes[self.destination]
+        job = node.start(receive_command(self.flow, node.model))
         deadline = Deadline(30, f"listening in {self.destination}")
         try:
             while not re.search("listening|taken", job.output):
@@ -387,6 +391,9 @@ class _Run:
         if watch.why_not:
             self.notes.append(watch.why_not)
             return []
+        if node.model.unseen:
+            self.notes.append(f"no drops in {node.name} are told: {node.model.unseen}")
+            return []
         link = next(hop.link for hop in (self.path[0], self.path[-1]) if hop.element == node.name)
         found = [
             one
@@ -400,7 +407,12 @@ class _Run:
             self.missing.append(
                 f"{node.name} dropped {len(found)} packets, of which {MOST_DROPS} were looked into"
             )
-        ahead = nanoseconds(node.name, node.run(CLOCKS, timeout=self._asking()).stdout)
+        try:
+            command = clocks_command(node.model)
+        except GuestError as lacking:
+            self.notes.append(f"{lacking.message}, so its drops are not dated and not told")
+            return []
+        ahead = nanoseconds(node.name, node.run(command, timeout=self._asking()).stdout)
         return [on_clock(node.name, one, ahead) for one in found[:MOST_DROPS]]
 
     def _result(self, evidence: Evidence, asked_ns: int) -> Trace:
@@ -408,13 +420,10 @@ class _Run:
         there, back = self._follow(evidence, known)
         missing = [*cut(evidence), *limited(evidence), *early(evidence, known, asked_ns)]
         missing += self.missing
-        lost = [
-            f"{hop.hop}: the observer missed {hop.trailer.drops} frames "
-            f"and met {hop.trailer.errors} errors"
-            for hop in evidence.hops
-            if hop.trailer is not None and (hop.trailer.drops or hop.trailer.errors)
-        ]
-        notes = [*([self.trouble] if self.trouble else []), *missing, *lost, *self.notes]
+        lost = missed(evidence)
+        unseen = self.lab.topology.unseen({hop.element for hop in self.path})
+        trouble = [self.trouble] if self.trouble else []
+        notes = [*trouble, *missing, *lost, *unseen, *untold(evidence), *self.notes]
         ends = {self.flow.destination, self.flow.source} | {
             address or ""
             for packet_trace in there
@@ -439,12 +448,3 @@ class _Run:
             partial=bool(self.trouble or missing or lost),
             broken=self.broken,
         )
-
-
-def _ends(path: Sequence[ObservationPoint]) -> tuple[str, str]:
-    return path[0].element, path[-1].element
-
-
-def with_size(flow: Flow, size: int) -> Flow:
-    """Return an ICMP flow whose echoes carry `size` bytes."""
-    return replace(flow, protocol="icmp", port=None, size=size)
