@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Collection
 from pathlib import Path
 
 import yaml
@@ -42,17 +42,69 @@ def with_early(target: Path, script: str, more: Tree | None = None) -> Path:
     return target
 
 
-def write_recipe(config: Path, name: str) -> None:
-    """Write a recipe of an image with Python alone, locked as labctl's own images are."""
+def write_recipe(
+    config: Path, name: str, text: str = RECIPE, packages: Collection[str] = PYTHON
+) -> None:
+    """Write a recipe that extends micro, with packages locked as labctl's own images have them."""
     place = config / "images" / name
     place.mkdir(parents=True)
-    (place / "recipe.yaml").write_text(RECIPE)
+    (place / "recipe.yaml").write_text(text)
     locks = [
         yaml.safe_load((folder("images") / one / "lock.yaml").read_text())
         for one in ("micro", "debian")
     ]
-    more = [one for one in locks[1]["packages"] if one["name"] in PYTHON]
+    more = [one for one in locks[1]["packages"] if one["name"] in packages]
     locks[0]["packages"] = sorted([*locks[0]["packages"], *more], key=lambda one: one["name"])
-    text = io.StringIO()
-    yaml.safe_dump(locks[0], text, sort_keys=False)
-    (place / "lock.yaml").write_text(text.getvalue())
+    (place / "lock.yaml").write_text(yaml.safe_dump(locks[0], sort_keys=False))
+
+
+USER, PASSWORD, CONSOLE_PASSWORD = "root", "correct horse", "battery staple"
+"""Who logs in to an appliance by SSH and by what, and what its console asks for."""
+HASH = (
+    "$6$labctl$I5IdKV2siJSOf7UV5YDTnsKA6cLNU9rKPGXwmFrffmdTazvjDo"
+    "M0rCW874T6JDNyY1Cfk4WAby7RyoMo.9Ysz."
+)
+"""Of the password, as crypt(5) has it."""
+APPLIANCE = """\
+description: a disk that boots without cloud-init, with a login on its console
+extends: micro
+memory: 128
+packages: [grub-pc-bin]
+# A BIOS reads slowly under emulation.
+exclude:
+  - usr/bin/perl
+  - usr/bin/tcpdump
+  - usr/lib/x86_64-linux-gnu/perl-base/**
+  - usr/sbin/ethtool
+  - usr/sbin/tc
+text:
+  /etc/passwd: |
+    root:HASH:0:0:root:/root:/bin/sh
+  /etc/labctl/early: |
+    for i in /sys/class/net/e*; do ip link set ${i##*/} up; done
+    mkdir -p /etc/dropbear /root/.ssh
+    chmod 700 /root /root/.ssh
+    dropbear -E -R 2>/run/dropbear.log
+    while :; do
+      printf 'appliance login: '
+      read -r user
+      stty -echo
+      printf 'Password: '
+      read -r word
+      stty echo
+      [ "$user $word" != "admin SECRET" ] || break
+      echo 'Login incorrect'
+    done
+    export PS1='appliance# '
+    while :; do setsid cttyhack /usr/bin/busybox sh; done
+disk:
+  size: 96
+  cmdline: console=ttyS0 quiet tsc=reliable no_timer_check mitigations=off random.trust_cpu=on
+  exclude: ['*']
+"""
+
+
+def write_appliance(config: Path, name: str) -> None:
+    """Write the recipe of a disk image that labctl does not configure."""
+    text = APPLIANCE.replace("HASH", HASH).replace("SECRET", CONSOLE_PASSWORD)
+    write_recipe(config, name, text, ("grub-pc-bin",))

@@ -13,7 +13,7 @@ import errno
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 CHUNK = 1 << 16
@@ -56,8 +56,18 @@ def _next_data(descriptor: int, at: int) -> int | None:
         raise
 
 
-def copy(log: Path, to: Path) -> None:
-    """Copy what is kept of a log; raises `OSError`."""
+def copy(log: Path, to: Path, hidden: Iterable[str] = ()) -> None:
+    """Copy what is kept of a log, without the texts that are to be `hidden`; raises `OSError`.
+
+    A guest may have repeated what was typed.
+    """
+    secrets = [text.encode() for text in hidden]
+    if secrets:
+        said = b"".join(pieces(log))
+        for secret in secrets:
+            said = said.replace(secret, b"[labctl: a secret]")
+        to.write_bytes(said)
+        return
     with to.open("wb") as file:
         for piece in pieces(log):
             file.write(piece)

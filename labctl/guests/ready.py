@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from labctl.errors import DeadlineError, GuestError, clean
-from labctl.guests import console, ssh, tools
+from labctl.guests import console, console_steps, ssh, tools
 from labctl.guests.spec import Guest, peers_script
 from labctl.kinds import registry
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.process import Result, run
+from labctl.sandbox.process import Result, last_lines, run
 
 TROUBLE = b"labctl: error:"
 TROUBLE_TOLD = re.compile(rf"^{TROUBLE.decode()} ?(.*)$", re.MULTILINE)
@@ -36,6 +36,9 @@ ALIVE_SECONDS = 0.25
 """How often to ask libvirt whether a booting guest still runs; asking costs the guest CPU time."""
 NO_CARRIER = "labctl: no carrier on"
 CARRIER_TRIES = 400
+REFUSED = "Permission denied"
+"""What ssh(1) says when nothing that it tried let it in."""
+MOST_REFUSALS = 10
 LONGEST_COMMAND = 3000
 """Of a first command: dropbear takes 9000 octets (MAX_CMD_LEN in its sysoptions.h)."""
 KNOCK_SECONDS = 2.0
@@ -89,8 +92,12 @@ def wait_ready(
     directory: Path,
     give_up: threading.Event,
     lap: Lap = lambda _stage: None,
+    tell: Callable[[str], None] = lambda _words: None,
 ) -> None:
     """Wait until a command has run in the guest, or `give_up` is set.
+
+    Where nobody logs in, wait until the steps on its console are done. `tell` is told what is
+    waited for.
 
     The console's word says when to knock, so that no time is lost in TCP's and neighbour
     discovery's retries; a guest that never says it is knocked at all the same. `lap` is called at
@@ -123,6 +130,12 @@ def wait_ready(
         if ended:
             raise _killed(guest) if not panic(guest) and oom_kills() > killed else _died(guest)
 
+    console_steps.run(guest.name, guest.steps, guest.console, guest.log, check, tell)
+    if guest.steps:
+        lap("console")
+    if guest.console_only:
+        check()
+        return
     with console.Growth(guest.log) as growth:
         _until_answered(guest, directory, log, growth, deadline, check, lap)
     log.look()
@@ -141,6 +154,7 @@ def _until_answered(
     """Try a guest's first command when it says that it is ready, or has been silent for long."""
     word = guest.ready.encode()
     knock_at = time.monotonic() + (15 * KNOCK_SECONDS if word else 0)
+    refused = 0
     while True:
         log.look()
         said = word in log.said
@@ -160,6 +174,15 @@ def _until_answered(
                     "use another NIC model, or read its console: labctl logs " + guest.name,
                     console.tail(guest.log),
                 )
+            if guest.user and answer and REFUSED in answer.stderr:
+                refused += 1  # while it boots it may refuse everybody (pam_nologin(8))
+                if refused > MOST_REFUSALS:
+                    raise GuestError(
+                        f"{guest.name} refuses the login of {guest.user}: "
+                        f"{last_lines(answer.stderr, 1)}",
+                        "are the user and the password, or the key, the right ones?",
+                        console.tail(guest.log),
+                    )
             if answer and (told := TROUBLE_TOLD.search(answer.stderr)):
                 raise _untaken(guest, told[1])
             knock_at = time.monotonic() + KNOCK_SECONDS

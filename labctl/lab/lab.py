@@ -15,7 +15,7 @@ from labctl import backends, images
 from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
-from labctl.guests import accel, driver, keys, ssh, tools
+from labctl.guests import accel, driver, keys, secret_texts, ssh, tools
 from labctl.lab import machines, naming, preflight, state, status, templates
 from labctl.lab.router import Router
 from labctl.network import features, programs
@@ -94,6 +94,7 @@ class Lab:
             disks = {
                 node.name: images.get_disk(node.disk, emit=emit) for node in booted if node.disk
             }
+            texts = secret_texts.read(topology)
             preflight.check(topology, found, backend, templates.cold(cold))
             chosen = backend.accel or preflight.choose_accel(policy, booted, found, emit)
             preflight.check_accel(topology, backend, chosen)
@@ -120,6 +121,7 @@ class Lab:
                 cold=templates.cold(cold),
             )
             backend.survey(sandbox, known)
+            secret_texts.keep(folder, topology, texts)
             lab = cls(sandbox, known, emit)
             lab.timings = timings
             if not backend.ends_with_sandbox:
@@ -234,7 +236,7 @@ class Lab:
             from labctl.lab.forwarding_node import ForwardingNode  # here: most labs come up without
 
             for node, _ in built:
-                if node.forwards:
+                if node.forwards and node.is_configured:
                     ForwardingNode(self.node(node.name)).set_forwarding(True)
         self._state = dataclasses.replace(
             self._state, topology=self.topology, starts={**self._state.starts, **starts}
@@ -249,11 +251,17 @@ class Lab:
         booted = self._backend.booted(self.topology)
         if not booted:
             return
+        public = {name: key.public for name, key in self._state.hostkeys.items()}
+        hosts = {
+            node.name: ssh.Host(node.mgmt_mac, public[node.name], node.login)
+            for node in booted
+            if not node.console_only
+        }
         ssh.write_config(
             self.directory,
             self._backend.mgmt_bridge(self._state),
             self._state.client,
-            {node.name: (node.mgmt_mac, self._state.hostkeys[node.name].public) for node in booted},
+            hosts,
             self._backend.ssh_through(self.topology),
         )
 

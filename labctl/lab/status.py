@@ -224,6 +224,8 @@ def _kind_of(node: Node, known: State) -> str:
         return kind.title if backends.of(known.uri).boots(node) else f"real {kind.title}"
     name = "router" if node.forwards else "node"
     what = f"{name} ({node.kind or kind.name})" if node.kind or node.forwards else name
+    if node.console_only:
+        return f"{what}, console only"
     return f"{what} on {node.host}" if node.host else what
 
 

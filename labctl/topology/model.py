@@ -28,11 +28,12 @@ from labctl.kinds.base import LinkPlan, Option
 from labctl.kinds.guests.base import GuestKind, Hypervisor
 from labctl.topology.disk_image import DiskImage
 from labctl.topology.features import DEVICE_FEATURES
-from labctl.topology.guest_tools import SCRIPTING, GuestTools
+from labctl.topology.guest_tools import CONSOLE_ONLY, SCRIPTING, GuestTools
+from labctl.topology.login import ConsoleStep, Login
 
 _T = TypeVar("_T")
 _LATER_KEYS = ("hypervisor", "host", "kind", "role", "disk", "segments", "segment", "options",
-               "user_data", "user_data_file")  # fmt: skip
+               "user_data", "user_data_file", "login", "console", "console_only")  # fmt: skip
 """What is in no digest where nothing is said of it."""
 
 Role = Literal["", "router"]
@@ -184,17 +185,32 @@ class Node:
 
     role: Role = ""
     """`router`: its kernel forwards between its interfaces."""
+    login: Login | None = None
+    """How to get into it by SSH, where labctl does not configure it."""
+    console: tuple[ConsoleStep, ...] = ()
+    """What is typed on its console when it starts."""
+    console_only: bool = False
+    """Whether nobody logs in: nothing is asked of it, and it is seen from outside only."""
     tools: GuestTools | None = None
     """What was found in its guest; None before, and where that is nobody's to ask."""
 
     @property
     def unseen(self) -> str:
         """Why nothing in it observes its interfaces; empty where something does, or may."""
+        if self.console_only:
+            return CONSOLE_ONLY
         return self.tools.unseen if self.tools else ""
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether labctl sets its names, addresses and keys: else that is for its image to do."""
+        return self.login is None and not self.console_only
 
     @property
     def scripting(self) -> str:
         """The program that runs what labctl has it do, perl or python3; empty where none can."""
+        if self.console_only:
+            return ""
         if self.tools is None:
             return SCRIPTING[0]
         return next((one for one in SCRIPTING if one in self.tools.programs), "")
@@ -281,6 +297,10 @@ class Topology:
             node["kernel"] = node["kernel"] is not None
             node["initramfs"] = node["initramfs"] is not None
             node["user_data_file"] = node["user_data_file"] is not None
+            if login := node["login"]:  # where a secret lies makes it no other topology
+                node["login"] = {"user": login["user"], "by": "key" if login["key"] else "password"}
+            for step in node["console"]:
+                step["secret"] = step["secret"] is not None
             del node["clone"]  # how it starts makes it no other guest
             del node["tools"]  # nor does what was found in it
         for things in (content["networks"], content["nodes"], content["routers"]):

@@ -17,6 +17,8 @@ from labctl.topology import disk_image, model, schema
 from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import in_order
 from labctl.topology.fields import LINK_NAME
+from labctl.topology.login_schema import Login
+from labctl.topology.paths import absolute
 
 DEFAULT_MTU = 1500
 
@@ -208,6 +210,9 @@ def _node(
         user_data_file=absolute(base, told) if isinstance(told, str) else None,
         disk=None if isinstance(image, str) else _disk(image, base),
         role=written.role or "",
+        login=written.login.resolve(base) if isinstance(written.login, Login) else None,
+        console=tuple(step.resolve(base) for step in written.console),
+        console_only=written.login == "console" or bool(written.console and not written.login),
     )
 
 
@@ -270,12 +275,3 @@ def _offload(*layers: schema.Offload | None) -> model.Offload:
             tap |= layer.tap
             device |= layer.device
     return model.Offload(in_order(guest), in_order(tap), dict(sorted(device.items())))
-
-
-def absolute(base: Path, text: str) -> Path:
-    """Return a path of the file's as an absolute one; `~` is the user's home."""
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError:  # no such user: take it as it is written
-        path = Path(text)
-    return base.absolute() / path

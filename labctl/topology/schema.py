@@ -16,6 +16,7 @@ from labctl.kinds import forwarders, links, registry
 from labctl.kinds.base import Kind
 from labctl.topology import fields
 from labctl.topology.disk_schema import DiskImage
+from labctl.topology.login_schema import MOST_STEPS, ConsoleStep, LoginOrConsole
 
 WIDTH = 93
 """Of a line of a description: as in those that stand in this file."""
@@ -141,6 +142,11 @@ class Node(_Inherited, _Labelled):
     kind: fields.GuestKind | None = None
     role: Literal["router"] | None = None
     """router lets its kernel forward between its interfaces: paths pass it."""
+    login: LoginOrConsole | None = None
+    """How to get into a guest that boots a disk image without cloud-init: by SSH, as a mapping; or
+    console, where nobody logs in, and it is seen from outside only."""
+    console: list[ConsoleStep] = Field(default_factory=list, max_length=MOST_STEPS)
+    """What is typed on the console of such a guest when it starts, one step after another."""
     hypervisor: Literal["xen"] | None = None
     """xen makes this node a Xen host: other nodes and routers can live on it. Its interfaces are
     the uplinks of the networks inside."""

@@ -35,6 +35,11 @@ def plan(
         lab.node(name)
     if source == destination:
         raise UsageError(f"{source} is both ends", "name two different nodes")
+    if lab.topology.nodes[source].console_only:
+        raise UsageError(
+            f"{source} has a console only: nothing can be sent from it",
+            f"trace the other way: labctl trace {destination} {source}",
+        )
     route = find_path(lab.topology, source, destination)
     path = route.points
     if to:

@@ -194,7 +194,8 @@ class _Run:
         self.lab, self.flow, self.path, self.emit = lab, flow, path, emit
         self.count, self.receive = count, receive
         self.source, self.destination = path[0].element, path[-1].element
-        self.nodes = {name: lab.node(name) for name in (self.source, self.destination)}
+        ends = (lab.node(name) for name in (self.source, self.destination))
+        self.nodes = {node.name: node for node in ends if not node.model.console_only}
         self.said: list[str] = []
         self.notes: list[str] = []
         self.trouble = ""
@@ -208,7 +209,9 @@ class _Run:
         self.forwarded: dict[str, dict[str, int]] = {}
         self.drops: list[GuestDrop] = []
         names = dict.fromkeys(hop.element for hop in path if hop.of_router)
-        self.routers = {name: lab.forwarder(name) for name in names}
+        known = lab.topology.nodes
+        asked = [name for name in names if name not in known or not known[name].console_only]
+        self.routers = {name: lab.forwarder(name) for name in asked}
 
     def go(self, folder: Path, wait: float | None) -> Trace:
         self.emit(Event("trace", self.flow.text, "start", "starting the observers"))
@@ -281,7 +284,8 @@ class _Run:
     def _send(self) -> None:
         with contextlib.ExitStack() as stack:
             job = None
-            if self.flow.protocol == "udp" and self.receive:
+            receives = self.receive and self.destination in self.nodes
+            if self.flow.protocol == "udp" and receives:
                 job = stack.enter_context(self._receiving())
             node = self.nodes[self.source]
             command = send_command(self.flow, self.count, CONNECT_SECONDS, node.model)
