@@ -65,7 +65,27 @@ HASH = (
     "M0rCW874T6JDNyY1Cfk4WAby7RyoMo.9Ysz."
 )
 """Of the password, as crypt(5) has it."""
-APPLIANCE = """\
+EARLY = """\
+for i in /sys/class/net/e*; do ip link set ${i##*/} up; done
+mkdir -p /etc/dropbear /root/.ssh
+chmod 700 /root /root/.ssh
+dropbear -E -R 2>/run/dropbear.log
+while :; do
+  printf 'appliance login: '
+  read -r user
+  stty -echo
+  printf 'Password: '
+  read -r word
+  stty echo
+  [ "$user $word" != "admin SECRET" ] || break
+  echo 'Login incorrect'
+done
+export PS1='appliance# '
+while :; do setsid cttyhack /usr/bin/busybox sh; done
+""".replace("SECRET", CONSOLE_PASSWORD)
+"""What an appliance does in place of what micro's init does: it knows nothing of labctl."""
+ACCOUNT = f"root:{HASH}:0:0:root:/root:/bin/sh\n"
+RECIPE_OF_APPLIANCE = """\
 description: a disk that boots without cloud-init, with a login on its console
 extends: micro
 memory: 128
@@ -77,26 +97,6 @@ exclude:
   - usr/lib/x86_64-linux-gnu/perl-base/**
   - usr/sbin/ethtool
   - usr/sbin/tc
-text:
-  /etc/passwd: |
-    root:HASH:0:0:root:/root:/bin/sh
-  /etc/labctl/early: |
-    for i in /sys/class/net/e*; do ip link set ${i##*/} up; done
-    mkdir -p /etc/dropbear /root/.ssh
-    chmod 700 /root /root/.ssh
-    dropbear -E -R 2>/run/dropbear.log
-    while :; do
-      printf 'appliance login: '
-      read -r user
-      stty -echo
-      printf 'Password: '
-      read -r word
-      stty echo
-      [ "$user $word" != "admin SECRET" ] || break
-      echo 'Login incorrect'
-    done
-    export PS1='appliance# '
-    while :; do setsid cttyhack /usr/bin/busybox sh; done
 disk:
   size: 96
   cmdline: console=ttyS0 quiet tsc=reliable no_timer_check mitigations=off random.trust_cpu=on
@@ -104,7 +104,15 @@ disk:
 """
 
 
+def appliance(target: Path) -> Path:
+    """Write the initramfs of a guest that labctl does not configure; return the file."""
+    tree = Tree()
+    tree.add("etc/passwd", Entry(0o644, ACCOUNT.encode()))
+    return with_early(target, EARLY, tree)
+
+
 def write_appliance(config: Path, name: str) -> None:
     """Write the recipe of a disk image that labctl does not configure."""
-    text = APPLIANCE.replace("HASH", HASH).replace("SECRET", CONSOLE_PASSWORD)
-    write_recipe(config, name, text, ("grub-pc-bin",))
+    written = yaml.safe_load(RECIPE_OF_APPLIANCE)
+    written["text"] = {"/etc/passwd": ACCOUNT, "/etc/labctl/early": EARLY}
+    write_recipe(config, name, yaml.safe_dump(written, sort_keys=False), ("grub-pc-bin",))
