@@ -48,7 +48,7 @@ def gather(lab: Lab, flow: Flow, path: Sequence[ObservationPoint]) -> Facts:
     forwards: dict[str, bool] = {}
     kinds: dict[str, str] = {}
     for name in routers:
-        if name in lab.topology.nodes and lab.topology.nodes[name].console_only:
+        if not lab.topology.answers(name):
             continue  # whether it forwards is seen from outside
         router = lab.forwarder(name)
         kinds[name] = router.kind or ""
@@ -57,7 +57,7 @@ def gather(lab: Lab, flow: Flow, path: Sequence[ObservationPoint]) -> Facts:
     answer = ["ip", "route", "get", flow.source or flow.destination]
     bridges = {hop.context for hop in path if hop.at_bridge}
     ends = [hop for hop in (source, destination) if _known(lab, hop)]
-    asked = not lab.node(destination.element).model.console_only
+    asked = lab.topology.answers(destination.element)
     return Facts(
         listening=_listening(lab, flow, destination.element) if asked else None,
         route=" ".join(result.stdout[:1000].split()) if result.ok else "",

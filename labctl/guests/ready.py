@@ -41,6 +41,8 @@ REFUSED = "Permission denied"
 MOST_REFUSALS = 10
 LONGEST_COMMAND = 3000
 """Of a first command: dropbear takes 9000 octets (MAX_CMD_LEN in its sysoptions.h)."""
+TELL_SECONDS = 5.0
+"""How often to tell what a booting guest is at: the last line of its console."""
 KNOCK_SECONDS = 2.0
 """How often to try SSH on a guest whose console never says `ready` (a user's own image)."""
 
@@ -109,13 +111,23 @@ def wait_ready(
     nothing = NOTHING_BOOTS if guest.disk else ()
     log = console.Watcher(guest.log, *filter(None, (word, TROUBLE, PANIC, *nothing)))
     ask_at = time.monotonic()
+    tell_at = ask_at + TELL_SECONDS
     killed = oom_kills()
+    waiting = ""
+
+    def say(words: str) -> None:
+        nonlocal waiting
+        waiting = words
+        tell(words)
 
     def check() -> None:
-        nonlocal ask_at
+        nonlocal ask_at, tell_at
         if give_up.is_set():
             raise GuestError(f"{guest.name} was given up: another guest failed")
         log.look()
+        if time.monotonic() >= tell_at:
+            tell_at = time.monotonic() + TELL_SECONDS
+            tell("; it says: ".join(filter(None, (waiting, console.last_line(guest.log)))))
         _check_troubles(guest, log)
         if any(words in log.said for words in nothing):
             raise GuestError(
@@ -130,12 +142,13 @@ def wait_ready(
         if ended:
             raise _killed(guest) if not panic(guest) and oom_kills() > killed else _died(guest)
 
-    console_steps.run(guest.name, guest.steps, guest.console, guest.log, check, tell)
+    console_steps.run(guest.name, guest.steps, guest.console, guest.log, check, say)
     if guest.steps:
         lap("console")
     if guest.console_only:
         check()
         return
+    waiting = ""
     with console.Growth(guest.log) as growth:
         _until_answered(guest, directory, log, growth, deadline, check, lap)
     log.look()

@@ -351,6 +351,10 @@ class Topology:
             if node.unseen and node.guest_kind.is_endpoint and (names is None or node.name in names)
         ]
 
+    def answers(self, name: str) -> bool:
+        """Tell whether a node or router can be asked anything: not one that has a console only."""
+        return name not in self.nodes or not self.nodes[name].console_only
+
     def with_tools(self, found: Mapping[str, GuestTools | None]) -> Topology:
         """Return a copy that has what was found in guests, by their names."""
         new = {

@@ -194,8 +194,8 @@ class _Run:
         self.lab, self.flow, self.path, self.emit = lab, flow, path, emit
         self.count, self.receive = count, receive
         self.source, self.destination = path[0].element, path[-1].element
-        ends = (lab.node(name) for name in (self.source, self.destination))
-        self.nodes = {node.name: node for node in ends if not node.model.console_only}
+        ends = filter(lab.topology.answers, (self.source, self.destination))
+        self.nodes = {name: lab.node(name) for name in ends}
         self.said: list[str] = []
         self.notes: list[str] = []
         self.trouble = ""
@@ -209,9 +209,7 @@ class _Run:
         self.forwarded: dict[str, dict[str, int]] = {}
         self.drops: list[GuestDrop] = []
         names = dict.fromkeys(hop.element for hop in path if hop.of_router)
-        known = lab.topology.nodes
-        asked = [name for name in names if name not in known or not known[name].console_only]
-        self.routers = {name: lab.forwarder(name) for name in asked}
+        self.routers = {name: lab.forwarder(name) for name in filter(lab.topology.answers, names)}
 
     def go(self, folder: Path, wait: float | None) -> Trace:
         self.emit(Event("trace", self.flow.text, "start", "starting the observers"))
@@ -426,8 +424,14 @@ class _Run:
         missing += self.missing
         lost = missed(evidence)
         unseen = self.lab.topology.unseen({hop.element for hop in self.path})
-        trouble = [self.trouble] if self.trouble else []
-        notes = [*trouble, *missing, *lost, *unseen, *untold(evidence), *self.notes]
+        notes = [
+            *filter(None, [self.trouble]),
+            *missing,
+            *lost,
+            *unseen,
+            *untold(evidence),
+            *self.notes,
+        ]
         ends = {self.flow.destination, self.flow.source} | {
             address or ""
             for packet_trace in there

@@ -1,4 +1,4 @@
-"""Guests that labctl does not configure: steps on a console, logins by SSH, nothing but a console."""
+"""Guests that labctl does not configure: steps on a console, logins by SSH, or a console alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labctl.guests.keys import Key
 
 pytestmark = pytest.mark.integration
 
-LOGIN = [
+LOGIN: list[dict[str, Any]] = [
     {"expect": "appliance login:", "send": "admin"},
     {"expect": "Password:", "send": {"env": "CONSOLE_WORD"}},
 ]
@@ -171,12 +171,24 @@ def test_an_experiment_judges_what_passes_it(here: Place) -> None:
     here.ok("report", "last")
 
 
-def test_what_a_console_does_not_say_is_told_and_nothing_stays(pytestconfig: pytest.Config) -> None:
+def test_while_a_lab_comes_up_its_consoles_are_there_and_what_they_lack_is_told_in_the_end(
+    pytestconfig: pytest.Config,
+) -> None:
     with place(pytestconfig.getoption("--accel")) as where, Watch(where) as watch:
-        node = {
-            "initramfs": str(appliance(where.root / "appliance.initramfs")),
-            "console": [{"expect": "another login:", "send": "admin", "within": 40}],
-        }
+        own = {"initramfs": str(appliance(where.root / "appliance.initramfs"))}
+        # It is not said before somebody types it.
+        node = {**own, "console": [{"expect": "never said*before", "within": 900}]}
+        file = where.write("silent.yaml", yaml.safe_dump({"nodes": {"r1": node}}))
+        with where.start("up", str(file)) as up:
+            up.reach("a login", lambda: "appliance login:" in where.run("logs", "r1").stdout)
+            told = where.run("logs", "r2")
+            assert told.status == 2
+            assert "r2 has not been started" in told.stderr
+            assert "these have been started: r1" in told.stderr
+            where.ok("console", "r1", stdin=b"never said before\r")
+            assert up.wait() == 0
+        where.ok("down", "silent")
+        node["console"] = [{"expect": "another login:", "send": "admin", "within": 40}]
         file = where.write("silent.yaml", yaml.safe_dump({"nodes": {"r1": node}}))
         said = where.run("up", str(file))
         assert said.status == 3
