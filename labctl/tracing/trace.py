@@ -19,7 +19,7 @@ from typing import Any
 from labctl.capture import counters as kernel_counters
 from labctl.capture.limits import Limits
 from labctl.capture.session import Capture, Evidence
-from labctl.errors import GuestError, LabctlError
+from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
 from labctl.lab.lab import Lab
 from labctl.lab.node import COMMAND_SECONDS, Job, Node
@@ -393,8 +393,9 @@ class _Run:
         if watch.why_not:
             self.notes.append(watch.why_not)
             return []
-        if node.model.unseen:
-            self.notes.append(f"no drops in {node.name} are told: {node.model.unseen}")
+        undated = "" if node.model.scripting else "it has neither perl nor python3"
+        if why := node.model.unseen or undated:
+            self.notes.append(f"no drops in {node.name} are told: {why}")
             return []
         link = next(hop.link for hop in (self.path[0], self.path[-1]) if hop.element == node.name)
         found = [
@@ -409,11 +410,7 @@ class _Run:
             self.missing.append(
                 f"{node.name} dropped {len(found)} packets, of which {MOST_DROPS} were looked into"
             )
-        try:
-            command = clocks_command(node.model)
-        except GuestError as lacking:
-            self.notes.append(f"{lacking.message}, so its drops are not dated and not told")
-            return []
+        command = clocks_command(node.model)
         ahead = nanoseconds(node.name, node.run(command, timeout=self._asking()).stdout)
         return [on_clock(node.name, one, ahead) for one in found[:MOST_DROPS]]
 
@@ -423,15 +420,9 @@ class _Run:
         missing = [*cut(evidence), *limited(evidence), *early(evidence, known, asked_ns)]
         missing += self.missing
         lost = missed(evidence)
-        unseen = self.lab.topology.unseen({hop.element for hop in self.path})
-        notes = [
-            *filter(None, [self.trouble]),
-            *missing,
-            *lost,
-            *unseen,
-            *untold(evidence),
-            *self.notes,
-        ]
+        on_path = {hop.element for hop in self.path}
+        self.notes += [*self.lab.topology.unseen(on_path), *untold(evidence)]
+        notes = [*([self.trouble] if self.trouble else []), *missing, *lost, *self.notes]
         ends = {self.flow.destination, self.flow.source} | {
             address or ""
             for packet_trace in there
