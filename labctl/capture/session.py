@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -38,6 +38,9 @@ from labctl.sandbox.process import last_lines
 
 LOOK_SECONDS = 0.005
 LONGEST_LOOK_SECONDS = 0.2
+CLOCK_SET_NS = 100_000_000
+"""By how much our clock must have gone otherwise than time did to have been set: more than a clock
+that is slewed gains in minutes, adjtimex(2)."""
 _CHUNK = 1 << 20
 _ERRORS_LONGEST = 4096
 
@@ -169,6 +172,7 @@ class Capture:
         self._handles: list[Handle] = []
         self._arrived: dict[int, int] = {}
         self._readers: list[_Reader] = []
+        self._ahead_ns = 0
         names = [point.hop for point in self.points]
         if len(set(names)) != len(names):
             raise CaptureError(f"two observation points share a name: {', '.join(names)}")
@@ -179,6 +183,7 @@ class Capture:
         Raises `CaptureError` when one ends instead, `DeadlineError` when one is not ready in time.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._ahead_ns = _ahead_ns()
         try:
             for number, point in enumerate(self.points):
                 for path in (self._stream(number), self._errors(number)):
@@ -243,7 +248,8 @@ class Capture:
     def stop(self, deadline: Deadline) -> Evidence:
         """End every observer and return what they saw.
 
-        One that does not end by `deadline`, or died on the way, leaves a cut hop, not an error.
+        One that does not end by `deadline`, or died on the way, leaves a cut hop, not an error. All
+        are cut where our clock was set meanwhile: what came before what is not known then.
         Raises `CaptureError` when nothing was started, or all was stopped before.
         """
         handles, self._handles = self._handles, []
@@ -262,9 +268,14 @@ class Capture:
         with ThreadPoolExecutor(max_workers=max(1, len(handles))) as pool:
             ends = list(pool.map(finish, handles))
         try:
-            return Evidence(tuple(self._hop(number, *end) for number, end in enumerate(ends)))
+            hops = [self._hop(number, *end) for number, end in enumerate(ends)]
         finally:
             self._close()
+        jump_ns = _ahead_ns() - self._ahead_ns
+        if abs(jump_ns) > CLOCK_SET_NS:
+            note = f"this host's clock was set by {jump_ns / 1e9:+.1f} s meanwhile"
+            hops = [replace(hop, trailer=None, note=note) for hop in hops]
+        return Evidence(tuple(hops))
 
     def abandon(self) -> None:
         """Kill the observers that still run."""
@@ -335,6 +346,11 @@ class Capture:
             stream.left_out,
             full,
         )
+
+
+def _ahead_ns() -> int:
+    """Return how far our clock is ahead of the time since this host started, asleep or not."""
+    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class _Reader:

@@ -149,6 +149,12 @@ def _print_labs(labs: list[dict[str, Any]], wide: bool) -> None:
             for interface, why in part.get("links", {}).items()
         ]
         lost += [
+            f"  {part['name']}:{interface} is down; give it back its link: "
+            f"labctl link {part['name']}:{interface} up"
+            for part in lab.get("parts", [])
+            for interface in part.get("links_down", ())
+        ]
+        lost += [
             f"  {one['listens']} leads to port {one['port']} of {one['node']}"
             for one in lab.get("published", [])
         ]

@@ -69,12 +69,12 @@ def up(
         lab = Lab.up(
             model, name=name, policy=accel, uri=uri, emit=emit, keep=True, cold=cold, agent=agent
         )
+    published = []
     try:
         if ports:
             from labctl.lab import publish  # here: most labs have none
 
-            for word in ports:
-                publish.publish_word(lab, word)
+            published = [publish.publish_word(lab, word) for word in ports]
         lab.close()
         seconds = time.monotonic() - begun
         if as_json:
@@ -83,6 +83,8 @@ def up(
             print_json(told | ({"guests": stages.of} if profile else {}))
         else:
             _tell(lab, seconds)
+            for one in published:
+                click.echo(f"{one.listens} leads to port {one.to} of {one.node}")
             if profile:
                 _profile(lab, seconds, stages)
         sys.stdout.flush()

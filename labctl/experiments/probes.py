@@ -106,7 +106,8 @@ def ping(
         raise UsageError(f"{count} echo requests tell nothing", "send 1 or more")
     ends = resolve(lab, source, destination, version, interface)
     client = ends.client
-    both = [client] if ends.server is None else [client, ends.server]
+    asked = ends.server is not None and not ends.server.model.console_only
+    both = [client, ends.server] if asked and ends.server else [client]
     before = {node.name: counters(node) for node in both}
     command = f"ping -c {count} -i {PING_SECONDS} -W 10 {ends.address}"
     result = client.run(command, check=False)
@@ -174,6 +175,10 @@ def ssh(
     check_port(port)
     ends = resolve(lab, source, destination, version, interface)
     client, server = ends.client, ends.guest("SSH server")
+    if not server.model.is_configured:
+        return Answer(
+            None, f"{server.name} does not know the keys of others: labctl did not set it up"
+        )
     if not server.serves_ssh:
         return Answer(None, f"{server.name} has no SSH server: this host lacks sshd and dropbear")
     server.run("echo 0 >/proc/sys/net/ipv4/tcp_synack_retries")
@@ -276,6 +281,21 @@ print $said;
 """
 
 
+_TCP_GREETED = """
+use strict; use Socket qw(:all);
+my ($family, $address, $port, $name) = @ARGV;
+socket(my $s, $family == 4 ? PF_INET : PF_INET6, SOCK_STREAM, 0) or die "socket: $!";
+my $to = $family == 4 ? pack_sockaddr_in($port, inet_aton($address))
+  : pack_sockaddr_in6($port, inet_pton(AF_INET6, $address));
+connect($s, $to) or die "connect: $!\n";
+my $bits = ''; vec($bits, fileno($s), 1) = 1;
+select($bits, undef, undef, 5);
+print "$name\n";
+"""
+"""Says the name when the connection is there, after what a server may say first."""
+_IN_USE = re.compile("in use")
+
+
 def tcp(
     lab: Lab,
     source: str,
@@ -287,7 +307,8 @@ def tcp(
 ) -> Answer:
     """Connect to a program that listens in the destination meanwhile, and read what it says.
 
-    For ends without an SSH server: what tells success from failure is as for `ssh`. Raises
+    For ends without an SSH server that lets the other in; where something listens on the port
+    already, it is connected to that. What tells success from failure is as for `ssh`. Raises
     `UsageError` for ends that there are not, a router as the destination, or no port;
     `DeadlineError` when the listening program does not start.
     """
@@ -300,11 +321,14 @@ def tcp(
     listener = server.start(shlex.join(words))
     deadline = Deadline(SSH_SECONDS, f"TCP from {source} to {server.name}")
     try:
-        if ended := _wait_listening(listener, f"the listener in {server.name}", deadline):
+        ended = _wait_listening(listener, f"the listener in {server.name}", deadline)
+        if ended and not _IN_USE.search(ended.text):
             return ended
         before = {node.name: counters(node) for node in (client, server)}
         told = (str(ends.version), ends.address, str(port))
         words = scripts.words(client.model, _TCP_CLIENT, "fetch", *told)
+        if ended:  # what listens there is somebody else's: that it is reached is all it can tell
+            words = scripts.words(client.model, _TCP_GREETED, "greet", *told, server.name)
         return _ssh(client, server, shlex.join(words), before, deadline)
     finally:
         listener.stop()

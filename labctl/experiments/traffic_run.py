@@ -147,7 +147,7 @@ def run_traffic(
     with _watched(trial, traffic), capture(lab, traffic.path, trial.scratch(arm.name)) as seeing:
         if with_ping:
             traffic.ping = probes.ping(lab, source, traffic.back)
-        if lab.node(destination).serves_ssh:
+        if lab.node(destination).serves_ssh and lab.node(source).model.is_configured:
             traffic.ssh = probes.ssh(lab, source, traffic.back)
         else:
             traffic.connected_by = "tcp"

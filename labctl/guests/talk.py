@@ -126,6 +126,17 @@ def fetch(version: str, address: str, port: str) -> None:
         sys.stdout.write(data.decode(errors="replace"))
 
 
+def greet(version: str, address: str, port: str, name: str) -> None:
+    """Print a name when a connection is there, after what the server may say first."""
+    one = opened(version, socket.SOCK_STREAM)
+    try:
+        one.connect((address, int(port)))
+    except OSError as wrong:
+        sys.exit(f"connect: {wrong.strerror}")
+    readable(one, 5)
+    say(name)
+
+
 def take(version: str, port: str, seconds: str) -> None:
     """Print one datagram."""
     one = bound(version, socket.SOCK_DGRAM, port)
@@ -160,6 +171,7 @@ DO: dict[str, Callable[..., None]] = {
     "receive": receive,
     "serve": serve,
     "fetch": fetch,
+    "greet": greet,
     "take": take,
     "put": put,
     "clocks": clocks,

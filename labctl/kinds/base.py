@@ -62,9 +62,9 @@ class Tool:
 class KernelPart:
     """A part that the kernel of the machine that runs labs must have, found by trying it."""
 
-    sort: Literal["link", "tc action", "nftables", "bpf"]
-    """What sort of part: a type of link (rtnetlink(7)), an action of tc(8), the expressions of a
-    packet filter, a kind of program of bpf(2)."""
+    sort: Literal["link", "tc action", "qdisc", "nftables", "bpf"]
+    """What sort of part: a type of link (rtnetlink(7)), an action or a queueing discipline of
+    tc(8), the expressions of a packet filter, a kind of program of bpf(2)."""
     name: str
     """Its name there: `vxlan`, `csum`, `masq`, `xdp`."""
     module: str

@@ -141,8 +141,8 @@ class Node:
 
     @property
     def serves_ssh(self) -> bool:
-        """Whether an SSH server is meant to serve in it; where it does not, that is a finding."""
-        return True
+        """Whether an SSH server is meant to serve the other nodes; else that is no finding."""
+        return self.model.is_configured
 
     def words(self, line: str, *, shared: bool = True) -> list[str]:
         """Return the words that, run inside the sandbox, let a shell in the node read a line.
@@ -199,9 +199,8 @@ class Node:
             )
         if check and not result.ok:
             words = last_lines(result.stderr or result.stdout)
-            raise CommandError(
-                f"`{_quoted(line)}` in {self.name} exited with {result.status}: {words}"
-            )
+            told = f"`{_quoted(line)}` in {self.name} exited with {result.status}"
+            raise CommandError(f"{told}: {words}" if words else told)
         return result
 
     def ask(

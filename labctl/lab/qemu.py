@@ -47,6 +47,11 @@ def build(making: Making, node: Node) -> Guest:
     return made if node.is_configured else by_hand.guest(making, node, made)
 
 
+def set_carrier(making: Making, node: Node, mac: str, carrier: bool) -> None:
+    """Give a NIC of a running guest its carrier, or take it away; raises `HostError`."""
+    making.sandbox.call(driver.set_carrier, making.hypervisor, making.domain(node), mac, carrier)
+
+
 def with_files(making: Making, guest: Guest) -> Guest:
     """Return a guest with the files that it boots written into the lab's folder."""
     if not guest.lines:

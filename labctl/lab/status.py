@@ -61,6 +61,10 @@ def _describe(folder: Path) -> dict[str, Any]:
     if known.complete:
         with contextlib.suppress(LabctlError):  # it is ending; the rest can be told all the same
             lost = linkstate.troubles(sandbox, known)
+    lost = {
+        name: {one: why for one, why in its.items() if one not in _down(known, name)}
+        for name, its in lost.items()
+    }
     parts: list[dict[str, Any]] = []
     for node in known.topology.nodes.values():
         parts.append(
@@ -70,6 +74,7 @@ def _describe(folder: Path) -> dict[str, Any]:
                 "state": guests[node.name],
                 "start": known.starts.get(node.name, ""),
                 "links": lost.get(node.name, {}) if guests[node.name] == "running" else {},
+                "links_down": _down(known, node.name),
                 "image": _image_of(node, known),
                 "addresses": _addresses(node.interfaces),
                 "interfaces": [_interface(one, one.tap, one.model) for one in node.interfaces],
@@ -84,6 +89,7 @@ def _describe(folder: Path) -> dict[str, Any]:
                 "state": state_of,
                 "image": "",
                 "addresses": _addresses(router.interfaces),
+                "links_down": _down(known, router.name),
                 "interfaces": [_interface(one, one.peer, "veth") for one in router.interfaces],
             }
         )
@@ -104,7 +110,8 @@ def _describe(folder: Path) -> dict[str, Any]:
         )
     if not known.complete:
         return {"name": folder.name, "state": "coming up", "directory": str(folder)}
-    damaged = any(part["state"] not in ("running", "") or part.get("links") for part in parts)
+    well = ("running", guest_state.SHUT_OFF, "")
+    damaged = any(part["state"] not in well or part.get("links") for part in parts)
     return {
         "name": folder.name,
         "state": "damaged" if damaged else "up",
@@ -210,6 +217,12 @@ def _router(
         if place is not sandbox:
             place.close()
     return kind or router.kind, "running" if kind else "ended"
+
+
+def _down(known: State, owner: str) -> list[str]:
+    """Return the interfaces of a node or router whose links were taken down by choice."""
+    names = (one.partition(":") for one in known.links_down)
+    return [interface for name, _, interface in names if name == owner]
 
 
 def _image_of(node: Node, known: State) -> str:

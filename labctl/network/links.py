@@ -318,6 +318,19 @@ def _is_up(name: str) -> bool:
 
 
 @remote
+def set_up(name: str, up: bool) -> None:
+    """Set a link up or down; of a veth pair the other end loses its carrier with it.
+
+    Raises `HostError` where there is none.
+    """
+    with pyroute2.IPRoute() as ip:
+        found = ip.link_lookup(ifname=name)
+        if not found:
+            raise HostError(f"the link {name} is gone", "run: labctl status")
+        ip.link("set", index=found[0], state="up" if up else "down")
+
+
+@remote
 def bridges_filter(version: int) -> bool:
     """Whether bridges hand packets of an IP version to the packet filter (br_netfilter)."""
     fix = _BRIDGE / ("bridge-nf-call-iptables" if version == 4 else "bridge-nf-call-ip6tables")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from labctl.errors import nearest, shown
+from labctl.errors import UsageError, nearest, shown
 from labctl.kinds import nics, registry
 from labctl.kinds.guests.base import OuterEnd
 from labctl.topology import addressing, hosting, model, schema
@@ -17,6 +17,7 @@ from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import FEATURES
 from labctl.topology.fields import MIN_IPV6_MTU
 from labctl.topology.login_schema import Login, Secret
+from labctl.topology.node_schema import StartFile
 from labctl.topology.paths import absolute
 from labctl.topology.tree import Loc, Report
 
@@ -29,6 +30,7 @@ def check(topology: model.Topology, written: schema.Topology, base: Path, report
     _offload_names(topology, report)
     _device_offloads(topology, written, report)
     _files(written, base, report)
+    _groups(written, report)
     for name in topology.routers:
         loc: Loc = ("routers", name, "interfaces")
         item = report.root.walk(loc)[-1]
@@ -122,6 +124,10 @@ def _links(topology: model.Topology, written: schema.Topology, report: Report) -
         six = list(interface.addresses)
         if interface.mtu < MIN_IPV6_MTU and any(address.version == 6 for address in six):
             _small((*loc, "mtu"), interface.mtu, report)
+        try:
+            interface.impairment.check()
+        except UsageError as wrong:
+            report.add((*loc, "impairment"), wrong.message, wrong.hint)
         if isinstance(interface, model.Interface):
             _host_side(loc, interface, topology.nodes[owner].guest_kind.outer, report)
 
@@ -164,7 +170,8 @@ def _small(loc: Loc, mtu: int, report: Report) -> None:
 
 def _offload_names(topology: model.Topology, report: Report) -> None:
     """Two names of one feature in the same place: which one counts would be chance."""
-    places: list[Loc] = [("defaults",)]
+    groups = report.root.walk(("groups",))[-1].mapping or ()
+    places: list[Loc] = [("defaults",), *(("groups", name) for name in groups)]
     for name, node in topology.nodes.items():
         places.append(("nodes", name))
         places += [("nodes", name, "interfaces", at) for at in range(len(node.interfaces))]
@@ -191,8 +198,7 @@ def _device_offloads(topology: model.Topology, written: schema.Topology, report:
             mine: Loc = ("nodes", name, "interfaces", index)
             layers: list[tuple[Loc, schema.Offload | None]] = [
                 (mine, written.nodes[name].interfaces[index].offload),
-                (("nodes", name), written.nodes[name].offload),
-                (("defaults",), written.defaults.offload),
+                *((at, layer.offload) for at, layer in written.layers(name)),
             ]
             loc = next(at for at, offload in layers if offload and offload.device)
             message = (
@@ -206,8 +212,20 @@ def _device_offloads(topology: model.Topology, written: schema.Topology, report:
             report.add((*loc, "offload", "device"), message, hint, key=True)
 
 
+def _groups(written: schema.Topology, report: Report) -> None:
+    """Find nodes of a group that there is not."""
+    there = report.root.walk(("groups",))[-1].mapping or ()  # faulty ones too
+    for name, node in written.nodes.items():
+        if node.group and node.group not in there:
+            hint = nearest(node.group, written.groups) if written.groups else "groups: has none"
+            report.add(("nodes", name, "group"), f"there is no group {shown(node.group)}", hint)
+
+
 def _files(written: schema.Topology, base: Path, report: Report) -> None:
-    holders: list[tuple[Loc, schema.Defaults | schema.Node]] = [(("defaults",), written.defaults)]
+    holders: list[tuple[Loc, schema.Defaults | schema.Group | schema.Node]] = [
+        (("defaults",), written.defaults)
+    ]
+    holders += [(("groups", name), group) for name, group in written.groups.items() if group]
     holders += [(("nodes", name), node) for name, node in written.nodes.items()]
     for loc, holder in holders:
         files: list[tuple[Loc, str | None]] = [
@@ -216,6 +234,11 @@ def _files(written: schema.Topology, base: Path, report: Report) -> None:
         ]
         if isinstance(holder.user_data, str):
             files.append((("user_data",), holder.user_data))
+        files += [
+            (("files", path, "source"), file.source)
+            for path, file in holder.files.items()
+            if isinstance(file, StartFile)
+        ]
         if isinstance(holder.image, DiskImage):
             files.append((("image", "file"), holder.image.file))
         if isinstance(holder, schema.Node):

@@ -93,6 +93,9 @@ def _kind(
                 hint,
                 key=True,
             )
+        elif node.console_only and node.is_given:
+            message = f"{node.name} has a console only: it gets no files, and no command runs in it"
+            report.add((*loc, key), message, "leave out files and exec, or say login", key=True)
         elif node.user_data or node.user_data_file:
             message = f"{node.name} has {key}, so no cloud-init is told anything"
             report.add((*loc, key), message, "leave out user_data, or this", key=True)
@@ -136,8 +139,7 @@ def _models(
         mine: Loc = (*loc, "interfaces", index)
         layers: list[tuple[Loc, str | None]] = [
             (mine, written.nodes[node.name].interfaces[index].model),
-            (loc, written.nodes[node.name].model),
-            (("defaults",), written.defaults.model),
+            *((at, layer.model) for at, layer in written.layers(node.name)),
         ]
         place = next((at for at, word in layers if word), loc)
         name = f"{node.name}'s {interface.name}"
@@ -189,8 +191,9 @@ _CALLED = {"clone": "saved state", "vcpus": "CPUs"}
 
 def _memory(host: model.Node, topology: model.Topology, report: Report) -> None:
     guests = [node for node in topology.inside(host.name).nodes if not node.guest_kind.is_host]
-    places: list[Loc] = [("nodes", node.name) for node in (host, *guests)]
-    if any(_doubtful(report, loc, "memory") for loc in (("defaults",), *places)):
+    places: list[Loc] = [("defaults",), *(("nodes", node.name) for node in (host, *guests))]
+    places += [("groups", name) for name in report.root.walk(("groups",))[-1].mapping or ()]
+    if any(_doubtful(report, loc, "memory") for loc in places):
         return
     inside = sum(node.memory for node in guests)
     kind = host.guest_kind

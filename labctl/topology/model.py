@@ -7,8 +7,6 @@ annotations (`labctl.sandbox.codec`); what is in their dicts must not be changed
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import (
@@ -29,21 +27,16 @@ from labctl.kinds.guests.base import GuestKind, Hypervisor
 from labctl.topology.disk_image import DiskImage
 from labctl.topology.features import DEVICE_FEATURES
 from labctl.topology.guest_tools import CONSOLE_ONLY, SCRIPTING, GuestTools
+from labctl.topology.impairment import Impairment
 from labctl.topology.login import ConsoleStep, Login
+from labctl.topology.startup import StartFile
 
 _T = TypeVar("_T")
-_LATER_KEYS = ("hypervisor", "host", "kind", "role", "disk", "segments", "segment", "options",
-               "user_data", "user_data_file", "login", "console", "console_only")  # fmt: skip
-"""What is in no digest where nothing is said of it."""
-
 Role = Literal["", "router"]
 """What `role:` in a topology may be; empty for none."""
 ROUTER: Role = "router"
 MGMT_BRIDGE = "mgmt"
 """The link name of the management bridge; no network can have it."""
-_LATER_IN_PLANS = (
-    "programs", "redirects", "lower", "netns", "peer_netns", "address", "peer_address", "headroom"
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,6 +129,8 @@ class Interface:
     labels: dict[str, str] = field(default_factory=dict)
     segment: str = ""
     """The segment of the network; empty where that is one bridge."""
+    impairment: Impairment = field(default_factory=Impairment)
+    """Of what reaches it from the network."""
 
 
 def link_local(mac: str) -> str:
@@ -178,6 +173,10 @@ class Node:
     """What else its cloud-init is told, a mapping as JSON; empty for nothing."""
     user_data_file: Path | None = None
     """A file with that, in place of the above."""
+    files: tuple[StartFile, ...] = ()
+    """What is written into it when it has started."""
+    exec: tuple[str, ...] = ()
+    """What its shell runs then."""
 
     @property
     def _telling(self) -> tuple[str, str, str | None]:
@@ -216,6 +215,11 @@ class Node:
         return next((one for one in SCRIPTING if one in self.tools.programs), "")
 
     @property
+    def is_given(self) -> bool:
+        """Whether it gets files, or commands are run in it, when it has started."""
+        return bool(self.files or self.exec)
+
+    @property
     def forwards(self) -> bool:
         """Whether paths pass it, as they pass a router."""
         return self.role == ROUTER
@@ -243,6 +247,8 @@ class RouterInterface:
     labels: dict[str, str] = field(default_factory=dict)
     segment: str = ""
     """The segment of the network; empty where that is one bridge."""
+    impairment: Impairment = field(default_factory=Impairment)
+    """Of what reaches it from the network."""
 
 
 @dataclass(frozen=True)
@@ -284,42 +290,10 @@ class Topology:
     source: Path | None
 
     def digest(self) -> str:
-        """Return the SHA-256 (hexadecimal) of everything but file paths and labels.
+        """Return the SHA-256 (hexadecimal) of what makes it this topology (`topology.digest`)."""
+        from labctl.topology.digest import digest  # which knows this module
 
-        Of a kernel or initramfs of the user's own only its presence counts: which one ran belongs
-        to the run's environment.
-        """
-        content = dataclasses.asdict(self)
-        del content["source"]
-        for name, node in content["nodes"].items():
-            disk = self.nodes[name].disk
-            node["disk"] = disk.identity() if disk else None
-            node["kernel"] = node["kernel"] is not None
-            node["initramfs"] = node["initramfs"] is not None
-            node["user_data_file"] = node["user_data_file"] is not None
-            if login := node["login"]:  # where a secret lies makes it no other topology
-                node["login"] = {"user": login["user"], "by": "key" if login["key"] else "password"}
-            for step in node["console"]:
-                step["secret"] = step["secret"] is not None
-            del node["clone"]  # how it starts makes it no other guest
-            del node["tools"]  # nor does what was found in it
-        for things in (content["networks"], content["nodes"], content["routers"]):
-            for thing in things.values():
-                for part in (thing, *thing.get("interfaces", ())):
-                    del part["labels"]
-                    # Topologies that say nothing of these keep the digests from before them.
-                    for key in _LATER_KEYS:
-                        if not part.get(key, True):
-                            del part[key]
-        for network in content["networks"].values():
-            for segment in network.get("segments", ()):
-                for part in (segment["plan"], *segment["plan"]["links"]):
-                    # So do plans that say nothing of what plans could not say then.
-                    for key in _LATER_IN_PLANS:
-                        if not part.get(key, True):
-                            del part[key]
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest(self)
 
     def bridges(self, thing: Node | Router) -> dict[str, str]:
         """Return the link that each interface of a node or router is a port of, by its name."""

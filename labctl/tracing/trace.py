@@ -205,6 +205,7 @@ class _Run:
         self.waiting = False
         self.until_ns: int | None = None
         """When all of the flow was taken to have been sent; what begins later is not followed."""
+        self._arriving = Deadline(0, "arriving")
         self.errors: dict[str, dict[str, int]] = {}
         self.forwarded: dict[str, dict[str, int]] = {}
         self.drops: list[GuestDrop] = []
@@ -264,8 +265,7 @@ class _Run:
             for name, watch in watches.items():
                 self.drops += self._told(self.nodes[name], watch)
         for name, node in self.nodes.items():
-            grown = kernel_counters.grown(before[name], self._counters(node))
-            if grown:
+            if grown := kernel_counters.grown(before[name], self._counters(node)):
                 self.errors[name] = grown
         for name, router in self.routers.items():
             after = router.counters()
@@ -354,11 +354,11 @@ class _Run:
                 time.sleep(LOOK_SECONDS)
             time.sleep(0.02)
         self.until_ns = time.time_ns()
+        self._arriving = Deadline(ARRIVING_NS / 1e9, "arriving")
 
     def _go_on(self) -> None:
         """Observe for long enough after the last packet that not seeing it proves something."""
-        if self.until_ns is not None:
-            time.sleep(max(0, self.until_ns + ARRIVING_NS - time.time_ns()) / 1e9)
+        time.sleep(self._arriving.left)
 
     def _under_way(self, seeing: Capture) -> bool:
         """Tell whether a packet was seen a short while ago that has not come to its end."""

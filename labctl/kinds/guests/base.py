@@ -142,6 +142,9 @@ class GuestKind(Kind):
     """Why it cannot be started again in a running lab, as it must for other device features; empty
     where it can. All else of its offloads may change while it runs."""
 
+    not_stopped: ClassVar[str] = ""
+    """Why it cannot be stopped and started in a running lab; empty where it can."""
+
     @property
     def is_host(self) -> bool:
         """Whether other nodes, and routers, can live on it."""
