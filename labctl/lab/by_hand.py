@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from labctl.guests import secret_texts, tools
+from labctl.guests import secret_texts, ssh, tools
 from labctl.guests.console_steps import Step
 from labctl.guests.spec import Guest
 from labctl.lab.machines import Making
@@ -28,6 +28,8 @@ done
 def guest(making: Making, node: Node, made: Guest) -> Guest:
     """Return a guest that its image configures, with how to get into it."""
     texts = secret_texts.kept(making.directory)
+    if node.login:  # it may make itself another key each time it starts
+        ssh.known_hosts(making.directory, node.name, node.login).unlink(missing_ok=True)
     return replace(
         made,
         ready="",

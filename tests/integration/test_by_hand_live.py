@@ -151,26 +151,6 @@ def test_one_that_does_not_forward_is_named(here: Place) -> None:
     assert found["reason"] == ""  # nobody can ask it
 
 
-def test_an_experiment_judges_what_passes_it(here: Place) -> None:
-    here.ok("down", "byhand")
-    written = yaml.safe_load((here.root / "byhand.yaml").read_text())
-    del written["nodes"]["key"]
-    file = here.write("byhand.yaml", yaml.safe_dump(written, sort_keys=False))
-    told = here.run("experiment", "effects", "--topology", str(file), "--only", "*/ipv4", "--json")
-    (made,) = told.json()
-    folder = Path(made["path"])
-    run = json.loads((folder / "result.json").read_text())
-    arms = {arm["name"]: arm for arm in run["arms"] if arm["verdict"] != "skip"}
-    assert {name: arm["verdict"] for name, arm in arms.items()} == {
-        "vm1 to pw/ipv4": "pass",
-        "pw to vm1/ipv4": "pass",
-    }, run
-    assert "r1 is seen from outside only: it has a console only" in run["notes"]
-    kept = [file.read_bytes() for file in folder.rglob("*") if file.is_file()]
-    assert not any(word.encode() in data for word in (PASSWORD, CONSOLE_PASSWORD) for data in kept)
-    here.ok("report", "last")
-
-
 def test_while_a_lab_comes_up_its_consoles_are_there_and_what_they_lack_is_told_in_the_end(
     pytestconfig: pytest.Config,
 ) -> None:
@@ -194,6 +174,31 @@ def test_while_a_lab_comes_up_its_consoles_are_there_and_what_they_lack_is_told_
         assert said.status == 3
         assert "the console of r1 did not say 'another login:' in 40 s (step 1 of 1)" in said.stderr
         watch.nothing_left()
+
+
+def test_an_experiment_judges_what_passes_it(pytestconfig: pytest.Config) -> None:
+    with place(pytestconfig.getoption("--accel")) as here:
+        here.env["CONSOLE_WORD"] = CONSOLE_PASSWORD
+        written = topology(here.root)
+        del written["nodes"]["key"]
+        file = here.write("byhand.yaml", yaml.safe_dump(written, sort_keys=False))
+        told = here.run(
+            "experiment", "effects", "--topology", str(file), "--only", "*/ipv4", "--json"
+        )
+        (made,) = told.json()
+        folder = Path(made["path"])
+        run = json.loads((folder / "result.json").read_text())
+        arms = {arm["name"]: arm for arm in run["arms"] if arm["verdict"] != "skip"}
+        assert {name: arm["verdict"] for name, arm in arms.items()} == {
+            "vm1 to pw/ipv4": "pass",
+            "pw to vm1/ipv4": "pass",
+        }, run
+        assert "r1 is seen from outside only: it has a console only" in run["notes"]
+        kept = [file.read_bytes() for file in folder.rglob("*") if file.is_file()]
+        assert not any(
+            word.encode() in data for word in (PASSWORD, CONSOLE_PASSWORD) for data in kept
+        )
+        here.ok("report", "last")
 
 
 @pytest.mark.slow
