@@ -11,7 +11,9 @@ from labctl.errors import UsageError
 from labctl.guests import secret_texts, ssh
 from labctl.guests.keys import Key
 from labctl.topology import load, serialize
+from labctl.topology.expected import FINISHED, UNFINISHED, Ends, expect
 from labctl.topology.graph import find_path, points_of
+from labctl.topology.guest_tools import GuestTools
 from labctl.topology.model import Topology
 
 TEXT = """\
@@ -144,3 +146,29 @@ def test_a_guest_of_labctls_own_image_has_none(tmp_path: Path) -> None:
     (tmp_path / "lab.yaml").write_text("nodes: {vm1: {login: console}}\n")
     with pytest.raises(UsageError, match="labctl is in it anyway"):
         load(tmp_path / "lab.yaml")
+
+
+def test_a_router_that_nobody_looks_into_may_finish_sums_and_is_not_known_to(
+    tmp_path: Path,
+) -> None:
+    path = find_path(loaded(tmp_path, "    login: console"), "vm1", "vm2")
+    left_open = expect(path, "tcp", 4)
+    assert list(left_open.states) == [
+        "vm1:eth0", "vm1-eth0", "r1-eth0", "r1-eth1", "vm2-eth0", "vm2:eth0",
+    ]  # fmt: skip
+    assert set(left_open.states.values()) == {UNFINISHED}
+    finished = expect(path, "tcp", 4, Ends(finished_by=["r1"]))
+    assert [one for one, state in finished.states.items() if state == FINISHED] == [
+        "r1-eth1", "vm2-eth0", "vm2:eth0",
+    ]  # fmt: skip
+
+
+def test_of_a_sender_that_nobody_looks_into_the_tap_is_the_first_hop(tmp_path: Path) -> None:
+    topology = loaded(tmp_path, "    login: console")
+    unseen = topology.with_tools({"vm1": GuestTools()})
+    path = find_path(unseen, "vm1", "vm2")
+    assert path.points[0].name == "vm1-eth0"
+    # Whatever is off at the TAP is of what the host sends to the guest.
+    assert expect(path, "tcp", 4, Ends(completing=["vm1-eth0"])).states["vm1-eth0"] == UNFINISHED
+    assert expect(path, "tcp", 4, Ends(finished_by=["vm1"])).states["vm1-eth0"] == FINISHED
+    assert unseen.digest() == topology.digest()
