@@ -211,7 +211,7 @@ def _attach(name: str | None) -> Lab:
 def _attach_console(name: str | None, node: str) -> Lab | Path:
     """Return a running lab in which a node has a console, or the folder of those in one coming up.
 
-    Raises `UsageError` for a node that has none, and one that has not been started yet.
+    Raises `UsageError` for a node that has none, `NotUpError` for one not started yet.
     """
     try:
         running = _attach(name)
@@ -220,7 +220,8 @@ def _attach_console(name: str | None, node: str) -> Lab | Path:
         started = sorted(log.stem for log in folder.glob("*.log"))
         if node not in started:
             hint = f"these have been started: {', '.join(started)}" if started else coming.hint
-            raise UsageError(f"{coming.message}, and {node} has not been started", hint) from None
+            what = f"{coming.message}, and {node} has not been started"
+            raise state.NotUpError(what, hint) from None
         return folder
     running.check_console(node)
     return running

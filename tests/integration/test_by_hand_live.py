@@ -162,7 +162,7 @@ def test_while_a_lab_comes_up_its_consoles_are_there_and_what_they_lack_is_told_
         with where.start("up", str(file)) as up:
             up.reach("a login", lambda: "appliance login:" in where.run("logs", "r1").stdout)
             told = where.run("logs", "r2")
-            assert told.status == 2
+            assert told.status == 3
             assert "r2 has not been started" in told.stderr
             assert "these have been started: r1" in told.stderr
             where.ok("console", "r1", stdin=b"never said before\r")
