@@ -43,6 +43,7 @@ from labctl.packet.af_packet import (
     PACKET_OUTGOING,
     TP_STATUS_CSUM_VALID,
     TP_STATUS_CSUMNOTREADY,
+    UNTOLD,
 )
 from labctl.packet.checksum import Metadata
 from labctl.packet.virtio import (
@@ -56,6 +57,7 @@ from labctl.sandbox import atomic
 _STATUS = {
     str(Metadata.NEEDS_CSUM): TP_STATUS_CSUMNOTREADY,
     str(Metadata.DATA_VALID): TP_STATUS_CSUM_VALID,
+    str(Metadata.UNTOLD): UNTOLD,
 }
 _MARKS = {
     EPB_CHECKSUM_NOT_READY: TP_STATUS_CSUMNOTREADY,

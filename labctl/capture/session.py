@@ -98,7 +98,8 @@ class Capture:
                     limit=self.limits.bytes,
                 )
                 self._handles.append(handle)
-                reader = _Reader(self._stream(number), point.hop, self.limits.frames)
+                parser = point.parser(point.hop, self.limits.frames)
+                reader = _Reader(self._stream(number), point.hop, parser)
                 self._readers.append(reader)
             pause = LOOK_SECONDS
             while len(self._arrived) < len(self.points):
@@ -297,14 +298,14 @@ class _Reader:
     It holds the file open: what was seen outlives a lab that goes down meanwhile.
     """
 
-    def __init__(self, path: Path, hop: str, frames: int) -> None:
+    def __init__(self, path: Path, hop: str, parser: StreamParser) -> None:
         self.path, self.hop = path, hop
         self.size = 0
         """Bytes read so far."""
         self._holes = 0
         """How many of the file's first bytes are given back."""
         self.observations: list[Observation] = []
-        self._parser = StreamParser(hop, frames)
+        self._parser = parser
         self._file: IO[bytes] | None = None
 
     def read_header(self) -> Header | None:

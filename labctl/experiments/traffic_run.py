@@ -147,12 +147,15 @@ def run_traffic(
     with _watched(trial, traffic), capture(lab, traffic.path, trial.scratch(arm.name)) as seeing:
         if with_ping:
             traffic.ping = probes.ping(lab, source, traffic.back)
-        if lab.node(destination).serves_ssh:
+        if lab.node(destination).serves_ssh and lab.node(source).model.is_configured:
             traffic.ssh = probes.ssh(lab, source, traffic.back)
         else:
             traffic.connected_by = "tcp"
             traffic.ssh = probes.tcp(lab, source, traffic.back)
-        if with_udp:
+        lacking = [name for name in (source, destination) if not lab.node(name).model.scripting]
+        if with_udp and lacking:
+            arm.skip("udp", "to be tried", f"{lacking[0]} has neither perl nor python3")
+        elif with_udp:
             traffic.udp = probes.udp(lab, source, traffic.back)
         traffic.evidence = _stop(seeing)
     arm.keep(traffic.evidence)

@@ -260,9 +260,12 @@ def boot(
             since = begun + sum(laps.values())
             laps[stage] = laps.get(stage, 0.0) + time.monotonic() - since
 
+        def tell(words: str) -> None:
+            emit(Event("boot", guest.name, "progress", words))
+
         emit(Event("boot", guest.name, "start"))
         try:
-            ready.wait_ready(make(guest, lap), guest, directory, give_up, lap)
+            ready.wait_ready(make(guest, lap), guest, directory, give_up, lap, tell)
         except BaseException as error:
             if failed and isinstance(error, Exception):
                 failed(guest, error)
@@ -270,7 +273,7 @@ def boot(
             emit(Event("boot", guest.name, "failed", str(error)))
             raise
         seconds = time.monotonic() - begun
-        how = "cloned, " if guest.clone else ""
+        how = "cloned, " if guest.clone else "console only, " if guest.console_only else ""
         told = " ".join(f"{stage}={taken:.4f}" for stage, taken in laps.items())
         emit(Event(STAGES, guest.name, "progress", told))
         emit(Event("boot", guest.name, "done", f"{how}ready in {seconds:.1f} s"))

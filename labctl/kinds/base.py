@@ -354,6 +354,9 @@ class Look:
     snap: int = 0
     """Bytes to keep of each frame, where it keeps frames."""
     context: Context = Context.LAB
+    program: str = ""
+    """What of several programs is to look, where the guest has not all of them: perl, python3 or
+    tcpdump; empty for the observer's usual one."""
     only: tuple[str, ...] = ()
     """What alone it is to tell of, by the observer's own names; empty for everything."""
 

@@ -13,7 +13,7 @@ from labctl.guests import cloud_init, console, driver, seed
 from labctl.guests.spec import BOOT, BootDisk, Guest
 from labctl.images import overlay
 from labctl.images.disk_cache import Disk, Facts
-from labctl.lab import qemu
+from labctl.lab import by_hand, qemu
 from labctl.lab.machines import Making, Starter
 from labctl.sandbox.deadline import Deadline
 from labctl.topology.disk_image import Firmware
@@ -37,6 +37,7 @@ class BuiltDisk:
     disk: Disk
     firmware: Firmware
     seed: Mapping[str, str]
+    """The files of its seed; empty for one that labctl does not configure."""
 
 
 def build(making: Making, node: Node) -> BuiltDisk:
@@ -63,10 +64,13 @@ def build(making: Making, node: Node) -> BuiltDisk:
         log=making.consoles / f"{node.name}.log",
         cpu=kind.cpu,
         ready=kind.ready,
-        settling=cloud_init.settling(node),
         patience=PATIENCE,
     )
-    files = cloud_init.files(known.topology, node, known.client, known.clients, known.hostkeys)
+    if node.is_configured:
+        guest = replace(guest, settling=cloud_init.settling(node))
+        files = cloud_init.files(known.topology, node, known.client, known.clients, known.hostkeys)
+    else:
+        guest, files = by_hand.guest(making, node, guest), {}
     firmware = node.disk.firmware if node.disk else "bios"
     return BuiltDisk(guest, base(making, node), firmware, files)
 
@@ -145,8 +149,10 @@ class DiskGuests(Starter):
             deadline = Deadline(OVERLAY_SECONDS, f"making the disk of {name}")
             overlay.create(built.disk, making, deadline=deadline)
             making.rename(layer)
-        place = folder / f"{name}.seed"
-        seed.write(place, built.seed)
+        place = None
+        if built.seed:
+            place = folder / f"{name}.seed"
+            seed.write(place, built.seed)
         firmware = variables = None
         if built.firmware == "uefi":
             firmware, empty = uefi()

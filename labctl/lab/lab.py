@@ -15,7 +15,7 @@ from labctl import backends, images
 from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
-from labctl.guests import accel, driver, keys, ssh
+from labctl.guests import accel, driver, keys, secret_texts, ssh, tools
 from labctl.kinds import forwarders
 from labctl.lab import (
     interface_settings,
@@ -38,6 +38,7 @@ from labctl.topology import model
 if TYPE_CHECKING:  # most labs come up without
     from labctl.lab.forwarding_node import Forwarder
     from labctl.lab.node import Node
+    from labctl.lab.offloads import Offloads
 
 
 class Lab:
@@ -94,6 +95,7 @@ class Lab:
         preflight.check_host(backend, guests=bool(backend.booted(topology)))
         preflight.check_kinds(topology)
         preflight.check_disks(topology)
+        texts = secret_texts.read(topology)
         backend.check(topology, emit)
         begun = time.monotonic()
         timings: dict[str, float] = {}
@@ -130,6 +132,7 @@ class Lab:
                 cold=templates.cold(cold),
             )
             backend.survey(sandbox, known)
+            secret_texts.keep(folder, topology, texts)
             lab = cls(sandbox, known, emit)
             lab.timings = timings
             if not backend.ends_with_sandbox:
@@ -241,8 +244,10 @@ class Lab:
         How each was started is remembered. Raises `LabctlError` where one does not get ready.
         """
         starts = machines.start(self._making(), built, host)
+        found = {name: tools.found(self.directory, name) for name in starts}
+        self.topology = self.topology.with_tools(found)
         for node, _ in built:
-            if node.forwards:
+            if node.forwards and node.is_configured:
                 from labctl.lab.forwarding_node import ForwardingNode  # most labs have none
 
                 kind = node.forwarder or forwarders.DEFAULT
@@ -251,7 +256,9 @@ class Lab:
                 interface_settings.apply_taps(self, node)
                 if not node.guest_kind.is_machine:  # its links are new too
                     interface_settings.impair(self, node.name)
-        self._state = dataclasses.replace(self._state, starts={**self._state.starts, **starts})
+        self._state = dataclasses.replace(
+            self._state, topology=self.topology, starts={**self._state.starts, **starts}
+        )
 
     def _know(self, known: State) -> None:
         """Take over what another process has noted of this lab."""
@@ -268,14 +275,19 @@ class Lab:
         return machines.Making(self.sandbox, self._state, self._emit)
 
     def _write_ssh(self) -> None:
-        booted = self._backend.booted(self.topology)
-        if not booted:
+        if not (booted := self._backend.booted(self.topology)):
             return
+        public = {name: key.public for name, key in self._state.hostkeys.items()}
+        hosts = {
+            node.name: ssh.Host(node.mgmt_mac, public[node.name], node.login)
+            for node in booted
+            if not node.console_only
+        }
         ssh.write_config(
             self.directory,
             self._backend.mgmt_bridge(self._state),
             self._state.client,
-            {node.name: (node.mgmt_mac, self._state.hostkeys[node.name].public) for node in booted},
+            hosts,
             self._backend.ssh_through(self.topology),
         )
 
@@ -418,23 +430,11 @@ class Lab:
         hosts |= {one.peer: r.host for r in topology.routers.values() for one in r.interfaces}
         return self.place(hosts.get(link, ""))
 
-    def offloads(self) -> dict[str, dict[str, dict[str, bool]]]:
-        """Read back every offload in effect.
+    def offloads(self) -> Offloads:
+        """Read back every offload in effect (`labctl.lab.offloads`)."""
+        from labctl.lab import offloads
 
-        Returns `{"vm1/eth0": {"guest" | "tap" | "device": {feature: on}}}`; features that are off
-        and cannot be changed are left out.
-        """
-        found: dict[str, dict[str, dict[str, bool]]] = {}
-        for node in self.nodes:
-            for interface in node.model.interfaces:
-                guest = node.features(interface.name)
-                tap = self.tap_features(interface.tap)
-                found[f"{node.name}/{interface.name}"] = {
-                    "guest": {n: f.active for n, f in guest.items() if f.active or not f.fixed},
-                    "tap": {n: f.active for n, f in tap.items() if f.active or not f.fixed},
-                    "device": node.device(interface.name),
-                }
-        return found
+        return offloads.read(self)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of libvirt and QEMU that run this lab's guests."""

@@ -169,6 +169,10 @@ def starter(making: Making, node: Node) -> Starter:
 
 def node_class(node: Node) -> type[NodeInLab]:
     """Return the class that works in a node, as far as its kind is known here (`guest_kind`)."""
+    if node.console_only:
+        from labctl.lab.console_node import ConsoleNode  # here: most labs come up without
+
+        return ConsoleNode
     cls: type[NodeInLab] = _named(node.guest_kind, "handled_by")
     return cls
 

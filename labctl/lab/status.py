@@ -243,6 +243,8 @@ def _kind_of(node: Node, known: State) -> str:
     name = "router" if node.forwards else "node"
     forwarder = f", {node.forwarder}" if node.forwarder else ""
     what = f"{name} ({node.kind or kind.name}{forwarder})" if node.kind or node.forwards else name
+    if node.console_only:
+        return f"{what}, console only"
     return f"{what} on {node.host}" if node.host else what
 
 

@@ -113,9 +113,11 @@ def _observed_in(lab: Lab, hop: ObservationPoint) -> Node | None:
 
 def _point(lab: Lab, hop: ObservationPoint) -> Point:
     if there := _observed_in(lab, hop):
+        tools = there.model.tools if hop.in_guest else None
         return guest_point(
             hop.name, hop.link, there.ssh_argv(), hop.netns,
             observer=hop.observer or DEFAULT, context=hop.looks_into,
+            program=tools.observer if tools else "",
         )  # fmt: skip
     return host_point(hop.name, hop.link, hop.netns, observer=hop.observer or DEFAULT)
 

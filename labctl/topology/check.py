@@ -16,8 +16,9 @@ from labctl.topology import addressing, hosting, kernels, model, schema
 from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import FEATURES
 from labctl.topology.fields import MIN_IPV6_MTU
+from labctl.topology.login_schema import Login, Secret
 from labctl.topology.node_schema import StartFile
-from labctl.topology.resolve import absolute
+from labctl.topology.paths import absolute
 from labctl.topology.tree import Loc, Report
 
 
@@ -274,6 +275,8 @@ def _files(written: schema.Topology, base: Path, report: Report) -> None:
         ]
         if isinstance(holder.image, DiskImage):
             files.append((("image", "file"), holder.image.file))
+        if isinstance(holder, schema.Node):
+            files += _secret_files(holder)
         for key, text in files:
             if text is None or (key == ("kernel",) and kernels.release(text)):
                 continue
@@ -285,3 +288,14 @@ def _files(written: schema.Topology, base: Path, report: Report) -> None:
             if not there:
                 hint = f"looked for {path}"
                 report.add((*loc, *key), f"there is no file {shown(text)}", hint)
+
+
+def _secret_files(node: schema.Node) -> Iterator[tuple[Loc, str | None]]:
+    """Yield the files that a login and the steps on a console name."""
+    if isinstance(node.login, Login):
+        yield ("login", "key"), node.login.key
+        if node.login.password:
+            yield ("login", "password", "file"), node.login.password.file
+    for number, step in enumerate(node.console):
+        if isinstance(step.send, Secret):
+            yield ("console", number, "send", "file"), step.send.file

@@ -51,7 +51,7 @@ class Ends:
     """What is different about the ends of a path than drivers have it by themselves."""
 
     finished_by: Collection[str] = ()
-    """The guests that finish the checksums of what they send."""
+    """The guests that finish the checksums of what they send, or forward where they are routers."""
     completing: Collection[str] = ()
     """The points, by name, whose link takes nothing unfinished: tx-checksumming is off there, so
     its kernel finishes what it sends by that link (validate_xmit_skb())."""
@@ -164,7 +164,7 @@ def expect(
     finished = (
         protocol not in LEFT_UNFINISHED
         or source in ends.finished_by
-        or path.points[0].name in ends.completing
+        or (path.points[0].inside and path.points[0].name in ends.completing)
     )
     begin = state = FINISHED if finished else UNFINISHED
     states: dict[str, State] = {}
@@ -226,8 +226,11 @@ def _stages(
                 yield _Stage(name, effect=nic.received)
             yield from (_Stage(name, point) for point in points[1:])
         yield _Stage(name, effect=effect_in(here))
+        if isinstance(here.element, ForwardingGuest) and name in ends.finished_by:
+            yield _Stage(name, effect=Effect.COMPLETES)
         if here.exit:
-            sent = 0 if isinstance(here.element, Uplink) else 1
+            # The first is of the link that its kernel sends by, where that is seen.
+            sent = 0 if isinstance(here.element, Uplink) or _is_unseen(here) else 1
             yield from _sent(name, here.exit.points[:sent], ends)
             if nic := _nic(here, here.exit):
                 yield _Stage(name, effect=nic.effect)
@@ -277,6 +280,12 @@ def _nic(here: Traversal, port: Port) -> NicModel | None:
         models = {one.name: one.model for one in here.element.node.interfaces}
         return registry.nic(models[port.interface])
     return None
+
+
+def _is_unseen(here: Traversal) -> bool:
+    """Tell a guest that nobody looks into, whose outer ends are all that is seen of it."""
+    element = here.element
+    return isinstance(element, GuestElement | ForwardingGuest) and bool(element.node.unseen)
 
 
 def _name(here: Traversal) -> str:

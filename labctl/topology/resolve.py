@@ -19,6 +19,8 @@ from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import in_order
 from labctl.topology.fields import LINK_NAME
 from labctl.topology.impairment import Impairment, reading
+from labctl.topology.login_schema import Login
+from labctl.topology.paths import absolute
 from labctl.topology.startup import MODE, StartFile
 
 DEFAULT_MTU = 1500
@@ -223,6 +225,9 @@ def _node(
         role=written.role or "",
         # The kernel, said or not, is the same.
         forwarder=written.forwarder if written.forwarder not in (None, forwarders.DEFAULT) else "",
+        login=written.login.resolve(base) if isinstance(written.login, Login) else None,
+        console=tuple(step.resolve(base) for step in written.console),
+        console_only=written.login == "console" or bool(written.console and not written.login),
         files=tuple(
             _start_file(path, file, base)
             for path, file in {**defaults.files, **written.files}.items()
@@ -331,12 +336,3 @@ def _offload(*layers: schema.Offload | None) -> model.Offload:
             tap |= layer.tap
             device |= layer.device
     return model.Offload(in_order(guest), in_order(tap), dict(sorted(device.items())))
-
-
-def absolute(base: Path, text: str) -> Path:
-    """Return a path of the file's as an absolute one; `~` is the user's home."""
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError:  # no such user: take it as it is written
-        path = Path(text)
-    return base.absolute() / path

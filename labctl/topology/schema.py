@@ -16,6 +16,7 @@ from labctl.kinds import forwarders, links, registry
 from labctl.kinds.base import Kind
 from labctl.topology import fields, impairment_schema, node_schema
 from labctl.topology.disk_schema import DiskImage
+from labctl.topology.login_schema import MOST_STEPS, ConsoleStep, LoginOrConsole
 from labctl.topology.tree import Loc
 
 WIDTH = 93
@@ -164,6 +165,11 @@ class Node(_Inherited, _Labelled):
     of labctl's that runs in it, such as raw; that needs an image with Python, such as router."""
     forwarder_options: dict[str, Any] = Field(default_factory=dict, max_length=64)
     """What the forwarder is told; each has options of its own."""
+    login: LoginOrConsole | None = None
+    """How to get into a guest that boots a disk image without cloud-init: by SSH, as a mapping; or
+    console, where nobody logs in, and it is seen from outside only."""
+    console: list[ConsoleStep] = Field(default_factory=list, max_length=MOST_STEPS)
+    """What is typed on the console of such a guest when it starts, one step after another."""
     hypervisor: Literal["xen"] | None = None
     """xen makes this node a Xen host: other nodes and routers can live on it. Its interfaces are
     the uplinks of the networks inside."""

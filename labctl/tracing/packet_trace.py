@@ -273,9 +273,8 @@ def unusable(step: Step) -> bool:
     """Tell whether a receiver cannot accept a packet as it was seen here."""
     if step.state is Checksum.BAD:
         return True
-    return (
-        step.state is Checksum.PARTIAL and step.metadata is not Metadata.NEEDS_CSUM and not step.gso
-    )
+    lacking = step.metadata is None or step.metadata.is_lacking
+    return step.state is Checksum.PARTIAL and lacking and not step.gso
 
 
 def fault_in(steps: Sequence[Step]) -> Step | None:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.capture import counters as kernel_counters
@@ -30,12 +30,14 @@ from labctl.tracing.clocks import Clock
 from labctl.tracing.command import run_command
 from labctl.tracing.drop_events import MOST_DROPS, SILENT_REASONS, GuestDrop
 from labctl.tracing.evidence import (
-    CLOCKS,
+    clocks_command,
     cut,
     early,
     limited,
+    missed,
     nanoseconds,
     on_clock,
+    untold,
 )
 from labctl.tracing.flow import Flow, receive_command, send_command
 from labctl.tracing.follow import ARRIVING_NS, PacketPredicate, clocks, follow
@@ -138,8 +140,9 @@ class _Run:
         self.asked, self.selection = asked, asked.selection
         self.lab, self.flow, self.path, self.emit = lab, flow, path, emit
         self.count, self.receive = asked.count, asked.receive
-        self.source, self.destination = _ends(path)
-        self.nodes = {name: lab.node(name) for name in (self.source, self.destination)}
+        self.source, self.destination = path[0].element, path[-1].element
+        ends = filter(lab.topology.answers, (self.source, self.destination))
+        self.nodes = {name: lab.node(name) for name in ends}
         self.said: list[str] = []
         self.notes: list[str] = []
         self.trouble = ""
@@ -154,7 +157,7 @@ class _Run:
         self.forwarded: dict[str, dict[str, int]] = {}
         self.drops: list[GuestDrop] = []
         names = dict.fromkeys(hop.element for hop in path if hop.of_router)
-        self.routers = {name: lab.forwarder(name) for name in names}
+        self.routers = {name: lab.forwarder(name) for name in filter(lab.topology.answers, names)}
 
     def go(self, folder: Path, wait: float | None) -> Trace:
         self.emit(Event("trace", self.flow.text, "start", "starting the observers"))
@@ -240,12 +243,14 @@ class _Run:
     def _send(self) -> None:
         with contextlib.ExitStack() as stack:
             job = None
-            if self.flow.protocol == "udp" and self.receive:
+            receives = self.receive and self.destination in self.nodes
+            if self.flow.protocol == "udp" and receives:
                 job = stack.enter_context(self._receiving())
-            command = send_command(self.flow, self.count, CONNECT_SECONDS)
+            node = self.nodes[self.source]
+            command = send_command(self.flow, self.count, CONNECT_SECONDS, node.model)
             limit = 60 + self.count * (CONNECT_SECONDS + 2)
             limit = self._left(limit, ASK_LEAST_SECONDS)
-            result = self.nodes[self.source].run(command, check=False, timeout=limit)
+            result = node.run(command, check=False, timeout=limit)
             if job is not None:
                 self._let_read(job)
         text = result.stdout if result.stdout.strip() else result.stderr
@@ -269,7 +274,8 @@ class _Run:
     @contextlib.contextmanager
     def _receiving(self) -> Iterator[Job]:
         """Let a program take in the datagrams, unless one listens there already."""
-        job = self.nodes[self.destination].start(receive_command(self.flow))
+        node = self.nodes[self.destination]
+        job = node.start(receive_command(self.flow, node.model))
         deadline = Deadline(30, f"listening in {self.destination}")
         try:
             while not re.search("listening|taken", job.output):
@@ -359,6 +365,10 @@ class _Run:
         if watch.why_not:
             self.notes.append(watch.why_not)
             return []
+        undated = "" if node.model.scripting else "it has neither perl nor python3"
+        if why := node.model.unseen or undated:
+            self.notes.append(f"no drops in {node.name} are told: {why}")
+            return []
         link = next(hop.link for hop in (self.path[0], self.path[-1]) if hop.element == node.name)
         found = [
             one
@@ -372,7 +382,8 @@ class _Run:
             self.missing.append(
                 f"{node.name} dropped {len(found)} packets, of which {MOST_DROPS} were looked into"
             )
-        ahead = nanoseconds(node.name, node.run(CLOCKS, timeout=self._asking()).stdout)
+        command = clocks_command(node.model)
+        ahead = nanoseconds(node.name, node.run(command, timeout=self._asking()).stdout)
         return [on_clock(node.name, one, ahead) for one in found[:MOST_DROPS]]
 
     def _result(self, evidence: Evidence, asked_ns: int) -> Trace:
@@ -383,12 +394,9 @@ class _Run:
         kept = [tuple(filter(self.selection.keeps, way)) for way in followed]
         missing = [*cut(evidence), *limited(evidence), *early(evidence, known, asked_ns)]
         missing += self.missing
-        lost = [
-            f"{hop.hop}: the observer missed {hop.trailer.drops} frames "
-            f"and met {hop.trailer.errors} errors"
-            for hop in evidence.hops
-            if hop.trailer is not None and (hop.trailer.drops or hop.trailer.errors)
-        ]
+        lost = missed(evidence)
+        on_path = {hop.element for hop in self.path}
+        self.notes += [*self.lab.topology.unseen(on_path), *untold(evidence)]
         notes = [*([self.trouble] if self.trouble else []), *missing, *lost, *self.notes]
         ends = {self.flow.destination, self.flow.source} | {
             address or ""
@@ -434,12 +442,3 @@ class _Coming:
             run.flow.forth(one.judgement.packet) and run.selection.counts(one) for one in fresh
         )
         return wanted is not None and self._came >= wanted
-
-
-def _ends(path: Sequence[ObservationPoint]) -> tuple[str, str]:
-    return path[0].element, path[-1].element
-
-
-def with_size(flow: Flow, size: int) -> Flow:
-    """Return an ICMP flow whose echoes carry `size` bytes."""
-    return replace(flow, protocol="icmp", port=None, size=size)

@@ -86,6 +86,8 @@ class GuestKind(Kind):
 
     boots_disk: ClassVar[bool] = False
     """Whether it boots a disk image, what `image:` names as a mapping, not a kernel."""
+    takes_initramfs: ClassVar[bool] = False
+    """Whether an initramfs of the user's own may be one that labctl does not configure."""
     image: ClassVar[str]
     """The image it boots, where the topology names none."""
     image_with_all_nics: ClassVar[str]
