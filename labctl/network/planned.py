@@ -30,6 +30,8 @@ INGRESS = 0xFFFFFFF2
 """Of clsact: TC_H_MAKE(TC_H_CLSACT, TC_H_MININGRESS), linux/pkt_sched.h."""
 EVERYTHING: Mapping[str, Any] = {"protocol": 3, "prio": 1, "target": 0, "keys": ["0x0/0x0+0"]}
 """What a filter u32 is told that takes every packet: ETH_P_ALL, no bit to compare."""
+_IFR = ("no_pi", "one_queue", "vnet_hdr", "tun_excl", "multi_queue", "persist", "nofilter")
+"""The flags of a TAP that pyroute2 takes."""
 
 
 def namespaces(networks: Iterable[Network]) -> list[str]:
@@ -99,6 +101,8 @@ def _make(network: Network, link: NewLink) -> None:
             if link.lower:
                 (more["link"],) = ip.link_lookup(ifname=link.lower)
             if link.type == "tuntap":  # made by an ioctl that knows no MTU
+                if more.pop("multi_queue", False):
+                    more["ifr"] = dict.fromkeys(_IFR, 0) | {"multi_queue": 1}
                 ip.link("add", ifname=link.name, kind=link.type, **more)
                 (index,) = ip.link_lookup(ifname=link.name)
                 ip.link("set", index=index, mtu=mtu)

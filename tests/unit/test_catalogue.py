@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -43,6 +44,13 @@ BREAKING = {
     "e1000e-raw",
     "tun-vnet-empty",
     "sum-then-raw",
+    "ovs-userspace",
+    "testpmd",
+    "vxlan-copied",
+    "ring-wire",
+    "af-xdp",
+    "namespace-end-raw",
+    "namespaces-ovs",
 }
 
 
@@ -98,7 +106,7 @@ def test_what_a_row_is_expected_to_come_to_follows_from_its_kinds(row: Row) -> N
 def test_names_of_rows_are_files_names_and_there_is_one_of_each() -> None:
     assert len(set(rows.names())) == len(rows.ALL)
     # A lab is called after its row, and the paths of its sockets are short.
-    assert all(re.fullmatch(r"[a-z0-9-]{1,18}", name) for name in rows.names())
+    assert all(re.fullmatch(r"[a-z0-9-]{1,19}", name) for name in rows.names())
 
 
 def test_every_link_and_forwarder_is_in_a_row() -> None:
@@ -230,6 +238,17 @@ def test_the_page_for_documentation_has_a_line_a_row() -> None:
 def test_a_place_that_is_not_the_expected_one_is_counted() -> None:
     assert pages.wrong_places([row_result(place="router r2")]) == ["raw"]
     assert pages.wrong_places([row_result()]) == []
+    assert dict(pages.places([row_result()])) == {"raw": {"right": 1, "another": 0, "none": 0}}
+    assert pages.named(row_result(place="router r2")) == "another"
+    lost = row_result().diagnosed
+    assert lost
+    silent = row_result(diagnosed=dataclasses.replace(lost, where=""))
+    assert pages.named(silent) == "none"
+    assert pages.wrong_places([silent]) == ["raw"]
+    works: dict[str, Any] = {"place": "", "loses": "", "outcome": "works"}
+    assert pages.named(row_result(**works)) == "another", "a path that works was accused"
+    healthy = row_result(**works, diagnosed=Diagnosed("healthy", "Healthy.", "", ""))
+    assert dict(pages.places([healthy])) == {"nowhere": {"right": 1, "another": 0, "none": 0}}
     assert dict(pages.confusion([row_result()]))["breaks"] == {"metadata lost": 1}
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from labctl.kinds.base import Effect, LinkKind, LinkPlan, NewLink, NoOptions, Redirect
+from labctl.kinds.base import Effect, LinkKind, LinkPlan, LinkProgram, NewLink, NoOptions, Redirect
 from labctl.kinds.registry import registered
 from labctl.network import planned
 from labctl.topology import Topology, TopologyError, from_mapping
@@ -70,6 +70,14 @@ def test_a_plan_that_cannot_be_made_is_refused(
     links: tuple[NewLink, ...], redirects: tuple[Redirect, ...], wrong: str
 ) -> None:
     Planned.made = LinkPlan(links, ends=("lan-w-a", "lan-w-b"), redirects=redirects)
+    with registered(Planned), pytest.raises(TopologyError, match=wrong):
+        topology({"kind": "planned"})
+
+
+def test_a_program_runs_where_its_plan_has_a_link() -> None:
+    program = LinkProgram("lan-w-sw", "switch", netns="lan-w-other")
+    Planned.made = LinkPlan((pair(),), ends=("lan-w-a", "lan-w-b"), programs=(program,))
+    wrong = "lan-w-sw is to run in a namespace of which it has no link"
     with registered(Planned), pytest.raises(TopologyError, match=wrong):
         topology({"kind": "planned"})
 

@@ -44,6 +44,26 @@ def with_nics(topology: Mapped, first: str = "", second: str = "") -> Mapped:
     return {**topology, "nodes": nodes}
 
 
+def with_namespaces(topology: Mapped, *names: str) -> Mapped:
+    """Return a topology of which these nodes are network namespaces and no guests."""
+    nodes = {
+        name: {**node, "kind": "namespace"} if name in names else node
+        for name, node in topology["nodes"].items()
+    }
+    return {**topology, "nodes": nodes}
+
+
+def with_guest_router(topology: Mapped, model: str = "") -> Mapped:
+    """Return a topology whose only router is a guest with NICs of a model."""
+    (router,) = topology["routers"].values()
+    interfaces = [{**one, **({"model": model} if model else {})} for one in router["interfaces"]]
+    guest: Mapped = {"role": "router", "interfaces": interfaces}
+    if model:
+        guest |= {"image": EVERY_NIC, "memory": EVERY_NIC_MEMORY}
+    rest = {key: value for key, value in topology.items() if key != "routers"}
+    return {**rest, "nodes": {**topology["nodes"], "r1": guest}}
+
+
 def routed(*kinds: str, options: Mapping[str, Any] | None = None) -> Mapped:
     """Return two guests with routers of these kinds between them, one network before each and last.
 

@@ -26,6 +26,7 @@ from labctl.results.catalogue import Diagnosed, Element, PacketWay, Remedy, Traf
 from labctl.topology import Topology
 from labctl.topology.expected import Expected, expect
 from labctl.topology.graph import (
+    ForwardingGuest,
     GuestElement,
     PacketPath,
     RouterElement,
@@ -143,6 +144,9 @@ def _kind(here: Traversal) -> tuple[str, Kind, dict[str, bool | int | float | st
         case Segment() as segment:
             name = f"{segment.network}/{segment.name}" if segment.name else segment.network
             return name, registry.link(segment.kind), dict(segment.options)
+        case ForwardingGuest(node) as guest:
+            models = {one.model for one in node.interfaces} - {nics.DEFAULT}
+            return node.name, registry.nic(models.pop()) if models else guest.kind, {}
         case GuestElement(node):
             names = {port.interface for port in (here.entry, here.exit) if port}
             (model,) = {one.model for one in node.interfaces if one.name in names}
@@ -216,6 +220,10 @@ def _diagnosed(trial: Trial, arm: Arm, expected: Prediction) -> Diagnosed:
     flow, path = plan(trial.lab, SOURCE, DESTINATION, "tcp", port, version=4)
     breaks = expected.outcome == "breaks"
     said = diagnose(trial.lab, flow, path, proving=breaks)
+    for _ in range(1, control.asked if control else 1):
+        if said.verdict.finding is not Finding.HEALTHY:
+            break
+        said = diagnose(trial.lab, flow, path)
     verdict = said.verdict
     finding = Finding.HEALTHY
     if control:

@@ -8,10 +8,17 @@ from typing import Any
 
 from labctl.diagnosis.verdict import Finding
 from labctl.errors import UsageError, nearest, shown
-from labctl.experiments.catalogue.paths import bridged, routed, with_nics
+from labctl.experiments.catalogue.paths import (
+    bridged,
+    routed,
+    with_guest_router,
+    with_namespaces,
+    with_nics,
+)
 
-LINKS, KERNEL, USER, CHAINS, MACHINES, CONTROLS = (
-    "links", "kernel paths", "user space", "chains", "machines", "negative controls"
+LINKS, KERNEL, USER, SOFTWARE, CHAINS, MACHINES, CONTROLS = (
+    "links", "kernel paths", "user space", "real software", "chains", "machines",
+    "negative controls",
 )  # fmt: skip
 
 
@@ -28,6 +35,9 @@ class Control:
     expected: str
     """The same for a reader, in one sentence."""
     port: int = 22
+    asked: int = 1
+    """How often the diagnosis is asked at most, until it finds something: one may send less than
+    what it takes."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,9 @@ SWITCHES = (
     "https://github.com/p4lang/behavioral-model/issues/986",
     "https://github.com/FDio/vpp/issues/265",
 )
+OVS = ("https://github.com/openvswitch/ovs-issues/issues/273",)
+SANDBOX = ("https://github.com/TencentCloud/CubeSandbox/pull/443",)
+DPDK = ("https://github.com/DPDK/grout/issues/724",)
 XDP_THREADS = (
     "https://github.com/xdp-project/xdp-tutorial/issues/160",
     "https://github.com/xdp-project/xdp-tutorial/issues/357",
@@ -80,12 +93,26 @@ ALL: tuple[Row, ...] = (
         ("https://github.com/projectcalico/calico/issues/11435",),
     ),
     Row(
+        "vxlan-copied", LINKS, "VXLAN over a program that copies the outer frames",
+        bridged({"kind": "vxlan", "options": {"underlay": "packet-wire"}}),
+        ("https://github.com/FDio/vpp/issues/458",),
+        "No element of the inner network has touched the packet: the metadata is the outer one's.",
+    ),
+    Row(
         "packet-wire", USER, "a layer-2 wire over packet sockets",
         bridged({"kind": "packet-wire"}), SWITCHES,
     ),
     Row(
         "packet-wire-vnet", USER, "the same wire with the virtio header",
         bridged({"kind": "packet-wire", "options": {"vnet": True}}), SWITCHES,
+    ),
+    Row(
+        "ring-wire", USER, "a wire over packet rings (TPACKET_V3), status unread",
+        bridged({"kind": "ring-wire"}), SWITCHES,
+    ),
+    Row(
+        "ring-wire-sums", USER, "the same wire computes what the ring says is not ready",
+        bridged({"kind": "ring-wire", "options": {"sums": True}}), SWITCHES,
     ),
     Row("namespace", KERNEL, "a router that is a network namespace", routed("namespace")),
     Row(
@@ -97,6 +124,18 @@ ALL: tuple[Row, ...] = (
         ("https://github.com/TencentCloud/CubeSandbox/pull/110",),
     ),
     Row(
+        "tc-bpf-clone", KERNEL, "a BPF program at tc's hook sends clones", routed("tc-bpf-clone")
+    ),
+    Row(
+        "bpf-nat", KERNEL, "a BPF program translates an address, sums updated",
+        routed("bpf-nat"), SANDBOX,
+    ),
+    Row(
+        "bpf-nat-e1000", KERNEL, "the same before a NIC that takes nothing unfinished",
+        with_nics(routed("bpf-nat"), "", "e1000"), SANDBOX,
+        "What is finished behind the translation is right: the pseudo-header's sum was kept so.",
+    ),
+    Row(
         "xdp-generic", KERNEL, "an XDP program in generic mode redirects", routed("xdp-generic"),
         XDP_THREADS,
     ),
@@ -105,6 +144,11 @@ ALL: tuple[Row, ...] = (
         XDP_THREADS,
         "The first packet to a neighbour that the kernel has not asked for yet is forwarded by the "
         "kernel, and keeps its metadata: ping goes first.",
+    ),
+    Row(
+        "af-xdp", KERNEL, "a program forwards over AF_XDP sockets in copy mode",
+        routed("af-xdp"), XDP_THREADS,
+        "As with xdp-native, ping goes first.",
     ),
     Row(
         "raw", USER, "a router over packet sockets, as it is", routed("raw"),
@@ -132,6 +176,23 @@ ALL: tuple[Row, ...] = (
         routed("tun-vnet-empty"), ("https://github.com/hermit-os/uhyve/pull/1369",),
     ),
     Row(
+        "ovs-userspace", SOFTWARE, "Open vSwitch's user-space datapath",
+        bridged({"kind": "ovs-userspace"}), OVS,
+    ),
+    Row(
+        "ovs-userspace-tso", SOFTWARE, "the same switch with userspace-tso-enable",
+        bridged({"kind": "ovs-userspace", "options": {"tso": True}}), OVS,
+    ),
+    Row(
+        "testpmd", SOFTWARE, "DPDK's testpmd on packet sockets (af_packet)",
+        bridged({"kind": "testpmd"}), DPDK,
+    ),
+    Row(
+        "testpmd-tap", SOFTWARE, "DPDK's testpmd on TAPs",
+        bridged({"kind": "testpmd", "options": {"driver": "tap"}}), DPDK,
+    ),
+    Row("socat-tap", SOFTWARE, "socat between two TAPs", bridged({"kind": "socat-tap"})),
+    Row(
         "raw-then-namespace", CHAINS, "lost at the first of two hops", routed("raw", "namespace")
     ),
     Row(
@@ -157,6 +218,27 @@ ALL: tuple[Row, ...] = (
         with_nics(bridged(), "", "vmxnet3"),
     ),
     Row(
+        "guest-router", MACHINES, "a guest whose kernel forwards, with virtio NICs",
+        with_guest_router(routed("namespace")),
+    ),
+    Row(
+        "guest-router-e1000", MACHINES, "a guest whose kernel forwards, with e1000 NICs",
+        with_guest_router(routed("namespace"), "e1000"),
+    ),
+    Row(
+        "namespace-end", MACHINES, "from a guest to a namespace over a bridge",
+        with_namespaces(bridged(), "vm2"),
+    ),
+    Row(
+        "namespace-end-raw", MACHINES, "from a guest to a namespace, metadata lost between",
+        with_namespaces(routed("raw"), "vm2"),
+    ),
+    Row(
+        "namespaces-ovs", MACHINES, "two namespaces with Open vSwitch between them",
+        with_namespaces(bridged({"kind": "ovs-userspace"}), "vm1", "vm2"), OVS,
+        "As containers on such a switch: no virtual machine is on the path.",
+    ),
+    Row(
         "damaged", CONTROLS, "a router that damages payloads of summed packets",
         routed("faulty-sum"),
         control=Control(
@@ -177,6 +259,39 @@ ALL: tuple[Row, ...] = (
         "no-syn", CONTROLS, "a router that drops SYNs", routed("syn-filter"),
         control=Control(
             Finding.OTHER, "router r1", "SYNs end in the router, and no checksum error is counted"
+        ),
+    ),
+    Row(
+        "lossy", CONTROLS, "a router that drops every tenth packet", routed("lossy"),
+        control=Control(
+            Finding.OTHER, "router r1",
+            "some packets end in the router, and no checksum error is counted", asked=3,
+        ),
+    ),
+    Row(
+        "bpf-nat-stale", CONTROLS, "a BPF program translates an address, sums left as they are",
+        routed("bpf-nat-stale"), SANDBOX,
+        "SSH works between these guests: a receiver sums nothing that never met a wire.",
+        Control(
+            Finding.CORRUPTED, "router r1",
+            "needs_csum goes on, and the field holds neither sum; nobody drops it",
+        ),
+    ),
+    Row(
+        "bpf-nat-stale-e1000", CONTROLS, "the same before a NIC that takes nothing unfinished",
+        with_nics(routed("bpf-nat-stale"), "", "e1000"), SANDBOX,
+        "The sum is finished on the way to the NIC, of a wrong beginning, and the receiver drops.",
+        Control(
+            Finding.CORRUPTED, "router r1", "the receiver drops what was translated, as damaged",
+        ),
+    ),
+    Row(
+        "raw-incremental", CONTROLS, "an incremental update on an unfinished sum",
+        routed("raw-incremental"), ("https://github.com/google/gvisor/issues/11960",),
+        "SSH works between these guests: a receiver sums nothing that never met a wire.",
+        Control(
+            Finding.CORRUPTED, "router r1",
+            "needs_csum goes on, and the field holds neither sum; nobody drops it",
         ),
     ),
     Row(
