@@ -304,6 +304,10 @@ class LinkPlan:
     programs: tuple[LinkProgram, ...] = ()
     """What must run for frames to pass; each is started when the one before it is ready."""
     redirects: tuple[Redirect, ...] = ()
+    patch: Literal["", "mirred", "csum"] = ""
+    """Of a segment into which two nodes or wires are plugged, and nothing else: that whatever comes
+    in by one goes out by the other, by tc(8)'s mirred, with `csum` before it if wanted. The bridge
+    only holds them; no frame comes as far."""
 
     def places(self) -> dict[str, str]:
         """Return by link the network namespace that it is in; empty for the lab's own."""

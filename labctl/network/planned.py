@@ -72,7 +72,7 @@ def finish(plan: LinkPlan, masters: Mapping[str, str]) -> None:
         here = [name for name, where in places.items() if where == place]
         inside(place, _finish, here, masters)
     for one in plan.redirects:
-        inside(places[one.link], _redirect, one)
+        inside(places[one.link], redirect, one)
 
 
 def remove_namespaces(networks: Iterable[Network]) -> None:
@@ -154,7 +154,7 @@ def _finish(names: Iterable[str], masters: Mapping[str, str]) -> None:
             ip.link("set", index=index, state="up")
 
 
-def _redirect(one: Redirect) -> None:
+def redirect(one: Redirect) -> None:
     """Let what comes in by a link go out by another: tcf_mirred_act() in the kernel."""
     from labctl.network import act_csum
 

@@ -40,7 +40,8 @@ ROUTER: Role = "router"
 MGMT_BRIDGE = "mgmt"
 """The link name of the management bridge; no network can have it."""
 _LATER_IN_PLANS = (
-    "programs", "redirects", "lower", "netns", "peer_netns", "address", "peer_address", "headroom"
+    "programs", "redirects", "lower", "netns", "peer_netns", "address", "peer_address", "headroom",
+    "patch",
 )  # fmt: skip
 
 
@@ -98,6 +99,14 @@ class Network:
         """Return every wire between the two segments that it joins: (before, wire, after)."""
         threes = zip(self.segments, self.segments[1:], self.segments[2:], strict=False)
         return tuple((one, wire, other) for one, wire, other in threes if wire.is_wire)
+
+    def wires_at(self, segment: str) -> tuple[str, ...]:
+        """Return the ends of wires that are plugged into a segment."""
+        found = []
+        for before, wire, after in self.joined():
+            found += [wire.plan.ends[0]] if before.name == segment else []
+            found += [wire.plan.ends[1]] if after.name == segment else []
+        return tuple(found)
 
     def links(self) -> tuple[str, ...]:
         """Return the names of all links that it is made of, in the order in which they are."""
@@ -277,7 +286,8 @@ class Topology:
                             del part[key]
         for network in content["networks"].values():
             for segment in network.get("segments", ()):
-                for part in (segment["plan"], *segment["plan"]["links"]):
+                made = segment["plan"]
+                for part in (made, *made["links"], *made["programs"]):
                     # So do plans that say nothing of what plans could not say then.
                     for key in _LATER_IN_PLANS:
                         if not part.get(key, True):

@@ -29,6 +29,15 @@ def bridged(wire: Mapped | None = None) -> Mapped:
     return {"name": "row", "networks": {"lan": lan}, "nodes": nodes}
 
 
+def patched(options: Mapping[str, Any] | None = None) -> Mapped:
+    """Return two guests on one network: vm1 at a bridge, vm2's TAP redirected to a veth's end."""
+    made = bridged({"kind": "veth"})
+    lan = made["networks"]["lan"]
+    far = {"kind": "tc-patch", **({"options": dict(options)} if options else {})}
+    segments = {**lan["segments"], "far": far}
+    return {**made, "networks": {"lan": {**lan, "segments": segments}}}
+
+
 def with_nics(topology: Mapped, first: str = "", second: str = "") -> Mapped:
     """Return a topology whose guests have NICs of these models; as it is where one is empty."""
     nodes = dict(topology["nodes"])
@@ -111,6 +120,16 @@ def routed(*kinds: str, options: Mapping[str, Any] | None = None) -> Mapped:
             router["options"] = dict(options)
         routers[f"r{number}"] = router
     return {"name": "row", "networks": networks, "nodes": nodes, "routers": routers}
+
+
+def with_wire(topology: Mapped, wire: Mapped) -> Mapped:
+    """Return a routed topology whose first network has a wire between vm1 and the router r1."""
+    networks, nodes, routers = (dict(topology[key]) for key in ("networks", "nodes", "routers"))
+    networks["n1"] = {**networks["n1"], "segments": {"near": {}, "wire": wire, "far": {}}}
+    for part, name, segment in ((nodes, "vm1", "near"), (routers, "r1", "far")):
+        first, *others = part[name]["interfaces"]
+        part[name] = {**part[name], "interfaces": [{**first, "segment": segment}, *others]}
+    return {**topology, "networks": networks, "nodes": nodes, "routers": routers}
 
 
 def _ways(router: int, network: int) -> list[tuple[str, str]]:

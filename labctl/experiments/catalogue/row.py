@@ -7,7 +7,7 @@ datagram, and then what `labctl diagnose` says, which for a path that breaks pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +15,7 @@ from labctl import topology as topologies
 from labctl.diagnosis.diagnose import Diagnosis, diagnose
 from labctl.diagnosis.remedies import Fix
 from labctl.diagnosis.verdict import Finding
+from labctl.experiments import probes
 from labctl.experiments.catalogue.rows import Control, Row
 from labctl.experiments.expectations import blamed, check_path, expected_of, reverse
 from labctl.experiments.model import Experiment
@@ -176,7 +177,8 @@ def _body(row: Row, expected: Prediction, found: Measured) -> Callable[[Trial], 
                     traffic = check_path(
                         trial, arm, SOURCE, DESTINATION, version, with_udp=version == 4
                     )
-                    found.traffic.append(_told(traffic))
+                    more = _protocols(trial, arm) if row.protocols and version == 4 else {}
+                    found.traffic.append(_told(traffic, more))
         with trial.arm("diagnose", "what labctl diagnose says of it, and what mends it") as arm:
             found.diagnosed = _diagnosed(trial, arm, expected)
 
@@ -185,8 +187,23 @@ def _body(row: Row, expected: Prediction, found: Measured) -> Callable[[Trial], 
     return measure
 
 
-def _told(traffic: TrafficRun) -> Traffic:
-    """Return what a crossing came to, for the catalogue."""
+def _protocols(trial: Trial, arm: Arm) -> dict[str, str]:
+    """Send what leaves no sum to others, which loses nothing anywhere; return what it came to.
+
+    A datagram without checksum has nothing to be finished (RFC 768), and one that must be cut is
+    summed by the sender's kernel (__ip_append_data() leaves CHECKSUM_NONE beyond the MTU).
+    """
+    answers = {
+        "udp without checksum": probes.udp(trial.lab, SOURCE, DESTINATION, summed=False),
+        "udp in fragments": probes.udp(trial.lab, SOURCE, DESTINATION, times=200),
+    }
+    for name, answer in answers.items():
+        arm.check(name, "received", answer.text, answer.works)
+    return {name: answer.text for name, answer in answers.items()}
+
+
+def _told(traffic: TrafficRun, more: Mapping[str, str]) -> Traffic:
+    """Return what a crossing came to, for the catalogue, and `more` answers."""
     packets = []
     for wanted in (traffic.syn, traffic.syn_ack, traffic.datagram):
         steps = traffic.steps(wanted)
@@ -202,7 +219,7 @@ def _told(traffic: TrafficRun) -> Traffic:
                 its[name] = its.get(name, 0) + count
     return Traffic(
         version=traffic.version,
-        answers={name: answer.text for name, answer in answers.items() if answer},
+        answers={name: answer.text for name, answer in answers.items() if answer} | dict(more),
         packets=tuple(packets),
         counters={node: grown for node, grown in counters.items() if grown},
         drop_reasons={

@@ -10,10 +10,12 @@ from labctl.diagnosis.verdict import Finding
 from labctl.errors import UsageError, nearest, shown
 from labctl.experiments.catalogue.paths import (
     bridged,
+    patched,
     routed,
     with_guest_router,
     with_namespaces,
     with_nics,
+    with_wire,
 )
 
 LINKS, KERNEL, USER, SOFTWARE, CHAINS, MACHINES, CONTROLS = (
@@ -53,6 +55,8 @@ class Row:
     note: str = ""
     """What a reader should know besides."""
     control: Control | None = None
+    protocols: bool = False
+    """Whether what leaves no sum to others is sent, too: UDP without checksum, and fragments."""
 
 
 VRNETLAB = "https://github.com/srl-labs/vrnetlab/pull/492"
@@ -82,6 +86,11 @@ ALL: tuple[Row, ...] = (
         "tc-mirred-csum", LINKS, "tc mirred with action csum before it",
         bridged({"kind": "tc-mirred", "options": {"csum": True}}), (VRNETLAB,),
     ),
+    Row("tc-patch", LINKS, "tc mirred straight onto a guest's TAP", patched(), (VRNETLAB,)),
+    Row(
+        "tc-patch-csum", LINKS, "the same with action csum before it",
+        patched({"csum": True}), (VRNETLAB,),
+    ),
     Row("macvlan", LINKS, "a macvlan (passthru) on a veth", bridged({"kind": "macvlan"})),
     Row(
         "vxlan", LINKS, "VXLAN between two namespaces, outer sum 0",
@@ -97,6 +106,7 @@ ALL: tuple[Row, ...] = (
         bridged({"kind": "vxlan", "options": {"underlay": "packet-wire"}}),
         ("https://github.com/FDio/vpp/issues/458",),
         "No element of the inner network has touched the packet: the metadata is the outer one's.",
+        protocols=True,
     ),
     Row(
         "packet-wire", USER, "a layer-2 wire over packet sockets",
@@ -114,7 +124,10 @@ ALL: tuple[Row, ...] = (
         "ring-wire-sums", USER, "the same wire computes what the ring says is not ready",
         bridged({"kind": "ring-wire", "options": {"sums": True}}), SWITCHES,
     ),
-    Row("namespace", KERNEL, "a router that is a network namespace", routed("namespace")),
+    Row(
+        "namespace", KERNEL, "a router that is a network namespace", routed("namespace"),
+        protocols=True,
+    ),
     Row(
         "nat", KERNEL, "a namespace router with nftables masquerade", routed("nat"),
         ("https://github.com/TencentCloud/CubeSandbox/pull/443",),
@@ -144,6 +157,7 @@ ALL: tuple[Row, ...] = (
         XDP_THREADS,
         "The first packet to a neighbour that the kernel has not asked for yet is forwarded by the "
         "kernel, and keeps its metadata: ping goes first.",
+        protocols=True,
     ),
     Row(
         "af-xdp", KERNEL, "a program forwards over AF_XDP sockets in copy mode",
@@ -154,6 +168,7 @@ ALL: tuple[Row, ...] = (
         "raw", USER, "a router over packet sockets, as it is", routed("raw"),
         ("https://unix.stackexchange.com/questions/797717",
          "https://github.com/srl-labs/containerlab/pull/3077"),
+        protocols=True,
     ),
     Row("raw-vnet", USER, "the same router with the virtio header", routed("raw-vnet")),
     Row("raw-zeroed", USER, "the same router with an empty virtio header", routed("raw-zeroed")),
@@ -161,7 +176,10 @@ ALL: tuple[Row, ...] = (
         "raw-synthesised", USER, "the same router, virtio header made of the status word",
         routed("raw-synthesised"),
     ),
-    Row("raw-sum", USER, "the same router computes every checksum", routed("raw-sum")),
+    Row(
+        "raw-sum", USER, "the same router computes every checksum", routed("raw-sum"),
+        protocols=True,
+    ),
     Row(
         "raw-sum-unready", USER, "the same router computes where CSUMNOTREADY",
         routed("raw-sum-unready"), ("https://github.com/kubevirt/kubevirt/pull/16131",),
@@ -178,6 +196,7 @@ ALL: tuple[Row, ...] = (
     Row(
         "ovs-userspace", SOFTWARE, "Open vSwitch's user-space datapath",
         bridged({"kind": "ovs-userspace"}), OVS,
+        protocols=True,
     ),
     Row(
         "ovs-userspace-tso", SOFTWARE, "the same switch with userspace-tso-enable",
@@ -186,6 +205,7 @@ ALL: tuple[Row, ...] = (
     Row(
         "testpmd", SOFTWARE, "DPDK's testpmd on packet sockets (af_packet)",
         bridged({"kind": "testpmd"}), DPDK,
+        protocols=True,
     ),
     Row(
         "testpmd-tap", SOFTWARE, "DPDK's testpmd on TAPs",
@@ -199,6 +219,17 @@ ALL: tuple[Row, ...] = (
         "sum-then-raw", CHAINS, "completed before a hop that loses metadata",
         routed("raw-sum-unready", "raw"),
         note="One completing hop helps one direction: answers pass the hop that loses first.",
+    ),
+    Row(
+        "vxlan-nat", CHAINS, "VXLAN before a router with nftables masquerade",
+        with_wire(routed("nat"), {"kind": "vxlan"}),
+        ("https://github.com/kubernetes/kubernetes/issues/88986",),
+    ),
+    Row(
+        "ovs-then-tun", CHAINS, "lost in Open vSwitch before a router that completes",
+        with_wire(routed("tun"), {"kind": "ovs-userspace"}), OVS,
+        "Who goes by the metadata finishes nothing that has lost it; the answers are finished "
+        "before they come to the switch.",
     ),
     Row(
         "e1000-raw", MACHINES, "e1000 at both ends of a router that loses metadata",
@@ -278,7 +309,7 @@ ALL: tuple[Row, ...] = (
         ),
     ),
     Row(
-        "bpf-nat-stale-e1000", CONTROLS, "the same before a NIC that takes nothing unfinished",
+        "bpf-stale-e1000", CONTROLS, "the same before a NIC that takes nothing unfinished",
         with_nics(routed("bpf-nat-stale"), "", "e1000"), SANDBOX,
         "The sum is finished on the way to the NIC, of a wrong beginning, and the receiver drops.",
         Control(

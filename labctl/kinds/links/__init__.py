@@ -8,6 +8,7 @@ SHIPPED: Mapping[str, str] = {
     "bridge": "labctl.kinds.links.bridge:Bridge",
     "veth": "labctl.kinds.links.veth:Veth",
     "tc-mirred": "labctl.kinds.links.tc_mirred:TcMirred",
+    "tc-patch": "labctl.kinds.links.tc_patch:TcPatch",
     "macvlan": "labctl.kinds.links.macvlan:Macvlan",
     "vxlan": "labctl.kinds.links.vxlan:Vxlan",
     "packet-wire": "labctl.kinds.links.packet_wire:PacketWire",
