@@ -52,6 +52,7 @@ BREAKING = {
     "namespace-end-raw",
     "namespaces-ovs",
     "ovs-then-tun",
+    "dhcp-copied",
 }
 
 

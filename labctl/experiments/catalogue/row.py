@@ -15,7 +15,7 @@ from labctl import topology as topologies
 from labctl.diagnosis.diagnose import Diagnosis, diagnose
 from labctl.diagnosis.remedies import Fix
 from labctl.diagnosis.verdict import Finding
-from labctl.experiments import probes
+from labctl.experiments import dhcp, probes
 from labctl.experiments.catalogue.rows import Control, Row
 from labctl.experiments.expectations import blamed, check_path, expected_of, reverse
 from labctl.experiments.model import Experiment
@@ -177,7 +177,10 @@ def _body(row: Row, expected: Prediction, found: Measured) -> Callable[[Trial], 
                     traffic = check_path(
                         trial, arm, SOURCE, DESTINATION, version, with_udp=version == 4
                     )
-                    more = _protocols(trial, arm) if row.protocols and version == 4 else {}
+                    more: dict[str, str] = {}
+                    if version == 4:
+                        more |= _protocols(trial, arm) if row.protocols else {}
+                        more |= _lease(trial, arm, expected.path) if row.dhcp else {}
                     found.traffic.append(_told(traffic, more))
         with trial.arm("diagnose", "what labctl diagnose says of it, and what mends it") as arm:
             found.diagnosed = _diagnosed(trial, arm, expected)
@@ -200,6 +203,24 @@ def _protocols(trial: Trial, arm: Arm) -> dict[str, str]:
     for name, answer in answers.items():
         arm.check(name, "received", answer.text, answer.works)
     return {name: answer.text for name, answer in answers.items()}
+
+
+def _lease(trial: Trial, arm: Arm, path: PacketPath) -> dict[str, str]:
+    """Let vm1 ask vm2 for an address; where that cannot be, also with vm2 finishing its sums."""
+    if lacks := dhcp.missing():
+        arm.check("dhcp", "an answer", lacks, None)
+        return {"dhcp": lacks}
+    wanted = expect(reverse(path), "udp", 4).accepted
+    answer = dhcp.lease(trial.lab, SOURCE, DESTINATION)
+    works = None if answer.works is None else answer.works is wanted
+    arm.check("dhcp", "a lease" if wanted else "no lease", answer.text, works)
+    told = {"dhcp": answer.text}
+    if not wanted:
+        with trial.lab.node(DESTINATION).offload({"tx-checksumming": False}):
+            answer = dhcp.lease(trial.lab, SOURCE, DESTINATION)
+        arm.check("dhcp, tx off in vm2", "a lease", answer.text, answer.works)
+        told["dhcp with tx off in vm2"] = answer.text
+    return told
 
 
 def _told(traffic: TrafficRun, more: Mapping[str, str]) -> Traffic:

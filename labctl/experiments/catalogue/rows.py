@@ -57,6 +57,8 @@ class Row:
     control: Control | None = None
     protocols: bool = False
     """Whether what leaves no sum to others is sent, too: UDP without checksum, and fragments."""
+    dhcp: bool = False
+    """Whether vm1 asks for an address that vm2, a namespace, hands out."""
 
 
 VRNETLAB = "https://github.com/srl-labs/vrnetlab/pull/492"
@@ -105,7 +107,9 @@ ALL: tuple[Row, ...] = (
         "vxlan-copied", LINKS, "VXLAN over a program that copies the outer frames",
         bridged({"kind": "vxlan", "options": {"underlay": "packet-wire"}}),
         ("https://github.com/FDio/vpp/issues/458",),
-        "No element of the inner network has touched the packet: the metadata is the outer one's.",
+        "No element of the inner network has touched the packet. Expected at every hop at first, "
+        "and measured otherwise at the veths behind the tunnel, where a packet socket is told that "
+        "the sum is valid: csum_valid of an outer sum of 0 stays with the skb.",
         protocols=True,
     ),
     Row(
@@ -258,7 +262,15 @@ ALL: tuple[Row, ...] = (
     ),
     Row(
         "namespace-end", MACHINES, "from a guest to a namespace over a bridge",
-        with_namespaces(bridged(), "vm2"),
+        with_namespaces(bridged(), "vm2"), dhcp=True,
+    ),
+    Row(
+        "dhcp-copied", MACHINES, "DHCP from a namespace over a program that copies frames",
+        with_namespaces(bridged({"kind": "packet-wire"}), "vm2"),
+        ("https://github.com/kubevirt/kubevirt/pull/16131",
+         "https://github.com/lxc/incus/issues/1997"),
+        "The client reads by a packet socket and looks at the sum itself, so no counter grows.",
+        dhcp=True,
     ),
     Row(
         "namespace-end-raw", MACHINES, "from a guest to a namespace, metadata lost between",

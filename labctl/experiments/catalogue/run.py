@@ -49,6 +49,7 @@ def key(row: Row, model: Topology, expected: Prediction) -> str:
     here = host_environment()
     facts = [model.digest(), here.host_kernel, here.labctl, repr(row.control)]
     facts += [expected.words, repr(expected.elements), *(["protocols"] if row.protocols else [])]
+    facts += ["dhcp"] if row.dhcp else []
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

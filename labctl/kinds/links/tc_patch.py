@@ -51,5 +51,5 @@ class TcPatch(LinkKind[PatchOptions]):
 
     def plan(self, base: str, options: PatchOptions) -> LinkPlan:
         """Return a bridge that holds the two, and is passed by."""
-        patch = "csum" if options.csum else "mirred"
-        return LinkPlan((NewLink(base, "bridge"),), bridge=base, patch=patch)
+        bridge = NewLink(base, "bridge")
+        return LinkPlan((bridge,), bridge=base, patch="csum" if options.csum else "mirred")
