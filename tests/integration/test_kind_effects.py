@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from labctl.kinds import registry
 from labctl.kinds.base import Effect, ForwarderKind, KernelPart, Option, Passing, Tool
 from labctl.lab import kernel_parts
 from labctl.lab.preflight import lacking
-from labctl.network import features, links, programs
+from labctl.network import confined, features, links, programs
 from labctl.routers import namespace, tun
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.host import Host
@@ -259,3 +260,49 @@ def _join(tmp_path: Path, name: str, options: dict[str, Option]) -> None:
             evidence = capture.stop(Deadline(60, "capture"))
     assert seen(evidence) == {"before": {KEPT}, "after": {BEHIND[effect]}}
     assert accepted is (effect is not Effect.LOSES)
+
+
+def test_a_switch_ends_with_the_program_that_keeps_it(tmp_path: Path) -> None:
+    need(registry.link("ovs-userspace"), {})
+    _end(tmp_path)
+
+
+@isolated
+def _end(tmp_path: Path) -> None:
+    segments = {"near": {}, "w": {"kind": "ovs-userspace"}, "far": {}}
+    plugged = [{"network": "lan", "segment": "near"}]
+    made = from_mapping(
+        {
+            "networks": {"lan": {"segments": segments}},
+            "nodes": {"vm9": {"interfaces": plugged}},
+        }
+    )
+    links.build(made)
+    tmp_path.chmod(0o711)
+    programs.start_all(Host.create(tmp_path / "lab"), made)
+    noted = confined.noted(tmp_path / "lab" / programs.FOLDER / "lan-w-ovs.pid")
+    assert noted
+    assert children(noted.pid) == {"ovsdb-server", "ovs-vswitchd"}
+    os.kill(noted.pid, signal.SIGKILL)
+    deadline = Deadline(60, "the end of the switch")
+    while running() & {"ovsdb-server", "ovs-vswitchd"}:
+        deadline.pause(0.02)
+
+
+def children(of: int) -> set[str]:
+    """The names of the processes whose parent is a process."""
+    return {name for name, parent in processes() if parent == of}
+
+
+def running() -> set[str]:
+    return {name for name, _ in processes()}
+
+
+def processes() -> Iterator[tuple[str, int]]:
+    """Yield the name and the parent of every process here that has not ended."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, rest = stat.read_text().split("(", 1)[1].rsplit(") ", 1)
+            state, parent = rest.split()[:2]
+            if state not in "ZX":
+                yield name, int(parent)
