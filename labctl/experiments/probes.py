@@ -346,13 +346,14 @@ bind($s, $family == 4 ? pack_sockaddr_in($port, INADDR_ANY) : pack_sockaddr_in6(
 $| = 1; print "listening\\n";
 my $ready = ''; vec($ready, fileno($s), 1) = 1;
 select($ready, undef, undef, $seconds) or exit 1;
-recv($s, my $data, 2048, 0); print "received $data\\n";
+recv($s, my $data, 4096, 0); print "received $data\\n";
 """
 
 _SENDER = """
 use strict; use Socket qw(:all);
-my ($family, $address, $port, $text) = @ARGV;
+my ($family, $address, $port, $text, $unsummed) = @ARGV;
 socket(my $s, $family == 4 ? PF_INET : PF_INET6, SOCK_DGRAM, 0) or die "socket: $!";
+if ($unsummed) { setsockopt($s, SOL_SOCKET, 11, 1) or die "setsockopt: $!" } # SO_NO_CHECK
 my $to = $family == 4 ? pack_sockaddr_in($port, inet_aton($address))
   : pack_sockaddr_in6($port, inet_pton(AF_INET6, $address));
 send($s, $text, 0, $to) or die "send: $!";
@@ -367,8 +368,13 @@ def udp(
     version: int = 4,
     interface: str | None = None,
     port: int = UDP_PORT,
+    times: int = 1,
+    summed: bool = True,
 ) -> Answer:
     """Send one UDP datagram; works when a program that listens in the destination gets it.
+
+    It holds a text of 15 octets so many `times`, 270 at most: beyond the MTU it is fragmented.
+    Unless it is `summed` it has no checksum (SO_NO_CHECK), as IPv4 allows.
 
     It does not when the receiver's kernel counts a checksum error instead, or the sender's has no
     way to it. Raises `UsageError` for ends that there are not, a router as the destination, or no
@@ -386,8 +392,8 @@ def udp(
     try:
         if ended := _wait_listening(receiver, "the receiver", deadline):
             return ended
-        text = "labctl-datagram"
-        to = (str(ends.version), ends.address, str(port), text)
+        text = "labctl-datagram" * times
+        to = (str(ends.version), ends.address, str(port), text, *(() if summed else ("1",)))
         send = scripts.words(client.model, _SENDER, "put", *to)
         sent = client.run(send, check=False)
         if not sent.ok:

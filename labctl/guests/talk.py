@@ -146,10 +146,12 @@ def take(version: str, port: str, seconds: str) -> None:
     say("received " + one.recv(2048).decode(errors="replace"))
 
 
-def put(version: str, address: str, port: str, text: str) -> None:
-    """Send one datagram."""
+def put(version: str, address: str, port: str, text: str, unsummed: str = "") -> None:
+    """Send one datagram, on wish without a checksum."""
     one = opened(version, socket.SOCK_DGRAM)
     try:
+        if unsummed:
+            one.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK
         one.sendto(text.encode(), (address, int(port)))
     except OSError as wrong:
         sys.exit(f"send: {wrong.strerror}")

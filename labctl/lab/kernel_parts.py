@@ -105,12 +105,19 @@ def _bpf(name: str, mark: str) -> None:
     bpf.attach(program, index, hook.attach, hook.flags)
 
 
+def _socket(name: str, _mark: str) -> None:
+    from labctl.routers import xsk
+
+    socket.socket({"AF_XDP": xsk.AF_XDP}[name], socket.SOCK_RAW, 0).close()
+
+
 TRIES: Mapping[str, Callable[[str, str], None]] = {
     "bpf": _bpf,
     "link": _link,
     "tc action": _action,
     "qdisc": _qdisc,
     "nftables": _nftables,
+    "socket": _socket,
 }
 
 

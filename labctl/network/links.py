@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.errors import HostError
+from labctl.kinds.base import Redirect
 from labctl.network import planned
 from labctl.sandbox.lazy_import import Late
 from labctl.sandbox.netns import inside
@@ -207,6 +208,8 @@ def build(topology: Topology) -> None:
                 make_tap(ip, node.mgmt_tap, MGMT_BRIDGE, 1500)
                 guard(ip, node.mgmt_tap, MGMT_BRIDGE, _behind(topology, node))
                 _plug(ip, topology, node)
+            for network in topology.outer_networks():
+                _patch(topology, network)
         except pyroute2.NetlinkError as reason:
             if reason.code == errno.EOPNOTSUPP:
                 raise HostError(
@@ -238,6 +241,24 @@ def _plug(ip: pyroute2.IPRoute, topology: Topology, node: Node) -> None:
     for interface in node.interfaces:
         bridge = topology.networks[interface.network].bridge_of(interface.segment)
         make_tap(ip, interface.tap, bridge, interface.mtu)
+
+
+def _patch(topology: Topology, network: Network) -> None:
+    """Let what comes in by one of two ports of a patched segment go out by the other."""
+    for segment in network.segments:
+        if not segment.plan.patch:
+            continue
+        one, other = [
+            *(
+                interface.tap
+                for node in topology.outer_machines()
+                for interface in node.interfaces
+                if (interface.network, interface.segment) == (network.name, segment.name)
+            ),
+            *network.wires_at(segment.name),
+        ]
+        for link, to in ((one, other), (other, one)):
+            planned.redirect(Redirect(link, to, completes=segment.plan.patch == "csum"))
 
 
 def _behind(topology: Topology, node: Node) -> list[str]:

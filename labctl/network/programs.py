@@ -157,7 +157,9 @@ def _start(sandbox: Sandbox, one: OfNetwork) -> Process:
         if found is None:
             raise HostError(f"{program.program} is not installed, which {one.what} is")
         argv = (found, *program.options)
-    launch = confined.Launch(files.note, files.home, files.view, tuple(read), argv, environment)
+    launch = confined.Launch(
+        files.note, files.home, files.view, tuple(read), argv, environment, program.netns
+    )
     words = [*sandbox.python, "-m", confined.__name__, launch.text()]
     return Process.start(sandbox.agent(), words, stdout=files.out, stderr=files.err, detached=True)
 

@@ -32,6 +32,7 @@ def check(topology: model.Topology, written: schema.Topology, base: Path, report
     _files(written, base, report)
     _groups(written, report)
     _kernels(topology, written, report)
+    _patched(topology, report)
     for name in topology.routers:
         loc: Loc = ("routers", name, "interfaces")
         item = report.root.walk(loc)[-1]
@@ -190,6 +191,33 @@ def _plugged(
     elif known and known[interface.segment].is_wire:
         what = f"{interface.segment} is a wire, nothing can be plugged into it"
         report.add((*loc, "segment"), what, hint)
+
+
+def _patched(topology: model.Topology, report: Report) -> None:
+    """Report a segment that joins two nodes or wires, and has not these."""
+    for network in topology.networks.values():
+        if not report.whole(("networks", network.name)):
+            continue
+        for segment in network.segments:
+            if not segment.plan.patch:
+                continue
+            plugged = [
+                (owner, interface)
+                for _, owner, interface in _interfaces(topology)
+                if interface.network == network.name and interface.segment == segment.name
+            ]
+            count = len(plugged) + len(network.wires_at(segment.name))
+            machines = [
+                isinstance(one, model.Interface) and topology.nodes[owner].guest_kind.is_machine
+                for owner, one in plugged
+            ]
+            loc: Loc = ("networks", network.name)
+            what = f"the kind {segment.kind} joins two machines or wires"
+            if count != 2:
+                report.add(loc, f"{what}, and {segment.name} has {count}", "plug in two", key=True)
+            elif not all(machines):
+                hint = "plug routers and namespaces into another segment, behind a wire"
+                report.add(loc, f"{what}, and no router or namespace", hint, key=True)
 
 
 def _host_side(loc: Loc, interface: model.Interface, outer: OuterEnd, report: Report) -> None:

@@ -158,8 +158,12 @@ def _check(before: Topology, after: Topology, found: Plan) -> None:
                     raise UsageError(
                         f"{name} is a Xen host, or on one: it changes with its lab", down
                     )
+                for interface in thing.interfaces if thing else ():
+                    there = topology.networks[interface.network]
+                    if any(segment.plan.patch for segment in there.segments):
+                        what = f"{name} is patched into the network {there.name}"
+                        raise UsageError(f"{what}: it changes with its lab", down)
         for name in {*found.gone("networks"), *found.made("networks")}:
             network = topology.networks.get(name)
             if network and network.segments:
-                what = f"the network {name} has segments, and is not changed alone"
-                raise UsageError(what, down)
+                raise UsageError(f"the network {name} has segments: it changes with its lab", down)

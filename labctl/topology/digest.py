@@ -13,7 +13,8 @@ _LATER_KEYS = ("hypervisor", "host", "kind", "role", "disk", "segments", "segmen
                "files", "exec", "login", "console", "console_only")  # fmt: skip
 """What is in no digest where nothing is said of it."""
 _LATER_IN_PLANS = (
-    "programs", "redirects", "lower", "netns", "peer_netns", "address", "peer_address", "headroom"
+    "programs", "redirects", "lower", "netns", "peer_netns", "address", "peer_address", "headroom",
+    "patch",
 )  # fmt: skip
 
 
@@ -51,7 +52,8 @@ def digest(topology: Topology) -> str:
                         del part[key]
     for network in content["networks"].values():
         for segment in network.get("segments", ()):
-            for part in (segment["plan"], *segment["plan"]["links"]):
+            made = segment["plan"]
+            for part in (made, *made["links"], *made["programs"]):
                 # So do plans that say nothing of what plans could not say then.
                 for key in _LATER_IN_PLANS:
                     if not part.get(key, True):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from labctl.kinds import registry
-from labctl.kinds.base import Effect, Kind, Option, Passing
+from labctl.kinds.base import Effect, Kind, LinkKind, Option, Passing
 from labctl.kinds.nics.base import NicModel
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.topology.graph import (
@@ -177,7 +177,14 @@ def expect(
     def effect_in(here: Traversal) -> Effect:
         return _within(here, Passing(protocol, version, gso=gso), forwarder, link)
 
-    for stage in _stages(path, ends, effect_in):
+    def takes_unfinished(here: Traversal) -> bool:
+        if not isinstance(here.element, Wire):
+            return True
+        kind = link(here.element.segment.kind)
+        options = here.element.segment.options
+        return not isinstance(kind, LinkKind) or kind.takes_unfinished(options)
+
+    for stage in _stages(path, ends, effect_in, takes_unfinished):
         if stage.point is not None:
             if dropped:
                 unreached.append(stage.point.name)
@@ -208,7 +215,10 @@ def _passed(effect: Effect, state: State, *, gso: bool) -> tuple[State, bool]:
 
 
 def _stages(
-    path: PacketPath, ends: Ends, effect_in: Callable[[Traversal], Effect]
+    path: PacketPath,
+    ends: Ends,
+    effect_in: Callable[[Traversal], Effect],
+    takes_unfinished: Callable[[Traversal], bool],
 ) -> Iterator[_Stage]:
     """Yield the points of a path in order, with what is done to a packet between them."""
     for here in path.traversals:
@@ -219,7 +229,7 @@ def _stages(
         if here.entry:
             nic, points = _nic(here, here.entry), here.entry.points[::-1]
             # What sends by a link finishes before the observer of that link sees the packet.
-            if nic and not nic.takes_unfinished:
+            if (nic and not nic.takes_unfinished) or not takes_unfinished(here):
                 yield _Stage(name, effect=Effect.COMPLETES)
             yield from _sent(name, points[:1], ends)
             if nic:

@@ -94,6 +94,14 @@ class Network:
         threes = zip(self.segments, self.segments[1:], self.segments[2:], strict=False)
         return tuple((one, wire, other) for one, wire, other in threes if wire.is_wire)
 
+    def wires_at(self, segment: str) -> tuple[str, ...]:
+        """Return the ends of wires that are plugged into a segment."""
+        found = []
+        for before, wire, after in self.joined():
+            found += [wire.plan.ends[0]] if before.name == segment else []
+            found += [wire.plan.ends[1]] if after.name == segment else []
+        return tuple(found)
+
     def links(self) -> tuple[str, ...]:
         """Return the names of all links that it is made of, in the order in which they are."""
         if not self.segments:
