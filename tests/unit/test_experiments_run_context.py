@@ -250,6 +250,7 @@ class FakeLab:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.topology = topology.load(topology.find("bridged.yaml"))
         self.timings = {"up": 1.0}
         self.downs = 0
         self.fault: Exception | None = None
