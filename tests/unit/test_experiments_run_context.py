@@ -455,7 +455,7 @@ class DeadLab(FakeLab):
     def _gone(self, *_: object, **__: object) -> Any:
         raise GuestError("the lab went down meanwhile")
 
-    node = router = restart = _gone
+    node = router = forwarder = restart = _gone
 
     @property
     def nodes(self) -> Any:

@@ -178,7 +178,7 @@ def test_the_first_command_of_a_clone_tells_it_of_its_peers(count: int) -> None:
     assert len(line) < 9000, "dropbear takes no longer one"
     assert all(f"10.0.0.{number} vm{number}" in told for number in range(count))
     assert told.rstrip().endswith(tools.QUESTION)
-    assert ready.first_words(GUEST) == ("true", b"")
+    assert ready.first_words(GUEST) == (tools.QUESTION, b"")
 
 
 def test_a_clone_is_woken_with_the_time_new_random_bytes_and_its_configuration(
