@@ -170,8 +170,10 @@ def _as_it_is(lab: Lab) -> Topology:
     """Return the topology with the kinds that its routers have now."""
     topology = lab.topology
     machines = [node.name for node in lab.topology.forwarding_nodes()]
-    for name in (*lab.topology.routers, *machines):
-        if kind := lab.forwarder(name).kind:
+    kinds = {name: lab.router(name).kind for name in lab.topology.routers}
+    kinds |= {name: lab.forwarder(name).kind for name in machines}
+    for name, kind in kinds.items():
+        if kind:
             topology = topology.with_router_kind(name, kind)
     return topology
 
