@@ -99,8 +99,8 @@ def test_logs_and_console_show_the_same_guest(pair: Place) -> None:
     pair.ok("console", "-l", "pair", "vm1", stdin=b"\n")  # ends with its input
 
 
-def test_up_of_what_is_up_is_refused_in_one_line(pair: Place) -> None:
-    told = pair.run("up", "router-hop.yaml", "--name", "pair")
+def test_up_of_another_file_under_a_name_that_is_up_is_refused_in_one_line(pair: Place) -> None:
+    told = pair.run("up", "bridged.yaml", "--name", "pair")
     assert told.status == 2
     assert told.stderr.startswith("labctl: lab pair is up already\n")
     assert pair.ok("exec", "-l", "pair", "vm1", "hostname").stdout == "vm1\n"
