@@ -42,6 +42,10 @@ def converge(lab: Lab, wanted: model.Topology) -> Plan:
             f"take it down, and bring it up again: labctl down {lab.name}",
         )
     with power.changing(lab):
+        found = {name: node.tools for name, node in lab.topology.nodes.items()}
+        wanted = wanted.with_tools(
+            {name: tools for name, tools in found.items() if tools and name in wanted.nodes}
+        )
         todo = plan(lab, wanted)
         if not todo:
             lab._remember(topology=wanted)  # labels, and what files are called

@@ -10,8 +10,8 @@ from typing import Any
 from labctl.errors import UsageError
 from labctl.topology.model import Network, Node, Router, Topology
 
-_QUIET = ("labels",)
-"""What changes nothing in a lab."""
+_QUIET = ("labels", "tools")
+"""What changes nothing in a lab; tools are found in guests, and no topology says them."""
 
 
 @dataclass(frozen=True)
