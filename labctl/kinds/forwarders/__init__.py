@@ -19,6 +19,7 @@ SHIPPED: Mapping[str, str] = {
     "faulty-payload": "labctl.kinds.forwarders.faulty_payload:FaultyPayload",
     "faulty-sum": "labctl.kinds.forwarders.faulty_sum:FaultySum",
     "syn-filter": "labctl.kinds.forwarders.syn_filter:SynFilter",
+    "frr": "labctl.kinds.forwarders.frr:Frr",
     "nat": "labctl.kinds.forwarders.nat:Nat",
     "tun": "labctl.kinds.forwarders.tun:Tun",
     "tun-vnet": "labctl.kinds.forwarders.tun_vnet:TunVnet",
