@@ -6,11 +6,20 @@ shell may close standard input or output (`>&-`), or have a locale without UTF-8
 
 from __future__ import annotations
 
+# ruff: noqa: E402 - all else is imported when Ctrl-C is no traceback any more
+import _signal  # type: ignore[import-not-found]  # built into Python: no file is read for it
+import sys
+
+OURS = sys.argv[:1] != [] and sys.argv[0].endswith(("labctl", "__main__.py"))
+"""Whether this process is the program: where it is imported, Ctrl-C is somebody else's."""
+if OURS and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    # Until `main` catches it, Ctrl-C ends this process as it ends any other, without a word.
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
 import contextlib
 import io
 import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -20,6 +29,8 @@ INTERRUPTED = b"labctl: interrupted; nothing that this command had brought up st
 def main() -> NoReturn:
     """Run the command of this process's arguments; exits as `labctl.errors.ExitCode` says."""
     try:
+        if OURS and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         command = _commands()
         command()
     except KeyboardInterrupt:

@@ -39,3 +39,9 @@ class State:
     """How each guest was started: `booted` or `cloned`."""
     disks: dict[str, Disk] = field(default_factory=dict)
     """The disk image of each node that boots one, in the cache."""
+    changing: bool = False
+    """Whether it is becoming one of another topology."""
+    off: list[str] = field(default_factory=list)
+    """The nodes that were stopped by choice, and not started again."""
+    links_down: list[str] = field(default_factory=list)
+    """The interfaces whose links were taken down by choice, as `NODE:INTERFACE`."""

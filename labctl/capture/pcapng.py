@@ -1,9 +1,9 @@
 """Evidence of many hops in one pcapng file, and back.
 
 One interface block an observation point (nanoseconds), one enhanced packet block a observation with
-its direction and a comment that holds the judgement, so that Wireshark shows beside each packet
-what tcpdump cannot: whether somebody will still finish its checksum. The way back reads it from
-there: a packet's metadata is not in its bytes. An interface's description holds what bounds the
+its flags and a comment that holds the judgement, so that Wireshark shows beside each packet what
+tcpdump cannot: whether somebody will still finish its checksum. The way back reads it from there: a
+packet's metadata is not in its bytes. An interface's description holds what bounds the
 evidence: its MTU, the gaps, and what tells its clock from ours. So packet traces that are followed
 from a file are those that were followed from the capture itself. Source: the pcapng specification,
 sections 4.2 and 4.3 (draft-ietf-opsawg-pcapng).
@@ -11,46 +11,58 @@ sections 4.2 and 4.3 (draft-ietf-opsawg-pcapng).
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import heapq
 import os
 import re
+import stat
 import struct
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pcapng import FileScanner, FileWriter
-from pcapng.blocks import EnhancedPacket, InterfaceDescription, SectionHeader
+from pcapng import FileScanner
+from pcapng.blocks import EnhancedPacket, InterfaceDescription, InterfaceStatistics
 from pcapng.exceptions import PcapngException
 
+from labctl.capture.pcapng_writer import (
+    ARRIVED,
+    ASKED,
+    BEGAN,
+    ENDED,
+    ERRORS,
+    OUT,
+    VNET,
+    Writer,
+    description,
+    silently,
+)
 from labctl.capture.session import Evidence, HopEvidence, Observation
 from labctl.errors import LabctlError
-from labctl.kinds.observers.stream import Direction, Header, Record, Trailer
-from labctl.packet import link_types
+from labctl.kinds.observers.stream import Header, Record, Trailer
 from labctl.packet.af_packet import (
     PACKET_OUTGOING,
     TP_STATUS_CSUM_VALID,
     TP_STATUS_CSUMNOTREADY,
+    UNTOLD,
 )
 from labctl.packet.checksum import Metadata
-from labctl.packet.virtio import GSO_TYPES, VnetHeader
+from labctl.packet.virtio import (
+    EPB_CHECKSUM_NOT_READY,
+    EPB_CHECKSUM_VALID,
+    GSO_TYPES,
+    VnetHeader,
+)
 from labctl.sandbox import atomic
 
-_NANOSECONDS = b"\x09"
-_FIELDS = dataclasses.fields(VnetHeader)
-_FLAGS: dict[Direction, int] = {"in": 1, "out": 2}
 _STATUS = {
     str(Metadata.NEEDS_CSUM): TP_STATUS_CSUMNOTREADY,
     str(Metadata.DATA_VALID): TP_STATUS_CSUM_VALID,
+    str(Metadata.UNTOLD): UNTOLD,
 }
-BEGAN, ENDED = "its clock at the start:", "its clock at the end:"
-ARRIVED, ASKED = "our clock when it had started:", "our clock when it was to end:"
-"""The times of a hop in its interface's description, each followed by nanoseconds."""
-_VNET = "virtio header:"
-"""In a packet's comment, followed by the header's fields where any of them says something."""
+_MARKS = {
+    EPB_CHECKSUM_NOT_READY: TP_STATUS_CSUMNOTREADY,
+    EPB_CHECKSUM_VALID: TP_STATUS_CSUM_VALID,
+}
 _DAMAGE = (PcapngException, ValueError, TypeError, LookupError, struct.error)
 """What python-pcapng raises of bytes that it cannot make sense of. It looks at a block's options
 only when they are asked for, so each may come at any time."""
@@ -60,53 +72,31 @@ class PcapngError(LabctlError):
     """The file is not a pcapng file, or is damaged."""
 
 
-@contextlib.contextmanager
-def _silently() -> Iterator[None]:
-    """Leave out what python-pcapng warns of in its own use of its own options (2.1.1, structs.py).
-
-    A test runner would show it with every failing test.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Field type should not be", DeprecationWarning)
-        yield
-
-
-@_silently()
 def write(path: Path, hops: Iterable[HopEvidence]) -> int:
     """Write the hops' observations in the order of their clocks; return how many.
 
     The file appears under its name only when it is whole.
     """
     hops = tuple(hops)
-    section = SectionHeader(endianness="<", options={"shb_userappl": "labctl"})
-    interfaces: dict[str, Any] = {}
-    for hop in hops:
-        interfaces[hop.hop] = section.new_member(
-            InterfaceDescription,
-            link_type=link_types.ETHERNET,
-            snaplen=0,
-            options={
-                "if_name": hop.hop,
-                "if_description": _description(hop),
-                "if_tsresol": _NANOSECONDS,
-            },
-        )
     count = 0
     with atomic.writing(path, atomic.public()) as file:
-        writer = FileWriter(file, section)
+        writer = Writer(file, [(hop.hop, description(hop)) for hop in hops])
         for seen in heapq.merge(*(_by_time(hop) for hop in hops), key=lambda s: s.time_ns):
-            writer.write_block(_block(section, interfaces[seen.hop], seen))
+            writer.frame(seen)
             count += 1
     return count
 
 
-@_silently()
+@silently()
 def read(path: Path) -> Evidence:
     """Return what a capture of labctl's holds, hop by hop in the order it was written.
 
     Raises `PcapngError` where it is damaged or no pcapng file, `OSError` where it cannot be read.
     """
-    with path.open("rb") as file:
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):  # a pipe would have us wait
+            raise PcapngError(f"{path.name} is no file")
         try:
             return _evidence(file)
         except _DAMAGE as wrong:
@@ -136,61 +126,26 @@ class _Rest:
 def _evidence(file: BinaryIO) -> Evidence:
     hops: list[tuple[str, str]] = []
     seen: list[list[Any]] = []
+    counted: list[Any] = []
     for block in FileScanner(_Rest(file)):
         if isinstance(block, InterfaceDescription):
             options = block.options
             hops.append((options.get("if_name", ""), options.get("if_description", "")))
             seen.append([])
+            counted.append(None)
         elif isinstance(block, EnhancedPacket):
             seen[block.interface_id].append(block)
-    return Evidence(tuple(_hop(*about, blocks) for about, blocks in zip(hops, seen, strict=True)))
+        elif isinstance(block, InterfaceStatistics):
+            counted[block.interface_id] = block
+    found = zip(hops, seen, counted, strict=True)
+    return Evidence(tuple(_hop(*about, blocks, told) for about, blocks, told in found))
 
 
 def _by_time(hop: HopEvidence) -> list[Observation]:
     return sorted(hop.observations, key=lambda seen: seen.time_ns)
 
 
-def _description(hop: HopEvidence) -> str:
-    words = []
-    if hop.header:
-        words.append(f"{hop.header.interface}, MTU {hop.header.mtu}, Linux {hop.header.kernel}")
-    if hop.trailer is None:
-        words.append(f"cut: {hop.note}")
-    else:
-        words.append(f"dropped by the kernel: {hop.trailer.drops}")
-        words.append(f"receive errors: {hop.trailer.errors}")
-    if hop.left_out:
-        words.append(f"not kept: {hop.left_out}")
-    times = (
-        (BEGAN, hop.header and hop.header.clock_ns),
-        (ARRIVED, hop.arrived_ns),
-        (ASKED, hop.asked_ns),
-        (ENDED, hop.trailer and hop.trailer.clock_ns),
-    )
-    words += [f"{name} {time_ns} ns" for name, time_ns in times if time_ns]
-    return "; ".join(words)
-
-
-def _block(section: Any, interface: Any, seen: Observation) -> Any:
-    comment = seen.judgement.describe()
-    if seen.judgement.lost:
-        comment += " - nobody will finish this checksum"
-    vnet = seen.record.vnet
-    if any(vnet.pack()):
-        fields = ", ".join(f"{one.name} {getattr(vnet, one.name)}" for one in _FIELDS)
-        comment += f" - {_VNET} {fields}"
-    return section.new_member(
-        EnhancedPacket,
-        interface_id=interface.interface_id,
-        timestamp_high=seen.time_ns >> 32,
-        timestamp_low=seen.time_ns & 0xFFFFFFFF,
-        packet_len=seen.record.original_length,
-        packet_data=seen.record.frame,
-        options={"opt_comment": comment, "epb_flags": _FLAGS[seen.direction]},
-    )
-
-
-def _hop(name: str, description: str, blocks: Sequence[Any]) -> HopEvidence:
+def _hop(name: str, description: str, blocks: Sequence[Any], statistics: Any) -> HopEvidence:
     found = re.search(r"\bMTU ([0-9]{1,9})\b", description)
     mtu = int(found[1]) if found else None
     observations = []
@@ -202,6 +157,11 @@ def _hop(name: str, description: str, blocks: Sequence[Any]) -> HopEvidence:
     told = re.search(r"dropped by the kernel: (\d+)", description)
     more = re.search(r"not kept: (\d+)", description)
     left_out = int(more[1]) if more else 0
+    if statistics is not None:  # written as it came: the description knew nothing of the end
+        trailer, left_out = _counted(statistics, len(blocks))
+        return HopEvidence(
+            name, tuple(observations), header, trailer, "", arrived_ns, None, left_out
+        )
     if not told:
         note = description.partition("cut: ")[2] or "what was lost is not known"
         for mark in ("; not kept:", f"; {BEGAN}", f"; {ARRIVED}", f"; {ASKED}"):
@@ -210,12 +170,27 @@ def _hop(name: str, description: str, blocks: Sequence[Any]) -> HopEvidence:
             name, tuple(observations), header, None, note, arrived_ns, asked_ns, left_out
         )
     drops = int(told[1])
-    failed = re.search(r"receive errors: (\d+)", description)  # not told in older records
+    failed = re.search(rf"{ERRORS} (\d+)", description)  # not told in older records
     errors = int(failed[1]) if failed else 0
     ended_ns = _time(ENDED, description) or 0  # not told in older records
     trailer = Trailer(len(blocks) + drops, drops, len(blocks), errors, ended_ns)
     return HopEvidence(
         name, tuple(observations), header, trailer, "", arrived_ns, asked_ns, left_out
+    )
+
+
+def _counted(block: Any, written: int) -> tuple[Trailer, int]:
+    """Read what stands at the end of a capture that was written as it came.
+
+    Returns it, and how many frames were to be written and were not.
+    """
+    options = block.options
+    failed = re.search(rf"{ERRORS} ([0-9]{{1,9}})", options.get("opt_comment", ""))
+    ended_ns = block.timestamp_high << 32 | block.timestamp_low
+    received, drops = int(options["isb_ifrecv"]), int(options["isb_ifdrop"])
+    trailer = Trailer(received, drops, written, int(failed[1]) if failed else 0, ended_ns)
+    return trailer, max(
+        0, int(options.get("isb_filteraccept", 0)) - int(options.get("isb_usrdeliv", 0))
     )
 
 
@@ -241,10 +216,13 @@ def _record(block: Any) -> Record:
         if word in words:
             status |= bit
     gso = next((number for name, number in GSO_TYPES.items() if name in words), 0)
-    out = "epb_flags" in options and options["epb_flags"].inout == "outbound"
+    flags = int(options["epb_flags"]) if "epb_flags" in options else 0
+    for mark, bit in _MARKS.items():
+        if flags & mark:
+            status |= bit
     return Record(
         time_ns=block.timestamp_high << 32 | block.timestamp_low,
-        pkttype=PACKET_OUTGOING if out else 0,
+        pkttype=PACKET_OUTGOING if flags & 3 == OUT else 0,
         ifindex=0,
         status=status,
         original_length=block.packet_len,
@@ -258,7 +236,7 @@ def _vnet(comment: str) -> VnetHeader | None:
 
     Raises `struct.error` for numbers that no such header can hold.
     """
-    told = comment.partition(f" - {_VNET} ")[2]
+    told = comment.partition(f" - {VNET} ")[2]
     if not told:
         return None
     numbers = re.findall(r"\w+ ([0-9]{1,9})(?:, |$)", told)

@@ -10,6 +10,8 @@ from labctl.errors import UsageError
 from labctl.kinds import registry
 from labctl.kinds.base import Context, Look
 from labctl.kinds.observers import DEFAULT
+from labctl.kinds.observers.frames import FrameObserver
+from labctl.kinds.observers.stream import StreamParser
 
 SNAP = 262144
 """Bytes kept of each frame by default: everything, since only a whole packet can be judged."""
@@ -21,6 +23,8 @@ class Point:
 
     hop: str
     argv: tuple[str, ...]
+    parser: type[StreamParser] = StreamParser
+    """What reads what it writes."""
 
 
 def host_point(
@@ -41,13 +45,18 @@ def guest_point(
     snap: int = SNAP,
     observer: str = DEFAULT,
     context: Context = Context.GUEST,
+    program: str = "",
 ) -> Point:
-    """Observe an interface inside a guest, or a dom0, that has Perl; or in a named namespace there.
+    """Observe an interface inside a guest, or a dom0; or in a named namespace there.
 
-    `ssh_argv` ends with its name. Raises `UsageError` for an observer that cannot look there.
+    `ssh_argv` ends with its name. It has Perl, unless another `program` of an observer's is named.
+    Raises `UsageError` for an observer that cannot look there.
     """
-    words = _words(observer, Look(hop, (iface,), netns, snap, context))
-    return Point(hop, (*ssh_argv, shlex.join(words)))
+    look = Look(hop, (iface,), netns, snap, context, program)
+    words = _words(observer, look)
+    kind = registry.observer(observer)
+    parser = kind.reader_of(look) if isinstance(kind, FrameObserver) else StreamParser
+    return Point(hop, (*ssh_argv, shlex.join(words)), parser)
 
 
 def _words(observer: str, look: Look) -> tuple[str, ...]:

@@ -12,131 +12,37 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from labctl.capture.evidence import Evidence, HopEvidence, Observation, judged
 from labctl.capture.limits import Limits
 from labctl.capture.point import Point
 from labctl.capture.spawn import CaptureError, Handle, Spawn, start_process, why_ended
-from labctl.errors import LabctlError
+from labctl.errors import GuestError, LabctlError
 from labctl.kinds.observers.stream import (
-    Direction,
     Header,
-    Record,
     Stream,
     StreamError,
     StreamParser,
-    Trailer,
 )
-from labctl.packet.checksum import Judgement
 from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.holes import punch_hole
 from labctl.sandbox.process import last_lines
+
+__all__ = ["Capture", "Evidence", "HopEvidence", "Observation", "judged"]
 
 LOOK_SECONDS = 0.005
 LONGEST_LOOK_SECONDS = 0.2
+CLOCK_SET_NS = 100_000_000
+"""By how much our clock must have gone otherwise than time did to have been set: more than a clock
+that is slewed gains in minutes, adjtimex(2)."""
 _CHUNK = 1 << 20
 _ERRORS_LONGEST = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """One frame seen at one hop, judged."""
-
-    hop: str
-    record: Record
-    judgement: Judgement
-
-    @property
-    def time_ns(self) -> int:
-        """Nanoseconds since the epoch on the hop's own clock; see `HopEvidence.clock_offset_ns`."""
-        return self.record.time_ns
-
-    @property
-    def direction(self) -> Direction:
-        """`out` if the interface's own host sends it, else `in`."""
-        return self.record.direction
-
-
-@dataclass(frozen=True)
-class HopEvidence:
-    """What one observer saw, and how far that can be trusted."""
-
-    hop: str
-    observations: tuple[Observation, ...]
-    header: Header | None
-    trailer: Trailer | None
-    note: str = ""
-    """Why the stream is cut, with the observer's last words; empty for a whole one."""
-    arrived_ns: int | None = None
-    """Our clock when the header was first seen."""
-    asked_ns: int | None = None
-    """Our clock when the observer was asked to end; None where it had ended by itself."""
-    left_out: int = 0
-    """Frames that the observer told of beyond what is kept of a hop."""
-    full: bool = False
-    """Whether the observer was ended because it had written all that it may."""
-
-    @property
-    def cut(self) -> bool:
-        """Whether frames at the end may be missing."""
-        return self.trailer is None
-
-    @property
-    def drops(self) -> int | None:
-        """Frames the kernel could not queue for the observer; None when it could not say."""
-        return self.trailer.drops if self.trailer else None
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing was missed: no cut, no drop, no receive error, nothing left out."""
-        trailer = self.trailer
-        return trailer is not None and not (trailer.drops or trailer.errors or self.left_out)
-
-    @property
-    def limited(self) -> str:
-        """Say what more there was than is kept of a hop; empty where nothing was."""
-        if self.full:
-            return f"only the first {len(self.observations)} frames were kept: too many bytes came"
-        if self.left_out:
-            return f"only the first {len(self.observations)} frames were kept, {self.left_out} not"
-        return ""
-
-    @property
-    def clock_offset_ns(self) -> int | None:
-        """How far the hop's clock is ahead of ours, too small by what the header took to come."""
-        if self.header is None or self.arrived_ns is None:
-            return None
-        return self.header.clock_ns - self.arrived_ns
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What was seen at every hop, in the order the points were given."""
-
-    hops: tuple[HopEvidence, ...]
-
-    def __getitem__(self, hop: str) -> HopEvidence:
-        """Return one hop's evidence; raises `KeyError`."""
-        for found in self.hops:
-            if found.hop == hop:
-                return found
-        raise KeyError(hop)
-
-    def observations(
-        self, *, kind: str | None = None, dport: int | None = None
-    ) -> Iterator[Observation]:
-        """Yield observations hop by hop, those of a `kind` (such as `SYN`) or port where given."""
-        for hop in self.hops:
-            for seen in hop.observations:
-                if kind is not None and seen.judgement.kind != kind:
-                    continue
-                if dport is not None and seen.judgement.packet.dport != dport:
-                    continue
-                yield seen
 
 
 class Capture:
@@ -169,6 +75,7 @@ class Capture:
         self._handles: list[Handle] = []
         self._arrived: dict[int, int] = {}
         self._readers: list[_Reader] = []
+        self._ahead_ns = 0
         names = [point.hop for point in self.points]
         if len(set(names)) != len(names):
             raise CaptureError(f"two observation points share a name: {', '.join(names)}")
@@ -179,6 +86,7 @@ class Capture:
         Raises `CaptureError` when one ends instead, `DeadlineError` when one is not ready in time.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._ahead_ns = _ahead_ns()
         try:
             for number, point in enumerate(self.points):
                 for path in (self._stream(number), self._errors(number)):
@@ -190,7 +98,8 @@ class Capture:
                     limit=self.limits.bytes,
                 )
                 self._handles.append(handle)
-                reader = _Reader(self._stream(number), point.hop, self.limits.frames)
+                parser = point.parser(point.hop, self.limits.frames)
+                reader = _Reader(self._stream(number), point.hop, parser)
                 self._readers.append(reader)
             pause = LOOK_SECONDS
             while len(self._arrived) < len(self.points):
@@ -233,6 +142,42 @@ class Capture:
             reader.read()
         return reader.observations[seen:]
 
+    def take(self, hop: str, most: int) -> Sequence[Observation]:
+        """Return what one hop has seen since it was asked last, and forget it, in memory and file.
+
+        At most `most` bytes of its stream are read. So a capture may go on without end: `Limits`
+        bound what has not been taken yet. Raises `KeyError` for a hop that is not observed.
+        """
+        reader = self._readers[self._number(hop)]
+        with contextlib.suppress(StreamError):  # told at the end
+            reader.read(most)
+        return reader.taken()
+
+    def header(self, hop: str) -> tuple[Header | None, int | None]:
+        """Return what a started observer said of its interface, and our clock when it came."""
+        number = self._number(hop)
+        return self._readers[number].read_header(), self._arrived.get(number)
+
+    def ended(self) -> dict[str, str]:
+        """Return the hops whose observers have ended by themselves, each with the reason.
+
+        Raises `LabctlError` where nobody can tell: the lab, or who works in it, is gone.
+        """
+        found = {}
+        for number, handle in enumerate(self._handles):
+            hop = self.points[number].hop
+            try:
+                status = handle.poll()
+            except GuestError as gone:  # its guest has ended; the other hops are there
+                found[hop] = gone.message
+                continue
+            if status is not None:
+                why = self._words(number) or why_ended(status) or "its observer ended"
+                if self._readers[number].held >= self.limits.bytes:
+                    why = "more came than could be read in time"
+                found[hop] = why
+        return found
+
     def _number(self, hop: str) -> int:
         names = [point.hop for point in self.points]
         if hop not in names:
@@ -242,7 +187,8 @@ class Capture:
     def stop(self, deadline: Deadline) -> Evidence:
         """End every observer and return what they saw.
 
-        One that does not end by `deadline`, or died on the way, leaves a cut hop, not an error.
+        One that does not end by `deadline`, or died on the way, leaves a cut hop, not an error. All
+        are cut where our clock was set meanwhile: what came before what is not known then.
         Raises `CaptureError` when nothing was started, or all was stopped before.
         """
         handles, self._handles = self._handles, []
@@ -261,9 +207,14 @@ class Capture:
         with ThreadPoolExecutor(max_workers=max(1, len(handles))) as pool:
             ends = list(pool.map(finish, handles))
         try:
-            return Evidence(tuple(self._hop(number, *end) for number, end in enumerate(ends)))
+            hops = [self._hop(number, *end) for number, end in enumerate(ends)]
         finally:
             self._close()
+        jump_ns = _ahead_ns() - self._ahead_ns
+        if abs(jump_ns) > CLOCK_SET_NS:
+            note = f"this host's clock was set by {jump_ns / 1e9:+.1f} s meanwhile"
+            hops = [replace(hop, trailer=None, note=note) for hop in hops]
+        return Evidence(tuple(hops))
 
     def abandon(self) -> None:
         """Kill the observers that still run."""
@@ -315,7 +266,7 @@ class Capture:
             stream = reader.stream()
         except (OSError, StreamError) as wrong:
             stream = Stream(None, (), None, str(wrong))
-        full = stream.cut and reader.size >= self.limits.bytes
+        full = stream.cut and reader.held >= self.limits.bytes
         if full:
             note = f"its observer was ended: it wrote more than {self.limits.bytes >> 20} MiB"
         elif stream.cut:
@@ -336,18 +287,25 @@ class Capture:
         )
 
 
+def _ahead_ns() -> int:
+    """Return how far our clock is ahead of the time since this host started, asleep or not."""
+    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 class _Reader:
     """Reads one stream's file as it grows, and judges each frame once.
 
     It holds the file open: what was seen outlives a lab that goes down meanwhile.
     """
 
-    def __init__(self, path: Path, hop: str, frames: int) -> None:
+    def __init__(self, path: Path, hop: str, parser: StreamParser) -> None:
         self.path, self.hop = path, hop
         self.size = 0
         """Bytes read so far."""
+        self._holes = 0
+        """How many of the file's first bytes are given back."""
         self.observations: list[Observation] = []
-        self._parser = StreamParser(hop, frames)
+        self._parser = parser
         self._file: IO[bytes] | None = None
 
     def read_header(self) -> Header | None:
@@ -356,11 +314,31 @@ class _Reader:
             self._read(4096 + 12)
         return self._parser.header
 
-    def read(self) -> None:
-        """Read on to the present end of the file; raises `StreamError` for what is no stream."""
+    @property
+    def held(self) -> int:
+        """How many bytes that were read the file still holds."""
+        return self.size - self._holes
+
+    def read(self, most: int | None = None) -> None:
+        """Read on to the present end of the file, or at most so many bytes.
+
+        Raises `StreamError` for what is no stream.
+        """
         end = self._end()
+        if most is not None:
+            end = min(end, self.size + most)
         while self.size < end and self._read(min(_CHUNK, end - self.size)):
             pass
+
+    def taken(self) -> Sequence[Observation]:
+        """Return the observations, and keep neither them nor the bytes that they came in."""
+        found = list(self.observations)
+        self.observations.clear()
+        self._parser.records.clear()
+        whole = max(0, self.size - 1) // _CHUNK * _CHUNK  # some data is left, see `holes.held`
+        if whole > self._holes and punch_hole(self.path, self._holes, whole - self._holes):
+            self._holes = whole
+        return found
 
     def close(self) -> None:
         """Let go of the file."""
@@ -389,24 +367,3 @@ class _Reader:
     def stream(self) -> Stream:
         """Return all that was read."""
         return self._parser.stream()
-
-
-def judged(
-    hop: str,
-    stream: Stream,
-    note: str = "",
-    arrived_ns: int | None = None,
-    asked_ns: int | None = None,
-) -> HopEvidence:
-    """Judge a stream's records with its interface's MTU."""
-    mtu = stream.header.mtu if stream.header else None
-    return HopEvidence(
-        hop,
-        tuple(Observation(hop, record, record.classify(mtu)) for record in stream.records),
-        stream.header,
-        stream.trailer,
-        note,
-        arrived_ns,
-        asked_ns,
-        stream.left_out,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -113,9 +114,19 @@ def run_rows(
     if as_json:
         print_json(results.to_json(results.Catalogue(tuple(done))))
     else:
+        _show_places(done)
         click.echo(f"written: {data}, {page}")
     missing = [Verdict.ERROR] * (len(chosen) - len(done))
     sys.exit(EXITS[combine([*(one.verdict for one in done), *missing])])
+
+
+def _show_places(done: Sequence[RowResult]) -> None:
+    """Print which places the diagnosis named, by the kind of what stands at the expected one."""
+    counted = [
+        [what, *(str(counts[one]) for one in pages.NAMED)] for what, counts in pages.places(done)
+    ]
+    if counted:
+        print_table(["expected at", *(f"{one} place named" for one in pages.NAMED)], counted)
 
 
 def _tell(row: Row, found: RowResult | None, ran: bool) -> None:

@@ -54,8 +54,17 @@ def _problems(wrong: UsageError) -> list[dict[str, object]]:
 
 
 @click.command()
-def schema() -> None:
-    """Print the JSON Schema of topology files, for editors."""
+@click.argument("what", type=click.Choice(["topology", "trace"]), default="topology")
+def schema(what: str) -> None:
+    """Print the JSON Schema of topology files, for editors.
+
+    `labctl schema trace` prints that of what `labctl trace --json-lines` prints.
+    """
+    if what == "trace":
+        from labctl.tracing import schema as lines  # here: editors ask for the other one
+
+        print_json(lines.json_schema())
+        return
     print_json(topology.json_schema())
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
+from labctl.errors import clean
 from labctl.events import Event
 
 
@@ -31,12 +32,18 @@ class Display(Protocol):
         """Stop showing; what was shown stays readable."""
 
 
+PROGRESS_SECONDS = 30.0
+"""How often a log is told what a guest that boots is at."""
+
+
 class Lines:
-    """One plain line an event, for logs; progress without words is left out."""
+    """One plain line an event, for logs; most progress is left out, and all without words."""
 
     def __init__(self) -> None:
         """Start the clock."""
         self._begun = time.monotonic()
+        self._told: dict[tuple[str, str], float] = {}
+        """When a line was last printed, by stage and subject."""
 
     def __enter__(self) -> Self:
         """Nothing to start."""
@@ -47,11 +54,15 @@ class Lines:
 
     def __call__(self, event: Event) -> None:
         """Print the event."""
+        now, key = time.monotonic(), (event.stage, event.subject)
         if event.state == "progress" and event.stage != "check":
-            return
-        seconds = time.monotonic() - self._begun
+            due = now - self._told.get(key, now) >= PROGRESS_SECONDS
+            if event.stage != "boot" or not event.detail or not due:
+                return
+        self._told[key] = now
+        seconds = now - self._begun
         words = f"{event.stage} {event.subject}".ljust(28)
-        detail = f" {event.detail}" if event.detail else ""
+        detail = f" {clean(event.detail)}" if event.detail else ""
         mark = {"start": "…", "done": "ok", "failed": "FAILED"}.get(event.state, "")
         with contextlib.suppress(OSError):  # a log that is full: the work matters more
             print(f"{seconds:7.1f} {words} {mark}{detail}".rstrip(), file=sys.stderr, flush=True)

@@ -149,6 +149,12 @@ def _print_labs(labs: list[dict[str, Any]], wide: bool) -> None:
             for interface, why in part.get("links", {}).items()
         ]
         lost += [
+            f"  {part['name']}:{interface} is down; give it back its link: "
+            f"labctl link {part['name']}:{interface} up"
+            for part in lab.get("parts", [])
+            for interface in part.get("links_down", ())
+        ]
+        lost += [
             f"  {one['listens']} leads to port {one['port']} of {one['node']}"
             for one in lab.get("published", [])
         ]
@@ -202,6 +208,25 @@ def _attach(name: str | None) -> Lab:
     return Lab.attach(name)
 
 
+def _attach_console(name: str | None, node: str) -> Lab | Path:
+    """Return a running lab in which a node has a console, or the folder of those in one coming up.
+
+    Raises `UsageError` for a node that has none, `NotUpError` for one not started yet.
+    """
+    try:
+        running = _attach(name)
+    except state.NotUpError as coming:
+        folder = state.find(name) / "console"
+        started = sorted(log.stem for log in folder.glob("*.log"))
+        if node not in started:
+            hint = f"these have been started: {', '.join(started)}" if started else coming.hint
+            what = f"{coming.message}, and {node} has not been started"
+            raise state.NotUpError(what, hint) from None
+        return folder
+    running.check_console(node)
+    return running
+
+
 @click.command()
 @lab_option
 @click.argument("node")
@@ -212,8 +237,11 @@ def console(lab: str | None, node: str) -> None:
     line: `labctl logs` shows the same in safety. Anywhere else it is passed on as `labctl logs`
     prints it.
     """
-    running = _attach(lab)
-    running.check_console(node)
+    running = _attach_console(lab, node)
+    if isinstance(running, Path):
+        with terminal.socket_at(running / f"{node}.sock", node) as joined:
+            terminal.talk(joined, node)
+        return
     line = terminal.socket_at(running.directory / "console" / f"{node}.sock", node)
     if words := running.console_words(node):
         from labctl.guests import xen
@@ -234,9 +262,9 @@ def logs(lab: str | None, follow: bool, node: str) -> None:
     Of a console that says very much the beginning and the end are kept. What would act on a
     terminal, such as an escape sequence, is spelt out.
     """
-    running = _attach(lab)
-    running.check_console(node)
-    log = Path(running.directory / "console" / f"{node}.log")
+    running = _attach_console(lab, node)
+    folder = running if isinstance(running, Path) else running.directory / "console"
+    log = folder / f"{node}.log"
     if not log.exists():
         raise GuestError(f"{node} has not been started yet", "run: labctl status")
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")

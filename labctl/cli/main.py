@@ -19,7 +19,7 @@ import click
 from labctl.cli import options, out
 from labctl.cli.options import print_error
 from labctl.cli.verbs import Verbs
-from labctl.errors import ExitCode, LabctlError, exhausted, host_error
+from labctl.errors import ExitCode, LabctlError, UsageError, exhausted, host_error
 from labctl.version import __version__
 
 INTERRUPTED = "labctl: interrupted; nothing that this command had brought up stays"
@@ -113,6 +113,18 @@ def _output_full() -> bool:
     return False
 
 
+def _misused(wrong: click.ClickException) -> LabctlError:
+    """Tell in labctl's way what click finds wrong with the words of a command."""
+    context = wrong.ctx if isinstance(wrong, click.UsageError) else None
+    hint = f"run: {context.command_path if context else 'labctl'} --help"
+    if isinstance(wrong, click.NoSuchOption):
+        if wrong.possibilities:
+            hint = f"did you mean {wrong.possibilities[0]}?"
+        return UsageError(f"there is no option {wrong.option_name}", hint)
+    message = " ".join(wrong.format_message().split()).rstrip(".")
+    return UsageError(f"{message[:1].lower()}{message[1:]}", hint)
+
+
 def _fault(fault: Exception) -> LabctlError:
     """Tell in one line what the host refused, or of a fault of labctl's own."""
     if told := exhausted(fault):  # first: there may be no memory for an import
@@ -155,8 +167,11 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except click.exceptions.Exit as wanted:
         sys.exit(wanted.exit_code)
+    except click.exceptions.NoArgsIsHelpError as asked:
+        _say(asked.show)
+        sys.exit(ExitCode.USAGE)
     except click.ClickException as wrong:
-        _say(wrong.show)
+        _tell(_misused(wrong), options.json_asked)
         sys.exit(ExitCode.USAGE)
     except (KeyboardInterrupt, click.Abort):
         _say(lambda: click.echo(INTERRUPTED, err=True))

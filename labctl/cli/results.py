@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from labctl.cli.options import json_option, print_json, print_table
+from labctl.cli.options import json_option, print_json, print_table, writable
 from labctl.errors import ExitCode, UsageError
-from labctl.results import difference, store, tables
+from labctl.results import archive, difference, store, tables
 from labctl.results.tables import Table
 
 results_option = click.option(
@@ -37,7 +37,7 @@ def _print(found: Iterable[Table]) -> None:
 @json_option
 @click.pass_context
 def results(context: click.Context, root: Path | None, as_json: bool) -> None:
-    """List the recorded runs; show one, or compare two."""
+    """List the recorded runs; show one, compare two, pass one on."""
     context.obj = _Chosen(root, as_json)
     if context.invoked_subcommand:
         return
@@ -57,7 +57,8 @@ def results(context: click.Context, root: Path | None, as_json: bool) -> None:
 def show(chosen: _Chosen, run: str, as_json: bool) -> None:
     """Show arms, checks and environment of RUN.
 
-    RUN is an id, a part of one, or `last` (default); `last~1` is the one before the last.
+    RUN is an id, a part of one, a run's folder, or `last` (default); `last~1` is the one before
+    the last.
     """
     found = store.load(run, chosen.root)
     if as_json or chosen.as_json:
@@ -78,14 +79,15 @@ def show(chosen: _Chosen, run: str, as_json: bool) -> None:
 def diff(context: click.Context, a: str, b: str | None, as_json: bool) -> None:
     """Compare runs A and B: verdicts, checks and environment.
 
-    B is `last` by default; `diff last` compares the last run with the one before of the same
-    experiment. Exits with 1 when verdicts differ.
+    Both may be folders, so that runs of two machines can be compared. B is `last` by default;
+    `diff last` compares the last run with the one before of the same experiment.
+    Exits with 1 when verdicts differ.
     """
     chosen: _Chosen = context.obj
     if b is None:
         a, b = (store.before_last(chosen.root) if a == "last" else a), "last"
     one, other = store.load(a, chosen.root), store.load(b, chosen.root)
-    if one.id == other.id:
+    if one.id == other.id and one == other:
         raise UsageError(f"{a} and {b} are one run, {one.id}", "name two: labctl results")
     found = difference.diff(one, other)
     if as_json or chosen.as_json:
@@ -96,6 +98,38 @@ def diff(context: click.Context, a: str, b: str | None, as_json: bool) -> None:
         _print(tables.difference_tables(found))
     if not found.same_verdicts:
         context.exit(ExitCode.FAIL)
+
+
+@results.command("export")
+@click.argument("run")
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+@click.pass_obj
+def export_run(chosen: _Chosen, run: str, file: Path, as_json: bool) -> None:
+    """Write RUN to FILE, a tar archive: record, topology, captures and consoles."""
+    writable(file)
+    found = store.find(run, chosen.root)
+    count = archive.export(found.path, file)
+    if as_json or chosen.as_json:
+        print_json({"run": found.id, "file": str(file), "files": count})
+    else:
+        click.echo(f"written: {file} ({found.id}, {count} files)")
+
+
+@results.command("import")
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@json_option
+@click.pass_obj
+def import_run(chosen: _Chosen, file: Path, as_json: bool) -> None:
+    """Take in the run of FILE, as `results export` wrote it, beside those recorded here.
+
+    Nothing of it is believed: what is no run, is damaged, or is not what it says is refused.
+    """
+    name, new = archive.bring_in(file, chosen.root)
+    if as_json or chosen.as_json:
+        print_json({"run": name, "new": new})
+    else:
+        click.echo(f"imported: {name}" if new else f"{name} is here already")
 
 
 COMMANDS = (results,)

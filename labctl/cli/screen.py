@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Self
 
 from rich.live import Live
@@ -42,8 +43,8 @@ class Screen:
         key = (event.stage, event.subject)
         with self._lock:
             if event.state in ("start", "progress") and event.stage != "check":
-                spinner = self._running.get(key, (event, Spinner("dots")))[1]
-                self._running[key] = (event, spinner)
+                first, spinner = self._running.get(key, (event, Spinner("dots")))
+                self._running[key] = (replace(event, time=first.time), spinner)
                 return
             begun = self._running.pop(key, None)
         line = Text(f"{MARKS[event.state]} ", style=STYLES[event.state])
@@ -66,8 +67,9 @@ class Screen:
         for event, spinner in running:
             share = f"{event.fraction:4.0%}" if event.fraction is not None else ""
             seconds = f"{time.time() - event.time:.0f} s"
+            words = Text(event.detail, no_wrap=True, overflow="ellipsis")
             table.add_row(
                 spinner, Text(event.stage, style="dim"), Text(event.subject, style="bold"),
-                share, Text(event.detail), Text(seconds, style="dim"),
+                share, words, Text(seconds, style="dim"),
             )  # fmt: skip
         return table

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich import box
@@ -12,18 +14,23 @@ from rich.table import Table
 from rich.text import Text
 
 from labctl.capture import pcapng
+from labctl.capture.pcap_filter import PcapFilter
 from labctl.cli.console import Page
 from labctl.cli.display import display
-from labctl.cli.options import json_option, lab_option, print_json, writable
+from labctl.cli.options import json_option, lab_option, print_json, printable_json, writable
 from labctl.cli.out import Styled, say
 from labctl.diagnosis.settings import RESTORED, mend
 from labctl.errors import ExitCode, LabctlError, UsageError
 from labctl.lab.lab import Lab
 from labctl.sandbox.deadline import Deadline
+from labctl.tracing import events
 from labctl.tracing import trace as tracing
 from labctl.tracing.flow import Protocol
 from labctl.tracing.packet_trace import HopEvent, Outcome, PacketTrace, Step, summary
 from labctl.tracing.plan import plan
+from labctl.tracing.result import Trace
+from labctl.tracing.selection import Selection
+from labctl.tracing.where import Where
 
 TABLES = 8
 """At most so many tables unless all are asked for."""
@@ -55,7 +62,7 @@ def chosen_version(four: bool, six: bool) -> int | None:
     return 4 if four else 6 if six else None
 
 
-def write_pcapng(path: Path, found: tracing.Trace) -> int:
+def write_pcapng(path: Path, found: Trace) -> int:
     """Write what was seen at every hop; return how many frames."""
     try:
         return pcapng.write(path, found.evidence.hops)
@@ -65,7 +72,7 @@ def write_pcapng(path: Path, found: tracing.Trace) -> int:
         ) from None
 
 
-def write_html(path: Path, found: tracing.Trace, lab: Lab) -> None:
+def write_html(path: Path, found: Trace, lab: Lab) -> None:
     """Write the trace as a page."""
     from labctl.cli.report import write_whole  # here: most traces write no page
     from labctl.report import finding, page
@@ -105,12 +112,34 @@ def write_html(path: Path, found: tracing.Trace, lab: Lab) -> None:
 )  # fmt: skip
 @click.option("--wait", is_flag=True, help="Send nothing: wait until somebody does.")
 @click.option(
+    "--cmd", "command", metavar="LINE", default="",
+    help="Let SRC's shell run this, and follow what comes of it until it ends.",
+)  # fmt: skip
+@click.option(
+    "--stop-after", type=click.IntRange(1, 1000), metavar="N",
+    help="End waiting, or the command, after so many packets of the flow.",
+)  # fmt: skip
+@click.option(
+    "--filter", "-f", "expression", metavar="EXPR", default="",
+    help="Tell only of packets that this expression of tcpdump's lets pass.",
+)  # fmt: skip
+@click.option(
+    "--where", "condition", metavar="COND", default="",
+    help="Only of those of which it holds at some hop: 'state==partial and not needs_csum'.",
+)  # fmt: skip
+@click.option(
     "--timeout", type=click.FloatRange(1, 3600), metavar="SECONDS",
     help=f"When all of it is to be over. [default with --wait: {tracing.WAIT_SECONDS:g}]",
 )  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Show a table for every packet.")
 @click.option("--pcapng", "file", type=click.Path(path_type=Path), help="Write the packets there.")
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write a page of it there.")
+@click.option(
+    "--json-lines",
+    "as_lines",
+    is_flag=True,
+    help="Print events as they come, a JSON object a line (labctl schema trace).",
+)
 @json_option
 def trace_flow(
     lab: str | None,
@@ -126,10 +155,15 @@ def trace_flow(
     at: Sequence[str],
     observers: Sequence[str],
     wait: bool,
+    command: str,
+    stop_after: int | None,
+    expression: str,
+    condition: str,
     timeout: float | None,
     everything: bool,
     file: Path | None,
     page: Path | None,
+    as_lines: bool,
     as_json: bool,
 ) -> None:
     """Follow packets from node SRC to node DST and back.
@@ -139,6 +173,10 @@ def trace_flow(
     """
     protocol, port = chosen_protocol(tcp, udp, icmp)
     version = chosen_version(four, six)
+    selection = Selection(
+        PcapFilter(expression) if expression else None, Where(condition) if condition else None
+    )
+    _check_words(wait, command, stop_after, as_json, as_lines)
     writable(file)
     writable(page)
     if wait and timeout is None:
@@ -151,6 +189,13 @@ def trace_flow(
     )  # fmt: skip
     if mend(running):
         click.echo(f"note: {RESTORED}", err=True)
+
+    def ready() -> None:
+        if as_lines:
+            print_line("ready", events.ready(running.name, flow, path))
+        elif wait:
+            click.echo(f"labctl: ready, waiting for {flow.text}", err=True)
+
     with display() as show:
         found = tracing.trace(
             running,
@@ -160,26 +205,52 @@ def trace_flow(
             wait=timeout if wait else None,
             within=within,
             emit=show,
+            command=command,
+            stop_after=stop_after,
+            selection=selection,
+            ready=ready,
         )
-    if as_json:
+    if as_lines:
+        for packet_trace in found.packet_traces:
+            print_line("packet", packet_trace.to_json())
+        print_line("end", events.end(found))
+    elif as_json:
         print_json(found.to_json())
     else:
         print_trace(found, everything=everything, waited=timeout if wait else None)
+        if command and found.came:
+            _print_said(found)
     if file is not None:
         frames = write_pcapng(file, found)
-        if not as_json:
+        if not (as_json or as_lines):
             click.echo(f"written: {file} ({frames} frames)")
     if page is not None:
         write_html(page, found, running)
-        if not as_json:
+        if not (as_json or as_lines):
             click.echo(f"written: {page}")
     running.close()
     sys.exit({True: ExitCode.OK, False: ExitCode.FAIL, None: ExitCode.ERROR}[found.ok])
 
 
-def print_trace(
-    found: tracing.Trace, *, everything: bool = False, waited: float | None = None
+def _check_words(
+    wait: bool, command: str, stop_after: int | None, as_json: bool, as_lines: bool
 ) -> None:
+    if wait and command:
+        raise UsageError("--wait and --cmd contradict each other", "give one of them")
+    if stop_after is not None and not (wait or command):
+        hint = "give one of them, or --count N"
+        raise UsageError("--stop-after is for --wait and --cmd", hint)
+    if as_json and as_lines:
+        raise UsageError("--json and --json-lines contradict each other", "give one of them")
+
+
+def print_line(event: str, known: Mapping[str, Any]) -> None:
+    """Print an event as a line of JSON."""
+    click.echo(printable_json(json.dumps({"event": event, **known})))
+    sys.stdout.flush()
+
+
+def print_trace(found: Trace, *, everything: bool = False, waited: float | None = None) -> None:
     """Print the packet traces: a table for what matters, a line for the rest."""
     say(Styled(f"{found.flow.text}, {found.source} to {found.destination}", bold=True))
     courses = summary(found.packet_traces)
@@ -199,23 +270,43 @@ def print_trace(
         click.echo(f"  {title(packet_trace, times)}: {ending(packet_trace)}")
     if not found.came:
         _print_nothing(found, waited)
+    if found.left_out:
+        click.echo(f"  {found.left_out} more packets of the flow: the selection leaves them out")
+    for mapping in found.translations:
+        click.echo(f"  {mapping.line}")
     for one in found.complaints:
         click.echo(f"  {one.line}")
     for node, grown in found.errors.items():
         words = ", ".join(f"{name} grew by {count}" for name, count in grown.items())
         click.echo(f"  {node}: {words}")
+    click.echo(f"  {_missed(found.points())}")
     for note in found.notes:
         click.echo(f"  note: {note}")
     if found.partial:
         say(Styled("  partial: evidence is missing, see the notes", fg="yellow"))
 
 
-def _print_nothing(found: tracing.Trace, waited: float | None) -> None:
+def _missed(points: Sequence[Mapping[str, Any]]) -> str:
+    """Say at which hops how many frames were missed."""
+    known = [
+        f"{one['hop']} {missed}"
+        for one in points
+        if (missed := (one["missed"] or 0) + (one["errors"] or 0) + one["left_out"])
+    ]
+    known += [f"{one['hop']} cannot tell" for one in points if one["missed"] is None]
+    return f"frames missed: {', '.join(known) or f'none at {len(points)} hops'}"
+
+
+def _print_nothing(found: Trace, waited: float | None) -> None:
     when = f" in {waited:g} s" if waited is not None else ""
     click.echo(f"  the flow never came{when}; seen meanwhile:")
     for hop, kinds in found.seen().items():
         words = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         click.echo(f"    {hop}: {words or 'nothing'}")
+    _print_said(found)
+
+
+def _print_said(found: Trace) -> None:
     for line in found.said:
         click.echo(f"  {found.source} said: {line}")
 
@@ -272,13 +363,14 @@ def print_packet_trace(packet_trace: PacketTrace, times: int = 1) -> None:
 def _row(step: Step, begun_ns: int) -> list[Text]:
     style = STYLES.get(step.happened, "")
     when = "" if step.time_ns is None else f"{(step.time_ns - begun_ns) / 1e6:.3f}"
+    left = step.left_to_cut
     happened = f"{step.happened}" + (f": {step.reason}" if step.reason else "")
     return [
         Text(step.hop),
         Text(when),
         Text(step.knowledge, style="red" if style.endswith("red") else ""),
         Text(happened, style=style),
-        Text(", ".join(step.notes)),
+        Text(", ".join((*step.notes, *([left.words] if left else [])))),
     ]
 
 

@@ -18,6 +18,7 @@ from labctl.cli.options import (
     print_json,
     print_table,
 )
+from labctl.errors import LabctlError, UsageError
 from labctl.events import Emit, Event
 from labctl.guests import driver
 from labctl.guests.spec import NO_MACHINES
@@ -26,6 +27,7 @@ from labctl.lab import prestart
 if TYPE_CHECKING:
     from labctl.guests.accel import Policy
     from labctl.lab.lab import Lab
+    from labctl.topology.model import Topology
 
 
 @click.command()
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     "--publish", "ports", multiple=True, metavar="[[ADDRESS:]PORT:]NODE:PORT",
     help="Let a port of this host lead into a node, as labctl publish does.",
 )  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only say what would change of a lab that is up.")
 @click.option("--profile", is_flag=True, help="Say where the time went, stage by stage.")
 @json_option
 def up(
@@ -52,12 +55,16 @@ def up(
     uri: str,
     kernel: str | None,
     ports: tuple[str, ...],
+    dry_run: bool,
     profile: bool,
     as_json: bool,
 ) -> None:
     """Bring the topology FILE up: all of it, or nothing stays.
 
     FILE is a path, or the name of a file in this folder or of a shipped one (bridged.yaml).
+
+    Where the lab of this FILE is up already, it is changed to what the FILE says now: nodes that
+    are the same go on, others are restarted. --dry-run tells which.
     """
     # Beside our own imports, and reading the topology; should that fail, it ends with this process.
     agent = prestart.start_agent(uri)
@@ -74,6 +81,11 @@ def up(
         model = kernels.with_kernel(model, kernel)
         for name_of in {kernels.of(node) for node in model.nodes.values()} - {""}:
             recipe_paths.check_kernel(name_of)
+    if running := _running(model, name):
+        _converge(running, model, dry_run=dry_run, as_json=as_json)
+        return
+    if dry_run:
+        raise UsageError("no lab of this file is up, so all of it is new", "leave --dry-run away")
     begun = time.monotonic()
     stages = Stages()
     with display() as show:
@@ -81,12 +93,12 @@ def up(
         lab = Lab.up(
             model, name=name, policy=accel, uri=uri, emit=emit, keep=True, cold=cold, agent=agent
         )
+    published = []
     try:
         if ports:
             from labctl.lab import publish  # here: most labs have none
 
-            for word in ports:
-                publish.publish_word(lab, word)
+            published = [publish.publish_word(lab, word) for word in ports]
         lab.close()
         seconds = time.monotonic() - begun
         if as_json:
@@ -95,12 +107,56 @@ def up(
             print_json(told | ({"guests": stages.of} if profile else {}))
         else:
             _tell(lab, seconds)
+            for one in published:
+                click.echo(f"{one.listens} leads to port {one.to} of {one.node}")
             if profile:
                 _profile(lab, seconds, stages)
         sys.stdout.flush()
     except BaseException:  # whoever is told of an error must not find a lab
         teardown.end(lab.directory)
         raise
+
+
+def _running(model: Topology, name: str | None) -> Lab | None:
+    """Return the lab that is up of the same file and under the same name; None where none is."""
+    from labctl.lab import naming, state
+
+    try:
+        folder = state.directory(naming.from_topology(model.name) if name is None else name)
+        if not state.alive(folder):
+            return None
+        known = state.load(folder)
+    except LabctlError:  # it cannot be, is coming up, or not understood: told when it is made
+        return None
+    if not known.complete or not model.source or known.topology.source != model.source:
+        return None
+    from labctl.lab.lab import Lab
+
+    return Lab.attach(folder.name)
+
+
+def _converge(running: Lab, model: Topology, *, dry_run: bool, as_json: bool) -> None:
+    from labctl.lab import converge
+
+    if dry_run:
+        todo = converge.plan(running, model)
+    else:
+        with display() as show:
+            running.close()
+            running = type(running).attach(running.name, show)
+            todo = converge.converge(running, model)
+    running.close()
+    if as_json:
+        print_json(
+            {"lab": running.name, "plan": todo.to_json(), "changed": bool(todo and not dry_run)}
+        )
+        return
+    for line in todo.lines():
+        click.echo(line)
+    if not todo:
+        click.echo(f"lab {running.name} is up, and as the file says")
+    elif not dry_run:
+        click.echo(f"lab {running.name} is up, and as the file says now")
 
 
 class Stages:

@@ -6,7 +6,10 @@ from importlib import import_module
 
 import click
 
+from labctl.errors import UsageError, nearest
+
 VERBS = {
+    "capture": ("capture", "Show what passes at HOPs of a running lab, as it comes."),
     "catalogue": ("catalogue", "Tell which paths keep, lose or complete checksums."),
     "console": ("labs", "Talk to NODE's console; leave with Ctrl-]."),
     "cp": ("cp", "Copy a file or a folder into a guest, or out of one."),
@@ -23,15 +26,19 @@ VERBS = {
     "inspect": ("inspect", "Judge every checksum of a pcap or pcapng FILE."),
     "inventory": ("access", "Print an inventory for Ansible, as JSON."),
     "kinds": ("kinds", "List the kinds a lab can be made of, or explain KIND."),
+    "link": ("link", "Take links down and up, or make them worse."),
     "logs": ("labs", "Print what NODE's console has said."),
     "publish": ("publish", "Let a port of this host lead into a guest."),
-    "report": ("report", "Make one HTML page of RUN."),
-    "results": ("results", "List the recorded runs; show one, or compare two."),
+    "report": ("report", "Make one HTML page of RUN, or of a running lab."),
+    "restart": ("power", "Stop NODEs and start them."),
+    "results": ("results", "List the recorded runs; show one, compare two, pass one on."),
     "schema": ("checks", "Print the JSON Schema of topology files, for editors."),
     "ssh": ("labs", "Open a shell in NODE, or run COMMAND there."),
     "ssh-config": ("access", "Print an ssh_config(5) for the lab's guests."),
     "ssh-proxy": ("access", "Connect to NODE's SSH server, for ssh(1) to call."),
+    "start": ("power", "Start NODEs that were stopped, or have ended."),
     "status": ("labs", "Show every lab with its nodes, routers and networks."),
+    "stop": ("power", "Stop NODEs of a running lab."),
     "trace": ("trace", "Follow packets from node SRC to node DST and back."),
     "up": ("up", "Bring the topology FILE up: all of it, or nothing stays."),
     "validate": ("checks", "Check topology FILEs."),
@@ -54,6 +61,18 @@ class Verbs(click.Group):
         module = import_module(f"labctl.cli.{VERBS[cmd_name][0]}")
         commands: tuple[click.Command, ...] = module.COMMANDS
         return next(command for command in commands if command.name == cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the verb that the first word names; raises `UsageError` for one there is not."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            hint = nearest(args[0], VERBS)
+            known = hint.startswith("known")
+            raise UsageError(
+                f"there is no verb {args[0]}", "all of them: labctl --help" if known else hint
+            )
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write what each verb is for; nothing of them is imported."""

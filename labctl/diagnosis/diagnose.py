@@ -19,8 +19,9 @@ from labctl.events import Emit, silent
 from labctl.lab.lab import Lab
 from labctl.sandbox.deadline import Deadline
 from labctl.topology.points import ObservationPoint
-from labctl.tracing.flow import Flow
-from labctl.tracing.trace import Trace, trace, with_size
+from labctl.tracing.flow import Flow, with_size
+from labctl.tracing.result import Trace
+from labctl.tracing.trace import trace
 
 _HEADERS = {4: 28, 6: 48}
 """Bytes of IP and ICMP header, by version."""

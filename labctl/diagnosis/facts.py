@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from labctl.guests.ethtool import Feature
 from labctl.kinds import registry
+from labctl.lab.hop_links import is_up
 from labctl.lab.lab import Lab
 from labctl.lab.node import Node
 from labctl.network import links
@@ -48,6 +49,8 @@ def gather(lab: Lab, flow: Flow, path: Sequence[ObservationPoint]) -> Facts:
     forwards: dict[str, bool] = {}
     kinds: dict[str, str] = {}
     for name in routers:
+        if not lab.topology.answers(name):
+            continue  # whether it forwards is seen from outside
         router = lab.forwarder(name)
         kinds[name] = router.kind or ""
         forwards[name] = router.forwards()
@@ -55,11 +58,12 @@ def gather(lab: Lab, flow: Flow, path: Sequence[ObservationPoint]) -> Facts:
     answer = ["ip", "route", "get", flow.source or flow.destination]
     bridges = {hop.context for hop in path if hop.at_bridge}
     ends = [hop for hop in (source, destination) if _known(lab, hop)]
+    asked = lab.topology.answers(destination.element)
     return Facts(
-        listening=_listening(lab, flow, destination.element),
+        listening=_listening(lab, flow, destination.element) if asked else None,
         route=" ".join(result.stdout[:1000].split()) if result.ok else "",
-        route_back=lab.node(destination.element).run(answer, check=False).ok,
-        down=tuple(hop.name for hop in path if not _is_up(lab, hop)),
+        route_back=not asked or lab.node(destination.element).run(answer, check=False).ok,
+        down=tuple(hop.name for hop in path if not is_up(lab, hop)),
         forwards=forwards,
         kinds=kinds,
         bridge_netfilter=any(
@@ -83,6 +87,8 @@ def left_to_device(features: Mapping[str, Feature], version: int) -> bool:
 
 
 def _completes(node: Node, interface: str, version: int) -> bool:
+    if node.offloads_untold:
+        return False
     if not left_to_device(node.features(interface), version):
         return True
     ways = registry.nic(node.interface(interface).model).completions(version)
@@ -94,17 +100,9 @@ def _completes(node: Node, interface: str, version: int) -> bool:
 
 def _known(lab: Lab, hop: ObservationPoint) -> bool:
     """Tell whether the topology has the device: others have features nobody here would change."""
-    return any(one.name == hop.link for one in lab.node(hop.element).model.interfaces)
-
-
-def _is_up(lab: Lab, hop: ObservationPoint) -> bool:
-    if hop.in_guest and hop.context:
-        return lab.node(hop.context).ask(
-            f"cat /sys/class/net/{hop.link}/flags",
-            lambda text: not text.strip() or bool(int(text, 16) & links.IFF_UP),
-            check=False,
-        )
-    return lab.place(hop.context).call(links.is_up, hop.link, hop.netns)
+    return hop.inside and any(
+        one.name == hop.link for one in lab.node(hop.element).model.interfaces
+    )
 
 
 def _listening(lab: Lab, flow: Flow, destination: str) -> bool | None:

@@ -283,7 +283,8 @@ def attempt(
         now = {n: kernel_counters.grown(before[n], counters(node)) for n, node in nodes.items()}
         return {name: sum(counts.values()) for name, counts in now.items() if counts}
 
-    job = nodes[path[0].element].start(send_command(flow, 1, CONNECT_SECONDS))
+    source = nodes[path[0].element]
+    job = source.start(send_command(flow, 1, CONNECT_SECONDS, source.model))
     deadline = Deadline(seconds, f"connecting to {flow.destination}")
     errors: dict[str, int] = {}
     try:

@@ -16,7 +16,7 @@ from labctl.kinds import registry
 from labctl.packet.checksum import Checksum
 from labctl.packet.frame import ETH_HLEN, VLAN_HLEN
 from labctl.tracing.packet_trace import HopEvent, Outcome, PacketTrace, Step
-from labctl.tracing.trace import Trace
+from labctl.tracing.result import Trace
 
 ETHERNET = ETH_HLEN + VLAN_HLEN
 """Bytes of a frame that an MTU does not count, with one VLAN tag."""

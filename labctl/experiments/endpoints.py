@@ -142,5 +142,6 @@ def _last_link(topology: Topology, source: str, name: str) -> str:
         return next(links, "")
     if name != source:
         with contextlib.suppress(UsageError):  # nothing joins them: let the probe tell
-            return find_path(topology, source, name).points[-1].link
+            last = find_path(topology, source, name).traversals[-1].entry
+            return last.interface if last else ""
     return ""

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from labctl.capture import counters as kernel_counters
 from labctl.errors import UsageError
 from labctl.experiments.endpoints import check_port, resolve
+from labctl.guests import scripts
 from labctl.lab.lab import Lab
 from labctl.lab.node import Job, Node
 from labctl.lab.watch import counters
@@ -105,7 +106,8 @@ def ping(
         raise UsageError(f"{count} echo requests tell nothing", "send 1 or more")
     ends = resolve(lab, source, destination, version, interface)
     client = ends.client
-    both = [client] if ends.server is None else [client, ends.server]
+    asked = ends.server is not None and not ends.server.model.console_only
+    both = [client, ends.server] if asked and ends.server else [client]
     before = {node.name: counters(node) for node in both}
     command = f"ping -c {count} -i {PING_SECONDS} -W 10 {ends.address}"
     result = client.run(command, check=False)
@@ -173,6 +175,10 @@ def ssh(
     check_port(port)
     ends = resolve(lab, source, destination, version, interface)
     client, server = ends.client, ends.guest("SSH server")
+    if not server.model.is_configured:
+        return Answer(
+            None, f"{server.name} does not know the keys of others: labctl did not set it up"
+        )
     if not server.serves_ssh:
         return Answer(None, f"{server.name} has no SSH server: this host lacks sshd and dropbear")
     server.run("echo 0 >/proc/sys/net/ipv4/tcp_synack_retries")
@@ -275,6 +281,21 @@ print $said;
 """
 
 
+_TCP_GREETED = """
+use strict; use Socket qw(:all);
+my ($family, $address, $port, $name) = @ARGV;
+socket(my $s, $family == 4 ? PF_INET : PF_INET6, SOCK_STREAM, 0) or die "socket: $!";
+my $to = $family == 4 ? pack_sockaddr_in($port, inet_aton($address))
+  : pack_sockaddr_in6($port, inet_pton(AF_INET6, $address));
+connect($s, $to) or die "connect: $!\n";
+my $bits = ''; vec($bits, fileno($s), 1) = 1;
+select($bits, undef, undef, 5);
+print "$name\n";
+"""
+"""Says the name when the connection is there, after what a server may say first."""
+_IN_USE = re.compile("in use")
+
+
 def tcp(
     lab: Lab,
     source: str,
@@ -286,7 +307,8 @@ def tcp(
 ) -> Answer:
     """Connect to a program that listens in the destination meanwhile, and read what it says.
 
-    For ends without an SSH server: what tells success from failure is as for `ssh`. Raises
+    For ends without an SSH server that lets the other in; where something listens on the port
+    already, it is connected to that. What tells success from failure is as for `ssh`. Raises
     `UsageError` for ends that there are not, a router as the destination, or no port;
     `DeadlineError` when the listening program does not start.
     """
@@ -294,14 +316,19 @@ def tcp(
     ends = resolve(lab, source, destination, version, interface)
     client, server = ends.client, ends.guest("program to connect to")
     server.run("echo 0 >/proc/sys/net/ipv4/tcp_synack_retries")
-    words = ["perl", "-e", _TCP_SERVER, str(ends.version), str(port), server.name]
+    told = (str(ends.version), str(port), server.name)
+    words = scripts.words(server.model, _TCP_SERVER, "serve", *told)
     listener = server.start(shlex.join(words))
     deadline = Deadline(SSH_SECONDS, f"TCP from {source} to {server.name}")
     try:
-        if ended := _wait_listening(listener, f"the listener in {server.name}", deadline):
+        ended = _wait_listening(listener, f"the listener in {server.name}", deadline)
+        if ended and not _IN_USE.search(ended.text):
             return ended
         before = {node.name: counters(node) for node in (client, server)}
-        words = ["perl", "-e", _TCP_CLIENT, str(ends.version), ends.address, str(port)]
+        told = (str(ends.version), ends.address, str(port))
+        words = scripts.words(client.model, _TCP_CLIENT, "fetch", *told)
+        if ended:  # what listens there is somebody else's: that it is reached is all it can tell
+            words = scripts.words(client.model, _TCP_GREETED, "greet", *told, server.name)
         return _ssh(client, server, shlex.join(words), before, deadline)
     finally:
         listener.stop()
@@ -319,13 +346,14 @@ bind($s, $family == 4 ? pack_sockaddr_in($port, INADDR_ANY) : pack_sockaddr_in6(
 $| = 1; print "listening\\n";
 my $ready = ''; vec($ready, fileno($s), 1) = 1;
 select($ready, undef, undef, $seconds) or exit 1;
-recv($s, my $data, 2048, 0); print "received $data\\n";
+recv($s, my $data, 4096, 0); print "received $data\\n";
 """
 
 _SENDER = """
 use strict; use Socket qw(:all);
-my ($family, $address, $port, $text) = @ARGV;
+my ($family, $address, $port, $text, $unsummed) = @ARGV;
 socket(my $s, $family == 4 ? PF_INET : PF_INET6, SOCK_DGRAM, 0) or die "socket: $!";
+if ($unsummed) { setsockopt($s, SOL_SOCKET, 11, 1) or die "setsockopt: $!" } # SO_NO_CHECK
 my $to = $family == 4 ? pack_sockaddr_in($port, inet_aton($address))
   : pack_sockaddr_in6($port, inet_pton(AF_INET6, $address));
 send($s, $text, 0, $to) or die "send: $!";
@@ -340,8 +368,13 @@ def udp(
     version: int = 4,
     interface: str | None = None,
     port: int = UDP_PORT,
+    times: int = 1,
+    summed: bool = True,
 ) -> Answer:
     """Send one UDP datagram; works when a program that listens in the destination gets it.
+
+    It holds a text of 15 octets so many `times`, 270 at most: beyond the MTU it is fragmented.
+    Unless it is `summed` it has no checksum (SO_NO_CHECK), as IPv4 allows.
 
     It does not when the receiver's kernel counts a checksum error instead, or the sender's has no
     way to it. Raises `UsageError` for ends that there are not, a router as the destination, or no
@@ -352,14 +385,16 @@ def udp(
     client, server = ends.client, ends.guest("program to receive a datagram")
     counter = "UdpInCsumErrors" if ends.version == 4 else "Udp6InCsumErrors"
     before = {node.name: counters(node) for node in (client, server)}
-    words = ["perl", "-e", _RECEIVER, str(ends.version), str(port), f"{SSH_SECONDS:g}"]
+    told = (str(ends.version), str(port), f"{SSH_SECONDS:g}")
+    words = scripts.words(server.model, _RECEIVER, "take", *told)
     receiver = server.start(shlex.join(words))
     deadline = Deadline(SSH_SECONDS, f"UDP from {source} to {server.name}")
     try:
         if ended := _wait_listening(receiver, "the receiver", deadline):
             return ended
-        text = "labctl-datagram"
-        send = ["perl", "-e", _SENDER, str(ends.version), ends.address, str(port), text]
+        text = "labctl-datagram" * times
+        to = (str(ends.version), ends.address, str(port), text, *(() if summed else ("1",)))
+        send = scripts.words(client.model, _SENDER, "put", *to)
         sent = client.run(send, check=False)
         if not sent.ok:
             return _unsent(client, sent, _growth(before, client, server))
@@ -381,7 +416,7 @@ def udp(
 def _unsent(client: Node, sent: Result, errors: dict[str, dict[str, int]]) -> Answer:
     """Tell of a datagram that was not sent: only a kernel without a way for it is a no."""
     if sent.status in NOT_RUN:
-        return Answer(None, _not_run(client, "perl", sent), errors)
+        return Answer(None, _not_run(client, client.model.scripting, sent), errors)
     why = last_lines(sent.stderr, 1) or f"exit status {sent.status}"
     refused = "send: " in why and _REFUSED.search(why)
     return Answer(False if refused else None, f"{client.name} did not send it: {why}", errors)

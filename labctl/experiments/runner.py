@@ -26,7 +26,7 @@ from labctl.experiments.run_context import (
     lines_of,
     state_of,
 )
-from labctl.guests import console
+from labctl.guests import console, secret_texts
 from labctl.guests.accel import Policy
 from labctl.lab import handover
 from labctl.lab.lab import Lab
@@ -84,10 +84,12 @@ def run(
         lab = Lab.up(model, name=name, policy=policy, emit=emit, cold=cold)
         timings.update(lab.timings)
         environment = _environment(lab, environment)
+        _keep_topology(recorder.path / TOPOLOGY, lab.topology)  # with what was found in its guests
         look = partial(keeping.look, lab) if keeping else None
         trial = Trial(
             lab, recorder.captures, lab.directory / "captures", emit, look, lab.check_programs
         )
+        trial.notes += lab.topology.unseen()
         try:
             experiment.run(trial)
         finally:
@@ -214,8 +216,9 @@ def _hand_over(lab: Lab, recorder: Recorder, keeping: Keeping) -> None:
 
 
 def _keep_consoles(lab: Lab, recorder: Recorder) -> None:
+    hidden = secret_texts.kept(lab.directory).values()
     for log in sorted((lab.directory / "console").glob("*.log")):
-        console.copy(log, recorder.console / log.name)
+        console.copy(log, recorder.console / log.name, hidden)
 
 
 def _trouble(where: str, error: LabctlError) -> ArmResult:
@@ -236,7 +239,11 @@ def _environment(lab: Lab, host: Environment) -> Environment:
         accelerator=lab.accel,
         images={image.name: image.digest for image in lab.images.values()}
         | {disk.name: disk.facts.sha256 for disk in lab.disks.values()},
-        guest_kernels={node.name: node.run("uname -r").stdout.strip()[:100] for node in lab.nodes},
+        guest_kernels={
+            node.name: node.run("uname -r").stdout.strip()[:100]
+            for node in lab.nodes
+            if not node.model.console_only
+        },
         guest_starts=dict(lab.starts),
         offloads=lab.offloads(),
     )

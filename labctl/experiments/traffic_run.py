@@ -147,12 +147,15 @@ def run_traffic(
     with _watched(trial, traffic), capture(lab, traffic.path, trial.scratch(arm.name)) as seeing:
         if with_ping:
             traffic.ping = probes.ping(lab, source, traffic.back)
-        if lab.node(destination).serves_ssh:
+        if lab.node(destination).serves_ssh and lab.node(source).model.is_configured:
             traffic.ssh = probes.ssh(lab, source, traffic.back)
         else:
             traffic.connected_by = "tcp"
             traffic.ssh = probes.tcp(lab, source, traffic.back)
-        if with_udp:
+        lacking = [name for name in (source, destination) if not lab.node(name).model.scripting]
+        if with_udp and lacking:
+            arm.skip("udp", "to be tried", f"{lacking[0]} has neither perl nor python3")
+        elif with_udp:
             traffic.udp = probes.udp(lab, source, traffic.back)
         traffic.evidence = _stop(seeing)
     arm.keep(traffic.evidence)
@@ -167,8 +170,10 @@ def _as_it_is(lab: Lab) -> Topology:
     """Return the topology with the kinds that its routers have now."""
     topology = lab.topology
     machines = [node.name for node in lab.topology.forwarding_nodes()]
-    for name in (*lab.topology.routers, *machines):
-        if kind := lab.forwarder(name).kind:
+    kinds = {name: lab.router(name).kind for name in lab.topology.routers}
+    kinds |= {name: lab.forwarder(name).kind for name in machines}
+    for name, kind in kinds.items():
+        if kind:
             topology = topology.with_router_kind(name, kind)
     return topology
 

@@ -11,10 +11,13 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from labctl.errors import clean
 
 CHUNK = 1 << 16
 _TAIL = 1 << 16
@@ -22,6 +25,10 @@ _TAIL = 1 << 16
 _END = 1 << 18
 _LONGEST_LINE = 1000
 LOOK_SECONDS = 0.02
+_LAST, _SHORT = 4096, 90
+"""Bytes that `last_line` looks at, and characters of the line that it returns."""
+_CONTROL = re.compile(r"\x1b(?:\[[0-?]{0,32}[ -/]{0,4}[@-~]|[()][A-Z0-9]|[=>78])")
+"""What a terminal acts on, and lines of a boot are full of (ECMA-48, 5.4)."""
 IN_MODIFY = 2
 """linux/inotify.h"""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -56,8 +63,18 @@ def _next_data(descriptor: int, at: int) -> int | None:
         raise
 
 
-def copy(log: Path, to: Path) -> None:
-    """Copy what is kept of a log; raises `OSError`."""
+def copy(log: Path, to: Path, hidden: Iterable[str] = ()) -> None:
+    """Copy what is kept of a log, without the texts that are to be `hidden`; raises `OSError`.
+
+    A guest may have repeated what was typed.
+    """
+    secrets = [text.encode() for text in hidden]
+    if secrets:
+        said = b"".join(pieces(log))
+        for secret in secrets:
+            said = said.replace(secret, b"[labctl: a secret]")
+        to.write_bytes(said)
+        return
     with to.open("wb") as file:
         for piece in pieces(log):
             file.write(piece)
@@ -83,6 +100,12 @@ def tail(log: Path, lines: int = 12) -> str:
     kept = [line.rstrip() for line in said.replace("\r", "").splitlines() if line.strip()]
     shown = [line[:_LONGEST_LINE] for line in kept[-lines:]]
     return "\n".join(f"    {line}" for line in shown) or "    (its console stayed empty)"
+
+
+def last_line(log: Path) -> str:
+    """Return the last line that a console printed, as it can be shown; empty without any."""
+    said = _CONTROL.sub("", end(log, _LAST)).replace("\r", "\n").splitlines()
+    return clean(next((line.strip() for line in reversed(said) if line.strip()), ""))[:_SHORT]
 
 
 class Growth:

@@ -57,6 +57,7 @@ has none: the user's own, such as `kvm`, would be lost, and /dev/kvm with it.
 """
 
 LOCK_SECONDS = 60.0
+LOOK_SECONDS = 0.1
 STAGES = "stages"
 """The stage of events that tell, for one guest, `STAGE=SECONDS` of each stage of its start."""
 PROGRAMS = "/usr/bin:/bin"
@@ -259,9 +260,12 @@ def boot(
             since = begun + sum(laps.values())
             laps[stage] = laps.get(stage, 0.0) + time.monotonic() - since
 
+        def tell(words: str) -> None:
+            emit(Event("boot", guest.name, "progress", words))
+
         emit(Event("boot", guest.name, "start"))
         try:
-            ready.wait_ready(make(guest, lap), guest, directory, give_up, lap)
+            ready.wait_ready(make(guest, lap), guest, directory, give_up, lap, tell)
         except BaseException as error:
             if failed and isinstance(error, Exception):
                 failed(guest, error)
@@ -269,7 +273,7 @@ def boot(
             emit(Event("boot", guest.name, "failed", str(error)))
             raise
         seconds = time.monotonic() - begun
-        how = "cloned, " if guest.clone else ""
+        how = "cloned, " if guest.clone else "console only, " if guest.console_only else ""
         told = " ".join(f"{stage}={taken:.4f}" for stage, taken in laps.items())
         emit(Event(STAGES, guest.name, "progress", told))
         emit(Event("boot", guest.name, "done", f"{how}ready in {seconds:.1f} s"))
@@ -332,6 +336,54 @@ def stop(hypervisor: Hypervisor, domain: str) -> None:
         gone = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
         if reason.get_error_code() not in gone:
             raise HostError(f"{domain} cannot be stopped: {reason.get_error_message()}") from None
+
+
+@remote
+def shut_down(hypervisor: Hypervisor, domain: str, seconds: float) -> bool:
+    """Press a guest's power button and wait for its end; return whether it came in time.
+
+    One that is gone already has ended. Raises `HostError` with libvirt's words.
+    """
+    connection = connect(hypervisor)
+    deadline = Deadline(seconds, f"shutting {domain} down")
+    try:
+        found = connection.lookupByName(domain)
+        found.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+        while is_active(found):
+            if deadline.passed:
+                return False
+            time.sleep(LOOK_SECONDS)
+    except libvirt.libvirtError as reason:
+        gone = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
+        if reason.get_error_code() not in gone:
+            raise HostError(f"{domain} cannot be shut down: {reason.get_error_message()}") from None
+    return True
+
+
+@remote
+def set_carrier(hypervisor: Hypervisor, domain: str, mac: str, carrier: bool) -> None:
+    """Give a NIC of a running guest its carrier, or take it away, as pulling its cable does.
+
+    Raises `HostError` with libvirt's words, and where the guest has no such NIC.
+    """
+    connection = connect(hypervisor)
+    try:
+        found = connection.lookupByName(domain)
+        root = ElementTree.fromstring(found.XMLDesc())
+        for nic in root.iterfind("devices/interface"):
+            address = nic.find("mac")
+            if address is not None and address.get("address") == mac:
+                link = nic.find("link")
+                link = ElementTree.SubElement(nic, "link") if link is None else link
+                link.set("state", "up" if carrier else "down")
+                text = ElementTree.tostring(nic, encoding="unicode")
+                found.updateDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                return
+    except libvirt.libvirtError as reason:
+        raise HostError(
+            f"the link of {domain} cannot be changed: {reason.get_error_message()}"
+        ) from None
+    raise HostError(f"{domain} has no NIC {mac}")
 
 
 @remote

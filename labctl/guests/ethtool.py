@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import GuestError
+from labctl.kinds.observers.packet_socket import packed_python, shortened
 from labctl.topology.features import groups
 
 # One line of `ethtool -k`: a name, on or off, and in brackets why it is so.
@@ -69,6 +70,17 @@ def stand_in() -> str:
     """Return a program for a guest without ethtool(8), in Python: -k and -K by ioctl(2)."""
     text = Path(__file__).with_name("ethtool_stand_in.py").read_text("utf-8")
     return "#!/usr/bin/env python3\n" + text.replace("GROUPS = {}", f"GROUPS = {groups()!r}", 1)
+
+
+def stand_in_words(program: str, *words: str) -> tuple[str, ...]:
+    """Return the words that do as ethtool(8) does, in a guest that has perl or python3 instead."""
+    if program == "python3":
+        return packed_python(stand_in(), *words)
+    told = "; ".join(
+        f"{word} {short} {' '.join(names)}" for word, (short, names) in groups().items()
+    )
+    script = shortened(Path(__file__).with_name("ethtool_stand_in.pl"))
+    return ("perl", "-e", script, told, *words)
 
 
 def parse_device(text: str) -> dict[str, bool]:

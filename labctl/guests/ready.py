@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from labctl.errors import DeadlineError, GuestError, clean
-from labctl.guests import console, ssh
+from labctl.guests import console, console_steps, ssh, tools
 from labctl.guests.spec import Guest, peers_script
 from labctl.kinds import registry
 from labctl.sandbox.deadline import Deadline
-from labctl.sandbox.process import Result, run
+from labctl.sandbox.process import Result, last_lines, run
 
 TROUBLE = b"labctl: error:"
 TROUBLE_TOLD = re.compile(rf"^{TROUBLE.decode()} ?(.*)$", re.MULTILINE)
@@ -36,8 +36,13 @@ ALIVE_SECONDS = 0.25
 """How often to ask libvirt whether a booting guest still runs; asking costs the guest CPU time."""
 NO_CARRIER = "labctl: no carrier on"
 CARRIER_TRIES = 400
+REFUSED = "Permission denied"
+"""What ssh(1) says when nothing that it tried let it in."""
+MOST_REFUSALS = 10
 LONGEST_COMMAND = 3000
 """Of a first command: dropbear takes 9000 octets (MAX_CMD_LEN in its sysoptions.h)."""
+TELL_SECONDS = 5.0
+"""How often to tell what a booting guest is at: the last line of its console."""
 KNOCK_SECONDS = 2.0
 """How often to try SSH on a guest whose console never says `ready` (a user's own image)."""
 
@@ -53,10 +58,15 @@ def first_command(guest: Guest) -> str:
     it at once.
     """
     slow = [nic.name for nic in guest.nics if not registry.nic(nic.model).instant_carrier]
-    if not slow:
-        return guest.settling or "true"
+    lines = [guest.settling, guest.question]
+    if slow:
+        lines.insert(1, _wait_for_carriers(slow))
+    return "\n".join(filter(None, lines))
+
+
+def _wait_for_carriers(slow: Sequence[str]) -> str:
     return (
-        f"{guest.settling}\nfor i in {' '.join(slow)}; do n=0; "
+        f"for i in {' '.join(slow)}; do n=0; "
         'until [ "$(cat /sys/class/net/$i/carrier 2>/dev/null)" = 1 ]; do n=$((n + 1)); '
         f'[ $n -lt {CARRIER_TRIES} ] || {{ echo "{NO_CARRIER} $i" >&2; exit 1; }}; '
         "sleep 0.1; done; done"
@@ -84,8 +94,12 @@ def wait_ready(
     directory: Path,
     give_up: threading.Event,
     lap: Lap = lambda _stage: None,
+    tell: Callable[[str], None] = lambda _words: None,
 ) -> None:
     """Wait until a command has run in the guest, or `give_up` is set.
+
+    Where nobody logs in, wait until the steps on its console are done. `tell` is told what is
+    waited for.
 
     The console's word says when to knock, so that no time is lost in TCP's and neighbour
     discovery's retries; a guest that never says it is knocked at all the same. `lap` is called at
@@ -97,13 +111,23 @@ def wait_ready(
     nothing = NOTHING_BOOTS if guest.disk else ()
     log = console.Watcher(guest.log, *filter(None, (word, TROUBLE, PANIC, *nothing)))
     ask_at = time.monotonic()
+    tell_at = ask_at + TELL_SECONDS
     killed = oom_kills()
+    waiting = ""
+
+    def say(words: str) -> None:
+        nonlocal waiting
+        waiting = words
+        tell(words)
 
     def check() -> None:
-        nonlocal ask_at
+        nonlocal ask_at, tell_at
         if give_up.is_set():
             raise GuestError(f"{guest.name} was given up: another guest failed")
         log.look()
+        if time.monotonic() >= tell_at:
+            tell_at = time.monotonic() + TELL_SECONDS
+            tell("; it says: ".join(filter(None, (waiting, console.last_line(guest.log)))))
         _check_troubles(guest, log)
         if any(words in log.said for words in nothing):
             raise GuestError(
@@ -118,6 +142,13 @@ def wait_ready(
         if ended:
             raise _killed(guest) if not panic(guest) and oom_kills() > killed else _died(guest)
 
+    console_steps.run(guest.name, guest.steps, guest.console, guest.log, check, say)
+    if guest.steps:
+        lap("console")
+    if guest.console_only:
+        check()
+        return
+    waiting = ""
     with console.Growth(guest.log) as growth:
         _until_answered(guest, directory, log, growth, deadline, check, lap)
     log.look()
@@ -136,6 +167,7 @@ def _until_answered(
     """Try a guest's first command when it says that it is ready, or has been silent for long."""
     word = guest.ready.encode()
     knock_at = time.monotonic() + (15 * KNOCK_SECONDS if word else 0)
+    refused = 0
     while True:
         log.look()
         said = word in log.said
@@ -147,6 +179,7 @@ def _until_answered(
             answer = _knock(words, script, limit, check)
             if answer and answer.ok:
                 lap("answered")
+                tools.keep(directory, guest.name, answer.stdout)
                 break
             if answer and NO_CARRIER in answer.stderr:
                 raise GuestError(
@@ -154,6 +187,15 @@ def _until_answered(
                     "use another NIC model, or read its console: labctl logs " + guest.name,
                     console.tail(guest.log),
                 )
+            if guest.user and answer and REFUSED in answer.stderr:
+                refused += 1  # while it boots it may refuse everybody (pam_nologin(8))
+                if refused > MOST_REFUSALS:
+                    raise GuestError(
+                        f"{guest.name} refuses the login of {guest.user}: "
+                        f"{last_lines(answer.stderr, 1)}",
+                        "are the user and the password, or the key, the right ones?",
+                        console.tail(guest.log),
+                    )
             if answer and (told := TROUBLE_TOLD.search(answer.stderr)):
                 raise _untaken(guest, told[1])
             knock_at = time.monotonic() + KNOCK_SECONDS

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from labctl.guests import tools
+from labctl.guests.console_steps import Step
 from labctl.guests.keys import Key
 from labctl.kinds.guests.base import READY
 from labctl.topology.model import Node, Topology
@@ -146,6 +148,14 @@ class Guest:
     """Where it boots from a disk, in place of kernel and initramfs."""
     settling: str = field(default="", repr=False)
     """Shell text that its first command begins with: it ends when all is set up in the guest."""
+    steps: tuple[Step, ...] = field(default=(), repr=False)
+    """What is done on its console before all else."""
+    console_only: bool = False
+    """Whether it is ready then: nobody logs in to it."""
+    user: str = ""
+    """Who logs in, where that is not root by labctl's key."""
+    question: str = tools.QUESTION
+    """Shell text that it ends with, which tells what there is in the guest (`guests.tools`)."""
     patience: float = 0.0
     """Seconds that it may take to be ready; 0 for what labctl's own images may."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from labctl.errors import LabctlError
+from labctl.images.archives import libarchive
 from labctl.sandbox.deadline import Deadline
 
 MOST = 1 << 38
@@ -51,14 +52,13 @@ class _Damaged(Exception):  # noqa: N818 - it does not leave this module
 
 def _by_libarchive(path: Path, how: str) -> Iterator[bytes]:
     """Yield likewise; libarchive bounds the memory that a file may ask for, at 1 GiB."""
-    import libarchive
-
+    library = libarchive()
     try:
-        with libarchive.file_reader(str(path), format_name="raw", filter_name=how) as archive:
+        with library.file_reader(str(path), format_name="raw", filter_name=how) as archive:
             for entry in archive:
                 for block in entry.get_blocks(BLOCK):
                     yield bytes(block)
-    except libarchive.ArchiveError as error:
+    except library.ArchiveError as error:
         raise _Damaged(error.msg) from None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from labctl.images.archives import libarchive
+
 
 def names(initramfs: Path) -> frozenset[str]:
     """Return the modules in an initramfs and those that its kernel has built in, as lsmod(8) names.
@@ -11,18 +13,17 @@ def names(initramfs: Path) -> frozenset[str]:
     Empty where it cannot be told: not an archive, or one without the list of what is built in,
     which depmod wants beside any modules.
     """
-    import libarchive
-
+    library = libarchive()
     found: set[str] = set()
     builtin: list[str] | None = None
     try:
-        with libarchive.file_reader(str(initramfs), format_name="cpio") as archive:
+        with library.file_reader(str(initramfs), format_name="cpio") as archive:
             for entry in archive:
                 if entry.pathname.endswith((".ko", ".ko.gz", ".ko.xz", ".ko.zst")):
                     found.add(_name(entry.pathname))
                 elif entry.pathname.endswith("/modules.builtin"):
                     builtin = b"".join(entry.get_blocks()).decode(errors="replace").splitlines()
-    except (libarchive.ArchiveError, OSError):
+    except (library.ArchiveError, OSError):
         return frozenset()
     return frozenset() if builtin is None else frozenset(found.union(map(_name, builtin)))
 

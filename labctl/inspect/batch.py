@@ -55,7 +55,7 @@ class Batch:
     interfaces: list[Interface]
     """All interfaces so far; it grows while the file is read."""
     metadata: dict[int, VnetHeader] | None = None
-    """What labctl wrote beside each frame, by its place in the batch; None in others' files."""
+    """What the file says beside frames, by their place in the batch; None where it says nothing."""
 
     def __len__(self) -> int:
         return len(self.start)

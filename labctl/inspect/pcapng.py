@@ -9,11 +9,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from labctl.inspect.batch import Batch, Interface, Ints, Windows
+from labctl.inspect.batch import NO_TIME, Batch, Interface, Ints, Windows
 from labctl.inspect.fields import Fields
 from labctl.inspect.source import HINT, LONGEST, Ending, FormatError
-from labctl.packet.virtio import GSO_TYPES, VNET_DATA_VALID, VNET_NEEDS_CSUM, VnetHeader
+from labctl.packet.virtio import (
+    EPB_CHECKSUM_NOT_READY,
+    EPB_CHECKSUM_VALID,
+    EPB_TCP_SEGMENTATION,
+    GSO_TCPV4,
+    GSO_TYPES,
+    VNET_DATA_VALID,
+    VNET_NEEDS_CSUM,
+    VnetHeader,
+)
 
 MAGIC = b"\x0a\x0d\x0d\x0a"
 _BYTE_ORDER = 0x1A2B3C4D
@@ -23,9 +33,12 @@ _HEADERS = {_OLD_PACKET: 28, _SIMPLE: 12, _PACKET: 28}
 _MOST_INTERFACES = 1 << 16
 _MOST_OPTIONS = 1 << 17
 """Bytes of options behind a frame that are believed."""
-_COMMENT, _APPLICATION, _NAME, _DESCRIPTION, _RESOLUTION, _OFFSET = 1, 4, 2, 3, 9, 14
+_COMMENT, _FLAGS, _APPLICATION, _NAME, _DESCRIPTION, _RESOLUTION, _OFFSET = 1, 2, 4, 2, 3, 9, 14
 _METADATA = {"needs_csum": VNET_NEEDS_CSUM, "data_valid": VNET_DATA_VALID}
 """The words of labctl's comments, see labctl.packet.checksum."""
+_MARKS = {EPB_CHECKSUM_NOT_READY: VNET_NEEDS_CSUM, EPB_CHECKSUM_VALID: VNET_DATA_VALID}
+_TOLD = EPB_CHECKSUM_NOT_READY | EPB_CHECKSUM_VALID | EPB_TCP_SEGMENTATION
+"""The bits of a packet's flags that say what the kernel knew of its checksum."""
 _MTU = re.compile(r"\bMTU ([0-9]{1,9})\b")
 """As labctl writes it. Of a file that claims more Python would refuse to read the number."""
 
@@ -38,7 +51,7 @@ class _Section:
     first: int
     """The index of its first interface among all of the file."""
     ours: bool
-    """Written by labctl: the packets' comments hold metadata."""
+    """Written by labctl: the packets' comments hold metadata, also of before there were flags."""
     size: int
     """Bytes of the header itself."""
     snap: int = 0
@@ -229,15 +242,35 @@ def _batch(
         (high[:keep].astype(np.uint64) << np.uint64(32)) | low[:keep].astype(np.uint64),
         interfaces,
     )
-    if section.ours:
-        ends = (at + total)[:keep]
-        batch.metadata = {
-            place: _told(_options(batch.window[begin:end].tobytes(), section.order))
-            for place, (begin, end) in enumerate(
-                zip(start[:keep] + (captured[:keep] + 3 & ~3), ends - 4, strict=True)
-            )
-        }
+    begin = start[:keep] + (captured[:keep] + 3 & ~3)
+    batch.metadata = _metadata(batch, begin, (at + total)[:keep] - 4, section)
     return batch, damage
+
+
+def _metadata(
+    batch: Batch, begin: Ints, end: Ints, section: _Section
+) -> dict[int, VnetHeader] | None:
+    """Read what is said beside frames whose options lie there; None where nothing is.
+
+    In labctl's files that is so of each frame; in others' of those alone whose flags tell.
+    """
+    places = np.flatnonzero((end - begin >= 8) & (batch.ticks != np.uint64(NO_TIME)))
+    if not section.ours and len(places):
+        places = places[_may_tell(Fields(batch.window), begin[places], section.order)]
+    found = {
+        place: told
+        for place in places.tolist()
+        if (told := _told(batch.window[begin[place] : end[place]].tobytes(), section)) is not None
+    }
+    return found or None
+
+
+def _may_tell(fields: Fields, begin: Ints, order: str) -> NDArray[np.bool_]:
+    """Tell which options may hold flags that say something: mostly they come first, and do not."""
+    first = (fields.u16(begin, order) == _FLAGS) & (fields.u16(begin + 2, order) == 4)
+    silent = fields.u32(begin + 4, order) & _TOLD == 0
+    told: NDArray[np.bool_] = ~(first & silent)
+    return told
 
 
 def _columns(kind: int, at: Ints, fields: Fields, section: _Section) -> Ints:
@@ -257,10 +290,24 @@ def _columns(kind: int, at: Ints, fields: Fields, section: _Section) -> Ints:
     return np.stack([at, interface, *rest, start, room])
 
 
-def _told(options: dict[int, bytes]) -> VnetHeader:
-    """Read what labctl's own comment says, such as `SYN: partial, needs_csum, gso tcpv4`."""
-    comment = options.get(_COMMENT, b"").decode("utf-8", "replace")
-    words = comment.partition(" - ")[0].partition(": ")[2].split(", ")
-    flags = sum(_METADATA.get(word, 0) for word in words)
-    kinds = [word.removeprefix("gso ") for word in words if word.startswith("gso ")]
-    return VnetHeader(flags, GSO_TYPES.get(kinds[0], 0) if kinds else 0, 0, 0, 0, 0)
+def _told(data: bytes, section: _Section) -> VnetHeader | None:
+    """Read flags, and labctl's own comment, such as `SYN: partial, needs_csum, gso tcpv4`.
+
+    None where nobody says anything; in labctl's files that is said by an empty header.
+    """
+    options = _options(data, section.order)
+    marks = int.from_bytes(
+        options.get(_FLAGS, b"")[:4], "little" if section.order == "<" else "big"
+    )
+    flags = sum(bit for mark, bit in _MARKS.items() if marks & mark)
+    gso = GSO_TCPV4 if marks & EPB_TCP_SEGMENTATION else 0
+    if section.ours:
+        comment = options.get(_COMMENT, b"").decode("utf-8", "replace")
+        words = comment.partition(" - ")[0].partition(": ")[2].split(", ")
+        for word in words:
+            flags |= _METADATA.get(word, 0)
+            if word.startswith("gso "):
+                gso = GSO_TYPES.get(word.removeprefix("gso "), 0)
+    if not section.ours and not marks & _TOLD:
+        return None
+    return VnetHeader(flags, gso, 0, 0, 0, 0)

@@ -67,8 +67,11 @@ class Report:
         hosts = Host.of(flows)
         seen = [(interfaces[at], found) for at, found in sorted(tally.interfaces.items())]
         open_ = [Kind.PARTIAL, Kind.PARTIAL_DATA]
-        unmarked = [one.name for one, found in seen if found[open_].any()]
+        unmarked = {at: found for at, found in tally.interfaces.items() if found[open_].any()}
         ours = any(one.mtu for one, _ in seen)  # labctl alone writes it
+        # Of others' files only an interface that marks some frames is known to mark any.
+        marks = ours or (bool(unmarked) and tally.marking.issuperset(unmarked))
+        names = [interfaces[at].name or f"interface {at}" for at in sorted(unmarked)]
         return cls(
             name,
             described,
@@ -84,7 +87,7 @@ class Report:
             tally.bad_headers,
             tally.offenders,
             hosts,
-            explain(tally.kinds, tally.pairs, hosts, flows, unmarked if ours else None),
+            explain(tally.kinds, tally.pairs, hosts, flows, names if marks else None),
         )
 
     @property

@@ -54,6 +54,8 @@ class Tally:
         self.pairs: Ints = np.zeros((KINDS, KINDS), np.int64)
         """Packets that carried a frame: how many of each kind (row), and what they carried."""
         self.interfaces: dict[int, Ints] = {}
+        self.marking: set[int] = set()
+        """The interfaces of which the file says what was known beside some frame."""
         self.flows = Table()
         self.bad_headers = 0
         self.offenders: dict[Checksum, list[Offender]] = {state: [] for state in OFFENCES}
@@ -70,6 +72,9 @@ class Tally:
         self.frames += len(batch)
         self.pairs += judged.pairs
         self.bad_headers += judged.bad_headers
+        if batch.metadata:
+            told = [place for place, known in batch.metadata.items() if known.flags]
+            self.marking.update(np.unique(batch.interface[told]).tolist())
         for number, counts in judged.interfaces.items():
             self.kinds += counts
             self.interfaces[number] = self.interfaces.get(number, 0) + counts
@@ -89,7 +94,7 @@ class Tally:
             batch.frame(place),
             int(batch.original[place]),
             interface.mtu or self._mtu,
-            batch.metadata[place] if batch.metadata else None,
+            batch.metadata.get(place) if batch.metadata else None,
         )
         outer: Checksum | None = None
         for seen in layers:

@@ -369,7 +369,7 @@ class _Pass:
                 window[start:stop].tobytes(),
                 int(frames.original[row]),
                 mtu,
-                metadata[int(frames.place[row])] if metadata else None,
+                metadata.get(int(frames.place[row])) if metadata else None,
                 None if frames.vni is None else int(frames.vni[row]),
             )
             frames.kinds[row] = seen.kind

@@ -62,11 +62,11 @@ class Tool:
 class KernelPart:
     """A part that the kernel of the machine that runs labs must have, found by trying it."""
 
-    sort: Literal["link", "tc action", "nftables", "bpf"]
-    """What sort of part: a type of link (rtnetlink(7)), an action of tc(8), the expressions of a
-    packet filter, a kind of program of bpf(2)."""
+    sort: Literal["link", "tc action", "qdisc", "nftables", "bpf", "socket"]
+    """What sort of part: a type of link (rtnetlink(7)), an action or a queueing discipline of
+    tc(8), the expressions of a packet filter, a kind of program of bpf(2), a family of sockets."""
     name: str
-    """Its name there: `vxlan`, `csum`, `masq`, `xdp`."""
+    """Its name there: `vxlan`, `csum`, `masq`, `xdp`, `AF_XDP`."""
     module: str
     """The kernel module that has it, for the hint."""
 
@@ -231,7 +231,7 @@ class NewLink:
     peer_master: str = ""
     """The same for the other end."""
     settings: Mapping[str, Option] = field(default_factory=dict)
-    """What else pyroute2's `link("add", …)` takes, such as `vxlan_id`."""
+    """What else pyroute2's `link("add", …)` takes, such as `vxlan_id`; of a TAP `multi_queue`."""
     lower: str = ""
     """The link of the same plan that it is on, as a macvlan is on a veth."""
     netns: str = ""
@@ -270,11 +270,11 @@ class LinkProgram:
     """A program without which the links carry nothing, such as a switch in user space.
 
     It is started when all links of the lab are there and up, before anything uses them, in the
-    namespaces of the lab, and is killed with the lab. It sees programs and libraries, can write to
-    the folder alone that it is started in, which the segment's programs share, and has the rights
-    to open packet sockets and TAPs (CAP_NET_RAW, CAP_NET_ADMIN). It must not go into the
-    background: when the process that was started has ended, it is dead, and whatever the lab shows
-    then is an error.
+    namespaces of the lab, or a network namespace of the plan, and is killed with the lab. It sees
+    programs and libraries, can write to the folder alone that it is started in, which the segment's
+    programs share, and has the rights to open packet sockets and TAPs (CAP_NET_RAW, CAP_NET_ADMIN).
+    It must not go into the background: when the process that was started has ended, it is dead, and
+    whatever the lab shows then is an error.
     """
 
     name: str
@@ -289,6 +289,8 @@ class LinkProgram:
     reads: tuple[str, ...] = ()
     """Files and folders beside /usr that it is to see, where it is no module of Python's."""
     is_python: bool = False
+    netns: str = ""
+    """A network namespace of the plan's own that it runs in; empty for the lab's."""
 
 
 @dataclass(frozen=True)
@@ -307,6 +309,10 @@ class LinkPlan:
     programs: tuple[LinkProgram, ...] = ()
     """What must run for frames to pass; each is started when the one before it is ready."""
     redirects: tuple[Redirect, ...] = ()
+    patch: Literal["", "mirred", "csum"] = ""
+    """Of a segment into which two nodes or wires are plugged, and nothing else: that whatever comes
+    in by one goes out by the other, by tc(8)'s mirred, with `csum` before it if wanted. The bridge
+    only holds them; no frame comes as far."""
 
     def places(self) -> dict[str, str]:
         """Return by link the network namespace that it is in; empty for the lab's own."""
@@ -320,6 +326,14 @@ class LinkKind(Kind, Generic[O]):
     what = "link"
     joins: ClassVar[bool] = False
     """Whether it is a wire: its plan has two ends, and nothing else is plugged into it."""
+
+    def takes_unfinished(self, options: Mapping[str, Option]) -> bool:  # noqa: ARG002
+        """Tell whether a wire's ends take unfinished checksums where a topology says this to it.
+
+        A TAP without virtio header does not: the kernel finishes what it sends there, before an
+        observer of the TAP sees it (validate_xmit_skb(), then dev_queue_xmit_nit()).
+        """
+        return True
 
     @abstractmethod
     def plan(self, base: str, options: O) -> LinkPlan:
@@ -356,6 +370,9 @@ class Look:
     snap: int = 0
     """Bytes to keep of each frame, where it keeps frames."""
     context: Context = Context.LAB
+    program: str = ""
+    """What of several programs is to look, where the guest has not all of them: perl, python3 or
+    tcpdump; empty for the observer's usual one."""
     only: tuple[str, ...] = ()
     """What alone it is to tell of, by the observer's own names; empty for everything."""
 

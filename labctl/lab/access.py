@@ -19,14 +19,14 @@ from labctl.errors import UsageError
 from labctl.guests import dial, ssh
 from labctl.lab import state
 from labctl.lab.lab import Lab
-from labctl.topology.model import link_local
+from labctl.topology.model import Node, link_local
 
 SSH_PORT = 22
 
 
 @dataclass(frozen=True)
 class Login:
-    """How to log in to a guest as root."""
+    """How to log in to a guest, as root where labctl has configured it."""
 
     name: str
     host: str
@@ -39,6 +39,8 @@ class Login:
     """The words of the ProxyCommand."""
     passes_descriptor: bool
     """Whether that hands a descriptor out (ProxyUseFdpass); else it is the connection itself."""
+    by: str = "publickey"
+    """How, by the name that ssh_config(5) has for it; ssh(1) asks whom it serves for a password."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -53,7 +55,7 @@ class Login:
             "GlobalKnownHostsFile": "none",
             "StrictHostKeyChecking": "yes",
             "UpdateHostKeys": "no",
-            "PreferredAuthentications": "publickey",
+            "PreferredAuthentications": self.by,
             "LogLevel": "ERROR",
             # In a ProxyCommand a percent sign begins a token.
             "ProxyCommand": shlex.join(self.proxy).replace("%", "%%"),
@@ -71,14 +73,20 @@ def logins(lab: Lab) -> list[Login]:
         Login(
             node.name,
             f"{node.name}.{lab.name}",
-            "root",
-            str(lab.directory / ssh.IDENTITY),
-            str(lab.directory / ssh.KNOWN_HOSTS),
+            node.login.user if node.login else "root",
+            str(_identity(lab, node)),
+            str(ssh.known_hosts(lab.directory, node.name, node.login)),
             (*words, node.name),
             passes_descriptor=not through,
+            by="password" if node.login and node.login.password else "publickey",
         )
         for node in backend.booted(known.topology)
+        if not node.console_only
     ]
+
+
+def _identity(lab: Lab, node: Node) -> Path:
+    return node.login.key if node.login and node.login.key else lab.directory / ssh.IDENTITY
 
 
 def proxy_words(lab: Lab, name: str) -> list[str]:
@@ -91,6 +99,7 @@ def proxy_words(lab: Lab, name: str) -> list[str]:
         raise UsageError(
             f"{name} is no machine, so the lab has no way in by SSH", f"run: labctl ssh {name}"
         )
+    lab.node(name).ssh_argv()  # which says so where nobody logs in
     known = state.load(lab.directory)
     backend = backends.of(known.uri)
     if not backend.boots(node):

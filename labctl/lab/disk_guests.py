@@ -13,7 +13,7 @@ from labctl.guests import cloud_init, console, driver, seed
 from labctl.guests.spec import BOOT, BootDisk, Guest
 from labctl.images import overlay
 from labctl.images.disk_cache import Disk, Facts
-from labctl.lab import qemu
+from labctl.lab import by_hand, qemu
 from labctl.lab.machines import Making, Starter
 from labctl.sandbox.deadline import Deadline
 from labctl.topology.disk_image import Firmware
@@ -37,6 +37,7 @@ class BuiltDisk:
     disk: Disk
     firmware: Firmware
     seed: Mapping[str, str]
+    """The files of its seed; empty for one that labctl does not configure."""
 
 
 def build(making: Making, node: Node) -> BuiltDisk:
@@ -63,10 +64,13 @@ def build(making: Making, node: Node) -> BuiltDisk:
         log=making.consoles / f"{node.name}.log",
         cpu=kind.cpu,
         ready=kind.ready,
-        settling=cloud_init.settling(node),
         patience=PATIENCE,
     )
-    files = cloud_init.files(known.topology, node, known.client, known.clients, known.hostkeys)
+    if node.is_configured:
+        guest = replace(guest, settling=cloud_init.settling(node))
+        files = cloud_init.files(known.topology, node, known.client, known.clients, known.hostkeys)
+    else:
+        guest, files = by_hand.guest(making, node, guest), {}
     firmware = node.disk.firmware if node.disk else "bios"
     return BuiltDisk(guest, base(making, node), firmware, files)
 
@@ -116,26 +120,47 @@ class DiskGuests(Starter):
         return ()
 
     def stop(self, built: BuiltDisk) -> None:
-        """End a guest at once; what it wrote is gone when it starts again."""
+        """End a guest at once, as by its power cable; its disk stays for the next start."""
         self.making.sandbox.call(driver.stop, self.making.hypervisor, built.guest.domain)
         console.rotate(built.guest.log)
 
+    def shut_down(self, built: BuiltDisk, seconds: float) -> bool:
+        """Press its power button, so that its file systems are whole."""
+        making = self.making
+        return making.sandbox.call(driver.shut_down, making.hypervisor, built.guest.domain, seconds)
+
+    def forget(self, built: BuiltDisk) -> None:
+        """Remove what it wrote."""
+        for end in ("qcow2", "uefi"):
+            (self._folder() / f"{built.guest.name}.{end}").unlink(missing_ok=True)
+
+    def _folder(self) -> Path:
+        return self.making.directory / BOOT
+
     def _with_files(self, built: BuiltDisk) -> Guest:
-        """Return a guest with an empty overlay and its seed, in the lab's folder."""
-        folder = self.making.directory / BOOT
+        """Return a guest with its overlay, empty at its first start, and its seed."""
+        folder = self._folder()
         folder.mkdir(mode=0o700, exist_ok=True)
         name = built.guest.name
         layer = folder / f"{name}.qcow2"
-        layer.unlink(missing_ok=True)
-        deadline = Deadline(OVERLAY_SECONDS, f"making the disk of {name}")
-        overlay.create(built.disk, layer, deadline=deadline)
-        place = folder / f"{name}.seed"
-        seed.write(place, built.seed)
+        if not layer.exists():
+            making = folder / f"{name}.new"
+            making.unlink(missing_ok=True)
+            deadline = Deadline(OVERLAY_SECONDS, f"making the disk of {name}")
+            overlay.create(built.disk, making, deadline=deadline)
+            making.rename(layer)
+        place = None
+        if built.seed:
+            place = folder / f"{name}.seed"
+            seed.write(place, built.seed)
         firmware = variables = None
         if built.firmware == "uefi":
             firmware, empty = uefi()
             variables = folder / f"{name}.uefi"
-            shutil.copyfile(empty, variables)
-            variables.chmod(0o600)
+            if not variables.exists():
+                making = folder / f"{name}.new"
+                shutil.copyfile(empty, making)
+                making.chmod(0o600)
+                making.rename(variables)
         disk = BootDisk(layer, built.disk.path, place, firmware, variables)
         return replace(built.guest, disk=disk)

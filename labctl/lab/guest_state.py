@@ -22,7 +22,7 @@ class Condition:
 
     state: str
     """`running`, `paused`, `stopped` (its QEMU, by a signal), `halted`, or how it ended:
-    `powered off`, `restarted`, `panicked`, else `ended`."""
+    `powered off`, `restarted`, `panicked`, else `ended`; `shut off` where that was asked for."""
     why: str = ""
 
     @property
@@ -32,11 +32,13 @@ class Condition:
 
 
 RUNNING = Condition("running")
+SHUT_OFF = "shut off"
 _TOLD = {
     "powered off": "has ended: it powered itself off",
     "restarted": "has ended: it restarted itself, which ends a guest of a lab",
     "paused": "is paused in libvirt",
     "stopped": "is stopped: a signal stopped its QEMU",
+    SHUT_OFF: "is shut off",
 }
 _HINTS = {
     "paused": "let it go on in libvirt: virsh resume",
@@ -74,6 +76,8 @@ def error(what: str, node: str, found: Condition, *, has_console: bool = True) -
         told = f"has {found.state}: {found.why}"
     read = f"read what it said last: labctl logs {node}"
     hint = _HINTS.get(found.state, read if has_console else _AGAIN)
+    if found.state in (SHUT_OFF, "powered off", "restarted"):
+        hint = f"start it: labctl start {node}"
     return GuestError(f"{what} {told}", hint)
 
 

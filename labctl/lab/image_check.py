@@ -100,8 +100,11 @@ def _problem(file: str, root: Item | None, loc: Sequence[str | int], wrong: Usag
     """Place a problem at the value that is wrong, or at what should hold it."""
     items = root.walk(tuple(loc)) if root else []
     if root and len(items) <= len(loc) and loc[-1] in ("image", "kernel", "memory"):
-        default = root.walk(("defaults", loc[-1]))
-        if len(default) == 3:
-            items, loc = default, ("defaults", loc[-1])
+        group = root.walk((*loc[:-1], "group"))[-1].value
+        for place in (("groups", str(group), loc[-1]), ("defaults", loc[-1])):
+            found = root.walk(place)
+            if len(found) == len(place) + 1:
+                items, loc = found, place
+                break
     line, column = (items[-1].line, items[-1].column) if items else (0, 0)
     return Problem(file, line, column, dotted(loc), wrong.message, wrong.hint)

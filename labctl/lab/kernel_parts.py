@@ -68,6 +68,13 @@ def _action(name: str, mark: str) -> None:
         ip.tc("add-filter", "u32", index=index, parent=INGRESS, action=[action], **EVERYTHING)
 
 
+def _qdisc(name: str, mark: str) -> None:
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        ip.tc("add", name, index=_veth(ip, mark))
+
+
 def _veth(ip: Any, mark: str) -> int:
     """Make a pair of links that is needed to try something on; return the index of one."""
     ip.link("add", ifname=mark, kind="veth", peer=f"{mark}-peer")
@@ -98,11 +105,19 @@ def _bpf(name: str, mark: str) -> None:
     bpf.attach(program, index, hook.attach, hook.flags)
 
 
+def _socket(name: str, _mark: str) -> None:
+    from labctl.routers import xsk
+
+    socket.socket({"AF_XDP": xsk.AF_XDP}[name], socket.SOCK_RAW, 0).close()
+
+
 TRIES: Mapping[str, Callable[[str, str], None]] = {
     "bpf": _bpf,
     "link": _link,
     "tc action": _action,
+    "qdisc": _qdisc,
     "nftables": _nftables,
+    "socket": _socket,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
@@ -15,20 +15,30 @@ from labctl import backends, images
 from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
-from labctl.guests import accel, driver, keys, ssh
+from labctl.guests import accel, driver, keys, secret_texts, ssh, tools
 from labctl.kinds import forwarders
-from labctl.lab import machines, naming, preflight, state, status, templates
+from labctl.lab import (
+    interface_settings,
+    linkstate,
+    machines,
+    naming,
+    power,
+    preflight,
+    state,
+    status,
+    templates,
+)
 from labctl.lab.router import Router
 from labctl.network import features, programs
 from labctl.routers import namespace
 from labctl.sandbox.base import ExecutionContext, Sandbox
 from labctl.sandbox.client import Agent
-from labctl.sandbox.deadline import Deadline
 from labctl.topology import model
 
 if TYPE_CHECKING:  # most labs come up without
     from labctl.lab.forwarding_node import Forwarder
     from labctl.lab.node import Node
+    from labctl.lab.offloads import Offloads
 
 
 class Lab:
@@ -85,6 +95,7 @@ class Lab:
         preflight.check_host(backend, guests=bool(backend.booted(topology)))
         preflight.check_kinds(topology)
         preflight.check_disks(topology)
+        texts = secret_texts.read(topology)
         backend.check(topology, emit)
         begun = time.monotonic()
         timings: dict[str, float] = {}
@@ -121,6 +132,7 @@ class Lab:
                 cold=templates.cold(cold),
             )
             backend.survey(sandbox, known)
+            secret_texts.keep(folder, topology, texts)
             lab = cls(sandbox, known, emit)
             lab.timings = timings
             if not backend.ends_with_sandbox:
@@ -178,7 +190,7 @@ class Lab:
             self._build_routers(self.topology.outer_routers())
             making = self._making()
             nodes = self.topology.namespace_nodes()
-            self._start(making, [(node, machines.build(making, node)) for node in nodes])
+            self._start_nodes([(node, machines.build(making, node)) for node in nodes])
             count = len(self.topology.networks)
             self._emit(Event("network", self.name, "done", f"{count} bridge{'s'[: count != 1]}"))
         with _timed(self.timings, "boot"):
@@ -186,11 +198,13 @@ class Lab:
             (self.directory / "console").mkdir(mode=self._backend.log_folder_mode, exist_ok=True)
             making = self._making()
             guests = self._backend.machines(self.topology)
-            self._start(making, [(node, machines.build(making, node)) for node in guests])
+            self._start_nodes([(node, machines.build(making, node)) for node in guests])
             for host in self.topology.xen_hosts():
                 self._populate(host)
         for node in self.topology.nodes.values():
-            self._apply_taps(node)
+            interface_settings.apply_taps(self, node)
+        interface_settings.impair(self)
+        self._give(self.topology.nodes)
 
     def _build_routers(self, routers: Sequence[model.Router]) -> None:
         for router in routers:
@@ -209,7 +223,7 @@ class Lab:
         built = [machines.build(making, node) for node in inside.nodes]
         self._backend.prepare_dom0(self.sandbox, self._state, dom0, built, self._emit)
         self._build_routers(inside.routers)
-        self._start(making, list(zip(inside.nodes, built, strict=True)), host.name)
+        self._start_nodes(list(zip(inside.nodes, built, strict=True)), host.name)
         self._backend.settle_dom0(self._state, dom0)
 
     # --- guests -----------------------------------------------------------------------------
@@ -224,80 +238,87 @@ class Lab:
         """How each guest was started last: `booted` or `cloned`."""
         return self._state.starts
 
-    def _start(
-        self, making: machines.Making, built: Sequence[tuple[model.Node, Any]], host: str = ""
-    ) -> None:
-        """Start nodes with what was built of each, and remember how."""
-        starts = machines.start(making, built, host)
-        if any(node.forwards for node, _ in built):
-            from labctl.lab.forwarding_node import ForwardingNode  # here: most labs come up without
+    def _start_nodes(self, built: Sequence[tuple[model.Node, Any]], host: str = "") -> None:
+        """Start nodes, on a host or in the lab itself, with what was built of each.
 
-            for node, _ in built:
-                if node.forwards:
-                    kind = node.forwarder or forwarders.DEFAULT
-                    ForwardingNode(self.node(node.name)).set_kind(kind)
-        self._state = dataclasses.replace(self._state, starts={**self._state.starts, **starts})
+        How each was started is remembered. Raises `LabctlError` where one does not get ready.
+        """
+        starts = machines.start(self._making(), built, host)
+        found = {name: tools.found(self.directory, name) for name in starts}
+        self.topology = self.topology.with_tools(found)
+        for node, _ in built:
+            if node.forwards and node.is_configured:
+                from labctl.lab.forwarding_node import ForwardingNode  # most labs have none
+
+                kind = node.forwarder or forwarders.DEFAULT
+                ForwardingNode(self.node(node.name)).set_kind(kind)
+            if self._state.complete:
+                interface_settings.apply_taps(self, node)
+                if not node.guest_kind.is_machine:  # its links are new too
+                    interface_settings.impair(self, node.name)
+        self._state = dataclasses.replace(
+            self._state, topology=self.topology, starts={**self._state.starts, **starts}
+        )
+
+    def _know(self, known: State) -> None:
+        """Take over what another process has noted of this lab."""
+        self._state = known
+        self.topology = known.topology
+
+    def _remember(self, **changes: Any) -> None:
+        """Note changes of `State`, for later processes too."""
+        self._know(dataclasses.replace(self._state, **changes))
+        state.save(self.directory, self._state)
 
     def _making(self) -> machines.Making:
         """Return what those who make nodes have of this lab, as it is now."""
-        known = dataclasses.replace(self._state, topology=self.topology)
-        return machines.Making(self.sandbox, known, self._emit)
+        return machines.Making(self.sandbox, self._state, self._emit)
 
     def _write_ssh(self) -> None:
-        booted = self._backend.booted(self.topology)
-        if not booted:
+        if not (booted := self._backend.booted(self.topology)):
             return
+        public = {name: key.public for name, key in self._state.hostkeys.items()}
+        hosts = {
+            node.name: ssh.Host(node.mgmt_mac, public[node.name], node.login)
+            for node in booted
+            if not node.console_only
+        }
         ssh.write_config(
             self.directory,
             self._backend.mgmt_bridge(self._state),
             self._state.client,
-            {node.name: (node.mgmt_mac, self._state.hostkeys[node.name].public) for node in booted},
+            hosts,
             self._backend.ssh_through(self.topology),
         )
+
+    def stop(self, *names: str, seconds: float = power.ORDERLY_SECONDS) -> None:
+        """Stop nodes; a guest with a disk has so many `seconds` to shut down.
+
+        Raises `UsageError` for a node that cannot be stopped by itself.
+        """
+        power.stop(self, names, seconds=seconds)
+
+    def start(self, *names: str) -> None:
+        """Start nodes that do not run, until each is ready.
+
+        Raises `UsageError` for a node that cannot be started by itself, and as `up` does for one
+        that does not get ready; it is off again then.
+        """
+        power.start(self, names)
 
     def restart(self, *names: str, device: Mapping[str, bool]) -> None:
         """Start nodes again with other virtio device features (by libvirt's names).
 
         They are decided when the device is made, so there is no changing them in a running guest.
         """
-        topology = self.topology
-        for name in names:
-            kind = self.node(name).model.guest_kind
-            topology = topology.with_device_offload(name, device)
-            if kind.not_restarted:
-                raise UsageError(
-                    f"{name} is a {kind.title}: {kind.not_restarted}",
-                    "give its interfaces these device features in the topology",
-                )
-        self.topology = topology
-        making = self._making()
-        nodes = [self.topology.nodes[name] for name in names]
-        built = [(node, machines.build(making, node)) for node in nodes]
-        for node, made in built:
-            self._forget_connection(node.name)
-            machines.starter(making, node).stop(made)
-        self._start(making, built)
-        for node in nodes:
-            self._apply_taps(node)
-        self._state = dataclasses.replace(self._state, topology=self.topology)
-        state.save(self.directory, self._state)
+        power.restart_with(self, names, device)
 
-    def _forget_connection(self, name: str) -> None:
-        """End the shared SSH connection to a guest that is about to go."""
-        words = [*ssh.command(self.directory, name)[:-1], "-O", "exit", name]
-        self.sandbox.agent().run(
-            words, Deadline(20, f"closing the connection to {name}"), check=False
-        )
+    def _give(self, names: Iterable[str]) -> None:
+        """Write the files of nodes that have started, and run their commands."""
+        if wanted := [name for name in names if self.topology.nodes[name].is_given]:
+            from labctl.lab import startup  # here: most labs have none
 
-    def _apply_taps(self, node: model.Node) -> None:
-        """Set the TAP offloads a topology asks for.
-
-        Only now: when a guest's driver starts, QEMU sets the TAP's features to what that driver
-        takes (TUNSETOFFLOAD, tun_chr_ioctl), over whatever was set before.
-        """
-        for interface in node.interfaces:
-            if interface.offload.tap:
-                self.place(node.host).call(features.change, interface.tap, interface.offload.tap)
+            startup.give(self, wanted, self._emit)
 
     # --- what is in it ----------------------------------------------------------------------
 
@@ -329,6 +350,13 @@ class Lab:
     def check_programs(self) -> None:
         """Raise `HostError` when a program that carries frames between links has ended."""
         programs.check(self.sandbox, self.topology, self.name)
+
+    def link_troubles(self) -> dict[str, dict[str, str]]:
+        """Return by node and interface why it has no link; what is well is left out.
+
+        Raises `LabctlError` when it cannot be told.
+        """
+        return linkstate.troubles(self.sandbox, self._state)
 
     def check_console(self, name: str) -> None:
         """Raise `UsageError` for what has no console of this lab's.
@@ -402,23 +430,11 @@ class Lab:
         hosts |= {one.peer: r.host for r in topology.routers.values() for one in r.interfaces}
         return self.place(hosts.get(link, ""))
 
-    def offloads(self) -> dict[str, dict[str, dict[str, bool]]]:
-        """Read back every offload in effect.
+    def offloads(self) -> Offloads:
+        """Read back every offload in effect (`labctl.lab.offloads`)."""
+        from labctl.lab import offloads
 
-        Returns `{"vm1/eth0": {"guest" | "tap" | "device": {feature: on}}}`; features that are off
-        and cannot be changed are left out.
-        """
-        found: dict[str, dict[str, dict[str, bool]]] = {}
-        for node in self.nodes:
-            for interface in node.model.interfaces:
-                guest = node.features(interface.name)
-                tap = self.tap_features(interface.tap)
-                found[f"{node.name}/{interface.name}"] = {
-                    "guest": {n: f.active for n, f in guest.items() if f.active or not f.fixed},
-                    "tap": {n: f.active for n, f in tap.items() if f.active or not f.fixed},
-                    "device": node.device(interface.name),
-                }
-        return found
+        return offloads.read(self)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of libvirt and QEMU that run this lab's guests."""

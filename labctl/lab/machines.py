@@ -100,11 +100,21 @@ class Starter(ABC):
         """
 
     def stop(self, built: Any) -> None:
-        """End one that is to start again, and put aside what its console said.
+        """End one at once that may start again, and put aside what its console said.
 
-        Only asked of kinds that can be started again.
+        One that has ended is no error. Only asked of kinds that can be started again.
         """
         raise NotImplementedError
+
+    def shut_down(self, built: Any, seconds: float) -> bool:  # noqa: ARG002
+        """Let one end by itself, so that what it wrote is whole; return whether it did in time.
+
+        By default there is nothing that it could lose, so nothing to wait for.
+        """
+        return False
+
+    def forget(self, built: Any) -> None:  # noqa: B027 - most keep nothing
+        """Let one that has ended start afresh, without what it wrote before."""
 
     def condition(self, node: Node) -> Condition:
         """Return how a node in the lab itself is, without delay; of those on a host it is asked.
@@ -159,6 +169,10 @@ def starter(making: Making, node: Node) -> Starter:
 
 def node_class(node: Node) -> type[NodeInLab]:
     """Return the class that works in a node, as far as its kind is known here (`guest_kind`)."""
+    if node.console_only:
+        from labctl.lab.console_node import ConsoleNode  # here: most labs come up without
+
+        return ConsoleNode
     cls: type[NodeInLab] = _named(node.guest_kind, "handled_by")
     return cls
 
@@ -166,6 +180,8 @@ def node_class(node: Node) -> type[NodeInLab]:
 def condition_of(sandbox: Sandbox, known: State, name: str) -> Condition:
     """Return how a node in the lab itself is."""
     node = known.topology.nodes[name]
+    if name in known.off:
+        return Condition(guest_state.SHUT_OFF)
     return starter(Making(sandbox, known, silent), node).condition(node)
 
 

@@ -22,6 +22,7 @@ from labctl.sandbox import atomic, process
 from labctl.sandbox.base import Process
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import last_lines
+from labctl.sandbox.remote import remote
 from labctl.topology import model
 from labctl.topology.features import FEATURES, kernel_names
 
@@ -153,6 +154,12 @@ def _addresses(node: model.Node) -> list[str]:
     return [str(address.ip) for one in node.interfaces for address in one.addresses]
 
 
+@remote
+def end_process(process: confined.Noted) -> None:
+    """End the first process of a node, where it still runs."""
+    confined.end(process)
+
+
 class NamespaceStarter(Starter):
     """Makes namespaces with their veth pairs, and a first process in each."""
 
@@ -174,6 +181,15 @@ class NamespaceStarter(Starter):
         for one, server in servers:
             self._await_server(one, server)
         return ()
+
+    def stop(self, built: NamespaceSpec) -> None:
+        """End all of its processes with the first one, and take its namespace away."""
+        files = Files.of(self.making.directory, built.node.name)
+        if noted := confined.noted(files.note):
+            self.making.sandbox.call(end_process, noted)
+        for file in (files.note, files.out, files.err, *self._server_files(built)):
+            file.unlink(missing_ok=True)
+        self.making.sandbox.call(namespace.remove, built.plugged)
 
     def condition(self, node: model.Node) -> Condition:
         """Return whether its first process runs: with it all of the node's processes end."""

@@ -141,8 +141,8 @@ class Node:
 
     @property
     def serves_ssh(self) -> bool:
-        """Whether an SSH server is meant to serve in it; where it does not, that is a finding."""
-        return True
+        """Whether an SSH server is meant to serve the other nodes; else that is no finding."""
+        return self.model.is_configured
 
     def words(self, line: str, *, shared: bool = True) -> list[str]:
         """Return the words that, run inside the sandbox, let a shell in the node read a line.
@@ -199,9 +199,8 @@ class Node:
             )
         if check and not result.ok:
             words = last_lines(result.stderr or result.stdout)
-            raise CommandError(
-                f"`{_quoted(line)}` in {self.name} exited with {result.status}: {words}"
-            )
+            told = f"`{_quoted(line)}` in {self.name} exited with {result.status}"
+            raise CommandError(f"{told}: {words}" if words else told)
         return result
 
     def ask(
@@ -265,18 +264,30 @@ class Node:
     def features(self, interface: str = "eth0") -> dict[str, ethtool.Feature]:
         """Return the offload features of an interface as the guest's kernel has them."""
         name = self.interface(interface).name
-        self._check_ethtool()
-        return self.ask(["ethtool", "-k", name], ethtool.parse_features)
+        return self.ask(self._ethtool("-k", name), ethtool.parse_features)
 
-    def _check_ethtool(self) -> None:
-        """Raise `GuestError` where a machine of the user's has nothing that tells of offloads."""
-        if not self.model.guest_kind.boots_disk:
-            return
-        if not self.run("command -v ethtool", check=False).ok:
+    @property
+    def offloads_untold(self) -> str:
+        """Why the offloads of its interfaces cannot be told; empty where they can."""
+        tools = self.model.tools
+        if tools is None or {"ethtool", "python3", "perl"}.intersection(tools.programs):
+            return ""
+        return "it has neither ethtool, python3 nor perl"
+
+    def _ethtool(self, *words: str) -> Sequence[str]:
+        """Return the words of ethtool(8), or of what stands in for it where there is none.
+
+        Raises `GuestError` for a guest that has neither.
+        """
+        tools = self.model.tools
+        if tools is None or "ethtool" in tools.programs:
+            return ("ethtool", *words)
+        if why := self.offloads_untold:
             raise GuestError(
-                f"{self.name} has neither ethtool nor python3: its offloads cannot be told",
-                "install one of them in its image, or by user_data: {packages: [ethtool]}",
+                f"the offloads of {self.name} cannot be told: {why}",
+                "install one of them in its image",
             )
+        return ethtool.stand_in_words(self.model.scripting, *words)
 
     def device(self, interface: str = "eth0") -> dict[str, bool]:
         """Return the negotiated virtio feature bits of an interface; empty where not virtio."""
@@ -294,8 +305,8 @@ class Node:
         What took effect must be read back: a driver may refuse without an error.
         """
         before = self.features(interface)
-        words = [f"{name} {'on' if value else 'off'}" for name, value in wanted.items()]
-        self.run(f"ethtool -K {self.interface(interface).name} {' '.join(words)}")
+        words = [word for name, on in wanted.items() for word in (name, "on" if on else "off")]
+        self.run(self._ethtool("-K", self.interface(interface).name, *words))
         return before
 
     def restore_features(
@@ -307,13 +318,14 @@ class Node:
         """
         now = self.features(interface)
         words = [
-            f"{name} {'on' if feature.requested else 'off'}"
+            word
             for name, feature in before.items()
             # One by one: setting a group back would turn on members that were off.
             if len(kernel_names(name)) == 1 and name in now and now[name] != feature
+            for word in (name, "on" if feature.requested else "off")
         ]
         if words:
-            self.run(f"ethtool -K {self.interface(interface).name} {' '.join(words)}", check=False)
+            self.run(self._ethtool("-K", self.interface(interface).name, *words), check=False)
             now = self.features(interface)
         wrong = [name for name in before if now.get(name) != before[name]]
         if wrong:

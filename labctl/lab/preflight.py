@@ -23,11 +23,14 @@ from labctl.kinds.guests.micro import Micro
 from labctl.kinds.nics.base import NicModel
 from labctl.lab import kernel_parts, memory, state, templates, xen_guests
 from labctl.lab.machines import kind_of
+from labctl.lab.ports import ports
 from labctl.sandbox import paths, process
 from labctl.topology.model import Node, Topology
 
 TUN = Path("/dev/net/tun")
 MODULES = Path("/sys/module")
+NETEM = KernelPart("qdisc", "netem", "sch_netem")
+"""What impairs links."""
 
 
 def check_host(backend: Backend, *, guests: bool = True) -> None:
@@ -142,11 +145,19 @@ def lacking(topology: Topology) -> list[HostError]:
         for segment in network.segments
     ]
     users += [(f"the node {node.name}", kind_of(node), {}) for node in topology.outer_nodes()]
-    wanted = [(who, kind, need) for who, kind, told in users for need in kind.needs(told)]
-    absent = kernel_parts.missing(need for _, _, need in wanted if isinstance(need, KernelPart))
+    wanted = [
+        (f"which {who} of the kind {kind.name} needs", need)
+        for who, kind, told in users
+        for need in kind.needs(told)
+    ]
+    wanted += [
+        (f"which the impairment of {one.name} needs", NETEM)
+        for one in ports(topology)
+        if one.interface.impairment and not one.host
+    ]
+    absent = kernel_parts.missing(need for _, need in wanted if isinstance(need, KernelPart))
     found = []
-    for who, kind, need in wanted:
-        for_whom = f"which {who} of the kind {kind.name} needs"
+    for for_whom, need in wanted:
         if isinstance(need, KernelPart):
             if need in absent:
                 whom = "" if os.geteuid() == 0 else " for an ordinary user"

@@ -10,7 +10,7 @@ from labctl.events import Event
 from labctl.guests import clone, console, driver, spec
 from labctl.guests.spec import Clone, Guest, Nic, part_peers
 from labctl.images.templates import Template
-from labctl.lab import boot, memory, templates
+from labctl.lab import boot, by_hand, memory, templates
 from labctl.lab.machines import Making, Starter
 from labctl.topology.model import Node
 
@@ -29,7 +29,7 @@ def nics(node: Node) -> tuple[Nic, ...]:
 def build(making: Making, node: Node) -> Guest:
     """Return what a guest is made of; the files that it boots are written when it does."""
     kind, image, known = node.guest_kind, making.image(node), making.known
-    return Guest(
+    made = Guest(
         name=node.name,
         domain=making.domain(node),
         memory=node.memory,
@@ -44,6 +44,12 @@ def build(making: Making, node: Node) -> Guest:
         ready=kind.ready,
         lines=spec.boot_lines(known.topology, node, known.client, known.clients, known.hostkeys),
     )
+    return made if node.is_configured else by_hand.guest(making, node, made)
+
+
+def set_carrier(making: Making, node: Node, mac: str, carrier: bool) -> None:
+    """Give a NIC of a running guest its carrier, or take it away; raises `HostError`."""
+    making.sandbox.call(driver.set_carrier, making.hypervisor, making.domain(node), mac, carrier)
 
 
 def with_files(making: Making, guest: Guest) -> Guest:

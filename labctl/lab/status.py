@@ -26,6 +26,7 @@ from labctl.topology.model import Interface, Node, RouterInterface
 from labctl.topology.model import Router as RouterModel
 
 ASK_SECONDS = 20.0
+HALF = "it is becoming one of another topology, or a change of it broke off"
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -61,6 +62,10 @@ def _describe(folder: Path) -> dict[str, Any]:
     if known.complete:
         with contextlib.suppress(LabctlError):  # it is ending; the rest can be told all the same
             lost = linkstate.troubles(sandbox, known)
+    lost = {
+        name: {one: why for one, why in its.items() if one not in _down(known, name)}
+        for name, its in lost.items()
+    }
     parts: list[dict[str, Any]] = []
     for node in known.topology.nodes.values():
         parts.append(
@@ -70,6 +75,7 @@ def _describe(folder: Path) -> dict[str, Any]:
                 "state": guests[node.name],
                 "start": known.starts.get(node.name, ""),
                 "links": lost.get(node.name, {}) if guests[node.name] == "running" else {},
+                "links_down": _down(known, node.name),
                 "image": _image_of(node, known),
                 "addresses": _addresses(node.interfaces),
                 "interfaces": [_interface(one, one.tap, one.model) for one in node.interfaces],
@@ -84,6 +90,7 @@ def _describe(folder: Path) -> dict[str, Any]:
                 "state": state_of,
                 "image": "",
                 "addresses": _addresses(router.interfaces),
+                "links_down": _down(known, router.name),
                 "interfaces": [_interface(one, one.peer, "veth") for one in router.interfaces],
             }
         )
@@ -104,7 +111,11 @@ def _describe(folder: Path) -> dict[str, Any]:
         )
     if not known.complete:
         return {"name": folder.name, "state": "coming up", "directory": str(folder)}
-    damaged = any(part["state"] not in ("running", "") or part.get("links") for part in parts)
+    well = ("running", guest_state.SHUT_OFF, "")
+    half = {"problem": HALF, "hint": f"run: labctl down {folder.name}"} if known.changing else {}
+    damaged = known.changing or any(
+        part["state"] not in well or part.get("links") for part in parts
+    )
     return {
         "name": folder.name,
         "state": "damaged" if damaged else "up",
@@ -114,6 +125,7 @@ def _describe(folder: Path) -> dict[str, Any]:
         "started": known.started,
         "published": [one.to_json() for one in published.listed(folder, sandbox)],
         "parts": parts,
+        **half,
     }
 
 
@@ -212,6 +224,12 @@ def _router(
     return kind or router.kind, "running" if kind else "ended"
 
 
+def _down(known: State, owner: str) -> list[str]:
+    """Return the interfaces of a node or router whose links were taken down by choice."""
+    names = (one.partition(":") for one in known.links_down)
+    return [interface for name, _, interface in names if name == owner]
+
+
 def _image_of(node: Node, known: State) -> str:
     if node.disk:
         return node.disk.name
@@ -225,6 +243,8 @@ def _kind_of(node: Node, known: State) -> str:
     name = "router" if node.forwards else "node"
     forwarder = f", {node.forwarder}" if node.forwarder else ""
     what = f"{name} ({node.kind or kind.name}{forwarder})" if node.kind or node.forwards else name
+    if node.console_only:
+        return f"{what}, console only"
     return f"{what} on {node.host}" if node.host else what
 
 

@@ -1,4 +1,4 @@
-"""The tar archive that a guest sends, read as a stream from somebody who may lie.
+"""The tar archive of a guest or a stranger, read as a stream from somebody who may lie.
 
 Python's tarfile takes a header's word for how much memory a long name may have, and, before 3.11.4,
 for where a file is to lie. What is read here is what tar(1) of GNU and of busybox write for files
@@ -143,7 +143,7 @@ class Reader:
             parts = parts[1:]
         wrong = any(part in ("", ".", "..") or "\0" in part for part in parts)
         if wrong or not parts or parts[0] != self._root or len(parts) > _DEEPEST:
-            raise TarError(f"the guest sends a file that was not asked for: {text[:200]}")
+            raise TarError(f"it holds a file that was not asked for: {text[:200]}")
         return tuple(parts)
 
 

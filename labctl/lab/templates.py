@@ -35,7 +35,8 @@ def may_be_clone(node: Node) -> bool:
 
     One with so many NICs that they do not fit on one PCI bus boots always.
     """
-    if not node.guest_kind.saveable or len(node.interfaces) > MOST_NICS:
+    fits = node.guest_kind.saveable and node.is_configured
+    if not fits or len(node.interfaces) > MOST_NICS:
         return False
     own = bool(node.kernel or node.initramfs)
     return not own if node.clone is None else node.clone

@@ -25,7 +25,7 @@ from labctl.kinds.observers import DEFAULT, DROPS
 from labctl.kinds.observers.drops import Drop, watching
 from labctl.lab.lab import Lab
 from labctl.lab.node import COMMAND_SECONDS, Node
-from labctl.sandbox import process
+from labctl.sandbox import owned, process
 from labctl.sandbox.base import Process
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import CommandError, last_lines
@@ -59,6 +59,16 @@ def capture(
         spawn=_spawning(lab, lambda argv: there[tuple(argv)]),
         limits=limits,
     )
+
+
+def capture_folder(lab: Lab) -> contextlib.AbstractContextManager[Path]:
+    """Give a folder that the lab's sandbox sees, for a capture that is over when it is left.
+
+    Who was killed leaves one, which the next removes.
+    """
+    captures = lab.directory / "captures"
+    captures.mkdir(mode=0o700, exist_ok=True)
+    return owned.temporary(captures, "live-")
 
 
 def watch_flags(lab: Lab, host: str, vifs: Sequence[str], directory: Path) -> FlagsWatch:
@@ -103,9 +113,11 @@ def _observed_in(lab: Lab, hop: ObservationPoint) -> Node | None:
 
 def _point(lab: Lab, hop: ObservationPoint) -> Point:
     if there := _observed_in(lab, hop):
+        tools = there.model.tools if hop.in_guest else None
         return guest_point(
             hop.name, hop.link, there.ssh_argv(), hop.netns,
             observer=hop.observer or DEFAULT, context=hop.looks_into,
+            program=tools.observer if tools else "",
         )  # fmt: skip
     return host_point(hop.name, hop.link, hop.netns, observer=hop.observer or DEFAULT)
 

@@ -2,22 +2,24 @@
 
     python -P -m labctl.network.confined LAUNCH
 
-It notes its process, takes from itself all but CAP_NET_ADMIN and CAP_NET_RAW and the sight of all
-files but programs, libraries and what is told, and is replaced by the program (execve(2)). As the
-programs of routers it is in the lab's own namespaces; those confine themselves
-(`labctl.sandbox.confine`), while this one may be anybody's.
+It notes its process, enters the network namespace that it is for, takes from itself all but
+CAP_NET_ADMIN and CAP_NET_RAW and the sight of all files but programs, libraries and what is told,
+and is replaced by the program (execve(2)). As the programs of routers it is in the lab's own
+namespaces; those confine themselves (`labctl.sandbox.confine`), while this one may be anybody's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.sandbox import confine, process
+from labctl.sandbox import confine, netns, process
 
 DEVICES = (Path("/dev/net/tun"),)
 
@@ -47,6 +49,8 @@ class Launch:
     read: tuple[Path, ...]
     argv: tuple[str, ...]
     environment: Mapping[str, str]
+    netns: str = ""
+    """The named network namespace to enter; empty for the lab's own."""
 
     def text(self) -> str:
         """Return it as the word that this program takes."""
@@ -58,7 +62,8 @@ class Launch:
         about = json.loads(text)
         note, home, view = (Path(about[name]) for name in ("note", "home", "view"))
         read = tuple(map(Path, about["read"]))
-        return cls(note, home, view, read, tuple(about["argv"]), about["environment"])
+        argv, environment = tuple(about["argv"]), about["environment"]
+        return cls(note, home, view, read, argv, environment, about["netns"])
 
 
 def _stat(folder: Path) -> list[str] | None:
@@ -78,11 +83,24 @@ def noted(file: Path) -> Noted | None:
         return None
 
 
+def end(process: Noted) -> None:
+    """End a process at once, where it still runs."""
+    with contextlib.suppress(OSError):
+        handle = os.pidfd_open(process.pid)
+        try:
+            if process.is_it(Path(f"/proc/{process.pid}")):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        finally:
+            os.close(handle)
+
+
 def become(launch: Launch) -> None:
     """Note this process, confine it and replace it; raises `OSError`."""
     stat = _stat(Path("/proc/self"))
     assert stat
     launch.note.write_text(f"{os.getpid()} {stat[19]}")
+    if launch.netns:
+        netns.enter(launch.netns)
     confine.own_mounts()
     read = [path for path in launch.read if path.exists() and not path.is_relative_to("/usr")]
     confine.view(launch.view, read=read, write=[launch.home], devices=DEVICES)

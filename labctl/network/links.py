@@ -6,13 +6,14 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.errors import HostError
+from labctl.kinds.base import Redirect
 from labctl.network import planned
 from labctl.sandbox.lazy_import import Late
 from labctl.sandbox.netns import inside
@@ -206,9 +207,9 @@ def build(topology: Topology) -> None:
             for node in topology.outer_machines():
                 make_tap(ip, node.mgmt_tap, MGMT_BRIDGE, 1500)
                 guard(ip, node.mgmt_tap, MGMT_BRIDGE, _behind(topology, node))
-                for interface in node.interfaces:
-                    bridge = topology.networks[interface.network].bridge_of(interface.segment)
-                    make_tap(ip, interface.tap, bridge, interface.mtu)
+                _plug(ip, topology, node)
+            for network in topology.outer_networks():
+                _patch(topology, network)
         except pyroute2.NetlinkError as reason:
             if reason.code == errno.EOPNOTSUPP:
                 raise HostError(
@@ -216,6 +217,48 @@ def build(topology: Topology) -> None:
                     "as root, run: modprobe bridge; modprobe tun",
                 ) from None
             raise
+
+
+@remote
+def build_more(topology: Topology, networks: Sequence[str], nodes: Sequence[str]) -> None:
+    """Make the bridges of networks and the TAPs of nodes in a lab that runs.
+
+    A node that was there before has its management TAP still. Raises `HostError` as `build` does.
+    """
+    with pyroute2.IPRoute() as ip:
+        for name in networks:
+            _build_network(ip, topology.networks[name])
+        for node in topology.outer_machines():
+            if node.name not in nodes:
+                continue
+            if not ip.link_lookup(ifname=node.mgmt_tap):
+                make_tap(ip, node.mgmt_tap, MGMT_BRIDGE, 1500)
+                guard(ip, node.mgmt_tap, MGMT_BRIDGE, _behind(topology, node))
+            _plug(ip, topology, node)
+
+
+def _plug(ip: pyroute2.IPRoute, topology: Topology, node: Node) -> None:
+    for interface in node.interfaces:
+        bridge = topology.networks[interface.network].bridge_of(interface.segment)
+        make_tap(ip, interface.tap, bridge, interface.mtu)
+
+
+def _patch(topology: Topology, network: Network) -> None:
+    """Let what comes in by one of two ports of a patched segment go out by the other."""
+    for segment in network.segments:
+        if not segment.plan.patch:
+            continue
+        one, other = [
+            *(
+                interface.tap
+                for node in topology.outer_machines()
+                for interface in node.interfaces
+                if (interface.network, interface.segment) == (network.name, segment.name)
+            ),
+            *network.wires_at(segment.name),
+        ]
+        for link, to in ((one, other), (other, one)):
+            planned.redirect(Redirect(link, to, completes=segment.plan.patch == "csum"))
 
 
 def _behind(topology: Topology, node: Node) -> list[str]:
@@ -315,6 +358,19 @@ def is_up(name: str, netns: str = "") -> bool:
 def _is_up(name: str) -> bool:
     with pyroute2.IPRoute() as ip:
         return any(one["flags"] & IFF_UP for one in ip.get_links(ifname=name))
+
+
+@remote
+def set_up(name: str, up: bool) -> None:
+    """Set a link up or down; of a veth pair the other end loses its carrier with it.
+
+    Raises `HostError` where there is none.
+    """
+    with pyroute2.IPRoute() as ip:
+        found = ip.link_lookup(ifname=name)
+        if not found:
+            raise HostError(f"the link {name} is gone", "run: labctl status")
+        ip.link("set", index=found[0], state="up" if up else "down")
 
 
 @remote

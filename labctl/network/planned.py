@@ -30,6 +30,8 @@ INGRESS = 0xFFFFFFF2
 """Of clsact: TC_H_MAKE(TC_H_CLSACT, TC_H_MININGRESS), linux/pkt_sched.h."""
 EVERYTHING: Mapping[str, Any] = {"protocol": 3, "prio": 1, "target": 0, "keys": ["0x0/0x0+0"]}
 """What a filter u32 is told that takes every packet: ETH_P_ALL, no bit to compare."""
+_IFR = ("no_pi", "one_queue", "vnet_hdr", "tun_excl", "multi_queue", "persist", "nofilter")
+"""The flags of a TAP that pyroute2 takes."""
 
 
 def namespaces(networks: Iterable[Network]) -> list[str]:
@@ -70,7 +72,7 @@ def finish(plan: LinkPlan, masters: Mapping[str, str]) -> None:
         here = [name for name, where in places.items() if where == place]
         inside(place, _finish, here, masters)
     for one in plan.redirects:
-        inside(places[one.link], _redirect, one)
+        inside(places[one.link], redirect, one)
 
 
 def remove_namespaces(networks: Iterable[Network]) -> None:
@@ -99,6 +101,8 @@ def _make(network: Network, link: NewLink) -> None:
             if link.lower:
                 (more["link"],) = ip.link_lookup(ifname=link.lower)
             if link.type == "tuntap":  # made by an ioctl that knows no MTU
+                if more.pop("multi_queue", False):
+                    more["ifr"] = dict.fromkeys(_IFR, 0) | {"multi_queue": 1}
                 ip.link("add", ifname=link.name, kind=link.type, **more)
                 (index,) = ip.link_lookup(ifname=link.name)
                 ip.link("set", index=index, mtu=mtu)
@@ -150,7 +154,7 @@ def _finish(names: Iterable[str], masters: Mapping[str, str]) -> None:
             ip.link("set", index=index, state="up")
 
 
-def _redirect(one: Redirect) -> None:
+def redirect(one: Redirect) -> None:
     """Let what comes in by a link go out by another: tcf_mirred_act() in the kernel."""
     from labctl.network import act_csum
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,16 +98,8 @@ def check(sandbox: Sandbox, topology: Topology, lab: str) -> None:
 def end_all(directory: Path) -> None:
     """End the programs of a lab that lives in the host's own namespaces, by what is left of it."""
     for file in (directory / FOLDER).glob("*.pid"):
-        noted = confined.noted(file)
-        if noted is None:
-            continue
-        with contextlib.suppress(OSError):
-            handle = os.pidfd_open(noted.pid)
-            try:
-                if noted.is_it(Path(f"/proc/{noted.pid}")):
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-            finally:
-                os.close(handle)
+        if noted := confined.noted(file):
+            confined.end(noted)
 
 
 @dataclass(frozen=True)
@@ -166,7 +157,9 @@ def _start(sandbox: Sandbox, one: OfNetwork) -> Process:
         if found is None:
             raise HostError(f"{program.program} is not installed, which {one.what} is")
         argv = (found, *program.options)
-    launch = confined.Launch(files.note, files.home, files.view, tuple(read), argv, environment)
+    launch = confined.Launch(
+        files.note, files.home, files.view, tuple(read), argv, environment, program.netns
+    )
     words = [*sandbox.python, "-m", confined.__name__, launch.text()]
     return Process.start(sandbox.agent(), words, stdout=files.out, stderr=files.err, detached=True)
 

@@ -22,6 +22,9 @@ PACKET_HOST, PACKET_OTHERHOST, PACKET_OUTGOING = 0, 3, 4
 TP_STATUS_CSUMNOTREADY = 1 << 3
 TP_STATUS_CSUM_VALID = 1 << 7
 """tp_status of struct tpacket_auxdata; set by packet_recvmsg() from skb->ip_summed."""
+UNTOLD = 1 << 28
+"""No bit of the kernel's (include/uapi/linux/if_packet.h): the metadata of a frame was not told,
+as where tcpdump(8) has written it down."""
 TP_STATUS_VLAN_VALID = 1 << 4
 TP_STATUS_VLAN_TPID_VALID = 1 << 6
 """Whether a VLAN tag, and its type, are beside the frame and not in it."""

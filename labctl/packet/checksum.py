@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from labctl.packet.af_packet import TP_STATUS_CSUM_VALID, TP_STATUS_CSUMNOTREADY
+from labctl.packet.af_packet import TP_STATUS_CSUM_VALID, TP_STATUS_CSUMNOTREADY, UNTOLD
 from labctl.packet.crc32c import sctp_crc32c
 from labctl.packet.frame import CHECKSUM_OFFSETS, OUTSIDE_MTU, SCTP, TCP, UDP, Packet, parse
 from labctl.packet.internet_checksum import ones_sum, pseudo_header_sum
@@ -43,6 +43,13 @@ class Metadata(StrEnum):
     DATA_VALID = "data_valid"
     """Verified already (CHECKSUM_UNNECESSARY)."""
     NONE = "none"
+    UNTOLD = "untold"
+    """Not seen by who looked, such as tcpdump: whether there was any cannot be told."""
+
+    @property
+    def is_lacking(self) -> bool:
+        """Whether it is known that nobody will finish an unfinished sum."""
+        return self not in (Metadata.NEEDS_CSUM, Metadata.UNTOLD)
 
 
 def metadata_of(status: int = 0, vnet: VnetHeader | None = None) -> Metadata:
@@ -52,13 +59,15 @@ def metadata_of(status: int = 0, vnet: VnetHeader | None = None) -> Metadata:
         return Metadata.NEEDS_CSUM
     if flags & VNET_DATA_VALID or status & TP_STATUS_CSUM_VALID:
         return Metadata.DATA_VALID
-    return Metadata.NONE
+    return Metadata.UNTOLD if status & UNTOLD else Metadata.NONE
 
 
 def knowledge(state: Checksum, metadata: Metadata, gso: str = "") -> str:
     """Say a field's state and what is known beside it, such as `partial, needs_csum`."""
     words = [str(state)]
-    if metadata is not Metadata.NONE:
+    if metadata is Metadata.UNTOLD:
+        words += ["metadata untold"] * (state is Checksum.PARTIAL)
+    elif metadata is not Metadata.NONE:
         words.append(str(metadata))
     elif state is Checksum.PARTIAL:
         words.append("no metadata")
@@ -99,11 +108,7 @@ class Judgement:
 
         Never said of GSO or GRO frames.
         """
-        return (
-            self.state is Checksum.PARTIAL
-            and self.metadata is not Metadata.NEEDS_CSUM
-            and not self.gso
-        )
+        return self.state is Checksum.PARTIAL and self.metadata.is_lacking and not self.gso
 
     @property
     def flow(self) -> tuple[str, str, int | None, str, int | None] | None:

@@ -21,6 +21,9 @@ GSO_NAMES = {GSO_TCPV4: "tcpv4", GSO_UDP: "udp", GSO_TCPV6: "tcpv6", GSO_UDP_L4:
 """The words for them here."""
 GSO_TYPES = {name: number for number, name in GSO_NAMES.items()}
 
+EPB_CHECKSUM_NOT_READY, EPB_CHECKSUM_VALID, EPB_TCP_SEGMENTATION = 1 << 9, 1 << 10, 1 << 11
+"""What a pcapng file says of the same (`epb_flags`, draft-ietf-opsawg-pcapng, section 4.3.1)."""
+
 _HEADER = struct.Struct("<BBHHHH")
 """Little-endian, as on every x86 host."""
 VNET_SIZE = _HEADER.size

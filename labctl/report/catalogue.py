@@ -92,13 +92,40 @@ def confusion(rows: Sequence[RowResult]) -> list[tuple[str, dict[str, int]]]:
     return found
 
 
+NAMED = ("right", "another", "none")
+"""How the place that `labctl diagnose` names compares with that expected."""
+NOWHERE, AN_END = "nowhere", "a guest"
+
+
+def named(row: RowResult) -> str:
+    """Return which of `NAMED` holds of a row that was diagnosed.
+
+    Of a path that works it is right to name no place, or to call it healthy.
+    """
+    assert row.diagnosed
+    where = row.diagnosed.where
+    if not row.place:
+        return NAMED[0] if not where or row.diagnosed.finding == _FINDINGS[0] else NAMED[1]
+    if where.startswith(row.place):
+        return NAMED[0]
+    return NAMED[1] if where else NAMED[2]
+
+
+def places(rows: Sequence[RowResult]) -> list[tuple[str, dict[str, int]]]:
+    """Return by the kind of what stands at the expected place how often which place was named."""
+    found: dict[str, dict[str, int]] = {}
+    for row in rows:
+        if row.diagnosed:
+            at = row.loses or row.place.rpartition(" ")[2]
+            what = row.kind_of(at) or (AN_END if row.place else NOWHERE)
+            counts = found.setdefault(what, dict.fromkeys(NAMED, 0))
+            counts[named(row)] += 1
+    return sorted(found.items(), key=lambda pair: (pair[0] == NOWHERE, pair[0]))
+
+
 def wrong_places(rows: Sequence[RowResult]) -> list[str]:
     """Return the names of rows of which `labctl diagnose` named another place than expected."""
-    return [
-        row.name
-        for row in rows
-        if row.diagnosed and row.place and not row.diagnosed.where.startswith(row.place)
-    ]
+    return [row.name for row in rows if row.diagnosed and named(row) != NAMED[0]]
 
 
 def environments(rows: Sequence[RowResult]) -> dict[str, str]:
@@ -131,6 +158,8 @@ def render(made: Catalogue) -> str:
         findings=[*(one for one in _FINDINGS if one in seen), *sorted(seen - {*_FINDINGS})],
         outcomes=findings,
         wrong=wrong_places(made.rows),
+        places=places(made.rows),
+        named=NAMED,
         environment=environments(made.rows),
         marks=MARKS,
         made_by=__version__,
@@ -144,6 +173,8 @@ def render_markdown(made: Catalogue) -> str:
         rows=[_shown(row, filters) for row in made.rows],
         counts=_counts(made.rows),
         wrong=wrong_places(made.rows),
+        places=places(made.rows),
+        named=NAMED,
         confusion=confusion(made.rows),
         environment=environments(made.rows),
     )

@@ -41,7 +41,11 @@ SIGNS = {
         Sign("absent", "absent", "UDP without a checksum: the sender made none."),
         Sign("merged", "merged", "Several packets in one frame; its field accuses nobody."),
         Sign("unseen", "not seen", "The packet did not pass here, by a complete capture."),
-        Sign("blind", "cannot be told", "The capture is not complete here, or shows no sum."),
+        Sign(
+            "blind",
+            "cannot be told",
+            "The capture is not complete here, or shows no sum, or not what was known of it.",
+        ),
         Sign("off", "not on its way", "This packet had no reason to pass here."),
     )
 }
@@ -56,6 +60,8 @@ def sign(step: Step | None) -> str:
     if step.state is Checksum.PARTIAL:
         if step.metadata is Metadata.NEEDS_CSUM:
             return "flag"
+        if step.metadata is Metadata.UNTOLD and not step.gso:
+            return "blind"
         return "merged" if step.gso else "lost"
     return "blind" if step.state is Checksum.UNKNOWN else str(step.state)
 

@@ -29,6 +29,7 @@ from labctl.results.recorder import (
 from labctl.sandbox import lock
 
 _ID = re.compile(r"(\d{8}T\d{6}\.\d{3}Z)-(.+)-[0-9a-f]{4}")
+_LONGEST = 200
 _LAST = re.compile(r"last(?:~(\d+))?")
 
 
@@ -86,11 +87,51 @@ def ids(root: Path | None = None) -> list[str]:
     return sorted(path.name for path in _directories(results_root(root)))
 
 
+def at(folder: Path, name: str = "") -> Summary:
+    """Return the run in a folder of any name, whoever recorded it.
+
+    It is to be the run called `name`, where that is given.
+    """
+    return _summary(folder, name)
+
+
+def is_id(name: str) -> bool:
+    """Tell whether a run may be called so."""
+    return len(name) <= _LONGEST and bool(_ID.fullmatch(name)) and "/" not in name
+
+
+def _holds_run(folder: Path) -> bool:
+    return any((folder / one).exists() for one in (RESULT, MARKER))
+
+
+def _folder(name: str) -> Path | None:
+    """Return the folder of a run that a word names; None for an id, or a part of one.
+
+    Raises `UsageError` for a path to a folder without one.
+    """
+    path = Path(name)
+    if path.name == RESULT:
+        path = path.parent
+    try:
+        if not path.is_dir():
+            return None
+        if _holds_run(path):
+            return path.resolve()
+    except (OSError, ValueError):  # too long a name, or one with a zero octet
+        return None
+    if "/" in name:
+        raise UsageError(f"{name} holds no run", f"name a folder with a {RESULT}")
+    return None
+
+
 def find(name: str, root: Path | None = None) -> Summary:
     """Return the run called `name`: an id, a part of one, `last`, or `last~N` (N before it).
 
-    Raises `UsageError`, with the nearest id, where no run or more than one is meant.
+    A run's folder may be named in its place, wherever it lies. Raises `UsageError`, with the
+    nearest id, where no run or more than one is meant.
     """
+    if there := _folder(name):
+        return at(there)
     folder = results_root(root)
     paths = _directories(folder)
     if not paths:
@@ -155,13 +196,15 @@ def _directories(folder: Path) -> list[Path]:
     return sorted(found, reverse=True)  # the ids begin with the time
 
 
-def _summary(path: Path) -> Summary:
+def _summary(path: Path, name: str | None = None) -> Summary:
+    """Read the run in a folder, whose name it is to have, or `name`; if that is empty, any."""
+    wanted = path.name if name is None else name
     parts = _ID.fullmatch(path.name)
     when, experiment = (parts[1], parts[2]) if parts else ("", path.name)
     started = re.sub(r"(\d{4})(\d\d)(\d\dT\d\d)(\d\d)(.*)", r"\1-\2-\3:\4:\5", when)
     try:
         run = _read(path / RESULT)
-        if run.id != path.name:
+        if wanted and run.id != wanted:
             raise ValueError(f"holds the record of {run.id}")
     except FileNotFoundError:
         state = RunState.RUNNING if _is_locked(path / MARKER) else RunState.INTERRUPTED
@@ -170,11 +213,11 @@ def _summary(path: Path) -> Summary:
         problem = _one_line(error)
         return Summary(path.name, path, RunState.UNREADABLE, experiment, started, None, problem)
     state = RunState.INTERRUPTED if INTERRUPTED in run.notes else RunState.FINISHED
-    return Summary(path.name, path, state, run.experiment, run.started, run)
+    return Summary(run.id, path, state, run.experiment, run.started, run)
 
 
 def _read(file: Path) -> Run:
-    with _open_file(file) as text:
+    with open_file(file) as text:
         data = json.load(text)
     version = data.pop("schema_version", None) if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
@@ -182,7 +225,7 @@ def _read(file: Path) -> Run:
     return Run.from_json(data)
 
 
-def _open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BinaryIO:
     """Open a file to read it; raises `OSError` for what is none: a pipe would have us wait."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -204,7 +247,7 @@ def _one_line(error: Exception) -> str:
 def _is_locked(marker: Path) -> bool:
     """Tell whether a live process holds `marker` (a shared lock is refused while it does)."""
     try:
-        with _open_file(marker) as file:
+        with open_file(marker) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

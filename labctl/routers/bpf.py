@@ -13,11 +13,13 @@ import struct
 from dataclasses import dataclass, field
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280}
-_PROG_LOAD, _LINK_CREATE = 5, 28
+_MAP_CREATE, _MAP_UPDATE_ELEM, _PROG_LOAD, _LINK_CREATE = 0, 2, 5, 28
 """enum bpf_cmd."""
 SCHED_CLS, XDP = 3, 6
 """enum bpf_prog_type."""
-ATTACH_XDP, ATTACH_TCX_INGRESS = 37, 46
+XSKMAP = 17
+"""enum bpf_map_type."""
+ATTACH_XDP, ATTACH_TCX_INGRESS, ATTACH_TCX_EGRESS = 37, 46, 47
 """enum bpf_attach_type; TCX is of Linux 6.6."""
 XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 2, 4
 """linux/if_link.h."""
@@ -61,6 +63,15 @@ class Assembler:
     def set(self, to: int, value: int) -> None:
         """Set a register to a number."""
         self._add(0xB7, to, 0, 0, value)
+
+    def set_word(self, to: int, value: int) -> None:
+        """Set the lower half of a register to 32 bits, and its upper half to 0."""
+        self._add(0xB4, to, 0, 0, value - (1 << 32) if value >> 31 else value)
+
+    def set_map(self, to: int, descriptor: int) -> None:
+        """Set a register to a map, by its file descriptor (BPF_PSEUDO_MAP_FD)."""
+        self._add(0x18, to, 1, 0, descriptor)
+        self._add(0, 0, 0, 0, 0)
 
     def add(self, to: int, value: int) -> None:
         """Add a number to a register."""
@@ -128,6 +139,18 @@ def load(kind: int, program: bytes) -> int:
             said = log.value.decode(errors="replace").strip().splitlines()[-2:]
             words = " / ".join(said) or os.strerror(wrong.errno or 0)
             raise OSError(wrong.errno, f"the kernel refuses the program: {words}") from None
+
+
+def make_map(kind: int, entries: int) -> int:
+    """Make a map of 32-bit keys and values; returns its descriptor. Raises `OSError`."""
+    return _bpf(_MAP_CREATE, struct.pack("=IIII", kind, 4, 4, entries) + bytes(56))
+
+
+def put(descriptor: int, key: int, value: int) -> None:
+    """Write an entry of such a map; raises `OSError`."""
+    pair = [ctypes.create_string_buffer(struct.pack("=I", one), 4) for one in (key, value)]
+    places = struct.pack("=IIQQQ", descriptor, 0, *map(ctypes.addressof, pair), 0)
+    _bpf(_MAP_UPDATE_ELEM, places)
 
 
 def attach(program: int, ifindex: int, kind: int, flags: int = 0) -> int:

@@ -1,10 +1,11 @@
 """A router of bpf(2): it looks up the next hop and redirects, at tc's or at XDP's hook.
 
-    python -m labctl.routers.redirect --hook WORD --netns NAME IFACE IFACE...
+    python -m labctl.routers.redirect --hook WORD [--clone] --netns NAME IFACE IFACE...
 
 What a packet's next hop is the kernel's own tables tell (bpf_fib_lookup()). What they do not tell,
 a neighbour that is not known yet for one, goes on to the kernel, which forwards it by itself; so
-the first packet to somebody takes that way. The programs end with this process.
+the first packet to somebody takes that way. With `--clone` a clone of the skb is sent
+(bpf_clone_redirect()), and the packet itself dropped. The programs end with this process.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from labctl.routers import bpf, holding
 from labctl.routers.bpf import DW, JEQ, JGT, JNE, B, H, W
 
-_REDIRECT, _PULL_DATA, _FIB_LOOKUP = 23, 39, 69
+_CLONE_REDIRECT, _REDIRECT, _PULL_DATA, _FIB_LOOKUP = 13, 23, 39, 69
 """Helpers (enum bpf_func_id)."""
 _IPV4, _IPV6 = 0x0008, 0xDD86
 """Ethernet types as they are loaded on a little-endian machine."""
@@ -55,8 +56,24 @@ HOOKS: Mapping[str, Hook] = {
 }
 
 
-def assemble(hook: Hook) -> bytes:
-    """Return the program of a hook."""
+def send(code: bpf.Assembler) -> None:
+    """Let the packet itself go out by the interface that was looked up."""
+    code.load(W, 1, STACK, _IFINDEX)
+    code.set(2, 0)
+    code.call(_REDIRECT)
+
+
+def send_clone(code: bpf.Assembler) -> None:
+    """Let a clone of it go out, and drop the packet itself (TC_ACT_SHOT)."""
+    code.move(1, CTX)
+    code.load(W, 2, STACK, _IFINDEX)
+    code.set(3, 0)
+    code.call(_CLONE_REDIRECT)
+    code.set(0, 2)
+
+
+def assemble(hook: Hook, hand_on: Callable[[bpf.Assembler], None] = send) -> bytes:
+    """Return the program of a hook, which `hand_on` ends for packets that are to be forwarded."""
     code = bpf.Assembler()
     code.move(CTX, 1)
     if hook.pulls:
@@ -106,9 +123,7 @@ def assemble(hook: Hook) -> bytes:
         for part in range(0, 6, 2):
             code.load(H, 2, STACK, field + part)
             code.store(H, DATA, at + part, 2)
-    code.load(W, 1, STACK, _IFINDEX)
-    code.set(2, 0)
-    code.call(_REDIRECT)
+    hand_on(code)
     code.leave()
     code.label("go on")
     code.set(0, hook.go_on)
@@ -150,7 +165,7 @@ def _look_up(code: bpf.Assembler) -> None:
 def redirect(interfaces: Sequence[str], asked: argparse.Namespace) -> holding.Held:
     """Let the program run at every interface; raises `OSError`."""
     hook = HOOKS[asked.hook]
-    program = bpf.load(hook.kind, assemble(hook))
+    program = bpf.load(hook.kind, assemble(hook, send_clone if asked.clone else send))
     for name in interfaces:
         bpf.attach(program, socket.if_nametoindex(name), hook.attach, hook.flags)
     return holding.Held()  # the namespace's kernel has the counters
@@ -160,6 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     words = argparse.ArgumentParser(prog="redirect")
     words.add_argument("--hook", choices=[*HOOKS], required=True, help="where it runs")
+    words.add_argument("--clone", action="store_true", help="send a clone (at tc's hook)")
     return holding.main(redirect, words, argv)
 
 

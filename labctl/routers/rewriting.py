@@ -9,8 +9,10 @@ and its header go through before it is forwarded, by the word. All else is the s
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from labctl.packet.af_packet import TP_STATUS_CSUMNOTREADY
@@ -88,6 +90,61 @@ def refuse_syn(message: bytearray, _status: int) -> bool:
     return judged is None or judged.kind != "SYN"
 
 
+class DropTenth:
+    """Let nine packets pass, and not the tenth."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, _message: bytearray, _status: int) -> bool:
+        """Return whether this one passes."""
+        self.seen += 1
+        return self.seen % 10 != 0
+
+
+@dataclass(frozen=True)
+class Translate:
+    """Hide one IPv4 address behind another, with an incremental update of every sum on the way.
+
+    The update is that of a finished sum (RFC 1624, eqn. 3), whatever the metadata says.
+    """
+
+    inside: bytes
+    outside: bytes
+
+    def __call__(self, message: bytearray, _status: int) -> bool:
+        """Translate the source outwards, the destination inwards; everything passes."""
+        packet = classify(bytes(message[VNET_SIZE:])).packet
+        if packet.family != "ipv4" or packet.l3_offset is None:
+            return True
+        head = VNET_SIZE + packet.l3_offset
+        for at, before, then in (
+            (head + 12, self.inside, self.outside),
+            (head + 16, self.outside, self.inside),
+        ):
+            if message[at : at + 4] != before:
+                continue
+            message[at : at + 4] = then
+            _update(message, head + 10, before, then)
+            number = packet.protocol_number
+            if number in (TCP, UDP) and packet.l4_offset is not None and not packet.fragment:
+                field = VNET_SIZE + packet.l4_offset + CHECKSUM_OFFSETS[number]
+                _update(message, field, before, then)
+            break
+        return True
+
+
+def _update(message: bytearray, at: int, before: bytes, then: bytes) -> None:
+    """Carry a change into a checksum as if it were finished: HC' = ~(~HC + ~m + m')."""
+    total = ~int.from_bytes(message[at : at + 2], "big") & 0xFFFF
+    for word in range(0, len(before), 2):
+        total += ~int.from_bytes(before[word : word + 2], "big") & 0xFFFF
+        total += int.from_bytes(then[word : word + 2], "big")
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    message[at : at + 2] = (~total & 0xFFFF).to_bytes(2, "big")
+
+
 CHANGES: Mapping[str, Change] = {
     "zero": zero,
     "synthesise": synthesise,
@@ -133,9 +190,15 @@ class Rewriting(raw.Router):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     words = argparse.ArgumentParser(prog="rewriting", add_help=False)
-    words.add_argument("--how", choices=[*CHANGES], required=True, help="what is done to packets")
+    choices = [*CHANGES, "drop-tenth", "translate"]
+    words.add_argument("--how", choices=choices, required=True, help="what is done to packets")
+    for name in ("--inside", "--outside"):
+        words.add_argument(name, type=socket.inet_aton, default=bytes(4), help="to translate")
     asked, rest = words.parse_known_args(argv)
-    return raw.main(rest, kind=partial(Rewriting, CHANGES[asked.how]))
+    change = CHANGES.get(asked.how, DropTenth())
+    if asked.how == "translate":
+        change = Translate(asked.inside, asked.outside)
+    return raw.main(rest, kind=partial(Rewriting, change))
 
 
 if __name__ == "__main__":

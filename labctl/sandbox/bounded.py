@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import IO, cast
 
 from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.holes import held
 
 _CHUNK = 1 << 18
 
 
 class Output:
-    """Keeps what a child says in files, each of at most `limit` bytes, and ends it beyond."""
+    """Keeps what a child says in files, and ends it where one holds more than `limit` bytes.
+
+    Who reads along may make holes of what was read (`labctl.sandbox.holes`): they do not count.
+    """
 
     def __init__(
         self, child: subprocess.Popen[bytes], stdout: Path, stderr: Path, limit: int
@@ -47,7 +51,7 @@ def _reading(pipe: IO[bytes], path: Path, limit: int, end: Callable[[], None]) -
     def copy() -> None:
         with pipe, path.open("ab", buffering=0) as file:
             left = limit - file.tell()
-            while left > 0:
+            while left > 0 or (left := limit - held(file.fileno())) > 0:
                 data = os.read(pipe.fileno(), min(_CHUNK, left))
                 if not data:
                     return

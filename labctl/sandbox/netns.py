@@ -17,6 +17,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def enter(name: str) -> None:
+    """Move this thread, the only one of its process, to a named network namespace for good.
+
+    Raises `OSError` when there is no such namespace.
+    """
+    netns.setns(name, flags=0)  # by default it would make a missing one
+
+
 def inside(name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `function` in the network namespace `name` ("" for the sandbox's own); return its result.
 

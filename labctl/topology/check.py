@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from labctl.errors import nearest, shown
+from labctl.errors import UsageError, nearest, shown
 from labctl.kinds import nics, registry
 from labctl.kinds.guests.base import OuterEnd
 from labctl.topology import addressing, hosting, kernels, model, schema
 from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import FEATURES
 from labctl.topology.fields import MIN_IPV6_MTU
-from labctl.topology.resolve import absolute
+from labctl.topology.login_schema import Login, Secret
+from labctl.topology.node_schema import StartFile
+from labctl.topology.paths import absolute
 from labctl.topology.tree import Loc, Report
 
 
@@ -28,7 +30,9 @@ def check(topology: model.Topology, written: schema.Topology, base: Path, report
     _offload_names(topology, report)
     _device_offloads(topology, written, report)
     _files(written, base, report)
+    _groups(written, report)
     _kernels(topology, written, report)
+    _patched(topology, report)
     for name, router in topology.routers.items():
         if registry.forwarder(router.kind).only_in_guests:
             what = f"the kind {router.kind} is for guests, and {name} is a namespace"
@@ -159,6 +163,10 @@ def _links(topology: model.Topology, written: schema.Topology, report: Report) -
         six = list(interface.addresses)
         if interface.mtu < MIN_IPV6_MTU and any(address.version == 6 for address in six):
             _small((*loc, "mtu"), interface.mtu, report)
+        try:
+            interface.impairment.check()
+        except UsageError as wrong:
+            report.add((*loc, "impairment"), wrong.message, wrong.hint)
         if isinstance(interface, model.Interface):
             _host_side(loc, interface, topology.nodes[owner].guest_kind.outer, report)
 
@@ -189,6 +197,33 @@ def _plugged(
         report.add((*loc, "segment"), what, hint)
 
 
+def _patched(topology: model.Topology, report: Report) -> None:
+    """Report a segment that joins two nodes or wires, and has not these."""
+    for network in topology.networks.values():
+        if not report.whole(("networks", network.name)):
+            continue
+        for segment in network.segments:
+            if not segment.plan.patch:
+                continue
+            plugged = [
+                (owner, interface)
+                for _, owner, interface in _interfaces(topology)
+                if interface.network == network.name and interface.segment == segment.name
+            ]
+            count = len(plugged) + len(network.wires_at(segment.name))
+            machines = [
+                isinstance(one, model.Interface) and topology.nodes[owner].guest_kind.is_machine
+                for owner, one in plugged
+            ]
+            loc: Loc = ("networks", network.name)
+            what = f"the kind {segment.kind} joins two machines or wires"
+            if count != 2:
+                report.add(loc, f"{what}, and {segment.name} has {count}", "plug in two", key=True)
+            elif not all(machines):
+                hint = "plug routers and namespaces into another segment, behind a wire"
+                report.add(loc, f"{what}, and no router or namespace", hint, key=True)
+
+
 def _host_side(loc: Loc, interface: model.Interface, outer: OuterEnd, report: Report) -> None:
     if interface.mtu > outer.most_mtu:
         message = f"mtu {interface.mtu} is more than a {outer.name} can have"
@@ -201,7 +236,8 @@ def _small(loc: Loc, mtu: int, report: Report) -> None:
 
 def _offload_names(topology: model.Topology, report: Report) -> None:
     """Two names of one feature in the same place: which one counts would be chance."""
-    places: list[Loc] = [("defaults",)]
+    groups = report.root.walk(("groups",))[-1].mapping or ()
+    places: list[Loc] = [("defaults",), *(("groups", name) for name in groups)]
     for name, node in topology.nodes.items():
         places.append(("nodes", name))
         places += [("nodes", name, "interfaces", at) for at in range(len(node.interfaces))]
@@ -228,8 +264,7 @@ def _device_offloads(topology: model.Topology, written: schema.Topology, report:
             mine: Loc = ("nodes", name, "interfaces", index)
             layers: list[tuple[Loc, schema.Offload | None]] = [
                 (mine, written.nodes[name].interfaces[index].offload),
-                (("nodes", name), written.nodes[name].offload),
-                (("defaults",), written.defaults.offload),
+                *((at, layer.offload) for at, layer in written.layers(name)),
             ]
             loc = next(at for at, offload in layers if offload and offload.device)
             message = (
@@ -243,8 +278,20 @@ def _device_offloads(topology: model.Topology, written: schema.Topology, report:
             report.add((*loc, "offload", "device"), message, hint, key=True)
 
 
+def _groups(written: schema.Topology, report: Report) -> None:
+    """Find nodes of a group that there is not."""
+    there = report.root.walk(("groups",))[-1].mapping or ()  # faulty ones too
+    for name, node in written.nodes.items():
+        if node.group and node.group not in there:
+            hint = nearest(node.group, written.groups) if written.groups else "groups: has none"
+            report.add(("nodes", name, "group"), f"there is no group {shown(node.group)}", hint)
+
+
 def _files(written: schema.Topology, base: Path, report: Report) -> None:
-    holders: list[tuple[Loc, schema.Defaults | schema.Node]] = [(("defaults",), written.defaults)]
+    holders: list[tuple[Loc, schema.Defaults | schema.Group | schema.Node]] = [
+        (("defaults",), written.defaults)
+    ]
+    holders += [(("groups", name), group) for name, group in written.groups.items() if group]
     holders += [(("nodes", name), node) for name, node in written.nodes.items()]
     for loc, holder in holders:
         files: list[tuple[Loc, str | None]] = [
@@ -253,8 +300,15 @@ def _files(written: schema.Topology, base: Path, report: Report) -> None:
         ]
         if isinstance(holder.user_data, str):
             files.append((("user_data",), holder.user_data))
+        files += [
+            (("files", path, "source"), file.source)
+            for path, file in holder.files.items()
+            if isinstance(file, StartFile)
+        ]
         if isinstance(holder.image, DiskImage):
             files.append((("image", "file"), holder.image.file))
+        if isinstance(holder, schema.Node):
+            files += _secret_files(holder)
         for key, text in files:
             if text is None or (key == ("kernel",) and kernels.release(text)):
                 continue
@@ -266,3 +320,14 @@ def _files(written: schema.Topology, base: Path, report: Report) -> None:
             if not there:
                 hint = f"looked for {path}"
                 report.add((*loc, *key), f"there is no file {shown(text)}", hint)
+
+
+def _secret_files(node: schema.Node) -> Iterator[tuple[Loc, str | None]]:
+    """Yield the files that a login and the steps on a console name."""
+    if isinstance(node.login, Login):
+        yield ("login", "key"), node.login.key
+        if node.login.password:
+            yield ("login", "password", "file"), node.login.password.file
+    for number, step in enumerate(node.console):
+        if isinstance(step.send, Secret):
+            yield ("console", number, "send", "file"), step.send.file

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from labctl.kinds import registry
-from labctl.kinds.base import Effect, Kind, Option, Passing
+from labctl.kinds.base import Effect, Kind, LinkKind, Option, Passing
 from labctl.kinds.nics.base import NicModel
 from labctl.packet.checksum import Checksum, Metadata
 from labctl.topology.graph import (
@@ -51,7 +51,7 @@ class Ends:
     """What is different about the ends of a path than drivers have it by themselves."""
 
     finished_by: Collection[str] = ()
-    """The guests that finish the checksums of what they send."""
+    """The guests that finish the checksums of what they send, or forward where they are routers."""
     completing: Collection[str] = ()
     """The points, by name, whose link takes nothing unfinished: tx-checksumming is off there, so
     its kernel finishes what it sends by that link (validate_xmit_skb())."""
@@ -164,7 +164,7 @@ def expect(
     finished = (
         protocol not in LEFT_UNFINISHED
         or source in ends.finished_by
-        or path.points[0].name in ends.completing
+        or (path.points[0].inside and path.points[0].name in ends.completing)
     )
     begin = state = FINISHED if finished else UNFINISHED
     states: dict[str, State] = {}
@@ -177,7 +177,14 @@ def expect(
     def effect_in(here: Traversal) -> Effect:
         return _within(here, Passing(protocol, version, gso=gso), forwarder, link)
 
-    for stage in _stages(path, ends, effect_in):
+    def takes_unfinished(here: Traversal) -> bool:
+        if not isinstance(here.element, Wire):
+            return True
+        kind = link(here.element.segment.kind)
+        options = here.element.segment.options
+        return not isinstance(kind, LinkKind) or kind.takes_unfinished(options)
+
+    for stage in _stages(path, ends, effect_in, takes_unfinished):
         if stage.point is not None:
             if dropped:
                 unreached.append(stage.point.name)
@@ -208,7 +215,10 @@ def _passed(effect: Effect, state: State, *, gso: bool) -> tuple[State, bool]:
 
 
 def _stages(
-    path: PacketPath, ends: Ends, effect_in: Callable[[Traversal], Effect]
+    path: PacketPath,
+    ends: Ends,
+    effect_in: Callable[[Traversal], Effect],
+    takes_unfinished: Callable[[Traversal], bool],
 ) -> Iterator[_Stage]:
     """Yield the points of a path in order, with what is done to a packet between them."""
     for here in path.traversals:
@@ -219,15 +229,18 @@ def _stages(
         if here.entry:
             nic, points = _nic(here, here.entry), here.entry.points[::-1]
             # What sends by a link finishes before the observer of that link sees the packet.
-            if nic and not nic.takes_unfinished:
+            if (nic and not nic.takes_unfinished) or not takes_unfinished(here):
                 yield _Stage(name, effect=Effect.COMPLETES)
             yield from _sent(name, points[:1], ends)
             if nic:
                 yield _Stage(name, effect=nic.received)
             yield from (_Stage(name, point) for point in points[1:])
         yield _Stage(name, effect=effect_in(here))
+        if isinstance(here.element, ForwardingGuest) and name in ends.finished_by:
+            yield _Stage(name, effect=Effect.COMPLETES)
         if here.exit:
-            sent = 0 if isinstance(here.element, Uplink) else 1
+            # The first is of the link that its kernel sends by, where that is seen.
+            sent = 0 if isinstance(here.element, Uplink) or _is_unseen(here) else 1
             yield from _sent(name, here.exit.points[:sent], ends)
             if nic := _nic(here, here.exit):
                 yield _Stage(name, effect=nic.effect)
@@ -277,6 +290,12 @@ def _nic(here: Traversal, port: Port) -> NicModel | None:
         models = {one.name: one.model for one in here.element.node.interfaces}
         return registry.nic(models[port.interface])
     return None
+
+
+def _is_unseen(here: Traversal) -> bool:
+    """Tell a guest that nobody looks into, whose outer ends are all that is seen of it."""
+    element = here.element
+    return isinstance(element, GuestElement | ForwardingGuest) and bool(element.node.unseen)
 
 
 def _name(here: Traversal) -> str:

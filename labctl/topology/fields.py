@@ -66,8 +66,8 @@ def refuse(message: str, hint: str = "") -> NoReturn:
 
 def _text(value: object, what: str, example: str) -> str:
     if isinstance(value, bool | int | float):
-        written = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
-        refuse(f"{what} must be text, not {shown(value)}", f"put it in quotes: '{written}'")
+        written = shown(value)  # on or off of a boolean, and of an endless number its beginning
+        refuse(f"{what} must be text, not {written}", f"put it in quotes: '{written}'")
     if not isinstance(value, str):
         refuse(f"{what} must be text such as {example}, not {_kind(value)}")
     return value

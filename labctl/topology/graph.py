@@ -63,20 +63,23 @@ class Port:
 
 
 def _ports_of(node: Node) -> tuple[Port, ...]:
-    """Return a port an interface: inside the guest, and its TAP, vif or veth at the bridge."""
+    """Return a port an interface: inside the guest, and its TAP, vif or veth at the bridge.
+
+    Of a guest that nobody can look into the latter alone.
+    """
     kind = node.guest_kind
     element: ElementKind = "forwarding guest" if node.forwards else "guest"
+
+    def points(one: Interface) -> tuple[ObservationPoint, ...]:
+        outer = outer_end(element, node.name, one.tap, node.host, kind.outer.name)
+        if node.unseen:
+            return (outer,)
+        is_machine, forwards = kind.is_machine, node.forwards
+        inner = inside_guest(node.name, one.name, is_machine=is_machine, forwards=forwards)
+        return (inner, outer)
+
     return tuple(
-        Port(
-            one.name,
-            Segment(one.network, node.host, one.segment),
-            (
-                inside_guest(
-                    node.name, one.name, is_machine=kind.is_machine, forwards=node.forwards
-                ),
-                outer_end(element, node.name, one.tap, node.host, kind.outer.name),
-            ),
-        )
+        Port(one.name, Segment(one.network, node.host, one.segment), points(one))
         for one in node.interfaces
     )
 

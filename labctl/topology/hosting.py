@@ -83,6 +83,30 @@ def _kind(
         hint = "only guests that boot a disk have one: image: debian, or an image of your own"
         message = f"{node.name} is a {kind.title} without cloud-init"
         report.add((*loc, "user_data"), message, hint, key=True)
+    if not node.is_configured:
+        key = "login" if written.nodes[node.name].login else "console"
+        if not kind.boots_disk and not (node.initramfs and kind.takes_initramfs):
+            hint = "only guests have one that boot a disk image, or an initramfs of your own"
+            report.add(
+                (*loc, key),
+                f"{node.name} is a {kind.title}: labctl is in it anyway",
+                hint,
+                key=True,
+            )
+        elif node.console_only and node.is_given:
+            message = f"{node.name} has a console only: it gets no files, and no command runs in it"
+            report.add((*loc, key), message, "leave out files and exec, or say login", key=True)
+        elif node.user_data or node.user_data_file:
+            message = f"{node.name} has {key}, so no cloud-init is told anything"
+            report.add((*loc, key), message, "leave out user_data, or this", key=True)
+        elif any(one.offload.guest for one in node.interfaces):
+            message = f"{node.name} has {key}, so labctl does not set offloads in it"
+            report.add(
+                (*loc, key),
+                message,
+                "leave out offload: {guest: …}; tap and device can be set",
+                key=True,
+            )
     if not written.nodes[node.name].kind or _fits(node):
         return
     if _doubtful(report, loc, "host", "hypervisor", "kind"):
@@ -115,8 +139,7 @@ def _models(
         mine: Loc = (*loc, "interfaces", index)
         layers: list[tuple[Loc, str | None]] = [
             (mine, written.nodes[node.name].interfaces[index].model),
-            (loc, written.nodes[node.name].model),
-            (("defaults",), written.defaults.model),
+            *((at, layer.model) for at, layer in written.layers(node.name)),
         ]
         place = next((at for at, word in layers if word), loc)
         name = f"{node.name}'s {interface.name}"
@@ -168,8 +191,9 @@ _CALLED = {"clone": "saved state", "vcpus": "CPUs"}
 
 def _memory(host: model.Node, topology: model.Topology, report: Report) -> None:
     guests = [node for node in topology.inside(host.name).nodes if not node.guest_kind.is_host]
-    places: list[Loc] = [("nodes", node.name) for node in (host, *guests)]
-    if any(_doubtful(report, loc, "memory") for loc in (("defaults",), *places)):
+    places: list[Loc] = [("defaults",), *(("nodes", node.name) for node in (host, *guests))]
+    places += [("groups", name) for name in report.root.walk(("groups",))[-1].mapping or ()]
+    if any(_doubtful(report, loc, "memory") for loc in places):
         return
     inside = sum(node.memory for node in guests)
     kind = host.guest_kind

@@ -7,9 +7,7 @@ annotations (`labctl.sandbox.codec`); what is in their dicts must not be changed
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import (
     IPv4Address,
@@ -28,20 +26,17 @@ from labctl.kinds.base import LinkPlan, Option
 from labctl.kinds.guests.base import GuestKind, Hypervisor
 from labctl.topology.disk_image import DiskImage
 from labctl.topology.features import DEVICE_FEATURES
+from labctl.topology.guest_tools import CONSOLE_ONLY, SCRIPTING, GuestTools
+from labctl.topology.impairment import Impairment
+from labctl.topology.login import ConsoleStep, Login
+from labctl.topology.startup import StartFile
 
 _T = TypeVar("_T")
-_LATER_KEYS = ("hypervisor", "host", "kind", "role", "disk", "segments", "segment", "options",
-               "user_data", "user_data_file", "forwarder", "forwarder_options")  # fmt: skip
-"""What is in no digest where nothing is said of it."""
-
 Role = Literal["", "router"]
 """What `role:` in a topology may be; empty for none."""
 ROUTER: Role = "router"
 MGMT_BRIDGE = "mgmt"
 """The link name of the management bridge; no network can have it."""
-_LATER_IN_PLANS = (
-    "programs", "redirects", "lower", "netns", "peer_netns", "address", "peer_address", "headroom"
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,6 +94,14 @@ class Network:
         threes = zip(self.segments, self.segments[1:], self.segments[2:], strict=False)
         return tuple((one, wire, other) for one, wire, other in threes if wire.is_wire)
 
+    def wires_at(self, segment: str) -> tuple[str, ...]:
+        """Return the ends of wires that are plugged into a segment."""
+        found = []
+        for before, wire, after in self.joined():
+            found += [wire.plan.ends[0]] if before.name == segment else []
+            found += [wire.plan.ends[1]] if after.name == segment else []
+        return tuple(found)
+
     def links(self) -> tuple[str, ...]:
         """Return the names of all links that it is made of, in the order in which they are."""
         if not self.segments:
@@ -134,6 +137,8 @@ class Interface:
     labels: dict[str, str] = field(default_factory=dict)
     segment: str = ""
     """The segment of the network; empty where that is one bridge."""
+    impairment: Impairment = field(default_factory=Impairment)
+    """Of what reaches it from the network."""
 
 
 def link_local(mac: str) -> str:
@@ -176,6 +181,10 @@ class Node:
     """What else its cloud-init is told, a mapping as JSON; empty for nothing."""
     user_data_file: Path | None = None
     """A file with that, in place of the above."""
+    files: tuple[StartFile, ...] = ()
+    """What is written into it when it has started."""
+    exec: tuple[str, ...] = ()
+    """What its shell runs then."""
 
     @property
     def _telling(self) -> tuple[str, str, str | None]:
@@ -187,6 +196,40 @@ class Node:
     """What forwards in a router: the name of a forwarder (`labctl.kinds`); empty for its kernel."""
     forwarder_options: dict[str, Option] = field(default_factory=dict)
     """What the topology says to that."""
+    login: Login | None = None
+    """How to get into it by SSH, where labctl does not configure it."""
+    console: tuple[ConsoleStep, ...] = ()
+    """What is typed on its console when it starts."""
+    console_only: bool = False
+    """Whether nobody logs in: nothing is asked of it, and it is seen from outside only."""
+    tools: GuestTools | None = None
+    """What was found in its guest; None before, and where that is nobody's to ask."""
+
+    @property
+    def unseen(self) -> str:
+        """Why nothing in it observes its interfaces; empty where something does, or may."""
+        if self.console_only:
+            return CONSOLE_ONLY
+        return self.tools.unseen if self.tools else ""
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether labctl sets its names, addresses and keys: else that is for its image to do."""
+        return self.login is None and not self.console_only
+
+    @property
+    def scripting(self) -> str:
+        """The program that runs what labctl has it do, perl or python3; empty where none can."""
+        if self.console_only:
+            return ""
+        if self.tools is None:
+            return SCRIPTING[0]
+        return next((one for one in SCRIPTING if one in self.tools.programs), "")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it gets files, or commands are run in it, when it has started."""
+        return bool(self.files or self.exec)
 
     @property
     def forwards(self) -> bool:
@@ -216,6 +259,8 @@ class RouterInterface:
     labels: dict[str, str] = field(default_factory=dict)
     segment: str = ""
     """The segment of the network; empty where that is one bridge."""
+    impairment: Impairment = field(default_factory=Impairment)
+    """Of what reaches it from the network."""
 
 
 @dataclass(frozen=True)
@@ -257,37 +302,10 @@ class Topology:
     source: Path | None
 
     def digest(self) -> str:
-        """Return the SHA-256 (hexadecimal) of everything but file paths and labels.
+        """Return the SHA-256 (hexadecimal) of what makes it this topology (`topology.digest`)."""
+        from labctl.topology.digest import digest  # which knows this module
 
-        Of a kernel or initramfs of the user's own only its presence counts: which one ran belongs
-        to the run's environment.
-        """
-        content = dataclasses.asdict(self)
-        del content["source"]
-        for name, node in content["nodes"].items():
-            disk = self.nodes[name].disk
-            node["disk"] = disk.identity() if disk else None
-            node["kernel"] = node["kernel"] is not None
-            node["initramfs"] = node["initramfs"] is not None
-            node["user_data_file"] = node["user_data_file"] is not None
-            del node["clone"]  # how it starts makes it no other guest
-        for things in (content["networks"], content["nodes"], content["routers"]):
-            for thing in things.values():
-                for part in (thing, *thing.get("interfaces", ())):
-                    del part["labels"]
-                    # Topologies that say nothing of these keep the digests from before them.
-                    for key in _LATER_KEYS:
-                        if not part.get(key, True):
-                            del part[key]
-        for network in content["networks"].values():
-            for segment in network.get("segments", ()):
-                for part in (segment["plan"], *segment["plan"]["links"]):
-                    # So do plans that say nothing of what plans could not say then.
-                    for key in _LATER_IN_PLANS:
-                        if not part.get(key, True):
-                            del part[key]
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest(self)
 
     def bridges(self, thing: Node | Router) -> dict[str, str]:
         """Return the link that each interface of a node or router is a port of, by its name."""
@@ -307,6 +325,28 @@ class Topology:
     def forwarding_nodes(self) -> tuple[Node, ...]:
         """Return the nodes that are routers."""
         return tuple(node for node in self.nodes.values() if node.forwards)
+
+    def unseen(self, names: Collection[str] | None = None) -> list[str]:
+        """Say of which nodes, of all or of those named, nobody looks into them, and why.
+
+        What cannot be told of those is taken for nothing: their outer ends are the nearest hops.
+        """
+        return [
+            f"{node.name} is seen from outside only: {node.unseen}"
+            for node in self.nodes.values()
+            if node.unseen and node.guest_kind.is_endpoint and (names is None or node.name in names)
+        ]
+
+    def answers(self, name: str) -> bool:
+        """Tell whether a node or router can be asked anything: not one that has a console only."""
+        return name not in self.nodes or not self.nodes[name].console_only
+
+    def with_tools(self, found: Mapping[str, GuestTools | None]) -> Topology:
+        """Return a copy that has what was found in guests, by their names."""
+        new = {
+            name: dataclasses.replace(self.nodes[name], tools=one) for name, one in found.items()
+        }
+        return dataclasses.replace(self, nodes={**self.nodes, **new})
 
     def outer_nodes(self) -> tuple[Node, ...]:
         """Return the nodes that are in the lab itself, Xen hosts among them."""

@@ -14,10 +14,14 @@ from pathlib import Path
 
 from labctl.kinds import forwarders, guests, registry
 from labctl.kinds.base import Option
-from labctl.topology import disk_image, kernels, model, schema
+from labctl.topology import disk_image, impairment_schema, kernels, model, node_schema, schema
 from labctl.topology.disk_schema import DiskImage
 from labctl.topology.features import in_order
 from labctl.topology.fields import LINK_NAME
+from labctl.topology.impairment import Impairment, reading
+from labctl.topology.login_schema import Login
+from labctl.topology.paths import absolute
+from labctl.topology.startup import MODE, StartFile
 
 DEFAULT_MTU = 1500
 
@@ -86,7 +90,7 @@ def resolve(
     # In the order of names, so that moving a node in the file changes nothing.
     nodes = {
         key: replace(
-            _node(key, written.nodes[key], written.defaults, networks, names, base),
+            _node(key, written.nodes[key], inherited(written, key), networks, names, base),
             forwarder_options=options.get(key, {}),
         )
         for key in sorted(written.nodes)
@@ -148,11 +152,12 @@ def _mtu(written: int | None, network: str, networks: dict[str, model.Network]) 
 def _node(
     name: str,
     written: schema.Node,
-    defaults: schema.Defaults,
+    defaults: schema.Group,
     networks: dict[str, model.Network],
     names: _Names,
     base: Path,
 ) -> model.Node:
+    labels = defaults.labels
     host = written.host or ""
     asked = written.image or defaults.image or ""
     telling = (host, asked if isinstance(asked, str) else None)
@@ -161,7 +166,7 @@ def _node(
     hypervisor = written.hypervisor or kind.hypervisor
     if not kind.inherits:
         # A guest's image and size are none for a host of guests; what defaults say of NICs is.
-        defaults = schema.Defaults(model=defaults.model, offload=defaults.offload)
+        defaults = schema.Group(model=defaults.model, offload=defaults.offload)
     nic = written.model or (defaults.model if kind.inherits_nic else None) or kind.nic
 
     def own_file(key: str) -> Path | None:
@@ -187,6 +192,7 @@ def _node(
                 tap=names.link(name, eth),
                 labels=dict(interface.labels),
                 segment=_plugged(interface, networks.get(interface.network)),
+                impairment=_impairment(interface.impairment),
             )
         )
     image = written.image or defaults.image or kind.image
@@ -207,7 +213,7 @@ def _node(
         routes=tuple(_route(route) for route in written.routes),
         mgmt_mac=names.mac(name, "mgmt"),
         mgmt_tap=names.link(name, "mgmt"),
-        labels=dict(written.labels),
+        labels={**labels, **written.labels},
         hypervisor=hypervisor,
         host=host,
         # Not where it follows: then a topology that says it is the same as one that does not.
@@ -219,6 +225,49 @@ def _node(
         role=written.role or "",
         # The kernel, said or not, is the same.
         forwarder=written.forwarder if written.forwarder not in (None, forwarders.DEFAULT) else "",
+        login=written.login.resolve(base) if isinstance(written.login, Login) else None,
+        console=tuple(step.resolve(base) for step in written.console),
+        console_only=written.login == "console" or bool(written.console and not written.login),
+        files=tuple(
+            _start_file(path, file, base)
+            for path, file in {**defaults.files, **written.files}.items()
+        ),
+        exec=(*defaults.exec, *written.exec),
+    )
+
+
+def inherited(written: schema.Topology, node: str) -> schema.Group:
+    """Return what a node inherits: what its group says, over the defaults.
+
+    Commands and labels of both count, the group's later and over the others.
+    """
+    defaults = written.defaults
+    group = written.groups.get(written.nodes[node].group or "") or schema.Group()
+    told = {key: getattr(defaults, key) for key in defaults.model_fields_set}
+    told |= {key: getattr(group, key) for key in group.model_fields_set}
+    told["offload"] = _layered(defaults.offload, group.offload)
+    told["files"] = {**defaults.files, **group.files}
+    told["exec"] = [*defaults.exec, *group.exec]
+    return schema.Group.model_construct(set(told), **told)
+
+
+def _layered(*layers: schema.Offload | None) -> schema.Offload:
+    """Return offloads of which the later layers count."""
+    found: dict[str, dict[str, bool]] = {"guest": {}, "tap": {}, "device": {}}
+    for layer in layers:
+        for part, features in found.items():
+            features.update(getattr(layer, part) if layer else {})
+    return schema.Offload.model_construct(None, **found)
+
+
+def _start_file(path: str, written: str | node_schema.StartFile, base: Path) -> StartFile:
+    if isinstance(written, str):
+        return StartFile(path, written)
+    return StartFile(
+        path,
+        written.text or "",
+        absolute(base, written.source) if written.source else None,
+        MODE if written.mode is None else written.mode,
     )
 
 
@@ -251,6 +300,7 @@ def _router(
             peer=names.link(name, f"eth{index}"),
             labels=dict(interface.labels),
             segment=_plugged(interface, networks.get(interface.network)),
+            impairment=_impairment(interface.impairment),
         )
         for index, interface in enumerate(written.interfaces)
     )
@@ -263,6 +313,11 @@ def _router(
         host=written.host or "",
         options=options,
     )
+
+
+def _impairment(written: impairment_schema.Impairment | None) -> Impairment:
+    """Return what is written; one that has no effect by itself is told by `check`."""
+    return reading(written.words(), part=True) if written else Impairment()
 
 
 def _route(written: schema.Route) -> model.Route:
@@ -281,12 +336,3 @@ def _offload(*layers: schema.Offload | None) -> model.Offload:
             tap |= layer.tap
             device |= layer.device
     return model.Offload(in_order(guest), in_order(tap), dict(sorted(device.items())))
-
-
-def absolute(base: Path, text: str) -> Path:
-    """Return a path of the file's as an absolute one; `~` is the user's home."""
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError:  # no such user: take it as it is written
-        path = Path(text)
-    return base.absolute() / path

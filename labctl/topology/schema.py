@@ -14,8 +14,10 @@ from pydantic import BaseModel, Field, WrapValidator
 
 from labctl.kinds import forwarders, links, registry
 from labctl.kinds.base import Kind
-from labctl.topology import fields
+from labctl.topology import fields, impairment_schema, node_schema
 from labctl.topology.disk_schema import DiskImage
+from labctl.topology.login_schema import MOST_STEPS, ConsoleStep, LoginOrConsole
+from labctl.topology.tree import Loc
 
 WIDTH = 93
 """Of a line of a description: as in those that stand in this file."""
@@ -97,6 +99,8 @@ class Interface(_Labelled):
     """Octets; the network's by default, and at most that."""
     offload: Offload | None = None
     """Offloads of this interface, over those of the node and the defaults."""
+    impairment: impairment_schema.Impairment | None = None
+    """What happens to frames on their way to it: {delay: 20ms, loss: 1%}."""
 
 
 def _image(value: object, _both: object) -> str | DiskImage:
@@ -130,15 +134,29 @@ class _Inherited(_Shape):
     host have xen."""
     offload: Offload | None = None
     """Offloads of every interface that does not say otherwise."""
+    files: node_schema.Files = Field(default_factory=dict)
+    """Files that are written into the guest when it has started, by path: their text, or a mapping.
+    {/etc/motd: hello}"""
+    exec: node_schema.Commands = Field(default_factory=list)
+    """Commands that its shell runs then, one after the other; those it inherits come before."""
 
 
 class Defaults(_Inherited):
     """What nodes inherit; Xen hosts only the model and the offloads."""
 
 
+class Group(_Inherited):
+    """What the nodes of a group have unless they say otherwise, over the defaults."""
+
+    labels: dict[fields.LabelKey, fields.Label] = Field(default_factory=dict, max_length=64)
+    """Labels of each of its nodes."""
+
+
 class Node(_Inherited, _Labelled):
     """A guest."""
 
+    group: node_schema.GroupName | None = None
+    """The group whose settings it has."""
     kind: fields.GuestKind | None = None
     role: Literal["router"] | None = None
     """router lets it forward between its interfaces: paths pass it."""
@@ -147,6 +165,11 @@ class Node(_Inherited, _Labelled):
     of labctl's that runs in it, such as raw; that needs an image with Python, such as router."""
     forwarder_options: dict[str, Any] = Field(default_factory=dict, max_length=64)
     """What the forwarder is told; each has options of its own."""
+    login: LoginOrConsole | None = None
+    """How to get into a guest that boots a disk image without cloud-init: by SSH, as a mapping; or
+    console, where nobody logs in, and it is seen from outside only."""
+    console: list[ConsoleStep] = Field(default_factory=list, max_length=MOST_STEPS)
+    """What is typed on the console of such a guest when it starts, one step after another."""
     hypervisor: Literal["xen"] | None = None
     """xen makes this node a Xen host: other nodes and routers can live on it. Its interfaces are
     the uplinks of the networks inside."""
@@ -171,6 +194,8 @@ class RouterInterface(_Labelled):
     """Its MAC address; made from the names by default, always the same."""
     mtu: fields.Mtu | None = None
     """Octets; the network's by default, and at most that."""
+    impairment: impairment_schema.Impairment | None = None
+    """What happens to frames on their way to it: {delay: 20ms, loss: 1%}."""
 
 
 class Router(_Labelled):
@@ -194,12 +219,22 @@ class Topology(_Shape):
     """The lab's name; the file's name by default. MAC addresses are made from it."""
     defaults: Defaults = Field(default_factory=Defaults)
     """What every node has unless it says otherwise."""
+    groups: dict[node_schema.GroupName, Group | None] = Field(default_factory=dict, max_length=256)
+    """What several nodes have in common, by the name of a group: {client: {memory: 256M}}"""
     networks: dict[fields.LinkName, Network | None] = Field(default_factory=dict)
     """Bridges by name (at most 15 characters)."""
     nodes: dict[fields.HostName, Node]
     """Guests by host name."""
     routers: dict[fields.HostName, Router] = Field(default_factory=dict)
     """Routers by name."""
+
+    def layers(self, node: str) -> list[tuple[Loc, Node | Group | Defaults]]:
+        """Return where a node's settings are written, the innermost first."""
+        group = self.groups.get(self.nodes[node].group or "")
+        between: list[tuple[Loc, Node | Group | Defaults]] = (
+            [(("groups", str(self.nodes[node].group)), group)] if group else []
+        )
+        return [(("nodes", node), self.nodes[node]), *between, (("defaults",), self.defaults)]
 
 
 def json_schema() -> dict[str, Any]:

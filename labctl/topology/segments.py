@@ -181,6 +181,9 @@ def _wrongly_placed(made: LinkPlan, base: str) -> str:
     for name in (*made.ends, *filter(None, [made.bridge])):
         if places[name]:
             return f"{name} is in a namespace of its own, so nothing can be plugged into it"
+    for program in made.programs:
+        if program.netns and program.netns not in places.values():
+            return f"{program.name} is to run in a namespace of which it has no link"
     addressed = [(link.name, link.address) for link in made.links]
     addressed += [(link.peer, link.peer_address) for link in made.links]
     if lost := [name for name, address in addressed if address and not places[name]]:

@@ -18,9 +18,15 @@ def to_json(topology: Topology) -> dict[str, Any]:
     """
     data: dict[str, Any] = _TOPOLOGY.dump_python(topology, mode="json", exclude={"source"})
     for node in data["nodes"].values():
-        for key in ("kind", "role", "disk", "user_data", "user_data_file"):
+        for key in ("kind", "role", "disk", "user_data", "user_data_file", "files", "exec", "login",
+                    "console", "console_only", "tools"):  # fmt: skip
             if not node[key]:  # as in records from before a node could say it
                 del node[key]
+    for owner in (*data["nodes"].values(), *data["routers"].values()):
+        for interface in owner["interfaces"]:
+            told = {name: value for name, value in interface.pop("impairment").items() if value}
+            if told:
+                interface["impairment"] = told
     return data
 
 

@@ -16,7 +16,7 @@ from labctl.errors import nearest, shown
 from labctl.topology import schema
 from labctl.topology.tree import Item, Loc, Report
 
-_KEYS = "its keys are name, defaults, networks, nodes, routers"
+_KEYS = "its keys are name, defaults, groups, networks, nodes, routers"
 
 
 def shaped(root: Item, report: Report) -> schema.Topology | None:

@@ -14,7 +14,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from labctl.capture.session import HopEvidence, Observation
-from labctl.tracing.keys import traits
+from labctl.packet.keys import traits
 
 GUESS_SLACK_NS = 3_000_000_000
 """By how much a guess from the header alone may be wrong: ssh into a busy emulated guest."""

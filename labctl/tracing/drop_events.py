@@ -29,8 +29,8 @@ from labctl.packet.frame import (
     TCP_SYN,
     Packet,
 )
+from labctl.packet.keys import Traits, after, traits
 from labctl.topology.points import ObservationPoint
-from labctl.tracing.keys import Traits, after, traits
 from labctl.tracing.packet_trace import HopEvent, Outcome, PacketTrace, Step, unusable
 
 CHECKSUM_REASONS = frozenset({"TCP_CSUM", "UDP_CSUM", "ICMP_CSUM", "SKB_CSUM", "SKB_BAD_GSO"})

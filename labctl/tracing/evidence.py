@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 from labctl.capture.session import Evidence
 from labctl.errors import GuestError
+from labctl.guests import scripts
 from labctl.kinds.observers.drops import Drop
+from labctl.topology.model import Node
 from labctl.tracing.clocks import Clock
 from labctl.tracing.drop_events import GuestArrival, GuestDrop
 
@@ -14,7 +17,7 @@ EARLY_NS = 1_000_000_000
 """By how much a capture must have ended too early to be told: more than its clock may be wrong."""
 
 
-CLOCKS = """perl -e '
+_CLOCKS = """
 sub now { my $s = "\\0" x 16; syscall(228, $_[0], $s); my ($a, $b) = unpack "q2", $s;
   return $a * 1000000000 + $b }
 my ($best, $ahead);
@@ -24,9 +27,17 @@ for (1 .. 9) {
   ($best, $ahead) = ($after - $before, $real - int(($before + $after) / 2));
 }
 print $ahead;
-'"""
+"""
 """Prints how far a guest's CLOCK_REALTIME is ahead of its CLOCK_MONOTONIC in nanoseconds, from the
 reading that was disturbed least (clock_gettime, x86-64)."""
+
+
+def clocks_command(node: Node) -> str:
+    """Return shell text by which a guest tells its clocks, for `nanoseconds`.
+
+    Raises `GuestError` for a guest that can run no program which does.
+    """
+    return shlex.join(scripts.words(node, _CLOCKS, "clocks"))
 
 
 def cut(evidence: Evidence) -> list[str]:
@@ -41,6 +52,25 @@ def cut(evidence: Evidence) -> list[str]:
 def limited(evidence: Evidence) -> list[str]:
     """Say at which hops more came than is kept; those whose streams were ended for it are cut."""
     return [f"{hop.hop}: {hop.limited}" for hop in evidence.hops if hop.left_out]
+
+
+def missed(evidence: Evidence) -> list[str]:
+    """Say which observers missed frames that passed them."""
+    return [
+        f"{hop.hop}: the observer missed {hop.trailer.drops} frames "
+        f"and met {hop.trailer.errors} errors"
+        for hop in evidence.hops
+        if hop.trailer is not None and (hop.trailer.drops or hop.trailer.errors)
+    ]
+
+
+def untold(evidence: Evidence) -> list[str]:
+    """Say at which hops the observer saw frames alone, and nothing of what was known of them."""
+    return [
+        f"{hop.hop} is observed by tcpdump, which does not tell the metadata"
+        for hop in evidence.hops
+        if hop.header is not None and hop.header.observer == "tcpdump"
+    ]
 
 
 def early(evidence: Evidence, known: dict[str, Clock], asked_ns: int) -> list[str]:
@@ -78,5 +108,7 @@ def on_clock(owner: str, drop: Drop, ahead_ns: int) -> GuestDrop:
 def nanoseconds(owner: str, text: str) -> int:
     """Read what `CLOCKS` printed; raises `GuestError` for anything else."""
     if not re.fullmatch(r"-?\d{1,19}", text.strip()):
-        raise GuestError(f"{owner} did not tell its clocks", "its perl is not what it should be")
+        raise GuestError(
+            f"{owner} did not tell its clocks", "its perl or python3 is not what it should be"
+        )
     return int(text)

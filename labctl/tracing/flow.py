@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from labctl.errors import UsageError
+from labctl.guests import scripts
 from labctl.packet.frame import Packet
+from labctl.topology.model import Node
 from labctl.tracing.packet_trace import PacketTrace
 
 Protocol = Literal["tcp", "udp", "icmp"]
@@ -90,6 +92,11 @@ class Flow:
             "source": self.source,
             "destination": self.destination,
         }
+
+
+def with_size(flow: Flow, size: int) -> Flow:
+    """Return an ICMP flow whose echoes carry `size` bytes."""
+    return replace(flow, protocol="icmp", port=None, size=size)
 
 
 @dataclass(frozen=True)
@@ -187,10 +194,11 @@ while (defined recv($s, my $data, 65536, 0)) { print "got " . length($data) . "\
 """
 
 
-def send_command(flow: Flow, count: int, seconds: float) -> str:
-    """Return shell text that sends the flow `count` times and ends by itself.
+def send_command(flow: Flow, count: int, seconds: float, node: Node | None = None) -> str:
+    """Return shell text by which a node sends the flow `count` times; it ends by itself.
 
     A TCP connection waits `seconds` to be established and a second for what the server says first.
+    Raises `GuestError` for a guest that can run no program which does.
     """
     if flow.protocol == "icmp":
         words = ["ping", "-c", str(count), "-i", "0.2", "-W", f"{seconds:g}", "-s", str(flow.size)]
@@ -198,12 +206,14 @@ def send_command(flow: Flow, count: int, seconds: float) -> str:
     script = _CONNECT if flow.protocol == "tcp" else _SEND
     words = [str(flow.version), flow.destination, str(flow.port), f"{seconds:g}", str(count)]
     listen = ["1"] if flow.protocol == "tcp" else []
-    return shlex.join(["perl", "-e", script, *words, *listen])
+    name = "connect" if flow.protocol == "tcp" else "send"
+    return shlex.join(scripts.words(node, script, name, *words, *listen))
 
 
-def receive_command(flow: Flow) -> str:
-    """Return shell text that takes in the datagrams of a UDP flow, until it is killed.
+def receive_command(flow: Flow, node: Node | None = None) -> str:
+    """Return shell text by which a guest takes in the datagrams of a UDP flow, until it is killed.
 
     It says `listening`, or `taken` where something listens there already, then `got` each time.
+    Raises as `send_command` does.
     """
-    return shlex.join(["perl", "-e", _RECEIVE, str(flow.version), str(flow.port)])
+    return shlex.join(scripts.words(node, _RECEIVE, "receive", str(flow.version), str(flow.port)))

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from labctl.capture.session import Evidence, HopEvidence
 from labctl.packet.checksum import Checksum, Judgement, classify
 from labctl.packet.frame import Packet
+from labctl.packet.keys import differences
 from labctl.packet.tunnels import VXLAN_HEADER, VXLAN_PORTS, decapsulate
 from labctl.packet.virtio import VNET_NEEDS_CSUM
 from labctl.topology.points import ObservationPoint
 from labctl.tracing.clocks import GUESS_SLACK_NS, HOST, Clock, guest_clock
 from labctl.tracing.drop_events import GuestDrop, with_drops
-from labctl.tracing.keys import differences
 from labctl.tracing.matching import MOST_PIECES, Link, Seen, match, prepare
 from labctl.tracing.packet_trace import (
     HopEvent,

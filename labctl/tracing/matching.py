@@ -1,7 +1,7 @@
 """Find the same packets again at a later hop, although the hops between changed them.
 
 Pure functions over what was seen. Two packets are one if a key of theirs is equal (see
-`keys`); where several share a key, order and time decide. A TCP segment may also come
+`labctl.packet.keys`); where several share a key, order and time decide. A TCP segment may also come
 back in pieces or as part of a larger one: then its bytes are followed.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from labctl.capture.session import Observation
 from labctl.packet.frame import LONGEST_FRAME, TCP, UDP
-from labctl.tracing.keys import (
+from labctl.packet.keys import (
     KEYS,
     Key,
     Traits,

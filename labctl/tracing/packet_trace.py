@@ -15,6 +15,7 @@ from typing import Any
 from labctl.capture.session import Observation
 from labctl.packet.checksum import Checksum, Judgement, Metadata, knowledge
 from labctl.topology.points import ObservationPoint
+from labctl.tracing.segmentation import Segmentation, segmentation
 
 
 class HopEvent(StrEnum):
@@ -111,6 +112,11 @@ class Step:
         return min(self.observations, key=lambda one: severity(one.judgement), default=None)
 
     @property
+    def left_to_cut(self) -> Segmentation | None:
+        """What is left to cut of it here, where it is more than one packet on a wire."""
+        return segmentation(self.speaker) if self.gso and self.speaker else None
+
+    @property
     def damaged(self) -> bool:
         """Whether its payload is another one here, and its checksum does not show that."""
         return self.happened is HopEvent.CORRUPTED and self.state is not Checksum.BAD
@@ -124,6 +130,7 @@ class Step:
 
     def to_json(self) -> dict[str, Any]:
         """Return the step as plain data; numbers of the field as hexadecimal text."""
+        left = self.left_to_cut
         return {
             "hop": self.hop,
             "place": _place(self.point),
@@ -137,6 +144,8 @@ class Step:
             "expected": _hex(self.expected),
             "gso": self.gso,
             "gso_size": self.gso_size,
+            "segments": left.segments if left else None,
+            "segmentation": left.words if left else "",
             "length": self.length,
             "pieces": self.pieces,
             "reason": self.reason,
@@ -264,9 +273,8 @@ def unusable(step: Step) -> bool:
     """Tell whether a receiver cannot accept a packet as it was seen here."""
     if step.state is Checksum.BAD:
         return True
-    return (
-        step.state is Checksum.PARTIAL and step.metadata is not Metadata.NEEDS_CSUM and not step.gso
-    )
+    lacking = step.metadata is None or step.metadata.is_lacking
+    return step.state is Checksum.PARTIAL and lacking and not step.gso
 
 
 def fault_in(steps: Sequence[Step]) -> Step | None:

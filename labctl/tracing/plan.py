@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from labctl.errors import UsageError
 from labctl.lab.lab import Lab
-from labctl.topology.graph import find_path, observed
+from labctl.topology.graph import PacketPath, find_path, observed
 from labctl.topology.points import ObservationPoint, inside_guest, inside_router
 from labctl.tracing.flow import Flow, Protocol
 
@@ -35,11 +35,17 @@ def plan(
         lab.node(name)
     if source == destination:
         raise UsageError(f"{source} is both ends", "name two different nodes")
-    path = find_path(lab.topology, source, destination).points
+    if lab.topology.nodes[source].console_only:
+        raise UsageError(
+            f"{source} has a console only: nothing can be sent from it",
+            f"trace the other way: labctl trace {destination} {source}",
+        )
+    route = find_path(lab.topology, source, destination)
+    path = route.points
     if to:
         flow = Flow(protocol, port, 6 if ":" in to else 4, "", to)
     else:
-        flow = _addressed(lab, path, protocol, port, version)
+        flow = _addressed(lab, route, protocol, port, version)
     for name in at:
         path = _with_device(lab, path, name)
     return flow, observed(path, observers)
@@ -47,17 +53,20 @@ def plan(
 
 def _addressed(
     lab: Lab,
-    path: Sequence[ObservationPoint],
+    route: PacketPath,
     protocol: Protocol,
     port: int | None,
     version: int | None,
 ) -> Flow:
-    first, last = path[0], path[-1]
+    first, last = route.points[0].element, route.points[-1].element
+    leaves, comes = route.traversals[0].exit, route.traversals[-1].entry
+    assert leaves
+    assert comes
     wanted = [version] if version else [4, 6]
     for number, one in enumerate(wanted):
         try:
-            there = lab.node(first.element).address(one, first.link)
-            back = lab.node(last.element).address(one, last.link)
+            there = lab.node(first).address(one, leaves.interface)
+            back = lab.node(last).address(one, comes.interface)
         except UsageError:
             if number == len(wanted) - 1:
                 raise

@@ -10,17 +10,16 @@ import re
 import shutil
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from labctl.capture import counters as kernel_counters
 from labctl.capture.limits import Limits
 from labctl.capture.session import Capture, Evidence
 from labctl.errors import LabctlError
 from labctl.events import Emit, Event, silent
+from labctl.lab import hop_links
 from labctl.lab.lab import Lab
 from labctl.lab.node import COMMAND_SECONDS, Job, Node
 from labctl.lab.state import alive
@@ -28,19 +27,25 @@ from labctl.lab.watch import START_SECONDS, DropWatch, capture, counters, watch_
 from labctl.sandbox.deadline import Deadline
 from labctl.topology.points import ObservationPoint
 from labctl.tracing.clocks import Clock
+from labctl.tracing.command import run_command
 from labctl.tracing.drop_events import MOST_DROPS, SILENT_REASONS, GuestDrop
 from labctl.tracing.evidence import (
-    CLOCKS,
+    clocks_command,
     cut,
     early,
     limited,
+    missed,
     nanoseconds,
     on_clock,
+    untold,
 )
 from labctl.tracing.flow import Flow, receive_command, send_command
 from labctl.tracing.follow import ARRIVING_NS, PacketPredicate, clocks, follow
-from labctl.tracing.icmp_errors import Complaint, complaints
+from labctl.tracing.icmp_errors import complaints
 from labctl.tracing.packet_trace import Outcome, PacketTrace
+from labctl.tracing.result import Trace
+from labctl.tracing.selection import Selection
+from labctl.tracing.translations import translations
 
 CONNECT_SECONDS = 6.0
 """For a connection to be established: long enough for two retransmissions of a SYN."""
@@ -51,6 +56,7 @@ QUIET_SECONDS = 0.3
 LINGER_SECONDS = 3.0
 """How long something may still be under way before it is taken to be lost."""
 LOOK_SECONDS = 0.1
+COMMAND_LONGEST = 3600.0
 STOP_LEAST_SECONDS = 5.0
 """For observers to end even where the time given is over: what they saw is still wanted."""
 ASK_LEAST_SECONDS = 2.0
@@ -58,84 +64,6 @@ ASK_LEAST_SECONDS = 2.0
 MOST_SHARE, SHARE_SECONDS = 0.25, 6.0
 """Of the time given, for what comes after waiting: at most so many seconds."""
 DOWN = "the lab went down meanwhile"
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What became of a flow."""
-
-    lab: str
-    source: str
-    destination: str
-    flow: Flow
-    path: tuple[ObservationPoint, ...]
-    evidence: Evidence = field(repr=False)
-    forward: tuple[PacketTrace, ...] = ()
-    """Packet traces from the source, in the order they began."""
-    reverse: tuple[PacketTrace, ...] = ()
-    """Packet traces of the answers."""
-    said: tuple[str, ...] = ()
-    """What the sending program said, one line a thing: `1 connected`, `1 error 111 refused`."""
-    errors: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By how much each node's checksum error counters grew meanwhile."""
-    forwarded: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By how much each router's counters grew, those that did not left out."""
-    complaints: tuple[Complaint, ...] = ()
-    notes: tuple[str, ...] = ()
-    """What a reader should know besides, such as captures that were cut."""
-    partial: bool = False
-    """Whether evidence is missing, so that what was not seen proves nothing."""
-    broken: bool = False
-    """Whether a part of the lab that packets pass has ended, so that a loss proves nothing."""
-
-    @property
-    def packet_traces(self) -> tuple[PacketTrace, ...]:
-        """All packet traces, in the order they began."""
-        return tuple(sorted((*self.forward, *self.reverse), key=lambda one: one.started_ns))
-
-    @property
-    def came(self) -> bool:
-        """Whether any packet of the flow was seen."""
-        return bool(self.forward or self.reverse)
-
-    @property
-    def ok(self) -> bool | None:
-        """Whether all packets arrived unharmed; None where that could not be told."""
-        if (
-            self.broken
-            or not self.came
-            or any(one.outcome is Outcome.UNKNOWN for one in self.packet_traces)
-        ):
-            return None
-        if not all(one.ok for one in self.packet_traces):
-            return False
-        return None if self.partial else True
-
-    def seen(self) -> dict[str, dict[str, int]]:
-        """Return how many frames of which kind each hop saw, whatever flow they belong to."""
-        return {
-            hop.hop: dict(Counter(one.judgement.kind for one in hop.observations))
-            for hop in self.evidence.hops
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the trace as plain data."""
-        return {
-            "lab": self.lab,
-            "source": self.source,
-            "destination": self.destination,
-            "flow": self.flow.to_json(),
-            "path": [hop.name for hop in self.path],
-            "well": self.ok,
-            "partial": self.partial,
-            "notes": list(self.notes),
-            "said": list(self.said),
-            "checksum_errors": self.errors,
-            "router_counters": self.forwarded,
-            "complaints": [one.to_json() for one in self.complaints],
-            "journeys": [one.to_json() for one in self.packet_traces],
-            "seen": self.seen(),
-        }
 
 
 @contextlib.contextmanager
@@ -160,8 +88,16 @@ def trace(
     receive: bool = True,
     within: Deadline | None = None,
     emit: Emit = silent,
+    command: str = "",
+    stop_after: int | None = None,
+    selection: Selection | None = None,
+    ready: Callable[[], None] = lambda: None,
 ) -> Trace:
     """Send the flow `count` times, or wait at most `wait` seconds for it, and follow its packets.
+
+    A `command`, a line for the source's shell, takes the place of sending: what it causes is
+    followed until it ends. `stop_after` so many packets there, waiting or the command ends; of
+    them all those are told of that `selection` wants. `ready` is called once nothing is missed.
 
     Where nothing takes in UDP datagrams, a program of labctl's own does so unless `receive` is off.
     Once the observers are ready there is always a result: what fails later makes it partial. Where
@@ -170,9 +106,22 @@ def trace(
     """
     path = tuple(path)
     lab.check_programs()
-    run = _Run(lab, flow, path, count, receive, emit, within)
+    asked = _Asked(count, receive, command, stop_after, selection or Selection(), ready)
+    run = _Run(lab, flow, path, asked, emit, within)
     with _folder(lab) as folder:
         return run.go(folder, wait)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be sent, and of what to tell; see `trace`."""
+
+    count: int
+    receive: bool
+    command: str
+    stop_after: int | None
+    selection: Selection
+    ready: Callable[[], None]
 
 
 class _Run:
@@ -183,16 +132,17 @@ class _Run:
         lab: Lab,
         flow: Flow,
         path: tuple[ObservationPoint, ...],
-        count: int,
-        receive: bool,
+        asked: _Asked,
         emit: Emit,
         within: Deadline | None,
     ) -> None:
         self.within = within
+        self.asked, self.selection = asked, asked.selection
         self.lab, self.flow, self.path, self.emit = lab, flow, path, emit
-        self.count, self.receive = count, receive
-        self.source, self.destination = _ends(path)
-        self.nodes = {name: lab.node(name) for name in (self.source, self.destination)}
+        self.count, self.receive = asked.count, asked.receive
+        self.source, self.destination = path[0].element, path[-1].element
+        ends = filter(lab.topology.answers, (self.source, self.destination))
+        self.nodes = {name: lab.node(name) for name in ends}
         self.said: list[str] = []
         self.notes: list[str] = []
         self.trouble = ""
@@ -202,11 +152,12 @@ class _Run:
         self.waiting = False
         self.until_ns: int | None = None
         """When all of the flow was taken to have been sent; what begins later is not followed."""
+        self._arriving = Deadline(0, "arriving")
         self.errors: dict[str, dict[str, int]] = {}
         self.forwarded: dict[str, dict[str, int]] = {}
         self.drops: list[GuestDrop] = []
         names = dict.fromkeys(hop.element for hop in path if hop.of_router)
-        self.routers = {name: lab.forwarder(name) for name in names}
+        self.routers = {name: lab.forwarder(name) for name in filter(lab.topology.answers, names)}
 
     def go(self, folder: Path, wait: float | None) -> Trace:
         self.emit(Event("trace", self.flow.text, "start", "starting the observers"))
@@ -253,7 +204,10 @@ class _Run:
             }
             self.emit(Event("trace", self.flow.text, "progress", "sending"))
             self.waiting = wait is not None
-            if wait is None:
+            self.asked.ready()
+            if self.asked.command:
+                self._run_command(seeing)
+            elif wait is None:
                 self._send()
             else:
                 self._wait(seeing, wait)
@@ -261,12 +215,22 @@ class _Run:
             for name, watch in watches.items():
                 self.drops += self._told(self.nodes[name], watch)
         for name, node in self.nodes.items():
-            grown = kernel_counters.grown(before[name], self._counters(node))
-            if grown:
+            if grown := kernel_counters.grown(before[name], self._counters(node)):
                 self.errors[name] = grown
         for name, router in self.routers.items():
             after = router.counters()
             self.forwarded[name] = kernel_counters.grown(passed[name], after, sorted(after))
+
+    def _find_links_down(self, ways: Sequence[Sequence[PacketTrace]]) -> None:
+        """Name the links that are down where packets did not come, or went out of sight."""
+        lost = (Outcome.VANISHED, Outcome.UNKNOWN)
+        came = [one for way in ways for one in way]
+        if came and not any(one.outcome in lost for one in came):
+            return
+        if self.within is not None and self.within.left < ASK_LEAST_SECONDS:
+            return
+        with contextlib.suppress(LabctlError):  # who does not answer is told of elsewhere
+            self.notes += hop_links.troubles(self.lab, self.path)
 
     def _find_faults(self) -> None:
         """Look whether a part of the lab has ended that packets pass."""
@@ -279,22 +243,39 @@ class _Run:
     def _send(self) -> None:
         with contextlib.ExitStack() as stack:
             job = None
-            if self.flow.protocol == "udp" and self.receive:
+            receives = self.receive and self.destination in self.nodes
+            if self.flow.protocol == "udp" and receives:
                 job = stack.enter_context(self._receiving())
-            command = send_command(self.flow, self.count, CONNECT_SECONDS)
+            node = self.nodes[self.source]
+            command = send_command(self.flow, self.count, CONNECT_SECONDS, node.model)
             limit = 60 + self.count * (CONNECT_SECONDS + 2)
             limit = self._left(limit, ASK_LEAST_SECONDS)
-            result = self.nodes[self.source].run(command, check=False, timeout=limit)
+            result = node.run(command, check=False, timeout=limit)
             if job is not None:
                 self._let_read(job)
         text = result.stdout if result.stdout.strip() else result.stderr
         lines = [line.strip()[:200] for line in text.splitlines() if line.strip()]
         self.said = lines[: 4 * self.count + 10]
 
+    def _run_command(self, seeing: Capture) -> None:
+        """Let the source run the command, until it ends, or enough was seen."""
+        longest = max(ASK_LEAST_SECONDS, self._left(COMMAND_LONGEST) * (1 - MOST_SHARE))
+        come = _Coming(self, seeing)
+
+        def enough() -> bool:
+            if not self.lab.directory.exists():
+                raise LabctlError(DOWN)
+            return come.enough(self.asked.stop_after)
+
+        source, line = self.nodes[self.source], self.asked.command
+        self.said, notes = run_command(source, line, longest, enough, self._asking)
+        self.notes += notes
+
     @contextlib.contextmanager
     def _receiving(self) -> Iterator[Job]:
         """Let a program take in the datagrams, unless one listens there already."""
-        job = self.nodes[self.destination].start(receive_command(self.flow))
+        node = self.nodes[self.destination]
+        job = node.start(receive_command(self.flow, node.model))
         deadline = Deadline(30, f"listening in {self.destination}")
         try:
             while not re.search("listening|taken", job.output):
@@ -320,14 +301,11 @@ class _Run:
         deadline = Deadline(
             max(0.0, self._left(seconds + share) - share), f"waiting for {self.flow.text}"
         )
-        looked = came = 0
+        come = _Coming(self, seeing)
         while not deadline.passed:
             if not self.lab.directory.exists():
                 raise LabctlError(DOWN)
-            fresh = seeing.fresh(self.path[0].name, looked)
-            looked += len(fresh)
-            came += sum(self.flow.forth(one.judgement.packet) for one in fresh)
-            if came >= self.count:
+            if come.enough(self.asked.stop_after or self.count):
                 return
             time.sleep(LOOK_SECONDS)
 
@@ -348,11 +326,11 @@ class _Run:
                 time.sleep(LOOK_SECONDS)
             time.sleep(0.02)
         self.until_ns = time.time_ns()
+        self._arriving = Deadline(ARRIVING_NS / 1e9, "arriving")
 
     def _go_on(self) -> None:
         """Observe for long enough after the last packet that not seeing it proves something."""
-        if self.until_ns is not None:
-            time.sleep(max(0, self.until_ns + ARRIVING_NS - time.time_ns()) / 1e9)
+        time.sleep(self._arriving.left)
 
     def _under_way(self, seeing: Capture) -> bool:
         """Tell whether a packet was seen a short while ago that has not come to its end."""
@@ -387,6 +365,10 @@ class _Run:
         if watch.why_not:
             self.notes.append(watch.why_not)
             return []
+        undated = "" if node.model.scripting else "it has neither perl nor python3"
+        if why := node.model.unseen or undated:
+            self.notes.append(f"no drops in {node.name} are told: {why}")
+            return []
         link = next(hop.link for hop in (self.path[0], self.path[-1]) if hop.element == node.name)
         found = [
             one
@@ -400,20 +382,21 @@ class _Run:
             self.missing.append(
                 f"{node.name} dropped {len(found)} packets, of which {MOST_DROPS} were looked into"
             )
-        ahead = nanoseconds(node.name, node.run(CLOCKS, timeout=self._asking()).stdout)
+        command = clocks_command(node.model)
+        ahead = nanoseconds(node.name, node.run(command, timeout=self._asking()).stdout)
         return [on_clock(node.name, one, ahead) for one in found[:MOST_DROPS]]
 
     def _result(self, evidence: Evidence, asked_ns: int) -> Trace:
         known = clocks(evidence, self.path)
-        there, back = self._follow(evidence, known)
+        there, back = followed = self._follow(evidence, known)
+        if not self.trouble:
+            self._find_links_down(followed)
+        kept = [tuple(filter(self.selection.keeps, way)) for way in followed]
         missing = [*cut(evidence), *limited(evidence), *early(evidence, known, asked_ns)]
         missing += self.missing
-        lost = [
-            f"{hop.hop}: the observer missed {hop.trailer.drops} frames "
-            f"and met {hop.trailer.errors} errors"
-            for hop in evidence.hops
-            if hop.trailer is not None and (hop.trailer.drops or hop.trailer.errors)
-        ]
+        lost = missed(evidence)
+        on_path = {hop.element for hop in self.path}
+        self.notes += [*self.lab.topology.unseen(on_path), *untold(evidence)]
         notes = [*([self.trouble] if self.trouble else []), *missing, *lost, *self.notes]
         ends = {self.flow.destination, self.flow.source} | {
             address or ""
@@ -429,22 +412,33 @@ class _Run:
             flow=self.flow,
             path=self.path,
             evidence=evidence,
-            forward=tuple(there),
-            reverse=tuple(back),
+            forward=kept[0],
+            reverse=kept[1],
             said=tuple(self.said),
             errors=self.errors,
             forwarded=self.forwarded,
             complaints=complaints(evidence, ends - {""}),
+            translations=translations(there, back),
+            left_out=sum(map(len, followed)) - sum(map(len, kept)),
             notes=tuple(notes),
             partial=bool(self.trouble or missing or lost),
             broken=self.broken,
         )
 
 
-def _ends(path: Sequence[ObservationPoint]) -> tuple[str, str]:
-    return path[0].element, path[-1].element
+class _Coming:
+    """Counts the packets of the way there as they come."""
 
+    def __init__(self, run: _Run, seeing: Capture) -> None:
+        self._run, self._seeing = run, seeing
+        self._looked = self._came = 0
 
-def with_size(flow: Flow, size: int) -> Flow:
-    """Return an ICMP flow whose echoes carry `size` bytes."""
-    return replace(flow, protocol="icmp", port=None, size=size)
+    def enough(self, wanted: int | None) -> bool:
+        """Tell whether so many have come; None: there are never enough."""
+        run = self._run
+        fresh = self._seeing.fresh(run.path[0].name, self._looked)
+        self._looked += len(fresh)
+        self._came += sum(
+            run.flow.forth(one.judgement.packet) and run.selection.counts(one) for one in fresh
+        )
+        return wanted is not None and self._came >= wanted

@@ -33,6 +33,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--first", type=int, default=0, metavar="N", help="the first round")
     parser.add_argument("--only", metavar="VERB", help="only rounds of this verb")
     parser.add_argument("--folder", type=Path, default=TOP, metavar="DIR", help="where all is kept")
+    parser.add_argument("--short", action="store_true", help="only shortages, counted as kills")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="at most")
     parser.add_argument("--accel", choices=("auto", "require", "off"), default="auto")
     parser.add_argument("--resume", action="store_true", help="go on where it ended last")
@@ -93,7 +94,9 @@ def _campaign(journal: Journal, asked: argparse.Namespace) -> None:
 
     from .disk import Disk
     from .plan import plan
+    from .processes import Processes
     from .stage import Stage
+    from .strike import Scarce
 
     before = journal.outcomes()
     seed, number = asked.seed, asked.first
@@ -106,17 +109,17 @@ def _campaign(journal: Journal, asked: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="lt", dir="/tmp") as folder:
         disk = Disk(Path(folder) / "d")
         where = Place(disk.folder, asked.accel, logs=Path(folder))
-        stage = Stage(where, disk, journal.usual())
+        stage = Stage(where, Scarce(disk, Processes()), journal.usual())
         try:
             while kills < asked.kills and time.monotonic() < end:
                 one = plan(seed, number)
                 number += 1
-                if asked.only not in (None, one.verb):
+                if asked.only not in (None, one.verb) or (asked.short and one.is_kill):
                     continue
                 outcome = stage.play(seed, one)
                 journal.add(outcome)
                 journal.set_usual(stage.usual)
-                kills += outcome.is_kill
+                kills += outcome.is_kill or asked.short
                 told = "; ".join(outcome.findings) or ("ok" if outcome.struck else "too late")
                 print(f"{kills}/{asked.kills} seed {seed} round {one}: {told}", flush=True)
         finally:

@@ -30,9 +30,9 @@ SIGNALS = ("KILL", "TERM", "INT", "HUP", "STOP")
 """To labctl. STOP is followed by CONT."""
 SIGNALS_TO_OTHERS = ("KILL", "KILL", "TERM", "STOP")
 LONGEST_STOP = 3.0
-SHORTAGES = ("FILES", "MEMORY", "FULL", "READONLY")
-"""What a verb may lack from a moment on: file descriptors, address space, room on the disk of the
-runtime folder, of records and of the cache, or the right to write there."""
+SHORTAGES = ("FILES", "MEMORY", "PROCESSES", "FULL", "READONLY")
+"""What a verb may lack from a moment on: file descriptors, address space, processes, room on the
+disk of the runtime folder, of records and of the cache, or the right to write there."""
 SHARE_OF_SHORTAGES = 0.15
 
 

@@ -18,10 +18,9 @@ from labctl.sandbox.init import MARK
 from runner.inside.machine import Snapshot, Things
 
 from . import settings, strike, victims
-from .disk import Disk
 from .journal import Outcome
 from .plan import Round
-from .strike import Done
+from .strike import Done, Scarce
 
 NAME = "kill"
 SOLO_UP = ("up", "solo.yaml", "--name", NAME)
@@ -106,11 +105,11 @@ def _until(same: Callable[[], bool]) -> None:
 class Stage:
     """Plays rounds one after the other. The parent of this process is to be a subreaper."""
 
-    def __init__(self, where: Place, disk: Disk, usual: dict[str, float]) -> None:
+    def __init__(self, where: Place, scarce: Scarce, usual: dict[str, float]) -> None:
         self.usual = usual
         """Seconds that each verb takes; learned from those that come to their end."""
         self._where = where
-        self._disk = disk
+        self._scarce = scarce
         self._stack = ExitStack()
         self._pair: Pair | None = None
         self._statuses: dict[str, int | None] = {}
@@ -129,6 +128,7 @@ class Stage:
         """Take everything down."""
         self._where.run("down", "--all")
         self._stack.close()
+        self._scarce.mend()
 
     def rehearse(self, verb: str) -> list[str]:
         """Run a verb undisturbed, to know how long it takes; say what is wrong even so."""
@@ -155,7 +155,7 @@ class Stage:
             faulty = done.struck and one.victim in DEADLY and one.signal != "STOP"
             found += self._afterwards(one.verb, faulty)
             if one.verb == "experiment":
-                found += self._records(runs, done)
+                found += self._records(runs, done, one)
             found += self._settings()
         except (AssertionError, OSError, ValueError) as wrong:
             found.append(f"around it: {wrong}")
@@ -166,9 +166,8 @@ class Stage:
         )  # fmt: skip
 
     def _strike(self, one: Round) -> Done:
-        done = strike.strike(
-            self._at(one.verb), self._watch, self._disk, VERBS[one.verb], one, self.usual[one.verb]
-        )
+        where, usual = self._at(one.verb), self.usual[one.verb]
+        done = strike.strike(where, self._watch, self._scarce, VERBS[one.verb], one, usual)
         if not done.struck:
             self.usual[one.verb] = done.seconds
         return done
@@ -265,13 +264,16 @@ class Stage:
     def _runs(self) -> set[str]:
         return {run["id"] for run in self._where.ok("results", "--json").json()}
 
-    def _records(self, before: set[str], done: Done) -> list[str]:
-        """Say which record claims what did not happen."""
+    def _records(self, before: set[str], done: Done, one: Round) -> list[str]:
+        """Say which record claims what did not happen.
+
+        Where something runs short before the record begins, there is none.
+        """
         found = []
         runs = [
             run for run in self._where.ok("results", "--json").json() if run["id"] not in before
         ]
-        if len(runs) > 1 or (done.status in (0, 3) and not runs):
+        if len(runs) > 1 or (done.status in (0, 3) and not runs and one.is_kill):
             found.append(f"{len(runs)} records")
         for run in runs:
             told = (run["state"], run["verdict"])

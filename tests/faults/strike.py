@@ -17,6 +17,7 @@ from live import Place, Watch
 from . import victims
 from .disk import MEBIBYTE, Disk
 from .plan import Round
+from .processes import Processes
 
 END_SECONDS = 240.0
 """In which a verb ends after a signal. The longest deadline of labctl's own that it may have to
@@ -40,8 +41,21 @@ class Done:
     struck: bool = False
 
 
+@dataclass(frozen=True)
+class Scarce:
+    """What a round may make scarce besides what a process is limited in by itself."""
+
+    disk: Disk
+    processes: Processes
+
+    def mend(self) -> None:
+        """Let there be enough of all again."""
+        self.disk.mend()
+        self.processes.mend()
+
+
 def strike(
-    where: Place, watch: Watch, disk: Disk, words: tuple[str, ...], one: Round, usual: float
+    where: Place, watch: Watch, scarce: Scarce, words: tuple[str, ...], one: Round, usual: float
 ) -> Done:
     """Run a verb and send the signal of a round while it runs, or let something run short."""
     before = watch.processes()
@@ -55,12 +69,12 @@ def strike(
                 if one.is_kill:
                     struck = _send(one, running.child.pid, watch, before)
                 else:
-                    struck = _starve(one, running.child.pid, disk)
+                    struck = _starve(one, running.child.pid, scarce)
         after = time.monotonic() - begun
         status: int | None = None
         with suppress(subprocess.TimeoutExpired):
             status = running.wait(END_SECONDS)
-        disk.mend()
+        scarce.mend()
         seconds = time.monotonic() - begun
         stderr = running.log.read_text(errors="replace")
         running.log.unlink()
@@ -98,13 +112,15 @@ def _send(one: Round, labctl: int, watch: Watch, before: set[int]) -> bool:
     return True
 
 
-def _starve(one: Round, labctl: int, disk: Disk) -> bool:
+def _starve(one: Round, labctl: int, scarce: Scarce) -> bool:
     """Take something away from labctl; what it is, and how much, follows from the round."""
     try:
         if one.signal == "FULL":
-            disk.fill()
+            scarce.disk.fill()
         elif one.signal == "READONLY":
-            disk.protect()
+            scarce.disk.protect()
+        elif one.signal == "PROCESSES":
+            scarce.processes.limit(labctl, int(one.pause * 4))
         elif one.signal == "FILES":
             most = 4 + int(one.pause * 10)
             resource.prlimit(labctl, resource.RLIMIT_NOFILE, (most, most))

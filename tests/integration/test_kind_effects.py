@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,13 @@ from labctl.capture.point import host_point
 from labctl.capture.session import Capture
 from labctl.capture.spawn import Handle, start_process
 from labctl.kinds import registry
-from labctl.kinds.base import Effect, ForwarderKind, Option, Passing
+from labctl.kinds.base import Effect, ForwarderKind, KernelPart, Option, Passing, Tool
 from labctl.lab import kernel_parts
 from labctl.lab.preflight import lacking
-from labctl.network import features, links
+from labctl.network import confined, features, links, programs
 from labctl.routers import namespace, tun
 from labctl.sandbox.deadline import Deadline
+from labctl.sandbox.host import Host
 from labctl.sandbox.netns import inside
 from labctl.topology import from_mapping
 from labctl.topology.model import Router, RouterInterface
@@ -40,7 +43,11 @@ BEHIND = {Effect.KEEPS: KEPT, Effect.LOSES: LOST, Effect.COMPLETES: FINISHED}
 FORWARDERS = [
     "namespace", "nat", "tc-bpf", "xdp-generic", "xdp-native", "raw", "raw-vnet", "raw-zeroed",
     "raw-synthesised", "raw-sum", "raw-sum-unready", "tun", "tun-vnet", "tun-vnet-empty",
+    "tc-bpf-clone", "bpf-nat", "af-xdp",
 ]  # fmt: skip
+
+HIDDEN: dict[str, Option] = {"inside": "10.0.1.2"}
+OPTIONS = {"bpf-nat": HIDDEN, "bpf-nat-stale": HIDDEN, "raw-incremental": HIDDEN}
 
 
 class Running:
@@ -48,7 +55,7 @@ class Running:
 
     def __init__(self, model: Router, directory: Path) -> None:
         self.name, self.model, self.directory = model.name, model, directory
-        self.options: Mapping[str, Option] = {}
+        self.options: Mapping[str, Option] = OPTIONS.get(model.kind, {})
         self.handle: Handle | None = None
 
     def run(self, argv: Sequence[str]) -> object:
@@ -128,7 +135,12 @@ def seen(evidence: Any, kind: str = "SYN") -> dict[str, set[tuple[str, bool]]]:
 
 
 def need(kind: Any, options: Mapping[str, Option]) -> None:
-    if absent := kernel_parts.missing(kind.needs(options)):
+    parts = [one for one in kind.needs(options) if isinstance(one, KernelPart)]
+    tools = [one for one in kind.needs(options) if isinstance(one, Tool)]
+    for tool in tools:
+        if not shutil.which(tool.program):
+            pytest.skip(f"this host has no {tool.program}")
+    if absent := kernel_parts.missing(parts):
         pytest.skip(f"this kernel has no {absent[0].sort} {absent[0].name}")
 
 
@@ -151,6 +163,25 @@ def _cross(tmp_path: Path, kind: ForwarderKind, version: int) -> None:
             evidence = capture.stop(Deadline(60, "capture"))
     assert seen(evidence) == {"before": {KEPT}, "after": {BEHIND[effect]}}
     assert accepted is (effect is not Effect.LOSES)
+
+
+@pytest.mark.parametrize("name", ["bpf-nat-stale", "raw-incremental"])
+def test_a_sum_that_is_not_updated_rightly_is_neither_sum(tmp_path: Path, name: str) -> None:
+    kind = registry.forwarder(name)
+    need(kind, {})
+    _translate(tmp_path, kind)
+
+
+@isolated
+def _translate(tmp_path: Path, kind: ForwarderKind) -> None:
+    hops = [host_point("before", "r1-net1"), host_point("after", "r1-net2")]
+    with forwarding(kind, tmp_path), tcp_server("vm2", VM2[4]):
+        assert pings("vm1", VM2[4])
+        with Capture(hops, tmp_path / "c", deadline=Deadline(60, "capture")) as capture:
+            accepted = connects("vm1", VM2[4])
+            evidence = capture.stop(Deadline(60, "capture"))
+    assert seen(evidence) == {"before": {KEPT}, "after": {("bad", True)}}
+    assert accepted, "what never met a wire is not summed"
 
 
 @isolated
@@ -186,6 +217,14 @@ LINKS: list[tuple[str, dict[str, Option]]] = [
     ("vxlan", {"outer_sums": True}),
     ("packet-wire", {}),
     ("packet-wire", {"vnet": True}),
+    ("ring-wire", {}),
+    ("ring-wire", {"sums": True}),
+    ("vxlan", {"underlay": "packet-wire"}),
+    ("ovs-userspace", {}),
+    ("ovs-userspace", {"tso": True}),
+    ("testpmd", {}),
+    ("testpmd", {"driver": "tap"}),
+    ("socat-tap", {}),
 ]
 
 
@@ -207,16 +246,11 @@ def _join(tmp_path: Path, name: str, options: dict[str, Option]) -> None:
     )
     assert not lacking(made)
     links.build(made)
-    near, wire, far = made.networks["lan"].segments
+    near, _, far = made.networks["lan"].segments
     for number, segment in ((1, near), (2, far)):
         host(f"vm{number}", segment.plan.bridge, f"10.0.1.{number}/24")
-    for program in wire.plan.programs:
-        out = tmp_path / "wire.out"
-        words = [sys.executable, "-m", program.program, *program.options]
-        start_process(words, stdout=out, stderr=out)
-        deadline = Deadline(60, "the wire")
-        while program.ready not in out.read_text():
-            deadline.pause(0.01)
+    tmp_path.chmod(0o711)
+    programs.start_all(Host.create(tmp_path / "lab"), made)
     effect = registry.link(name).effect_on(Passing("tcp", 4, options=options))
     hops = [host_point("before", "vm1-port"), host_point("after", "vm2-port")]
     with tcp_server("vm2", "10.0.1.2"):
@@ -226,3 +260,49 @@ def _join(tmp_path: Path, name: str, options: dict[str, Option]) -> None:
             evidence = capture.stop(Deadline(60, "capture"))
     assert seen(evidence) == {"before": {KEPT}, "after": {BEHIND[effect]}}
     assert accepted is (effect is not Effect.LOSES)
+
+
+def test_a_switch_ends_with_the_program_that_keeps_it(tmp_path: Path) -> None:
+    need(registry.link("ovs-userspace"), {})
+    _end(tmp_path)
+
+
+@isolated
+def _end(tmp_path: Path) -> None:
+    segments = {"near": {}, "w": {"kind": "ovs-userspace"}, "far": {}}
+    plugged = [{"network": "lan", "segment": "near"}]
+    made = from_mapping(
+        {
+            "networks": {"lan": {"segments": segments}},
+            "nodes": {"vm9": {"interfaces": plugged}},
+        }
+    )
+    links.build(made)
+    tmp_path.chmod(0o711)
+    programs.start_all(Host.create(tmp_path / "lab"), made)
+    noted = confined.noted(tmp_path / "lab" / programs.FOLDER / "lan-w-ovs.pid")
+    assert noted
+    assert children(noted.pid) == {"ovsdb-server", "ovs-vswitchd"}
+    os.kill(noted.pid, signal.SIGKILL)
+    deadline = Deadline(60, "the end of the switch")
+    while running() & {"ovsdb-server", "ovs-vswitchd"}:
+        deadline.pause(0.02)
+
+
+def children(of: int) -> set[str]:
+    """The names of the processes whose parent is a process."""
+    return {name for name, parent in processes() if parent == of}
+
+
+def running() -> set[str]:
+    return {name for name, _ in processes()}
+
+
+def processes() -> Iterator[tuple[str, int]]:
+    """Yield the name and the parent of every process here that has not ended."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, rest = stat.read_text().split("(", 1)[1].rsplit(") ", 1)
+            state, parent = rest.split()[:2]
+            if state not in "ZX":
+                yield name, int(parent)

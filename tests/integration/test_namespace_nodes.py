@@ -237,6 +237,7 @@ def test_offloads_are_set_as_the_topology_says_and_are_put_back(lab_factory: Lab
         assert probes.tcp(lab, "ns1", "ns2", port=8080).works
         assert probes.ping(lab, "ns1", "ns2", version=6).works
         assert probes.udp(lab, "ns2", "ns1").works
+        assert probes.udp(lab, "ns2", "ns1", summed=False, times=200).works
         with watch_drops(first) as watch:
             assert "drops of the whole host" in watch.why_not
             assert watch.read() == ()

@@ -23,7 +23,8 @@ from labctl.pytest_plugin import LabFactory
 from labctl.sandbox.deadline import Deadline
 from labctl.tracing.packet_trace import HopEvent, Outcome
 from labctl.tracing.plan import plan
-from labctl.tracing.trace import Trace, trace
+from labctl.tracing.result import Trace
+from labctl.tracing.trace import trace
 
 pytestmark = pytest.mark.integration
 HOPS = ["vm1:eth0", "vm1-eth0", "r1-eth0", "r1:eth0", "r1:eth1", "r1-eth1", "vm2-eth0", "vm2:eth0"]

@@ -112,7 +112,7 @@ def xen_lab(
                 MGMT_BRIDGE,
                 client,
                 {
-                    node.name: (node.mgmt_mac, hostkeys[node.name].public)
+                    node.name: ssh.Host(node.mgmt_mac, hostkeys[node.name].public)
                     for node in topology.nodes.values()
                 },
             )

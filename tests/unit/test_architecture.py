@@ -27,6 +27,7 @@ MAY_START_PROGRAMS = {
     "__main__.py",  # Python anew, where the locale is not UTF-8
     "capture/spawn.py",  # observers of a host without a sandbox
     "network/confined.py",  # becomes the program of a link
+    "routers/ovs.py",  # such a program itself, of several processes
     "cli/terminal.py",  # a console on the user's terminal, by a program in the lab's sandbox
     "cli/process.py",  # the command becomes ssh itself, so that its exit status is ours
 }
@@ -98,6 +99,7 @@ NAMES_OF_OTHER_THINGS = {
     ("routers/raw.py", "raw"): "what the program calls itself",
     ("kinds/guests/__init__.py", "namespace"): "the guest kind",
     ("kinds/guests/namespace.py", "namespace"): "the guest kind",
+    ("experiments/catalogue/paths.py", "namespace"): "the guest kind",
     ("kinds/nics/veth.py", "namespace"): "where such an interface is",
     ("routers/tun.py", "tun"): "the type of device",
     ("lab/kernel_parts.py", "nat"): "a type of chain of nftables",

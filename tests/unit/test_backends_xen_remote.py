@@ -195,7 +195,9 @@ def test_ssh_goes_to_the_host_by_the_users_configuration_and_through_it_to_guest
     way = xen_remote.way(URI)
     ssh.write_way(tmp_path, "xen1", way.words, way.destination)
     key = keys.Key.make()
-    ssh.write_config(tmp_path, "mgmt-1", key, {"vm1": ("52:54:00:00:00:01", key.public)}, "xen1")
+    ssh.write_config(
+        tmp_path, "mgmt-1", key, {"vm1": ssh.Host("52:54:00:00:00:01", key.public)}, "xen1"
+    )
     to_host = ssh.command(tmp_path, "xen1")
     assert "-F" not in to_host
     assert to_host[-1] == "Real-Xen"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +62,56 @@ def test_a_comment_beside_each_packet_tells_what_its_bytes_do_not(tmp_path: Path
         "csum_start 34, csum_offset 16"
     )
     assert "no metadata - nobody will finish" in told[1]
+
+
+def blocks(path: Path) -> list[EnhancedPacket]:
+    with path.open("rb") as file:
+        return [one for one in FileScanner(file) if isinstance(one, EnhancedPacket)]
+
+
+def test_flags_tell_direction_metadata_and_segmentation_to_any_reader(tmp_path: Path) -> None:
+    frames = (
+        record(SYN, vnet=NEEDS)
+        + record(SYN, pkttype=0, vnet=b"\x02" + bytes(9))
+        + record(SYN, pkttype=0)
+        + record(SYN, vnet=b"\x01\x81" + bytes(8))
+    )
+    write(tmp_path / "x", [judged("vm1", parse_stream(head(hop="vm1") + frames + tail()))])
+    flags = [int(one.options["epb_flags"]) for one in blocks(tmp_path / "x")]
+    assert flags == [2 | 1 << 9, 1 | 1 << 10, 1, 2 | 1 << 9 | 1 << 11]
+
+
+def test_one_packet_has_one_number_at_all_hops(tmp_path: Path) -> None:
+    write(tmp_path / "x", hops())
+    numbers = [one.options["epb_packetid"] for one in blocks(tmp_path / "x")]
+    assert len(numbers) == 2
+    assert numbers[0] == numbers[1]
+
+
+def test_what_flags_say_is_read_where_no_comment_does(tmp_path: Path) -> None:
+    write(tmp_path / "x", hops())
+    whole = (tmp_path / "x").read_bytes()
+    (tmp_path / "x").write_bytes(
+        whole.replace(b"SYN: partial, needs_csum", b"SYN: something unsaid...")
+    )
+    (first, second) = read(tmp_path / "x").observations()
+    assert str(first.judgement.metadata) == "needs_csum"
+    assert str(second.judgement.metadata) == "none"
+
+
+@pytest.mark.skipif(not shutil.which("tshark"), reason="tshark is not installed")
+def test_another_reader_finds_hop_flags_number_and_comment(tmp_path: Path) -> None:
+    write(tmp_path / "x", hops())
+    fields = ("frame.interface_name", "frame.packet_flags", "frame.packet_id", "frame.comment")
+    words = ["tshark", "-r", str(tmp_path / "x"), "-T", "fields"]
+    words += [word for field in fields for word in ("-e", field)]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    rows = [line.split("\t") for line in said.splitlines()]
+    assert [row[0] for row in rows] == ["vm1", "tap vm2"]
+    assert [int(row[1], 0) for row in rows] == [2 | 1 << 9, 1]
+    assert rows[0][2]
+    assert rows[0][2] == rows[1][2]
+    assert rows[0][3].startswith("SYN: partial, needs_csum")
 
 
 def test_nanoseconds_survive(tmp_path: Path) -> None:

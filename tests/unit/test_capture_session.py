@@ -100,6 +100,21 @@ def test_it_is_known_which_observers_still_ran_when_they_were_asked_to_end(tmp_p
     assert evidence["b"].complete
 
 
+def test_no_hop_is_whole_where_our_clock_was_set_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = WHOLE[len(head()) :]
+    for seconds, whole in ((0, True), (3600, False), (-86400, False)):
+        with Capture([stand_in("a", WHOLE[: len(head())], end)], tmp_path, deadline=soon()) as one:
+            now = time.time_ns
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "time_ns", lambda now=now, by=seconds: now() + by * 10**9)
+                (hop,) = one.stop(soon()).hops
+        assert hop.complete == whole
+        assert len(hop.observations) == 2
+        assert whole or f"clock was set by {seconds:+d}.0 s" in hop.note
+
+
 def test_one_killed_on_the_way_leaves_a_cut_hop(tmp_path: Path) -> None:
     point = stand_in("gone", head() + record(FRAME), then="sys.exit('Connection closed')")
     with Capture([point], tmp_path, deadline=soon()) as capture:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -43,6 +44,15 @@ BREAKING = {
     "e1000e-raw",
     "tun-vnet-empty",
     "sum-then-raw",
+    "ovs-userspace",
+    "testpmd",
+    "vxlan-copied",
+    "ring-wire",
+    "af-xdp",
+    "namespace-end-raw",
+    "namespaces-ovs",
+    "ovs-then-tun",
+    "dhcp-copied",
 }
 
 
@@ -230,6 +240,17 @@ def test_the_page_for_documentation_has_a_line_a_row() -> None:
 def test_a_place_that_is_not_the_expected_one_is_counted() -> None:
     assert pages.wrong_places([row_result(place="router r2")]) == ["raw"]
     assert pages.wrong_places([row_result()]) == []
+    assert dict(pages.places([row_result()])) == {"raw": {"right": 1, "another": 0, "none": 0}}
+    assert pages.named(row_result(place="router r2")) == "another"
+    lost = row_result().diagnosed
+    assert lost
+    silent = row_result(diagnosed=dataclasses.replace(lost, where=""))
+    assert pages.named(silent) == "none"
+    assert pages.wrong_places([silent]) == ["raw"]
+    works: dict[str, Any] = {"place": "", "loses": "", "outcome": "works"}
+    assert pages.named(row_result(**works)) == "another", "a path that works was accused"
+    healthy = row_result(**works, diagnosed=Diagnosed("healthy", "Healthy.", "", ""))
+    assert dict(pages.places([healthy])) == {"nowhere": {"right": 1, "another": 0, "none": 0}}
     assert dict(pages.confusion([row_result()]))["breaks"] == {"metadata lost": 1}
 
 

@@ -55,6 +55,21 @@ def test_lines_show_what_starts_ends_and_is_checked(capsys: pytest.CaptureFixtur
     assert "FAILED" in lines[6]
 
 
+def test_what_a_long_boot_is_at_is_told_now_and_then_and_clean(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("labctl.cli.display.time.monotonic", lambda: clock[0])
+    with Lines() as show:
+        show(Event("boot", "vm1", "start"))
+        for clock[0] in range(5, 75, 5):
+            show(Event("boot", "vm1", "progress", f"it says: \x1b[2Jline {clock[0]}"))
+        show(Event("image", "x", "progress", "words"))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[-1] for line in lines] == ["…", "30", "60"]
+    assert "\x1b" not in "".join(lines)
+
+
 def screen(monkeypatch: pytest.MonkeyPatch) -> tuple[Screen, io.StringIO]:
     text = io.StringIO()
     monkeypatch.setenv("TERM", "xterm")

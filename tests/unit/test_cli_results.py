@@ -71,3 +71,53 @@ def test_the_id_of_a_run_is_whole_on_a_narrow_terminal(
     options.print_table(table.columns, table.rows, table.title)
     said = capsys.readouterr().out
     assert all(run.id in said for run in runs)
+
+
+# --- runs of other machines -----------------------------------------------------------------------
+
+
+def test_runs_of_two_machines_are_compared_by_their_folders(
+    labctl: Labctl, runs: list[Run], tmp_path: Path
+) -> None:
+    here, there = (tmp_path / "results" / one.id for one in runs)
+    there = there.rename(tmp_path / "from bob")
+    told = labctl("results", "--json", "diff", str(here), str(there))
+    assert told.code == 1
+    assert (json.loads(told.out)["a"], json.loads(told.out)["b"]) == (runs[0].id, runs[1].id)
+    assert json.loads(labctl("results", "show", str(there), "--json").out)["id"] == runs[1].id
+    file = str(there / "result.json")
+    assert json.loads(labctl("results", "show", file, "--json").out)["id"] == runs[1].id
+
+
+def test_a_report_is_made_of_a_folder_of_any_name(
+    labctl: Labctl, runs: list[Run], tmp_path: Path
+) -> None:
+    there = (tmp_path / "results" / runs[1].id).rename(tmp_path / "from bob")
+    page = tmp_path / "page.html"
+    told = labctl("report", str(there), "-o", str(page), "--json")
+    assert (told.code, json.loads(told.out)["run"]) == (0, runs[1].id)
+    assert page.exists()
+
+
+def test_a_folder_that_holds_no_run_is_told(
+    labctl: Labctl, runs: list[Run], tmp_path: Path
+) -> None:
+    assert runs
+    (tmp_path / "empty").mkdir()
+    told = labctl("results", "show", str(tmp_path / "empty"))
+    assert told.code == 2
+    assert "holds no run" in told.err
+
+
+def test_a_run_goes_from_one_folder_of_records_to_another_as_a_file(
+    labctl: Labctl, runs: list[Run], tmp_path: Path
+) -> None:
+    file = str(tmp_path / "run.tar")
+    assert labctl("results", "export", "last", file).code == 0
+    other = str(tmp_path / "other")
+    told = labctl("results", "--results", other, "import", file, "--json")
+    assert (told.code, json.loads(told.out)) == (0, {"run": runs[1].id, "new": True})
+    told = labctl("results", "--results", other, "show", "--json")
+    assert json.loads(told.out)["id"] == runs[1].id
+    told = labctl("results", "--results", other, "import", str(tmp_path / "run.tar"))
+    assert "is here already" in told.out

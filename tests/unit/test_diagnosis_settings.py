@@ -53,6 +53,8 @@ class Running:
     def router(self, name: str) -> SimpleNamespace:
         return {"r1": self.r1}[name]
 
+    forwarder = router
+
     def place(self, host: str) -> SimpleNamespace:
         assert host == ""
         return SimpleNamespace(call=self._call)

@@ -17,7 +17,7 @@ from labctl.tracing.drop_events import GuestDrop
 from labctl.tracing.flow import Flow
 from labctl.tracing.follow import clocks, follow
 from labctl.tracing.icmp_errors import Complaint, complaints
-from labctl.tracing.trace import Trace
+from labctl.tracing.result import Trace
 
 FLOW = Flow("tcp", 22, 4, "10.0.1.1", "10.0.2.2")
 SYN = Pkt()

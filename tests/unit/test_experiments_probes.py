@@ -77,6 +77,7 @@ class Node:
 
     def __init__(self, name: str, job: Job | None = None, answer: Result | None = None) -> None:
         self.name = name
+        self.model = MODEL.nodes.get(name, MODEL.nodes["vm1"])
         self.job = job
         self.answer = answer
         self.counters: Iterator[dict[str, int]] = iter(())

@@ -250,6 +250,7 @@ class FakeLab:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.topology = topology.load(topology.find("bridged.yaml"))
         self.timings = {"up": 1.0}
         self.downs = 0
         self.fault: Exception | None = None
@@ -454,7 +455,7 @@ class DeadLab(FakeLab):
     def _gone(self, *_: object, **__: object) -> Any:
         raise GuestError("the lab went down meanwhile")
 
-    node = router = restart = _gone
+    node = router = forwarder = restart = _gone
 
     @property
     def nodes(self) -> Any:

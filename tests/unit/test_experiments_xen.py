@@ -332,7 +332,8 @@ class Dead:
 def test_a_lab_that_fails_in_every_arm_is_an_error_and_no_story(
     one: Experiment, tmp_path: Path
 ) -> None:
-    lab: Any = SimpleNamespace(topology=one.load(), node=lambda _: Dead(), router=lambda _: Dead())
+    parts = dict.fromkeys(("node", "router", "forwarder"), lambda _: Dead())
+    lab: Any = SimpleNamespace(topology=one.load(), **parts)
     trial = Trial(lab, tmp_path, tmp_path)
     one.run(trial)
     assert len(trial.arms) == 12

@@ -38,7 +38,9 @@ def test_whatever_comes_in_the_answer_is_a_value_or_a_clear_error(name: str) -> 
         assert found is None, (found.text, data)
 
 
-@pytest.mark.parametrize("name", ["topologies", "captures", "frames", "recipes", "records"])
+@pytest.mark.parametrize(
+    "name", ["topologies", "captures", "frames", "recipes", "records", "archives"]
+)
 def test_a_sound_input_is_taken(name: str) -> None:
     TARGETS[name].check(TARGETS[name].seeds()[0])
 

@@ -125,3 +125,26 @@ def test_a_flood_is_looked_at_once_and_not_kept(
     assert READY in watcher.look()
     assert read == log.stat().st_size
     assert len(watcher._line) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (b"", ""),
+        (b"one\r\ntwo\r\n\r\n", "two"),
+        (b"[  OK  ] Started \x1b[0;1;39mssh.service\x1b[0m.\r\n", "[  OK  ] Started ssh.service."),
+        (b"\x1b]0;title\x07evil\n", "\\x1b]0;title\\x07evil"),
+        (b"x" * 9999, "x" * 90),
+    ],
+)
+def test_the_last_line_is_short_and_clean(tmp_path: Path, said: bytes, shown: str) -> None:
+    log = tmp_path / "vm1.log"
+    log.write_bytes(said)
+    assert console.last_line(log) == shown
+
+
+def test_a_copy_is_without_what_is_hidden(tmp_path: Path) -> None:
+    log, to = tmp_path / "vm1.log", tmp_path / "copy"
+    log.write_bytes(b"Password: hunter2\n# ")
+    console.copy(log, to, ["hunter2"])
+    assert to.read_bytes() == b"Password: [labctl: a secret]\n# "

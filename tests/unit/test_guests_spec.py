@@ -234,7 +234,8 @@ def test_missing_device_bits_are_off() -> None:
 
 def test_ssh_takes_the_configuration_and_pins_every_host(tmp_path: Path) -> None:
     client, host = Key.make(), Key.make()
-    hosts = {"vm1": ("52:54:00:12:34:56", host.public), "vm2": ("52:54:00:12:34:57", host.public)}
+    macs = {"vm1": "52:54:00:12:34:56", "vm2": "52:54:00:12:34:57"}
+    hosts = {name: ssh.Host(mac, host.public) for name, mac in macs.items()}
     ssh.write_config(tmp_path, "mgmt", client, hosts)
     words = ssh.command(tmp_path, "vm1")
     asked = subprocess.run(

@@ -158,6 +158,27 @@ def test_labctls_own_comments_tell_metadata_and_mtu(tmp_path: Path) -> None:
     assert others.offences[Checksum.PARTIAL] == 4  # comments of others are not evidence
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_flags_tell_metadata_in_anybodys_file(tmp_path: Path, order: str) -> None:
+    def flagged(bits: int, *, comment: bytes = b"") -> bytes:
+        options = option(1, comment, order) if comment else b""
+        options += option(2, bits.to_bytes(4, "little" if order == "<" else "big"), order)
+        return packet(PARTIAL, order, options=options)
+
+    head = section(order, option(4, b"editor", order)) + interface(order)
+    marked = flagged(1 << 9) + flagged(1 | 1 << 9, comment=b"a remark") + flagged(1 << 9 | 1 << 11)
+    report = look(tmp_path, head + marked)
+    assert states(report) == {"partial": 3}
+    assert report.offences[Checksum.PARTIAL] == 0
+    report = look(tmp_path, head + marked + flagged(1) + packet(PARTIAL, order))
+    assert report.offences[Checksum.PARTIAL] == 2
+    assert [one.number for one in report.offenders[Checksum.PARTIAL]] == [4, 5]
+    assert report.meaning[0].endswith("missing: interface 0.")
+    silent = look(tmp_path, head + flagged(1) + packet(PARTIAL, order))
+    assert silent.offences[Checksum.PARTIAL] == 2
+    assert "missing" not in " ".join(silent.meaning)  # nothing says that marks are kept here
+
+
 def test_frames_inside_vxlan_stand_beside_their_outer_state(tmp_path: Path) -> None:
     tunnel = eth(ip(4, 17, with_state(4, 17, vxlan(PARTIAL), "valid")))
     told = look(tmp_path, pcap([tunnel])).to_json()

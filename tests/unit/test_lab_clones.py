@@ -16,7 +16,7 @@ import pytest
 from labctl.backends.state import State
 from labctl.errors import HostError
 from labctl.events import Event
-from labctl.guests import clone, driver, keys, ready, spec, template
+from labctl.guests import clone, driver, keys, ready, spec, template, tools
 from labctl.guests.spec import Clone, Guest, Saved
 from labctl.images import Image, templates
 from labctl.images.templates import Template
@@ -177,8 +177,8 @@ def test_the_first_command_of_a_clone_tells_it_of_its_peers(count: int) -> None:
     told = f"{line}\n{script.decode()}"
     assert len(line) < 9000, "dropbear takes no longer one"
     assert all(f"10.0.0.{number} vm{number}" in told for number in range(count))
-    assert told.rstrip().endswith("true")
-    assert ready.first_words(GUEST) == ("true", b"")
+    assert told.rstrip().endswith(tools.QUESTION)
+    assert ready.first_words(GUEST) == (tools.QUESTION, b"")
 
 
 def test_a_clone_is_woken_with_the_time_new_random_bytes_and_its_configuration(

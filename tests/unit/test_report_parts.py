@@ -67,9 +67,7 @@ def test_an_older_record_tells_of_no_receive_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "x.pcapng"
-    monkeypatch.setattr(
-        pcapng, "_description", lambda _: "eth0, MTU 1500; dropped by the kernel: 3"
-    )
+    monkeypatch.setattr(pcapng, "description", lambda _: "eth0, MTU 1500; dropped by the kernel: 3")
     pcapng.write(file, seen([FLAG] * 8))
     trailer = pcapng.read(file).hops[0].trailer
     assert trailer is not None

@@ -115,7 +115,7 @@ def test_another_users_run_that_goes_on_is_told_as_such(
         raise PermissionError(13, "Permission denied", str(path))
 
     with Recorder.create("bridged", tmp_path) as recorder:
-        monkeypatch.setattr(store, "_open_file", lambda path: refuse(path))
+        monkeypatch.setattr(store, "open_file", lambda path: refuse(path))
         assert store._is_locked(recorder.path / "running")
     assert not store._is_locked(recorder.path / "running")
 

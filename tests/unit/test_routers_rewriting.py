@@ -12,7 +12,7 @@ from scapy.layers.l2 import Ether
 from labctl.packet.af_packet import TP_STATUS_CSUMNOTREADY
 from labctl.packet.checksum import Checksum, classify
 from labctl.packet.virtio import VNET_NEEDS_CSUM, VNET_SIZE, VnetHeader
-from labctl.routers.rewriting import CHANGES
+from labctl.routers.rewriting import CHANGES, DropTenth, Translate
 
 ADDRESSES = {4: IP(src="10.0.1.1", dst="10.0.2.2"), 6: IPv6(src="fd00:1::1", dst="fd00:2::2")}
 OFFSETS = {"tcp": 16, "udp": 6}
@@ -116,3 +116,32 @@ def test_a_frame_that_is_cut_off_is_passed_on(how: str, cut: int) -> None:
     given = message(4, "tcp", "partial")[: VNET_SIZE + cut]
     CHANGES[how](given, TP_STATUS_CSUMNOTREADY)
     assert len(given) == VNET_SIZE + cut
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize(("state", "then"), [("valid", Checksum.VALID), ("partial", Checksum.BAD)])
+def test_an_incremental_update_is_right_for_a_finished_sum_alone(
+    protocol: str, state: str, then: Checksum
+) -> None:
+    made = message(4, protocol, state)
+    header = bytes(made[:VNET_SIZE])
+    translate = Translate(bytes([10, 0, 1, 1]), bytes([192, 0, 2, 1]))
+    assert translate(made, 0)
+    judged = classify(bytes(made[VNET_SIZE:]))
+    assert judged.packet.src == "192.0.2.1"
+    assert judged.packet.header_valid
+    assert judged.state is then
+    assert bytes(made[:VNET_SIZE]) == header, "what is known of it goes on"
+
+
+def test_a_translation_leaves_what_is_of_others() -> None:
+    for given in (message(4, "tcp", "partial"), message(6, "udp", "valid")):
+        made = bytearray(given)
+        assert Translate(bytes([10, 9, 9, 9]), bytes([192, 0, 2, 1]))(made, 0)
+        assert made == given
+
+
+def test_every_tenth_packet_is_dropped() -> None:
+    change = DropTenth()
+    passed = [change(bytearray(), 0) for _ in range(20)]
+    assert [number for number, passes in enumerate(passed, 1) if not passes] == [10, 20]

@@ -39,7 +39,8 @@ GOLDEN = {
     "unknown key like no other": (
         "nodes:\n  a: {}\ndefaults:\n  zzz: 1\n",
         "t.yaml:4:3: unknown key 'zzz'"
-        " (known: clone, image, initramfs, kernel, memory, model, offload, user_data, vcpus)",
+        " (known: clone, exec, files, image, initramfs, kernel, memory, model, offload, user_data,"
+        " vcpus)",
     ),
     "duplicate key": (
         "nodes:\n  vm1: {}\n  vm1: {}\n",

@@ -165,6 +165,30 @@ def test_what_comes_by_such_a_link_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "options", "there"),
+    [
+        ("socat-tap", {}, "++vvvv"),
+        ("testpmd", {"driver": "tap"}, "++vvvv"),
+        ("testpmd", {}, "++++----"),
+        ("ring-wire", {"sums": True}, "++++vvvv"),
+        ("ovs-userspace", {"tso": True}, "++++++++"),
+    ],
+)
+def test_a_wire_of_taps_has_sums_finished_before_they_are_seen_there(
+    kind: str, options: dict[str, Any], there: str
+) -> None:
+    wire = {"kind": kind, "options": options}
+    plugged = [{"network": "lan", "segment": one} for one in ("near", "far")]
+    made = from_mapping(
+        {
+            "networks": {"lan": {"segments": {"near": {}, "wire": wire, "far": {}}}},
+            "nodes": {f"vm{at}": {"interfaces": [one]} for at, one in enumerate(plugged, 1)},
+        }
+    )
+    assert signs(expected(made)) == there
+
+
+@pytest.mark.parametrize(
     ("point", "there"),
     [
         ("vm1:eth0", "vvvvvvvv"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 import pytest
 
-from labctl.kinds.base import Effect, LinkKind, LinkPlan, NewLink, NoOptions, Redirect
+from labctl.kinds.base import Effect, LinkKind, LinkPlan, LinkProgram, NewLink, NoOptions, Redirect
 from labctl.kinds.registry import registered
 from labctl.network import planned
 from labctl.topology import Topology, TopologyError, from_mapping
@@ -74,6 +75,14 @@ def test_a_plan_that_cannot_be_made_is_refused(
         topology({"kind": "planned"})
 
 
+def test_a_program_runs_where_its_plan_has_a_link() -> None:
+    program = LinkProgram("lan-w-sw", "switch", netns="lan-w-other")
+    Planned.made = LinkPlan((pair(),), ends=("lan-w-a", "lan-w-b"), programs=(program,))
+    wrong = "lan-w-sw is to run in a namespace of which it has no link"
+    with registered(Planned), pytest.raises(TopologyError, match=wrong):
+        topology({"kind": "planned"})
+
+
 def test_hops_in_a_namespace_of_a_plan_are_looked_at_there() -> None:
     made = topology({"kind": "vxlan"})
     hops = find_path(made, "vm1", "vm2").points
@@ -117,3 +126,40 @@ def test_a_row_of_veth_pairs_has_as_many_hops(length: int) -> None:
 def test_a_row_of_no_pairs_is_refused() -> None:
     with pytest.raises(TopologyError, match="length 0 is not 1 to 9"):
         topology({"kind": "veth", "options": {"length": 0}})
+
+
+NODE = {"interfaces": [{"network": "lan"}]}
+ROUTER = {
+    "interfaces": [
+        {"network": "lan", "addresses": ["10.0.1.254/24"]},
+        {"network": "other", "addresses": ["10.0.2.254/24"]},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("things", "wrong"),
+    [
+        ({"nodes": {"vm1": NODE}}, "joins two machines or wires, and lan has 1"),
+        ({"nodes": dict.fromkeys(("a", "b", "c"), NODE)}, "and lan has 3"),
+        ({"nodes": {"vm1": NODE}, "routers": {"r1": ROUTER}}, "and no router or namespace"),
+        ({"nodes": {"a": NODE, "b": {**NODE, "kind": "namespace"}}}, "and no router or namespace"),
+        ({"nodes": {"a": NODE, "b": NODE}}, ""),
+    ],
+)
+def test_a_patch_joins_two_machines_or_wires(things: dict[str, Any], wrong: str) -> None:
+    written = {"networks": {"lan": {"kind": "tc-patch"}, "other": {}}, **things}
+    if not wrong:
+        (segment,) = from_mapping(written).networks["lan"].segments
+        assert segment.plan.patch == "mirred"
+        return
+    with pytest.raises(TopologyError, match=wrong):
+        from_mapping(written)
+
+
+def test_what_plans_could_not_say_then_leaves_digests_as_they_were() -> None:
+    made = topology({"kind": "packet-wire"})
+    (_, wire, _) = made.networks["lan"].segments
+    content = dataclasses.asdict(wire.plan)
+    assert content["patch"] == content["programs"][0]["netns"] == ""
+    assert made.digest() == "ac6b4fb7b2ee57f2c195f4bdcf79eb3bf3d9114c0f284b50b7448eac51553597"

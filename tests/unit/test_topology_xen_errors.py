@@ -167,7 +167,8 @@ GOLDEN = {
     "defaults that make a host of every node": (
         "defaults: {hypervisor: xen}\nnodes: {a: {}}\n",
         "t.yaml:1:12: unknown key 'hypervisor'"
-        " (known: clone, image, initramfs, kernel, memory, model, offload, user_data, vcpus)",
+        " (known: clone, exec, files, image, initramfs, kernel, memory, model, offload, user_data,"
+        " vcpus)",
     ),
 }
 

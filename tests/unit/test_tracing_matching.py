@@ -12,8 +12,8 @@ from test_packet_checksum import eth, ip, tcp
 from tracing_frames import BEGIN, MS, VALID, Pkt, hop
 
 from labctl.packet.frame import parse
+from labctl.packet.keys import differences
 from labctl.tracing.clocks import GUESS_SLACK_NS, guest_clock
-from labctl.tracing.keys import differences
 from labctl.tracing.matching import Seen, match, prepare
 
 

@@ -29,6 +29,15 @@ def bridged(wire: Mapped | None = None) -> Mapped:
     return {"name": "row", "networks": {"lan": lan}, "nodes": nodes}
 
 
+def patched(options: Mapping[str, Any] | None = None) -> Mapped:
+    """Return two guests on one network: vm1 at a bridge, vm2's TAP redirected to a veth's end."""
+    made = bridged({"kind": "veth"})
+    lan = made["networks"]["lan"]
+    far = {"kind": "tc-patch", **({"options": dict(options)} if options else {})}
+    segments = {**lan["segments"], "far": far}
+    return {**made, "networks": {"lan": {**lan, "segments": segments}}}
+
+
 def with_nics(topology: Mapped, first: str = "", second: str = "") -> Mapped:
     """Return a topology whose guests have NICs of these models; as it is where one is empty."""
     nodes = dict(topology["nodes"])
@@ -42,6 +51,26 @@ def with_nics(topology: Mapped, first: str = "", second: str = "") -> Mapped:
                 "memory": EVERY_NIC_MEMORY,
             }
     return {**topology, "nodes": nodes}
+
+
+def with_namespaces(topology: Mapped, *names: str) -> Mapped:
+    """Return a topology of which these nodes are network namespaces and no guests."""
+    nodes = {
+        name: {**node, "kind": "namespace"} if name in names else node
+        for name, node in topology["nodes"].items()
+    }
+    return {**topology, "nodes": nodes}
+
+
+def with_guest_router(topology: Mapped, model: str = "") -> Mapped:
+    """Return a topology whose only router is a guest with NICs of a model."""
+    (router,) = topology["routers"].values()
+    interfaces = [{**one, **({"model": model} if model else {})} for one in router["interfaces"]]
+    guest: Mapped = {"role": "router", "interfaces": interfaces}
+    if model:
+        guest |= {"image": EVERY_NIC, "memory": EVERY_NIC_MEMORY}
+    rest = {key: value for key, value in topology.items() if key != "routers"}
+    return {**rest, "nodes": {**topology["nodes"], "r1": guest}}
 
 
 def routed(*kinds: str, options: Mapping[str, Any] | None = None) -> Mapped:
@@ -91,6 +120,16 @@ def routed(*kinds: str, options: Mapping[str, Any] | None = None) -> Mapped:
             router["options"] = dict(options)
         routers[f"r{number}"] = router
     return {"name": "row", "networks": networks, "nodes": nodes, "routers": routers}
+
+
+def with_wire(topology: Mapped, wire: Mapped) -> Mapped:
+    """Return a routed topology whose first network has a wire between vm1 and the router r1."""
+    networks, nodes, routers = (dict(topology[key]) for key in ("networks", "nodes", "routers"))
+    networks["n1"] = {**networks["n1"], "segments": {"near": {}, "wire": wire, "far": {}}}
+    for part, name, segment in ((nodes, "vm1", "near"), (routers, "r1", "far")):
+        first, *others = part[name]["interfaces"]
+        part[name] = {**part[name], "interfaces": [{**first, "segment": segment}, *others]}
+    return {**topology, "networks": networks, "nodes": nodes, "routers": routers}
 
 
 def _ways(router: int, network: int) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ datagram, and then what `labctl diagnose` says, which for a path that breaks pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +15,7 @@ from labctl import topology as topologies
 from labctl.diagnosis.diagnose import Diagnosis, diagnose
 from labctl.diagnosis.remedies import Fix
 from labctl.diagnosis.verdict import Finding
+from labctl.experiments import dhcp, probes
 from labctl.experiments.catalogue.rows import Control, Row
 from labctl.experiments.expectations import blamed, check_path, expected_of, reverse
 from labctl.experiments.model import Experiment
@@ -26,6 +27,7 @@ from labctl.results.catalogue import Diagnosed, Element, PacketWay, Remedy, Traf
 from labctl.topology import Topology
 from labctl.topology.expected import Expected, expect
 from labctl.topology.graph import (
+    ForwardingGuest,
     GuestElement,
     PacketPath,
     RouterElement,
@@ -143,6 +145,9 @@ def _kind(here: Traversal) -> tuple[str, Kind, dict[str, bool | int | float | st
         case Segment() as segment:
             name = f"{segment.network}/{segment.name}" if segment.name else segment.network
             return name, registry.link(segment.kind), dict(segment.options)
+        case ForwardingGuest(node) as guest:
+            models = {one.model for one in node.interfaces} - {nics.DEFAULT}
+            return node.name, registry.nic(models.pop()) if models else guest.kind, {}
         case GuestElement(node):
             names = {port.interface for port in (here.entry, here.exit) if port}
             (model,) = {one.model for one in node.interfaces if one.name in names}
@@ -172,7 +177,11 @@ def _body(row: Row, expected: Prediction, found: Measured) -> Callable[[Trial], 
                     traffic = check_path(
                         trial, arm, SOURCE, DESTINATION, version, with_udp=version == 4
                     )
-                    found.traffic.append(_told(traffic))
+                    more: dict[str, str] = {}
+                    if version == 4:
+                        more |= _protocols(trial, arm) if row.protocols else {}
+                        more |= _lease(trial, arm, expected.path) if row.dhcp else {}
+                    found.traffic.append(_told(traffic, more))
         with trial.arm("diagnose", "what labctl diagnose says of it, and what mends it") as arm:
             found.diagnosed = _diagnosed(trial, arm, expected)
 
@@ -181,8 +190,41 @@ def _body(row: Row, expected: Prediction, found: Measured) -> Callable[[Trial], 
     return measure
 
 
-def _told(traffic: TrafficRun) -> Traffic:
-    """Return what a crossing came to, for the catalogue."""
+def _protocols(trial: Trial, arm: Arm) -> dict[str, str]:
+    """Send what leaves no sum to others, which loses nothing anywhere; return what it came to.
+
+    A datagram without checksum has nothing to be finished (RFC 768), and one that must be cut is
+    summed by the sender's kernel (__ip_append_data() leaves CHECKSUM_NONE beyond the MTU).
+    """
+    answers = {
+        "udp without checksum": probes.udp(trial.lab, SOURCE, DESTINATION, summed=False),
+        "udp in fragments": probes.udp(trial.lab, SOURCE, DESTINATION, times=200),
+    }
+    for name, answer in answers.items():
+        arm.check(name, "received", answer.text, answer.works)
+    return {name: answer.text for name, answer in answers.items()}
+
+
+def _lease(trial: Trial, arm: Arm, path: PacketPath) -> dict[str, str]:
+    """Let vm1 ask vm2 for an address; where that cannot be, also with vm2 finishing its sums."""
+    if lacks := dhcp.missing():
+        arm.check("dhcp", "an answer", lacks, None)
+        return {"dhcp": lacks}
+    wanted = expect(reverse(path), "udp", 4).accepted
+    answer = dhcp.lease(trial.lab, SOURCE, DESTINATION)
+    works = None if answer.works is None else answer.works is wanted
+    arm.check("dhcp", "a lease" if wanted else "no lease", answer.text, works)
+    told = {"dhcp": answer.text}
+    if not wanted:
+        with trial.lab.node(DESTINATION).offload({"tx-checksumming": False}):
+            answer = dhcp.lease(trial.lab, SOURCE, DESTINATION)
+        arm.check("dhcp, tx off in vm2", "a lease", answer.text, answer.works)
+        told["dhcp with tx off in vm2"] = answer.text
+    return told
+
+
+def _told(traffic: TrafficRun, more: Mapping[str, str]) -> Traffic:
+    """Return what a crossing came to, for the catalogue, and `more` answers."""
     packets = []
     for wanted in (traffic.syn, traffic.syn_ack, traffic.datagram):
         steps = traffic.steps(wanted)
@@ -198,7 +240,7 @@ def _told(traffic: TrafficRun) -> Traffic:
                 its[name] = its.get(name, 0) + count
     return Traffic(
         version=traffic.version,
-        answers={name: answer.text for name, answer in answers.items() if answer},
+        answers={name: answer.text for name, answer in answers.items() if answer} | dict(more),
         packets=tuple(packets),
         counters={node: grown for node, grown in counters.items() if grown},
         drop_reasons={
@@ -216,6 +258,10 @@ def _diagnosed(trial: Trial, arm: Arm, expected: Prediction) -> Diagnosed:
     flow, path = plan(trial.lab, SOURCE, DESTINATION, "tcp", port, version=4)
     breaks = expected.outcome == "breaks"
     said = diagnose(trial.lab, flow, path, proving=breaks)
+    for _ in range(1, control.asked if control else 1):
+        if said.verdict.finding is not Finding.HEALTHY:
+            break
+        said = diagnose(trial.lab, flow, path)
     verdict = said.verdict
     finding = Finding.HEALTHY
     if control:

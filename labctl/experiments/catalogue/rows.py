@@ -8,10 +8,19 @@ from typing import Any
 
 from labctl.diagnosis.verdict import Finding
 from labctl.errors import UsageError, nearest, shown
-from labctl.experiments.catalogue.paths import bridged, routed, with_nics
+from labctl.experiments.catalogue.paths import (
+    bridged,
+    patched,
+    routed,
+    with_guest_router,
+    with_namespaces,
+    with_nics,
+    with_wire,
+)
 
-LINKS, KERNEL, USER, CHAINS, MACHINES, CONTROLS = (
-    "links", "kernel paths", "user space", "chains", "machines", "negative controls"
+LINKS, KERNEL, USER, SOFTWARE, CHAINS, MACHINES, CONTROLS = (
+    "links", "kernel paths", "user space", "real software", "chains", "machines",
+    "negative controls",
 )  # fmt: skip
 
 
@@ -28,6 +37,9 @@ class Control:
     expected: str
     """The same for a reader, in one sentence."""
     port: int = 22
+    asked: int = 1
+    """How often the diagnosis is asked at most, until it finds something: one may send less than
+    what it takes."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,10 @@ class Row:
     note: str = ""
     """What a reader should know besides."""
     control: Control | None = None
+    protocols: bool = False
+    """Whether what leaves no sum to others is sent, too: UDP without checksum, and fragments."""
+    dhcp: bool = False
+    """Whether vm1 asks for an address that vm2, a namespace, hands out."""
 
 
 VRNETLAB = "https://github.com/srl-labs/vrnetlab/pull/492"
@@ -50,6 +66,9 @@ SWITCHES = (
     "https://github.com/p4lang/behavioral-model/issues/986",
     "https://github.com/FDio/vpp/issues/265",
 )
+OVS = ("https://github.com/openvswitch/ovs-issues/issues/273",)
+SANDBOX = ("https://github.com/TencentCloud/CubeSandbox/pull/443",)
+DPDK = ("https://github.com/DPDK/grout/issues/724",)
 XDP_THREADS = (
     "https://github.com/xdp-project/xdp-tutorial/issues/160",
     "https://github.com/xdp-project/xdp-tutorial/issues/357",
@@ -69,6 +88,11 @@ ALL: tuple[Row, ...] = (
         "tc-mirred-csum", LINKS, "tc mirred with action csum before it",
         bridged({"kind": "tc-mirred", "options": {"csum": True}}), (VRNETLAB,),
     ),
+    Row("tc-patch", LINKS, "tc mirred straight onto a guest's TAP", patched(), (VRNETLAB,)),
+    Row(
+        "tc-patch-csum", LINKS, "the same with action csum before it",
+        patched({"csum": True}), (VRNETLAB,),
+    ),
     Row("macvlan", LINKS, "a macvlan (passthru) on a veth", bridged({"kind": "macvlan"})),
     Row(
         "vxlan", LINKS, "VXLAN between two namespaces, outer sum 0",
@@ -80,6 +104,15 @@ ALL: tuple[Row, ...] = (
         ("https://github.com/projectcalico/calico/issues/11435",),
     ),
     Row(
+        "vxlan-copied", LINKS, "VXLAN over a program that copies the outer frames",
+        bridged({"kind": "vxlan", "options": {"underlay": "packet-wire"}}),
+        ("https://github.com/FDio/vpp/issues/458",),
+        "No element of the inner network has touched the packet. Expected at every hop at first, "
+        "and measured otherwise at the veths behind the tunnel, where a packet socket is told that "
+        "the sum is valid: csum_valid of an outer sum of 0 stays with the skb.",
+        protocols=True,
+    ),
+    Row(
         "packet-wire", USER, "a layer-2 wire over packet sockets",
         bridged({"kind": "packet-wire"}), SWITCHES,
     ),
@@ -87,7 +120,18 @@ ALL: tuple[Row, ...] = (
         "packet-wire-vnet", USER, "the same wire with the virtio header",
         bridged({"kind": "packet-wire", "options": {"vnet": True}}), SWITCHES,
     ),
-    Row("namespace", KERNEL, "a router that is a network namespace", routed("namespace")),
+    Row(
+        "ring-wire", USER, "a wire over packet rings (TPACKET_V3), status unread",
+        bridged({"kind": "ring-wire"}), SWITCHES,
+    ),
+    Row(
+        "ring-wire-sums", USER, "the same wire computes what the ring says is not ready",
+        bridged({"kind": "ring-wire", "options": {"sums": True}}), SWITCHES,
+    ),
+    Row(
+        "namespace", KERNEL, "a router that is a network namespace", routed("namespace"),
+        protocols=True,
+    ),
     Row(
         "nat", KERNEL, "a namespace router with nftables masquerade", routed("nat"),
         ("https://github.com/TencentCloud/CubeSandbox/pull/443",),
@@ -95,6 +139,18 @@ ALL: tuple[Row, ...] = (
     Row(
         "tc-bpf", KERNEL, "a BPF program at tc's hook redirects", routed("tc-bpf"),
         ("https://github.com/TencentCloud/CubeSandbox/pull/110",),
+    ),
+    Row(
+        "tc-bpf-clone", KERNEL, "a BPF program at tc's hook sends clones", routed("tc-bpf-clone")
+    ),
+    Row(
+        "bpf-nat", KERNEL, "a BPF program translates an address, sums updated",
+        routed("bpf-nat"), SANDBOX,
+    ),
+    Row(
+        "bpf-nat-e1000", KERNEL, "the same before a NIC that takes nothing unfinished",
+        with_nics(routed("bpf-nat"), "", "e1000"), SANDBOX,
+        "What is finished behind the translation is right: the pseudo-header's sum was kept so.",
     ),
     Row(
         "xdp-generic", KERNEL, "an XDP program in generic mode redirects", routed("xdp-generic"),
@@ -105,11 +161,18 @@ ALL: tuple[Row, ...] = (
         XDP_THREADS,
         "The first packet to a neighbour that the kernel has not asked for yet is forwarded by the "
         "kernel, and keeps its metadata: ping goes first.",
+        protocols=True,
+    ),
+    Row(
+        "af-xdp", KERNEL, "a program forwards over AF_XDP sockets in copy mode",
+        routed("af-xdp"), XDP_THREADS,
+        "As with xdp-native, ping goes first.",
     ),
     Row(
         "raw", USER, "a router over packet sockets, as it is", routed("raw"),
         ("https://unix.stackexchange.com/questions/797717",
          "https://github.com/srl-labs/containerlab/pull/3077"),
+        protocols=True,
     ),
     Row("raw-vnet", USER, "the same router with the virtio header", routed("raw-vnet")),
     Row("raw-zeroed", USER, "the same router with an empty virtio header", routed("raw-zeroed")),
@@ -117,7 +180,10 @@ ALL: tuple[Row, ...] = (
         "raw-synthesised", USER, "the same router, virtio header made of the status word",
         routed("raw-synthesised"),
     ),
-    Row("raw-sum", USER, "the same router computes every checksum", routed("raw-sum")),
+    Row(
+        "raw-sum", USER, "the same router computes every checksum", routed("raw-sum"),
+        protocols=True,
+    ),
     Row(
         "raw-sum-unready", USER, "the same router computes where CSUMNOTREADY",
         routed("raw-sum-unready"), ("https://github.com/kubevirt/kubevirt/pull/16131",),
@@ -132,12 +198,42 @@ ALL: tuple[Row, ...] = (
         routed("tun-vnet-empty"), ("https://github.com/hermit-os/uhyve/pull/1369",),
     ),
     Row(
+        "ovs-userspace", SOFTWARE, "Open vSwitch's user-space datapath",
+        bridged({"kind": "ovs-userspace"}), OVS,
+        protocols=True,
+    ),
+    Row(
+        "ovs-userspace-tso", SOFTWARE, "the same switch with userspace-tso-enable",
+        bridged({"kind": "ovs-userspace", "options": {"tso": True}}), OVS,
+    ),
+    Row(
+        "testpmd", SOFTWARE, "DPDK's testpmd on packet sockets (af_packet)",
+        bridged({"kind": "testpmd"}), DPDK,
+        protocols=True,
+    ),
+    Row(
+        "testpmd-tap", SOFTWARE, "DPDK's testpmd on TAPs",
+        bridged({"kind": "testpmd", "options": {"driver": "tap"}}), DPDK,
+    ),
+    Row("socat-tap", SOFTWARE, "socat between two TAPs", bridged({"kind": "socat-tap"})),
+    Row(
         "raw-then-namespace", CHAINS, "lost at the first of two hops", routed("raw", "namespace")
     ),
     Row(
         "sum-then-raw", CHAINS, "completed before a hop that loses metadata",
         routed("raw-sum-unready", "raw"),
         note="One completing hop helps one direction: answers pass the hop that loses first.",
+    ),
+    Row(
+        "vxlan-nat", CHAINS, "VXLAN before a router with nftables masquerade",
+        with_wire(routed("nat"), {"kind": "vxlan"}),
+        ("https://github.com/kubernetes/kubernetes/issues/88986",),
+    ),
+    Row(
+        "ovs-then-tun", CHAINS, "lost in Open vSwitch before a router that completes",
+        with_wire(routed("tun"), {"kind": "ovs-userspace"}), OVS,
+        "Who goes by the metadata finishes nothing that has lost it; the answers are finished "
+        "before they come to the switch.",
     ),
     Row(
         "e1000-raw", MACHINES, "e1000 at both ends of a router that loses metadata",
@@ -155,6 +251,35 @@ ALL: tuple[Row, ...] = (
     Row(
         "vmxnet3", MACHINES, "virtio and vmxnet3 on a bridge",
         with_nics(bridged(), "", "vmxnet3"),
+    ),
+    Row(
+        "guest-router", MACHINES, "a guest whose kernel forwards, with virtio NICs",
+        with_guest_router(routed("namespace")),
+    ),
+    Row(
+        "guest-router-e1000", MACHINES, "a guest whose kernel forwards, with e1000 NICs",
+        with_guest_router(routed("namespace"), "e1000"),
+    ),
+    Row(
+        "namespace-end", MACHINES, "from a guest to a namespace over a bridge",
+        with_namespaces(bridged(), "vm2"), dhcp=True,
+    ),
+    Row(
+        "dhcp-copied", MACHINES, "DHCP from a namespace over a program that copies frames",
+        with_namespaces(bridged({"kind": "packet-wire"}), "vm2"),
+        ("https://github.com/kubevirt/kubevirt/pull/16131",
+         "https://github.com/lxc/incus/issues/1997"),
+        "The client reads by a packet socket and looks at the sum itself, so no counter grows.",
+        dhcp=True,
+    ),
+    Row(
+        "namespace-end-raw", MACHINES, "from a guest to a namespace, metadata lost between",
+        with_namespaces(routed("raw"), "vm2"),
+    ),
+    Row(
+        "namespaces-ovs", MACHINES, "two namespaces with Open vSwitch between them",
+        with_namespaces(bridged({"kind": "ovs-userspace"}), "vm1", "vm2"), OVS,
+        "As containers on such a switch: no virtual machine is on the path.",
     ),
     Row(
         "damaged", CONTROLS, "a router that damages payloads of summed packets",
@@ -177,6 +302,39 @@ ALL: tuple[Row, ...] = (
         "no-syn", CONTROLS, "a router that drops SYNs", routed("syn-filter"),
         control=Control(
             Finding.OTHER, "router r1", "SYNs end in the router, and no checksum error is counted"
+        ),
+    ),
+    Row(
+        "lossy", CONTROLS, "a router that drops every tenth packet", routed("lossy"),
+        control=Control(
+            Finding.OTHER, "router r1",
+            "some packets end in the router, and no checksum error is counted", asked=3,
+        ),
+    ),
+    Row(
+        "bpf-nat-stale", CONTROLS, "a BPF program translates an address, sums left as they are",
+        routed("bpf-nat-stale"), SANDBOX,
+        "SSH works between these guests: a receiver sums nothing that never met a wire.",
+        Control(
+            Finding.CORRUPTED, "router r1",
+            "needs_csum goes on, and the field holds neither sum; nobody drops it",
+        ),
+    ),
+    Row(
+        "bpf-stale-e1000", CONTROLS, "the same before a NIC that takes nothing unfinished",
+        with_nics(routed("bpf-nat-stale"), "", "e1000"), SANDBOX,
+        "The sum is finished on the way to the NIC, of a wrong beginning, and the receiver drops.",
+        Control(
+            Finding.CORRUPTED, "router r1", "the receiver drops what was translated, as damaged",
+        ),
+    ),
+    Row(
+        "raw-incremental", CONTROLS, "an incremental update on an unfinished sum",
+        routed("raw-incremental"), ("https://github.com/google/gvisor/issues/11960",),
+        "SSH works between these guests: a receiver sums nothing that never met a wire.",
+        Control(
+            Finding.CORRUPTED, "router r1",
+            "needs_csum goes on, and the field holds neither sum; nobody drops it",
         ),
     ),
     Row(

@@ -48,7 +48,8 @@ def key(row: Row, model: Topology, expected: Prediction) -> str:
     """Return what a result is of; another key makes it out of date."""
     here = host_environment()
     facts = [model.digest(), here.host_kernel, here.labctl, repr(row.control)]
-    facts += [expected.words, repr(expected.elements)]
+    facts += [expected.words, repr(expected.elements), *(["protocols"] if row.protocols else [])]
+    facts += ["dhcp"] if row.dhcp else []
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

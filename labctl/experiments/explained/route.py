@@ -93,7 +93,8 @@ def _guest(guest: GuestElement, here: Traversal) -> Part:
         f"{node.name}: {node.guest_kind.title}, {registry.nic(interface.model).told}",
         "guest",
         node.host,
-        (Point(point.name, "sender guest" if leaving else "receiver guest", addresses),),
+        (Point(point.name, "sender guest" if leaving else "receiver guest", addresses),)
+        * point.inside,  # else it is told with the bridge
         _wire(interface) if leaving else "",
     )
 
@@ -113,13 +114,14 @@ def _router(element: RouterElement, here: Traversal) -> Part:
 
 def _forwarding(element: ForwardingGuest, here: Traversal) -> Part:
     node = element.node
-    into, out = (point.name for point in here.points if point.inside)
     leaving = _interface(node, here.exit)
+    inner = [point.name for point in here.points if point.inside]  # none in one nobody looks into
+    roles: tuple[Role, Role] = ("router in", "router out")
     return Part(
         f"{node.name}: router, {node.guest_kind.title}, {registry.nic(leaving.model).told}",
         "router",
         node.host,
-        (Point(into, "router in", leaving.model), Point(out, "router out", leaving.model)),
+        tuple(Point(name, role, leaving.model) for name, role in zip(inner, roles, strict=False)),
         _wire(leaving),
     )
 

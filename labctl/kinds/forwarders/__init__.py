@@ -20,13 +20,19 @@ SHIPPED: Mapping[str, str] = {
     "faulty-sum": "labctl.kinds.forwarders.faulty_sum:FaultySum",
     "syn-filter": "labctl.kinds.forwarders.syn_filter:SynFilter",
     "frr": "labctl.kinds.forwarders.frr:Frr",
+    "bpf-nat-stale": "labctl.kinds.forwarders.bpf_nat_stale:BpfNatStale",
+    "raw-incremental": "labctl.kinds.forwarders.raw_incremental:RawIncremental",
+    "lossy": "labctl.kinds.forwarders.lossy:Lossy",
     "nat": "labctl.kinds.forwarders.nat:Nat",
+    "bpf-nat": "labctl.kinds.forwarders.bpf_nat:BpfNat",
     "tun": "labctl.kinds.forwarders.tun:Tun",
     "tun-vnet": "labctl.kinds.forwarders.tun_vnet:TunVnet",
     "tun-vnet-empty": "labctl.kinds.forwarders.tun_vnet_empty:TunVnetEmpty",
     "tc-bpf": "labctl.kinds.forwarders.tc_bpf:TcBpf",
+    "tc-bpf-clone": "labctl.kinds.forwarders.tc_bpf_clone:TcBpfClone",
     "xdp-generic": "labctl.kinds.forwarders.xdp_generic:XdpGeneric",
     "xdp-native": "labctl.kinds.forwarders.xdp_native:XdpNative",
+    "af-xdp": "labctl.kinds.forwarders.af_xdp:AfXdp",
 }
 """By name, where the class is; in the order in which they are shown."""
 DEFAULT = "namespace"

@@ -86,6 +86,8 @@ class GuestKind(Kind):
 
     boots_disk: ClassVar[bool] = False
     """Whether it boots a disk image, what `image:` names as a mapping, not a kernel."""
+    takes_initramfs: ClassVar[bool] = False
+    """Whether an initramfs of the user's own may be one that labctl does not configure."""
     image: ClassVar[str]
     """The image it boots, where the topology names none."""
     image_with_all_nics: ClassVar[str]
@@ -139,6 +141,9 @@ class GuestKind(Kind):
     not_restarted: ClassVar[str] = ""
     """Why it cannot be started again in a running lab, as it must for other device features; empty
     where it can. All else of its offloads may change while it runs."""
+
+    not_stopped: ClassVar[str] = ""
+    """Why it cannot be stopped and started in a running lab; empty where it can."""
 
     @property
     def is_host(self) -> bool:

@@ -22,6 +22,7 @@ class Micro(GuestKind):
     boot. `init_on_alloc`: each page that is allocated would be cleared first. `lsm`, `psi`: calls
     at each system call and switch of tasks, for security modules that have no policy here, and for
     statistics that nobody reads."""
+    takes_initramfs = True
     saveable = True
     built_by = "labctl.lab.qemu:build"
     started_by = "labctl.lab.qemu:Qemu"

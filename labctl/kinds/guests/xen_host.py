@@ -51,6 +51,7 @@ class XenHost(GuestKind):
     built_by = "labctl.lab.xen_guests:build_host"
     started_by = "labctl.lab.qemu:Qemu"
     not_restarted = "its guests would go with it"
+    not_stopped = "its guests would go with it"
 
     def touched(self, memory: int, inside: int) -> int:
         """Return what dom0, Xen and the guests have: Xen touches no memory that nobody uses."""

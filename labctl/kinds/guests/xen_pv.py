@@ -31,3 +31,4 @@ class XenPv(GuestKind):
     built_by = "labctl.lab.xen_guests:build_pv"
     started_by = "labctl.lab.xen_guests:Pv"
     not_restarted = "its NIC has no device features"
+    not_stopped = "it comes and goes with its Xen host"

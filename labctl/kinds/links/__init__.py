@@ -8,9 +8,14 @@ SHIPPED: Mapping[str, str] = {
     "bridge": "labctl.kinds.links.bridge:Bridge",
     "veth": "labctl.kinds.links.veth:Veth",
     "tc-mirred": "labctl.kinds.links.tc_mirred:TcMirred",
+    "tc-patch": "labctl.kinds.links.tc_patch:TcPatch",
     "macvlan": "labctl.kinds.links.macvlan:Macvlan",
     "vxlan": "labctl.kinds.links.vxlan:Vxlan",
     "packet-wire": "labctl.kinds.links.packet_wire:PacketWire",
+    "ring-wire": "labctl.kinds.links.ring_wire:RingWire",
+    "ovs-userspace": "labctl.kinds.links.ovs_userspace:OvsUserspace",
+    "testpmd": "labctl.kinds.links.testpmd:Testpmd",
+    "socat-tap": "labctl.kinds.links.socat_tap:SocatTap",
 }
 """By name, where the class is; in the order in which they are shown."""
 DEFAULT = "bridge"

@@ -18,6 +18,7 @@ class Veth(NicModel):
     effect = Effect.KEEPS
     driver = "veth"
     home = "namespace"
+    mechanism = "veth_xmit() hands the skb itself to the other end"
     transport = "the skb itself (veth_xmit)"
     carrier = "CHECKSUM_PARTIAL in the skb"
     in_every_image = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labctl.kinds.base import ObserverKind
+from labctl.kinds.base import Look, ObserverKind
 from labctl.kinds.observers.stream import Stream, StreamParser
 
 
@@ -17,3 +17,7 @@ class FrameObserver(ObserverKind[Stream]):
     def reader(self) -> StreamParser:
         """Return a reader of such a stream."""
         return StreamParser()
+
+    def reader_of(self, look: Look) -> type[StreamParser]:  # noqa: ARG002
+        """Return what reads the stream of a look, where that hangs on the program which looks."""
+        return StreamParser

@@ -20,7 +20,6 @@ import array
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import select
 import signal
@@ -104,9 +103,23 @@ def ask(sock: socket.socket, request: int, iface: str) -> int:
     return int(struct.unpack_from("i", answer, 16)[0])
 
 
+def as_json(about: dict[str, int | str]) -> bytes:
+    """Return an object of numbers and short texts; the least of Pythons has no module json."""
+    parts = []
+    for key, value in about.items():
+        text = str(value)
+        if isinstance(value, str):
+            text = "".join(
+                c if " " <= c <= "~" and c not in '"\\' else f"\\u{ord(c):04x}" for c in text
+            )
+            text = f'"{text}"'
+        parts.append(f'"{key}": {text}')
+    return ("{" + ", ".join(parts) + "}").encode()
+
+
 def header(sock: socket.socket, hop: str, iface: str, snap: int) -> bytes:
     """Return the stream's header; its presence is the proof that the socket is bound."""
-    about = {
+    about: dict[str, int | str] = {
         "version": 1,
         "hop": hop,
         "interface": iface,
@@ -117,7 +130,7 @@ def header(sock: socket.socket, hop: str, iface: str, snap: int) -> bytes:
         "kernel": os.uname().release,
         "observer": "python",
     }
-    text = json.dumps(about).encode()
+    text = as_json(about)
     return MAGIC + struct.pack("<I", len(text)) + text
 
 
@@ -189,14 +202,14 @@ class Observer:
             pass
         counted = self.sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
         packets, drops = struct.unpack("II", counted)
-        about = {
+        about: dict[str, int | str] = {
             "packets": packets,
             "drops": drops,
             "written": self.written,
             "errors": self.errors,
             "clock_ns": time.time_ns(),
         }
-        text = json.dumps(about).encode()
+        text = as_json(about)
         self.out.write(struct.pack("<BI", TRAILER, len(text)) + text)
         self.out.flush()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..target import Target
-from . import captures, frames, recipes, records, topologies, wire
+from . import archives, captures, frames, recipes, records, topologies, wire
 
 TARGETS: dict[str, Target] = {
     target.name: target
@@ -13,6 +13,7 @@ TARGETS: dict[str, Target] = {
         frames.TARGET,
         recipes.TARGET,
         records.TARGET,
+        archives.TARGET,
         wire.OBSERVER,
         wire.AGENT,
     )

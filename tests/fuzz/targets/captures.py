@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import struct
 from collections.abc import Sequence
 from functools import cache
 from random import Random
@@ -11,6 +12,7 @@ from random import Random
 from inspect_files import (
     NANO,
     any_frame,
+    block,
     interface,
     old_packet,
     option,
@@ -80,7 +82,10 @@ def whole(rng: Random) -> bytes:
         about += option(14, rng.randbytes(8), order) if rng.random() < 0.2 else b""
         data += interface(order, options=about, snap=rng.choice([0, 64, 65535]))
     for frame, original in some:
-        said = option(1, text[2], order) + option(2, bytes([rng.randrange(4), 0, 0, 0]), order)
+        flags = rng.randrange(4) | rng.choice([0, 1 << 9, 1 << 10, 1 << 11, rng.randrange(1 << 32)])
+        said = option(1, text[2], order) if rng.random() < 0.8 else b""
+        said += option(2, struct.pack(f"{order}I", flags), order)
+        said += option(5, rng.randbytes(8), order)
         kind = rng.random()
         if kind < 0.7:
             data += packet(
@@ -91,6 +96,9 @@ def whole(rng: Random) -> bytes:
             data += simple_packet(frame, order, original)
         else:
             data += old_packet(frame, order, ticks=rng.randrange(2**60))
+    if rng.random() < 0.3:
+        told = b"".join(option(code, rng.randbytes(8), order) for code in (4, 5, 6, 7))
+        data += block(5, rng.choice([bytes(4), rng.randbytes(4)]) + bytes(8) + told, order)
     return data
 
 
