@@ -19,6 +19,17 @@ MOST_INTERFACES = 16
 """Of a node."""
 
 
+_TELL_OSPF6D = (
+    "while ! [ -S /run/frr/ospf6d.vty ]; do sleep 0.1; done",
+    "for path in /sys/class/net/eth*; do",
+    '    vtysh -d ospf6d -c "configure terminal" -c "interface ${path##*/}"'
+    ' -c "ipv6 ospf6 area 0.0.0.0" -c "ipv6 ospf6 hello-interval 2"'
+    ' -c "ipv6 ospf6 dead-interval 10" >/dev/null',
+    "done",
+)
+"""ospf6d of FRR 8.4 takes nothing of interfaces from its file: it is told when it runs."""
+
+
 @dataclass(frozen=True)
 class FrrOptions:
     """Which protocols bring the routes, and from whom."""
@@ -63,6 +74,8 @@ class Frr(Namespace):
             lines.append(f"printf %s {shlex.quote(text)} >{file}")
             # Root's, in a guest that is a router and nothing else; no port for anybody to log in.
             lines.append(f"{PROGRAMS}/{daemon} -d -u root -g root -P 0 -f {file} >/dev/null")
+            if daemon == "ospf6d":
+                lines += _TELL_OSPF6D
         router.run(["sh", "-c", "\n".join(lines)])
 
     def stop(self, router: RunningRouter) -> None:
