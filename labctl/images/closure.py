@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import InterpSegment
 
 from labctl.errors import LabctlError, UsageError
-from labctl.images.tree import Entry, Tree
+from labctl.images.tree import Entry, Tree, normal
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import run
 
@@ -66,8 +66,9 @@ def copy_with_libraries(source: Tree, paths: Iterable[str], target: Tree) -> Non
                 )
             queue.append(leads)
             continue
-        for needed in _needs(entry.read()):
-            queue.append(_library(source, needed, path))
+        data = entry.read()
+        folders = (*_runpath(data), *_LIBRARY_FOLDERS)
+        queue += [_library(source, needed, path, folders) for needed in _needs(data)]
 
 
 def check_libraries(tree: Tree) -> None:
@@ -106,9 +107,26 @@ def _needs(data: bytes) -> list[str]:
     return needs
 
 
-def _library(source: Tree, needed: str, user: str) -> str:
+def _runpath(data: bytes) -> list[str]:
+    """Return the folders of an ELF file's own that its libraries are looked for in (DT_RUNPATH)."""
+    if not data.startswith(_ELF):
+        return []
+    try:
+        return [
+            normal(folder)
+            for section in ELFFile(io.BytesIO(data)).iter_sections()
+            if isinstance(section, DynamicSection)
+            for tag in section.iter_tags("DT_RUNPATH")
+            for folder in str(getattr(tag, "runpath")).split(":")  # noqa: B009 - set by its kind
+            if folder.startswith("/")
+        ]
+    except ELFError:
+        return []
+
+
+def _library(source: Tree, needed: str, user: str, folders: Sequence[str]) -> str:
     """Return the path of a library as the dynamic linker would find it without a cache."""
-    candidates = [needed] if "/" in needed else [f"{top}/{needed}" for top in _LIBRARY_FOLDERS]
+    candidates = [needed] if "/" in needed else [f"{top}/{needed}" for top in folders]
     for candidate in candidates:
         normal = candidate.lstrip("/")
         normal = f"usr/{normal}" if normal.startswith("lib") else normal

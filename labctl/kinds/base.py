@@ -182,6 +182,8 @@ class ForwarderKind(Kind):
     """What it offers where a checksum's metadata was lost in it; the best comes first."""
     sees_inside: ClassVar[bool] = True
     """Whether packet sockets in the router's namespace see what it forwards."""
+    only_in_guests: ClassVar[bool] = False
+    """Whether it is for nodes that are routers alone, not for namespaces of the lab's."""
     in_guests: ClassVar[bool] = False
     """Whether a node that is a router can have it too: it needs nothing of the host's ends of the
     interfaces, and no program but Python with modules of labctl's."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from labctl.capture import counters
-from labctl.errors import HostError, LabctlError
+from labctl.errors import HostError, LabctlError, UsageError
 from labctl.kinds import registry
 from labctl.kinds.base import ForwarderKind, Option
 from labctl.network import features
@@ -74,6 +74,11 @@ class Router:
         its program does not start.
         """
         wanted = registry.forwarder(kind)
+        if wanted.only_in_guests:
+            raise UsageError(
+                f"the kind {kind} is for guests, and {self.name} is a namespace",
+                f"write a node with role: router and forwarder: {kind}",
+            )
         if options is None:
             options = self.model.options if kind == self.model.kind else {}
         registry.options(wanted, options)

@@ -33,7 +33,11 @@ def check(topology: model.Topology, written: schema.Topology, base: Path, report
     _groups(written, report)
     _kernels(topology, written, report)
     _patched(topology, report)
-    for name in topology.routers:
+    for name, router in topology.routers.items():
+        if registry.forwarder(router.kind).only_in_guests:
+            what = f"the kind {router.kind} is for guests, and {name} is a namespace"
+            hint = f"write a node with role: router and forwarder: {router.kind}"
+            report.add(("routers", name, "kind"), what, hint)
         loc: Loc = ("routers", name, "interfaces")
         item = report.root.walk(loc)[-1]
         # Those left out for faults of their own count: they were meant to be there.

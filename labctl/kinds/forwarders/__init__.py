@@ -19,6 +19,7 @@ SHIPPED: Mapping[str, str] = {
     "faulty-payload": "labctl.kinds.forwarders.faulty_payload:FaultyPayload",
     "faulty-sum": "labctl.kinds.forwarders.faulty_sum:FaultySum",
     "syn-filter": "labctl.kinds.forwarders.syn_filter:SynFilter",
+    "frr": "labctl.kinds.forwarders.frr:Frr",
     "bpf-nat-stale": "labctl.kinds.forwarders.bpf_nat_stale:BpfNatStale",
     "raw-incremental": "labctl.kinds.forwarders.raw_incremental:RawIncremental",
     "lossy": "labctl.kinds.forwarders.lossy:Lossy",
