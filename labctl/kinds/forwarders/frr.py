@@ -6,13 +6,10 @@ import ipaddress
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
 from labctl.kinds.base import Effect, RunningRouter
 from labctl.kinds.forwarders.namespace import Namespace
-
-if TYPE_CHECKING:
-    from labctl.sandbox.process import Result
 
 PROGRAMS = "/usr/lib/frr"
 MOST_INTERFACES = 16
@@ -98,8 +95,8 @@ class Frr(Namespace):
             f"read -r pid </run/frr/{daemon}.pid && kill -0 $pid || echo {daemon}"
             for daemon in configuration(self.told(router))
         ]
-        said = router.run(["sh", "-c", "{ " + "; ".join(lines) + "; } 2>/dev/null"])
-        return not cast("Result", said).stdout.strip() and super().forwards(router)
+        said: Any = router.run(["sh", "-c", "{ " + "; ".join(lines) + "; } 2>/dev/null"])
+        return not said.stdout.strip() and super().forwards(router)
 
 
 def configuration(told: FrrOptions) -> Mapping[str, str]:
