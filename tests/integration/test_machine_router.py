@@ -116,7 +116,9 @@ def test_a_program_that_forwards_in_it_is_named_for_the_metadata_it_loses(copyin
     assert found.verdict.where == "router r1 (eth0 to eth1)", found.verdict
     syn = next(one for one in found.trace.forward if one.kind == "SYN")
     assert [step.hop for step in syn.steps] == HOPS
-    assert [step.knowledge for step in syn.steps] == ["partial, needs_csum"] * 4 + ["partial"] * 4
+    assert [step.knowledge for step in syn.steps] == ["partial, needs_csum"] * 4 + [
+        "partial, no metadata"
+    ] * 4
     ways = {fix.name: fix for fix in found.fixes if fix.router == "r1"}
     assert list(ways) == ["r1 as raw-vnet", "r1 as namespace"]
     assert ways["r1 as raw-vnet"].how == "forwarder: raw-vnet (router r1 in the topology)"
