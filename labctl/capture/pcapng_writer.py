@@ -49,6 +49,7 @@ _METADATA = {
     Metadata.NEEDS_CSUM: EPB_CHECKSUM_NOT_READY,
     Metadata.DATA_VALID: EPB_CHECKSUM_VALID,
     Metadata.NONE: 0,
+    Metadata.UNTOLD: 0,
 }
 BEGAN, ENDED = "its clock at the start:", "its clock at the end:"
 ARRIVED, ASKED = "our clock when it had started:", "our clock when it was to end:"
