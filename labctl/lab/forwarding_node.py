@@ -6,16 +6,16 @@ the guest's own Python, with this labctl's code, as in a dom0 (`labctl.backends.
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from labctl.capture import counters
-from labctl.errors import GuestError, HostError, LabctlError
+from labctl.errors import GuestError, HostError
 from labctl.kinds import forwarders, registry
 from labctl.kinds.base import ForwarderKind, Option
+from labctl.lab.forwarding import Forwarding
 from labctl.lab.node import Node
 from labctl.routers import programs
 from labctl.sandbox import codec, jsontext
@@ -56,7 +56,7 @@ class Forwarder(Protocol):
         ...
 
 
-class ForwardingNode:
+class ForwardingNode(Forwarding):
     """A node that forwards: its kernel, on the settings of every Linux router, or a program."""
 
     def __init__(self, node: Node) -> None:
@@ -80,13 +80,6 @@ class ForwardingNode:
     def _noted(self) -> str:
         return self._kind.read_text() if self._kind.exists() else forwarders.DEFAULT
 
-    @property
-    def options(self) -> Mapping[str, Option]:
-        """What its kind was told."""
-        if not self._options.exists():
-            return {}
-        return dict(codec.loads(self._options.read_bytes(), dict[str, Option]))
-
     def set_kind(self, kind: str, options: Mapping[str, Option] | None = None) -> None:
         """Let this kind of forwarding take over; what forwarded before is ended first.
 
@@ -102,16 +95,7 @@ class ForwardingNode:
             )
         if options is None:
             options = node.forwarder_options if kind == node.forwarder else {}
-        registry.options(wanted, options)
-        self.stop()
-        self._options.write_bytes(codec.dumps(dict(options), dict[str, Option]))
-        try:
-            wanted.start(self)
-        except BaseException:
-            with contextlib.suppress(LabctlError):  # what went wrong first is told
-                self._stop(wanted)
-            raise
-        self._kind.write_text(kind)
+        self._take_over(kind, options)
 
     def stop(self) -> None:
         """Let nothing forward any more; raises as `Node.run` does."""
@@ -130,11 +114,6 @@ class ForwardingNode:
                     deadline.pause(LOOK_SECONDS)
             for note in (self._program, self._options, self._kind):
                 note.unlink(missing_ok=True)
-
-    def forwards(self) -> bool:
-        """Tell whether anything forwards, as far as its kind can tell."""
-        kind = self.kind
-        return kind is not None and registry.forwarder(kind).forwards(self)
 
     def counters(self) -> dict[str, int]:
         """Return the counters of what forwards; empty while nothing does.

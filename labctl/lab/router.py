@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from labctl.capture import counters
-from labctl.errors import HostError, LabctlError, UsageError
+from labctl.errors import HostError, UsageError
 from labctl.kinds import registry
 from labctl.kinds.base import ForwarderKind, Option
+from labctl.lab.forwarding import Forwarding
 from labctl.network import features
 from labctl.routers import namespace, programs
 from labctl.sandbox import agent, codec, jsontext
@@ -27,7 +28,7 @@ OURS = "labctl."
 """What the modules of programs begin with that are in a dom0 too."""
 
 
-class Router:
+class Router(Forwarding):
     """A router of a running lab."""
 
     def __init__(self, place: ExecutionContext, directory: Path, router: model.Router) -> None:
@@ -59,13 +60,6 @@ class Router:
         words = ["nsenter", f"--net=/run/netns/{self.name}", "--", *argv]
         return self._place.agent().run(words, Deadline(timeout, f"{argv[0]} in {self.name}"))
 
-    @property
-    def options(self) -> dict[str, Option]:
-        """What its kind was told; what the kind leaves open is not in it."""
-        if not self._options.exists():
-            return {}
-        return dict(codec.loads(self._options.read_bytes(), dict[str, Option]))
-
     def set_kind(self, kind: str, options: Mapping[str, Option] | None = None) -> None:
         """Let this kind of forwarding take over; what forwarded before is ended first.
 
@@ -81,21 +75,7 @@ class Router:
             )
         if options is None:
             options = self.model.options if kind == self.model.kind else {}
-        registry.options(wanted, options)
-        self.stop()
-        self._options.write_bytes(codec.dumps(dict(options), dict[str, Option]))
-        try:
-            wanted.start(self)
-        except BaseException:
-            with contextlib.suppress(LabctlError):  # what went wrong first is told
-                self._stop(wanted)
-            raise
-        self._kind.write_text(kind)
-
-    def forwards(self) -> bool:
-        """Tell whether anything forwards, as far as its kind can tell."""
-        kind = self.kind
-        return kind is not None and registry.forwarder(kind).forwards(self)
+        self._take_over(kind, options)
 
     def set_kernel_forwarding(self, on: bool) -> None:
         """Let the namespace's kernel forward, or not."""
