@@ -87,6 +87,7 @@ TESTS = (
     "tests/integration/test_agent_prestart.py",
     "tests/integration/test_lab_verbs.py",
     "tests/integration/test_lab_plugin.py",
+    "tests/integration/test_live_changes.py",
 )
 KILLS = ("tests/integration/test_cleanup_killed.py",)
 """A session of their own: dozens of labs come up to be killed."""
