@@ -62,11 +62,12 @@ class Tool:
 class KernelPart:
     """A part that the kernel of the machine that runs labs must have, found by trying it."""
 
-    sort: Literal["link", "tc action", "qdisc", "nftables", "bpf", "socket"]
+    sort: Literal["link", "tc action", "qdisc", "nftables", "bpf", "socket", "netlink family"]
     """What sort of part: a type of link (rtnetlink(7)), an action or a queueing discipline of
-    tc(8), the expressions of a packet filter, a kind of program of bpf(2), a family of sockets."""
+    tc(8), the expressions of a packet filter, a kind of program of bpf(2), a family of sockets or
+    of generic netlink."""
     name: str
-    """Its name there: `vxlan`, `csum`, `masq`, `xdp`, `AF_XDP`."""
+    """Its name there: `vxlan`, `csum`, `masq`, `xdp`, `AF_XDP`, `ovs_datapath`."""
     module: str
     """The kernel module that has it, for the hint."""
 

@@ -42,13 +42,18 @@ def missing(parts: Iterable[KernelPart]) -> list[KernelPart]:
 def _link(name: str, mark: str) -> None:
     from pyroute2 import IPRoute
 
-    more: Mapping[str, object] = {}
     with IPRoute() as ip:
         index = _veth(ip, mark)
-        if name == "vxlan":
-            more = {"vxlan_id": 1, "vxlan_port": 4789}
-        elif name in ("macvlan", "macvtap"):
-            more = {"link": index}
+        settings: Mapping[str, Mapping[str, object]] = {
+            "vxlan": {"vxlan_id": 1, "vxlan_port": 4789},
+            "geneve": {"geneve_id": 1, "geneve_remote": "192.0.2.1"},
+            "gretap": {"gre_local": "192.0.2.2", "gre_remote": "192.0.2.1"},
+            "vrf": {"vrf_table": 1042},
+            "vlan": {"vlan_id": 1, "link": index},
+            "macvlan": {"link": index},
+            "macvtap": {"link": index},
+        }
+        more = settings.get(name, {})
         ip.link("add", ifname=f"{mark}-tried", kind=name, **more)
 
 
@@ -111,6 +116,13 @@ def _socket(name: str, _mark: str) -> None:
     socket.socket({"AF_XDP": xsk.AF_XDP}[name], socket.SOCK_RAW, 0).close()
 
 
+def _netlink_family(name: str, _mark: str) -> None:
+    from pyroute2.netlink.generic import GenericNetlinkSocket
+
+    with GenericNetlinkSocket() as generic:
+        generic.bind(name, {})
+
+
 TRIES: Mapping[str, Callable[[str, str], None]] = {
     "bpf": _bpf,
     "link": _link,
@@ -118,6 +130,7 @@ TRIES: Mapping[str, Callable[[str, str], None]] = {
     "qdisc": _qdisc,
     "nftables": _nftables,
     "socket": _socket,
+    "netlink family": _netlink_family,
 }
 
 

@@ -1,9 +1,10 @@
-"""Open vSwitch's user-space datapath: the program behind the link kind `ovs-userspace`.
+"""Open vSwitch: the program behind the link kinds `ovs-userspace` and `ovs-kernel`.
 
-    python -m labctl.routers.ovs [--tso] LINK LINK
+    python -m labctl.routers.ovs [--tso] [--kernel] LINK LINK
 
 It makes a database in the folder that it works in, starts ovsdb-server(1) and ovs-vswitchd(8) on
-it, and has ovs-vsctl(8) make one bridge of the datapath type `netdev` with the links as its ports.
+it, and has ovs-vsctl(8) make one bridge with the links as its ports, of the datapath type `netdev`,
+or with `--kernel` of the kernel's (`system`).
 Nothing of the host's own Open vSwitch is used or seen. It writes `carrying` once both ports are in
 the bridge; it ends when one of the two ends, and they end with it, however it ends.
 """
@@ -28,6 +29,7 @@ BRIDGE = "br0"
 DATABASE, SOCKET = "conf.db", "db.sock"
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 SECONDS = 50.0
+IDLE_MS = 24 * 3600 * 1000
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,7 +58,7 @@ def configure(deadline: Deadline, *words: str, wait: bool = True) -> str:
     return process.run(argv, deadline=deadline, env=folders()).stdout
 
 
-def begin(links: Sequence[str], *, tso: bool) -> list[subprocess.Popen[bytes]]:
+def begin(links: Sequence[str], *, tso: bool, kernel: bool) -> list[subprocess.Popen[bytes]]:
     """Start the switch and plug the links in; return its processes.
 
     Raises `LabctlError` where it does not take them, `OSError` where it cannot be started.
@@ -72,9 +74,12 @@ def begin(links: Sequence[str], *, tso: bool) -> list[subprocess.Popen[bytes]]:
     configure(deadline, "init", wait=False)
     # It is read once, when the switch begins (userspace_tso_init()).
     setting = f"other_config:userspace-tso-enable={str(tso).lower()}"
-    configure(deadline, "set", "Open_vSwitch", ".", setting, wait=False)
+    # A flow that the kernel has forgotten is decided by the switch again, which finishes the sum.
+    idle = f"other_config:max-idle={IDLE_MS}"
+    configure(deadline, "set", "Open_vSwitch", ".", setting, idle, wait=False)
     started.append(start("ovs-vswitchd", f"unix:{SOCKET}", *quiet))
-    add = ["add-br", BRIDGE, "--", "set", "Bridge", BRIDGE, "datapath_type=netdev"]
+    datapath = f"datapath_type={'system' if kernel else 'netdev'}"
+    add = ["add-br", BRIDGE, "--", "set", "Bridge", BRIDGE, datapath]
     for link in links:
         add += ["--", "add-port", BRIDGE, link]
     configure(deadline, *add)
@@ -90,10 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the switch; it returns only where it cannot begin, or has ended."""
     words = argparse.ArgumentParser(prog="ovs")
     words.add_argument("--tso", action="store_true", help="turn userspace-tso-enable on")
+    words.add_argument("--kernel", action="store_true", help="use the kernel's datapath")
     words.add_argument("links", nargs="+", metavar="LINK")
     asked = words.parse_args(argv)
     try:
-        begin(asked.links, tso=asked.tso)
+        begin(asked.links, tso=asked.tso, kernel=asked.kernel)
     except (OSError, LabctlError) as wrong:
         sys.stderr.write(f"cannot switch between {' and '.join(asked.links)}: {wrong}\n")
         return 1

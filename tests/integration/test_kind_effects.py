@@ -43,7 +43,7 @@ BEHIND = {Effect.KEEPS: KEPT, Effect.LOSES: LOST, Effect.COMPLETES: FINISHED}
 FORWARDERS = [
     "namespace", "nat", "tc-bpf", "xdp-generic", "xdp-native", "raw", "raw-vnet", "raw-zeroed",
     "raw-synthesised", "raw-sum", "raw-sum-unready", "tun", "tun-vnet", "tun-vnet-empty",
-    "tc-bpf-clone", "bpf-nat", "af-xdp",
+    "tc-bpf-clone", "bpf-nat", "af-xdp", "vrf",
 ]  # fmt: skip
 
 HIDDEN: dict[str, Option] = {"inside": "10.0.1.2"}
@@ -220,6 +220,13 @@ LINKS: list[tuple[str, dict[str, Option]]] = [
     ("ring-wire", {}),
     ("ring-wire", {"sums": True}),
     ("vxlan", {"underlay": "packet-wire"}),
+    ("vxlan", {"underlay": "wireguard"}),
+    ("geneve", {}),
+    ("geneve", {"outer_sums": True}),
+    ("gretap", {}),
+    ("vlan", {}),
+    ("bond", {}),
+    ("ovs-kernel", {}),
     ("ovs-userspace", {}),
     ("ovs-userspace", {"tso": True}),
     ("testpmd", {}),

@@ -113,6 +113,22 @@ ALL: tuple[Row, ...] = (
         protocols=True,
     ),
     Row(
+        "vxlan-wireguard", LINKS, "VXLAN over WireGuard",
+        bridged({"kind": "vxlan", "options": {"underlay": "wireguard"}}),
+        note="Who encrypts must finish the sum first: nobody behind it could.",
+    ),
+    Row(
+        "geneve", LINKS, "Geneve between two namespaces, outer sum 0",
+        bridged({"kind": "geneve"}),
+    ),
+    Row(
+        "geneve-outer-sums", LINKS, "Geneve between two namespaces, outer sums on",
+        bridged({"kind": "geneve", "options": {"outer_sums": True}}),
+    ),
+    Row("gretap", LINKS, "GRE for Ethernet frames", bridged({"kind": "gretap"})),
+    Row("vlan", LINKS, "an 802.1Q trunk between two namespaces", bridged({"kind": "vlan"})),
+    Row("bond", LINKS, "two veth pairs bonded at both ends", bridged({"kind": "bond"})),
+    Row(
         "packet-wire", USER, "a layer-2 wire over packet sockets",
         bridged({"kind": "packet-wire"}), SWITCHES,
     ),
@@ -136,6 +152,7 @@ ALL: tuple[Row, ...] = (
         "nat", KERNEL, "a namespace router with nftables masquerade", routed("nat"),
         ("https://github.com/TencentCloud/CubeSandbox/pull/443",),
     ),
+    Row("vrf", KERNEL, "a router whose interfaces are in a VRF", routed("vrf")),
     Row(
         "tc-bpf", KERNEL, "a BPF program at tc's hook redirects", routed("tc-bpf"),
         ("https://github.com/TencentCloud/CubeSandbox/pull/110",),
@@ -196,6 +213,11 @@ ALL: tuple[Row, ...] = (
     Row(
         "tun-vnet-empty", USER, "a program behind a TUN, empty virtio header",
         routed("tun-vnet-empty"), ("https://github.com/hermit-os/uhyve/pull/1369",),
+    ),
+    Row(
+        "ovs-kernel", SOFTWARE, "Open vSwitch's kernel datapath", bridged({"kind": "ovs-kernel"}),
+        note="The first packet of a flow goes by way of the switch in user space, finished and "
+        "copied: ping goes first.",
     ),
     Row(
         "ovs-userspace", SOFTWARE, "Open vSwitch's user-space datapath",

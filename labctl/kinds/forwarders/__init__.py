@@ -24,6 +24,7 @@ SHIPPED: Mapping[str, str] = {
     "raw-incremental": "labctl.kinds.forwarders.raw_incremental:RawIncremental",
     "lossy": "labctl.kinds.forwarders.lossy:Lossy",
     "nat": "labctl.kinds.forwarders.nat:Nat",
+    "vrf": "labctl.kinds.forwarders.vrf:Vrf",
     "bpf-nat": "labctl.kinds.forwarders.bpf_nat:BpfNat",
     "tun": "labctl.kinds.forwarders.tun:Tun",
     "tun-vnet": "labctl.kinds.forwarders.tun_vnet:TunVnet",
