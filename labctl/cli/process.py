@@ -8,8 +8,6 @@ import stat
 import sys
 from typing import NoReturn
 
-from labctl.errors import HostError
-
 _CHUNK = 1 << 16
 
 
@@ -26,23 +24,12 @@ def become_untrusted(words: list[str]) -> NoReturn:
     """As `become`, for a program on this host that is to do nothing to it by what is open here.
 
     What `/proc/self/fd` names can be opened anew, with the rights of the file and not of the
-    descriptor: so a file at the input is read by a process beside, and passed on by a pipe. The
-    terminal stays, but nothing can be typed into it. Raises `HostError` where the kernel cannot
-    see to that.
+    descriptor: so a file at the input is read by a process beside, and passed on by a pipe. A
+    terminal stays (see `labctl.sandbox.seccomp`).
     """
-    from labctl.sandbox import seccomp
-
     if sys.stdin is not None and not _passes_on(os.fstat(0).st_mode):
         _pipe_input()
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-    if any(os.isatty(number) for number in range(3)):
-        try:
-            seccomp.forbid_typing()
-        except OSError as wrong:
-            raise HostError(
-                f"this terminal cannot be kept from what runs there: {wrong.strerror}",
-                "run it without one: labctl exec NODE -- COMMAND </dev/null 2>&1 | cat",
-            ) from None
     become(words)
 
 

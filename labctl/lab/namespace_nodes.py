@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from labctl.lab.node import Node
 from labctl.lab.waiting import listening
 from labctl.network import confined, features
 from labctl.routers import namespace
-from labctl.sandbox import atomic, process
+from labctl.sandbox import atomic, process, seccomp
 from labctl.sandbox.base import Process
 from labctl.sandbox.deadline import Deadline
 from labctl.sandbox.process import last_lines
@@ -285,6 +286,7 @@ class NamespaceNode(Node):
         term = [f"TERM={os.environ['TERM']}"] if "TERM" in os.environ else []
         bounds = f"--bounding-set=-all,{','.join(f'+{name}' for name in KEPT)}"
         return [
+            sys.executable, "-P", "-m", seccomp.__name__,
             "nsenter", f"--target={noted.pid}", *_ENTER, "--",
             "setpriv", bounds, "--inh-caps=-all", "--no-new-privs", "--",
             "env", "-i", path, f"HOME={HOME}", "USER=root", "LOGNAME=root", "LC_ALL=C.UTF-8", *term,

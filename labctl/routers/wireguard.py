@@ -3,9 +3,9 @@
     python -m labctl.routers.wireguard DEVICE ENDPOINT PREFIX
 
 It gives a device its private key, and its one peer, which is at ENDPOINT and has the addresses
-PREFIX. Both ends work in one folder, which nobody else can see: who begins first makes both pairs of keys
-and leaves the second's there, and the other takes it. It writes `carrying` once the device is set,
-and waits until it is killed: the device belongs to its namespace, not to this process.
+PREFIX. Both ends work in one folder, which nobody else can see: the one that begins makes the keys
+of both and leaves the other's there. It writes `carrying` once the device is set, and waits until
+it is killed: the device belongs to its namespace, not to this process.
 """
 
 from __future__ import annotations

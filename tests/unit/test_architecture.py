@@ -103,6 +103,8 @@ NAMES_OF_OTHER_THINGS = {
     ("kinds/nics/veth.py", "namespace"): "where such an interface is",
     ("routers/tun.py", "tun"): "the type of device",
     ("lab/kernel_parts.py", "nat"): "a type of chain of nftables",
+    ("lab/kernel_parts.py", "vrf"): "a type of link",
+    ("routers/vrf.py", "vrf"): "a type of link, and what the program calls itself",
     ("routers/masquerade.py", "nat"): "a type of chain of nftables",
 }
 
