@@ -179,7 +179,8 @@ def _body(row: Row, expected: Prediction, found: Measured) -> Callable[[Trial], 
                     )
                     more: dict[str, str] = {}
                     if version == 4:
-                        more |= _protocols(trial, arm) if row.protocols else {}
+                        if row.protocols:
+                            more |= _protocols(trial, arm, row.fragments_end)
                         more |= _lease(trial, arm, expected.path) if row.dhcp else {}
                     found.traffic.append(_told(traffic, more))
         with trial.arm("diagnose", "what labctl diagnose says of it, and what mends it") as arm:
@@ -190,18 +191,25 @@ def _body(row: Row, expected: Prediction, found: Measured) -> Callable[[Trial], 
     return measure
 
 
-def _protocols(trial: Trial, arm: Arm) -> dict[str, str]:
+def _protocols(trial: Trial, arm: Arm, fragments_end: str) -> dict[str, str]:
     """Send what leaves no sum to others, which loses nothing anywhere; return what it came to.
 
     A datagram without checksum has nothing to be finished (RFC 768), and one that must be cut is
-    summed by the sender's kernel (__ip_append_data() leaves CHECKSUM_NONE beyond the MTU).
+    summed by the sender's kernel (__ip_append_data() leaves CHECKSUM_NONE beyond the MTU). Where
+    `fragments_end` says why fragments do not pass, datagrams before and after them must arrive.
     """
     answers = {
         "udp without checksum": probes.udp(trial.lab, SOURCE, DESTINATION, summed=False),
         "udp in fragments": probes.udp(trial.lab, SOURCE, DESTINATION, times=200),
     }
+    if fragments_end:
+        again = probes.udp(trial.lab, SOURCE, DESTINATION, summed=False)
+        answers["udp without checksum, after them"] = again
     for name, answer in answers.items():
-        arm.check(name, "received", answer.text, answer.works)
+        if fragments_end and name == "udp in fragments":
+            arm.check(name, f"lost: {fragments_end}", answer.text, answer.works is not True)
+        else:
+            arm.check(name, "received", answer.text, answer.works)
     return {name: answer.text for name, answer in answers.items()}
 
 

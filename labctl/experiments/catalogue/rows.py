@@ -57,6 +57,8 @@ class Row:
     control: Control | None = None
     protocols: bool = False
     """Whether what leaves no sum to others is sent, too: UDP without checksum, and fragments."""
+    fragments_end: str = ""
+    """Why fragments do not pass, where they do not."""
     dhcp: bool = False
     """Whether vm1 asks for an address that vm2, a namespace, hands out."""
 
@@ -231,7 +233,10 @@ ALL: tuple[Row, ...] = (
     Row(
         "testpmd", SOFTWARE, "DPDK's testpmd on packet sockets (af_packet)",
         bridged({"kind": "testpmd"}), DPDK,
+        "Fragments end there: the driver asks for whole packets (PACKET_FANOUT_FLAG_DEFRAG), and "
+        "one that the kernel has put together (ip_check_defrag()) is longer than the MTU.",
         protocols=True,
+        fragments_end="the socket is given them as one packet, which is too long to go on",
     ),
     Row(
         "testpmd-tap", SOFTWARE, "DPDK's testpmd on TAPs",
