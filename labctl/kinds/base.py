@@ -316,9 +316,16 @@ class LinkPlan:
     only holds them; no frame comes as far."""
 
     def places(self) -> dict[str, str]:
-        """Return by link the network namespace that it is in; empty for the lab's own."""
-        found = {link.name: link.netns for link in self.links}
-        return found | {link.peer: link.peer_netns for link in self.links if link.peer}
+        """Return by link the network namespace that it is in; empty for the lab's own.
+
+        They are in the order in which they are set up: what is on another link comes after it.
+        """
+        return {
+            name: place
+            for link in self.links
+            for name, place in ((link.name, link.netns), (link.peer, link.peer_netns))
+            if name
+        }
 
 
 class LinkKind(Kind, Generic[O]):

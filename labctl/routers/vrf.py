@@ -17,7 +17,7 @@ from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl import rtprot, rtscope
+from pyroute2.netlink.rtnl import rt_proto, rt_scope
 
 from labctl.routers import holding
 from labctl.sandbox import confine
@@ -75,7 +75,7 @@ def _move(ip: IPRoute, interfaces: Sequence[str], master: int, old: int, new: in
         ip.route(
             "replace", family=one["family"], table=new, gateway=one.get_attr("RTA_GATEWAY"),
             dst=f"{one.get_attr('RTA_DST') or any_address}/{length}",
-            oif=one.get_attr("RTA_OIF"), proto=rtprot["static"], scope=rtscope["universe"],
+            oif=one.get_attr("RTA_OIF"), proto=rt_proto["static"], scope=rt_scope["universe"],
         )  # fmt: skip
 
 
