@@ -75,6 +75,11 @@ docs: install $(DOCS) ## Make the documentation as a site, in site/, with every 
 	@PATH=$(BIN):$$PATH NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict $(ARGS)
 	echo "make: documentation: file://$(CURDIR)/site/index.html"
 
+.PHONY: picture
+picture: install ## Run router-hop, and draw the README's picture of its record
+	@$(BIN)/labctl experiment router-hop $(ARGS)
+	$(BIN)/python package/picture.py last docs/picture.svg
+
 .PHONY: man
 man: install ## Make the man pages and the completions of shells, in share/
 	@$(BIN)/python package/share.py share

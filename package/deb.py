@@ -58,6 +58,8 @@ RELEASES = {
 }  # fmt: skip
 BUILD_ONLY = ("python3-dev", "python3-venv", "gcc", "libc6-dev", "libvirt-dev", "pkg-config")
 """Of labctl/system-packages.txt, what only building libvirt-python takes."""
+ESSENTIAL = ("perl-base", "util-linux")
+"""Every Debian has these, and a package may not ask for them."""
 SINCE_13 = {"libarchive13": "libarchive13t64", "libpcap0.8": "libpcap0.8t64"}
 """What Debian 13 calls two of them."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
@@ -190,7 +192,7 @@ def _control(folder: Path, release: Release, architecture: str) -> None:
     programs = [
         f"{one} | {SINCE_13[one]}" if one in SINCE_13 else one
         for one in system
-        if one and one not in BUILD_ONLY and one != "perl-base"  # essential
+        if one and one not in BUILD_ONLY and one not in ESSENTIAL
     ]
     major, minor = release.python.split(".")
     python = [f"python3 (>= {release.python}~)", f"python3 (<< {major}.{int(minor) + 1})"]
