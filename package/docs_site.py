@@ -13,7 +13,10 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
+SHIM = "assets/iframe-worker.js"
+"""MIT-licensed, see package/iframe-worker: the theme would load it from a server."""
 ROOT = Path(__file__).resolve().parent.parent
 BESIDE = {"README.md": "index.md", "NEWS.md": "NEWS.md", "CONTRIBUTING.md": "CONTRIBUTING.md"}
 
@@ -26,6 +29,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, place in BESIDE.items():
         files.append(File.generated(config, place, content=(ROOT / name).read_text()))
     files.append(File.generated(config, "LICENSE.txt", content=(ROOT / "LICENSE").read_text()))
+    shim = (ROOT / "package/iframe-worker/iframe-worker.js").read_text()
+    files.append(File.generated(config, SHIM, content=shim))
     files.append(File.generated(config, "cli.md", content=manual.markdown()))
     files.append(File.generated(config, "schema.md", content=schema()))
     return files
@@ -36,6 +41,20 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     text = re.sub(r"\]\((?:\.\./)?(README|NEWS|CONTRIBUTING)\.md", _beside, markdown)
     text = re.sub(r"\]\((?:\.\./)?LICENSE\)", "](LICENSE.txt)", text)
     return re.sub(r"(\]\(|src=\")docs/", r"\1", text)
+
+
+def on_post_page(output: str, *, page: Page, **_: object) -> str:
+    """Take the script that lets search work from disk from the site, not from elsewhere."""
+    return output.replace("https://cdn.example/iframe-worker/shim", _relative(page.file.url))
+
+
+def on_post_template(output_content: str, *, template_name: str, **_: object) -> str:
+    """Do the same in the page of what is not found."""
+    return output_content.replace("https://cdn.example/iframe-worker/shim", _relative(template_name))
+
+
+def _relative(url: str) -> str:
+    return "../" * url.count("/") + SHIM
 
 
 def _beside(found: re.Match[str]) -> str:

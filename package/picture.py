@@ -75,7 +75,7 @@ def _cell(x: int, y: int, cell: Cell | None) -> list[str]:
         _text(x, y + 29, cell.field, "mono middle"),
     ]
     if cell.faulty:
-        made.append(_text(x, y + 52, cell.happened, "name middle"))
+        made.append(_text(x, y - 20, cell.happened, "name middle"))
     return made
 
 
