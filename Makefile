@@ -33,6 +33,9 @@ ENVIRONMENT := $(VENV)/.made-$(call digest,$(PACKAGES) $(LOCKS),\
 # Beside it, because 60 MB serve nothing else.
 FUZZ := $(VENV)/.fuzz-$(call digest,requirements/fuzz.lock,$(PYTHON) --version;)
 
+# The same: what documentation and packages are made with.
+DOCS := $(VENV)/.docs-$(call digest,requirements/docs.lock,$(PYTHON) --version;)
+
 # A test that hangs ends with every thread's stack: the last net, far beyond what any test takes.
 PYTEST = $(BIN)/python -m pytest -rs --timeout=900 -o faulthandler_timeout=600
 
@@ -66,6 +69,34 @@ bench: install ## Measure up and down beside bare QEMU
 .PHONY: catalogue
 catalogue: install ## Run the catalogue of paths with real guests, and make its page in docs
 	@$(BIN)/labctl catalogue run --markdown docs/catalogue.md $(ARGS)
+
+.PHONY: docs
+docs: install $(DOCS) ## Make the documentation as a site, in site/, with every link checked
+	@PATH=$(BIN):$$PATH NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict $(ARGS)
+	echo "make: documentation: file://$(CURDIR)/site/index.html"
+
+.PHONY: picture
+picture: install ## Run router-hop, and draw the README's picture of its record
+	@$(BIN)/labctl experiment router-hop $(ARGS)
+	$(BIN)/python package/picture.py last docs/picture.svg
+
+.PHONY: man
+man: install ## Make the man pages and the completions of shells, in share/
+	@$(BIN)/python package/share.py share
+
+.PHONY: dist
+dist: install $(DOCS) man ## Make sdist and wheel, in dist/
+	@rm -f dist/*.whl dist/*.tar.gz
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	rm -rf share
+
+.PHONY: deb
+deb: dist ## Make a Debian package, in dist/ (for Debian 12: ARGS="bookworm")
+	@$(BIN)/python package/deb.py $(ARGS)
+
+.PHONY: try-install
+try-install: ## Install labctl in minimal root file systems, in each way, and run router-hop there
+	@$(PYTHON) -m tests.install $(ARGS)
 
 .PHONY: runner
 runner: install $(RUNNER_SYSTEM) ## Open a shell in a stock Debian with a real KVM (ARGS='-- COMMAND')
@@ -106,11 +137,12 @@ lock: ## Pin the Python packages anew, with hashes
 	compile requirements/build.in -o requirements/build.lock
 	compile --extra dev pyproject.toml -o requirements/dev.lock
 	compile requirements/fuzz.in -o requirements/fuzz.lock
+	compile requirements/docs.in -o requirements/docs.lock
 
 .PHONY: clean
 clean: ## Remove what make made here (results and images stay)
 	@if [ -e $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV); fi
-	rm -rf .stamps build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .stamps build dist share site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find labctl tests -name __pycache__ -prune -exec rm -rf {} +
 	echo "make: removed $(VENV) and caches"
 
@@ -163,4 +195,10 @@ $(FUZZ): | $(ENVIRONMENT)
 	@echo "make: installing atheris, where there is one for this Python"
 	$(BIN)/python -m pip --disable-pip-version-check --quiet install --require-hashes \
 	  --only-binary :all: -r requirements/fuzz.lock || echo "make: going on without"
+	touch $@
+
+$(DOCS): | $(ENVIRONMENT)
+	@echo "make: installing what documentation and packages are made with"
+	$(BIN)/python -m pip --disable-pip-version-check --quiet install --require-hashes \
+	  -r requirements/docs.lock
 	touch $@

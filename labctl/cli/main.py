@@ -155,6 +155,10 @@ def main() -> NoReturn:
     # pydantic looks through every installed package for plugins before its first model.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     debug = bool(os.environ.get("LABCTL_DEBUG"))
+    if "_LABCTL_COMPLETE" in os.environ:
+        from labctl.cli import completion
+
+        completion.complete(cli)
     try:
         code = cli.main(standalone_mode=False)
         sys.stdout.flush()

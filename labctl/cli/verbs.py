@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
 from labctl.errors import UsageError, nearest
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 VERBS = {
     "capture": ("capture", "Show what passes at HOPs of a running lab, as it comes."),
     "catalogue": ("catalogue", "Tell which paths keep, lose or complete checksums."),
+    "completion": ("completion", "Print what lets SHELL complete labctl's words."),
     "console": ("labs", "Talk to NODE's console; leave with Ctrl-]."),
     "cp": ("cp", "Copy a file or a folder into a guest, or out of one."),
     "diagnose": ("diagnose", "Say what is wrong from SRC to DST, why, and what mends it."),
@@ -42,9 +47,32 @@ VERBS = {
     "trace": ("trace", "Follow packets from node SRC to node DST and back."),
     "up": ("up", "Bring the topology FILE up: all of it, or nothing stays."),
     "validate": ("checks", "Check topology FILEs."),
+    "version": ("version", "Print the version of labctl, and what it found on this host."),
 }
 """Every verb: the module of this room that has it in its `COMMANDS`, and what is said of it in the
 list of all verbs, for which to import them took 0.3 s."""
+
+
+def variable(words: str, option: str) -> str:
+    """Return the environment variable of an option, such as `LABCTL_IMAGE_BUILD_FORCE`."""
+    return f"LABCTL {words} {option.lstrip('-')}".replace("-", "_").replace(" ", "_").upper()
+
+
+def name_variables(command: click.Command, words: str) -> None:
+    """Give each option of a verb and of those below it its variable, behind none or before others.
+
+    `words` call the verb. What serves several verbs, such as LABCTL_LAB, counts where the verb's
+    own variable is not set. click's `auto_envvar_prefix` would go by the names of our functions'
+    parameters.
+    """
+    for option in command.params:
+        if isinstance(option, click.Option):
+            own = variable(words, max(option.opts, key=len))
+            shared = [option.envvar] if isinstance(option.envvar, str) else option.envvar or ()
+            option.envvar = [own, *(one for one in shared if one != own)]
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            name_variables(below, f"{words} {name}")
 
 
 class Verbs(click.Group):
@@ -54,13 +82,30 @@ class Verbs(click.Group):
         """Return the names of all verbs."""
         return sorted(VERBS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Return a verb by its name."""
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a verb by its name; for completion what stands in for it."""
         if cmd_name not in VERBS:
             return None
+        if ctx.resilient_parsing:
+            from labctl.cli import complete_words
+
+            return complete_words.stand_in(cmd_name, lambda: self._load(cmd_name))
+        return self._load(cmd_name)
+
+    def _load(self, cmd_name: str) -> click.Command:
         module = import_module(f"labctl.cli.{VERBS[cmd_name][0]}")
         commands: tuple[click.Command, ...] = module.COMMANDS
-        return next(command for command in commands if command.name == cmd_name)
+        command = next(command for command in commands if command.name == cmd_name)
+        name_variables(command, cmd_name)
+        return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the verbs that a word may become, and what each is for; nothing is imported."""
+        from click.shell_completion import CompletionItem  # here: only completion needs it
+
+        names = (name for name in sorted(VERBS) if name.startswith(incomplete))
+        verbs = [CompletionItem(name, help=VERBS[name][1]) for name in names]
+        return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
