@@ -15,8 +15,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-SHIM = "assets/iframe-worker.js"
-"""MIT-licensed, see package/iframe-worker: the theme would load it from a server."""
+SHIM = "assets/search_from_disk.js"
+THEIRS = re.compile(r"https://[^\"' ]*/iframe-worker/shim")
+"""What the theme would load from a server instead."""
 ROOT = Path(__file__).resolve().parent.parent
 BESIDE = {"README.md": "index.md", "NEWS.md": "NEWS.md", "CONTRIBUTING.md": "CONTRIBUTING.md"}
 
@@ -29,7 +30,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, place in BESIDE.items():
         files.append(File.generated(config, place, content=(ROOT / name).read_text()))
     files.append(File.generated(config, "LICENSE.txt", content=(ROOT / "LICENSE").read_text()))
-    shim = (ROOT / "package/iframe-worker/iframe-worker.js").read_text()
+    shim = (ROOT / "package/search_from_disk.js").read_text()
     files.append(File.generated(config, SHIM, content=shim))
     files.append(File.generated(config, "cli.md", content=manual.markdown()))
     files.append(File.generated(config, "schema.md", content=schema()))
@@ -45,12 +46,12 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
 def on_post_page(output: str, *, page: Page, **_: object) -> str:
     """Take the script that lets search work from disk from the site, not from elsewhere."""
-    return output.replace("https://cdn.example/iframe-worker/shim", _relative(page.file.url))
+    return THEIRS.sub(_relative(page.file.url), output)
 
 
 def on_post_template(output_content: str, *, template_name: str, **_: object) -> str:
     """Do the same in the page of what is not found."""
-    return output_content.replace("https://cdn.example/iframe-worker/shim", _relative(template_name))
+    return THEIRS.sub(_relative(template_name), output_content)
 
 
 def _relative(url: str) -> str:
