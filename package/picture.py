@@ -7,11 +7,12 @@ by hop, as `labctl report` compares them. `make picture` runs the experiment fir
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from labctl.report import comparison, gather
-from labctl.report.comparison import Cell, Pair
+from labctl.report.comparison import Cell, Pair, Side
 from labctl.results import store
 
 WIDTH, LEFT, STEP, TOP = 860, 120, 94, 78
@@ -40,11 +41,11 @@ def draw(pair: Pair) -> str:
             _text(_x(at), 30, row.hop, "mono middle"),
             _text(_x(at), 46, row.where.replace("host's end of ", "host, "), "small middle"),
         ]
-    sides = (
+    drawn: tuple[tuple[Side, Sequence[Cell | None]], ...] = (
         (pair.right, [row.right for row in pair.rows]),
-        (pair.left, [r.left for r in pair.rows]),
+        (pair.left, [row.left for row in pair.rows]),
     )
-    for number, (side, cells) in enumerate(sides):
+    for number, (side, cells) in enumerate(drawn):
         y = TOP + number * 96
         answer = next((one for one in side.told if one.startswith("SSH")), "").partition(";")[0]
         out += [

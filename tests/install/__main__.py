@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "build" / "install"
@@ -113,13 +114,13 @@ def _try(suite: str, way: str, base: Path | None) -> bool:
     return passed
 
 
-def _unpack(place: Path, suite: str, base: Path | None, log: object) -> None:
+def _unpack(place: Path, suite: str, base: Path | None, log: TextIO) -> None:
     """Make a minimal Debian in a folder."""
     if base is not None:
         subprocess.run(["tar", "-C", place, "-xf", base / f"{suite}.tar"], check=True)
         return
     words = ["mmdebstrap", "--variant=minbase", "--include=ca-certificates", suite, str(place)]
-    subprocess.run(words, stdout=log, stderr=log, check=True)  # type: ignore[call-overload]
+    subprocess.run(words, stdout=log, stderr=log, check=True)
 
 
 def _source(place: Path) -> None:
@@ -140,7 +141,7 @@ def _source(place: Path) -> None:
             shutil.copy(file, place / file.lstrip("/"))
 
 
-def _inside(place: Path, line: str, log: object) -> int:
+def _inside(place: Path, line: str, log: TextIO) -> int:
     """Run lines of bash with a folder as root; what they leave running ends with them."""
     kept = {name: text for name, text in os.environ.items() if name.startswith(PASSED_ON)}
     words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-c", ENTER]
@@ -148,7 +149,7 @@ def _inside(place: Path, line: str, log: object) -> int:
         **kept, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive",
     }  # fmt: skip
-    print(shlex.join(words[:5]), file=log, flush=True)  # type: ignore[call-overload]
+    print(shlex.join(words[:5]), file=log, flush=True)
     try:
         return subprocess.run(
             [*words, str(place), line],
@@ -158,7 +159,7 @@ def _inside(place: Path, line: str, log: object) -> int:
             stderr=subprocess.STDOUT,
             timeout=SECONDS,
             check=False,
-        ).returncode  # type: ignore[call-overload]
+        ).returncode
     except subprocess.TimeoutExpired:
         return 124
 
