@@ -191,7 +191,7 @@ def _write_mark(inside: int, directory: Path) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     handle = os.open(MARK, flags, 0o600, dir_fd=inside)
     try:
-        os.write(handle, _mark(inside, directory))
+        os.ftruncate(handle, os.write(handle, _mark(inside, directory)))  # of a longer one before
     finally:
         os.close(handle)
 
