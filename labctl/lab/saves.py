@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,7 +127,7 @@ def load(name: str) -> Save:
     check_name(name)
     folder = place(name)
     if not os.path.lexists(folder):
-        names = [one.name for one in _folders()]
+        names = [one.name for one in owned.made_in(root())]
         hint = nearest(name, names) if names else "save one: labctl save NAME"
         raise UsageError(f"there is no saved lab {name}", hint)
     if not owned.is_made(folder):
@@ -140,7 +139,9 @@ def load(name: str) -> Save:
         save: Save = documents.loads(trusted.read_in(folder / NOTES), Save, NOTES, VERSION)
         with trusted.folder(folder) as within:
             for file in save.digests:
-                _check(file, within, folder / file)
+                if "/" in file or file.startswith("."):
+                    raise codec.CodecError(f"it names a file {file}")
+                trusted.check_in(file, within, folder / file)
     except (codec.CodecError, OSError) as why:
         words = (why.strerror or str(why)) if isinstance(why, OSError) else str(why)
         raise damaged(name, words) from None
@@ -156,33 +157,10 @@ def damaged(name: str, why: str) -> LabctlError:
     )
 
 
-def _check(name: str, within: int, path: Path) -> None:
-    if "/" in name or name.startswith("."):
-        raise codec.CodecError(f"it names a file {path}")
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    handle = os.open(name, flags, dir_fd=within)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise codec.CodecError(f"{name} is no file")
-        trusted.check(handle, path)
-    finally:
-        os.close(handle)
-
-
-def _folders() -> list[Path]:
-    """Return the folders of all, the oldest first."""
-    found = []
-    with contextlib.suppress(OSError):
-        for folder in root().iterdir():
-            if not folder.name.startswith(".") and owned.is_made(folder):
-                found.append((folder.stat().st_mtime, folder))
-    return [folder for _, folder in sorted(found)]
-
-
 def listed() -> list[Save | str]:
     """Return the saved labs there are, the oldest first; of one that cannot be used its name."""
     found: list[Save | str] = []
-    for folder in _folders():
+    for folder in reversed(owned.made_in(root())):
         try:
             found.append(load(folder.name))
         except LabctlError:
