@@ -15,7 +15,7 @@ from labctl.packet.virtio import VnetHeader
 from labctl.results import ArmResult, Check, Environment, Recorder, Run, Verdict
 from labctl.results.model import Offloads
 from labctl.results.recorder import TOPOLOGY, capture_name
-from labctl.topology import find, load, serialize
+from labctl.topology import find, load, loads, serialize
 from labctl.topology.graph import find_path
 
 BEGIN = 1_700_000_000_000_000_000
@@ -139,6 +139,49 @@ def xen_record(root: Path, name: str) -> Path:
                 pcapng.write(recorder.captures / capture_name(label), sights)
         (recorder.path / TOPOLOGY).write_text(json.dumps(serialize.to_json(topology)))
         recorder.finish(classify(recorder, arms, offloads=offloads))
+    return recorder.path
+
+
+def chain(names: Sequence[str], routers: int, labels: str = "") -> str:
+    """A topology of two nodes of these names and routers between them, as YAML."""
+    marked = f", labels: {{use: '{labels}'}}" if labels else ""
+    text = "networks:\n"
+    for number in range(routers + 1):
+        text += f"  office-lan-{number + 1:04}: {{subnets: [10.0.{number}.0/24]{marked}}}\n"
+    text += "nodes:\n"
+    for name, number in zip(names, (0, routers), strict=True):
+        address = f"10.0.{number}.{names.index(name) + 1}/24"
+        port = f"{{network: office-lan-{number + 1:04}, addresses: [{address}]}}"
+        text += f"  {name}: {{interfaces: [{port}]{marked}}}\n"
+    text += "routers:\n"
+    for number in range(routers):
+        ports = ", ".join(
+            f"{{network: office-lan-{one + 1:04}, addresses: [10.0.{one}.{200 + number}/24]}}"
+            for one in (number, number + 1)
+        )
+        text += f"  {names[0]}-gw{number + 1}: {{kind: raw, interfaces: [{ports}]{marked}}}\n"
+    return text
+
+
+def chain_record(
+    root: Path, names: Sequence[str], routers: int, labels: str = "", arm_name: str = "copies"
+) -> Path:
+    """Record a failing run on a chain, whose first router loses the metadata."""
+    topology = loads(chain(names, routers, labels), "chain")
+    path = find_path(topology, *names).points
+    lost = next(at for at, hop in enumerate(path) if hop.name.endswith("gw1:eth1"))
+    check = Check("ssh", Verdict.FAIL, "works", "hangs", ("evidence",), hop=path[-1].name)
+    kinds = dict.fromkeys(topology.routers, "raw-synthesised")
+    with Recorder.create("own", root) as recorder:
+        arms = []
+        for name, at in ((arm_name, lost), (f"{arm_name} not", len(path))):
+            checks = [check] if at < len(path) else [Check("ssh", Verdict.PASS, "works", "works")]
+            arms.append(ArmResult.judge(name, labels or "as it is", checks, routers=kinds))
+            states = [FLAG] * at + [LOST] * (len(path) - at)
+            file = recorder.captures / capture_name(name)
+            pcapng.write(file, seen(states, path=[hop.name for hop in path]))
+        (recorder.path / TOPOLOGY).write_text(json.dumps(serialize.to_json(topology)))
+        recorder.finish(classify(recorder, arms))
     return recorder.path
 
 

@@ -30,12 +30,17 @@ EXITS = {
 }
 
 
-@click.group("catalogue")
-def catalogue() -> None:
+@click.group("catalogue", invoke_without_command=True)
+@json_option
+@click.pass_context
+def catalogue(context: click.Context, as_json: bool) -> None:
     """Tell which paths keep, lose or complete checksums.
 
-    Each row is a path between two guests, with what is expected of it by the kinds on it.
+    Each row is a path between two guests, with what is expected of it by the kinds on it. Without
+    a verb they are listed.
     """
+    if context.invoked_subcommand is None:
+        context.invoke(list_rows, as_json=as_json)
 
 
 @catalogue.command("list")

@@ -15,9 +15,16 @@ from labctl.images import disk_cache, disk_remove, templates
 from labctl.lab import disk_users
 
 
-@click.group()
-def image() -> None:
-    """Build, pull, list, remove and lock the images of guests."""
+@click.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def image(context: click.Context, as_json: bool) -> None:
+    """Build, pull, list, remove and lock the images of guests.
+
+    Without a verb they are listed.
+    """
+    if context.invoked_subcommand is None:
+        _list(as_json=as_json)
 
 
 @image.command()
@@ -46,6 +53,10 @@ def pull(topology: Path) -> None:
 @json_option
 def list_images(as_json: bool) -> None:
     """List recipes, the images that are built, their templates, and the disk images fetched."""
+    _list(as_json=as_json)
+
+
+def _list(*, as_json: bool) -> None:
     found = images.list_images()
     saved = templates.listed()
     disks, users = disk_cache.listed(), disk_users.find()

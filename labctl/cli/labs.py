@@ -29,10 +29,15 @@ WATCH_SECONDS = 2.0
 
 @click.command()
 @click.argument("lab", required=False, envvar="LABCTL_LAB")
+@click.option(
+    "--lab", "-l", "named", metavar="NAME", help="The same as LAB, as other verbs have it."
+)
 @click.option("--all", "everything", is_flag=True, help="Take all labs of this user down.")
 @json_option
 @click.pass_context
-def down(context: click.Context, lab: str | None, everything: bool, as_json: bool) -> None:
+def down(
+    context: click.Context, lab: str | None, named: str | None, everything: bool, as_json: bool
+) -> None:
     """Take LAB down, whatever state it is in.
 
     Without a name that is the lab that the environment variable LABCTL_LAB names, or the only one.
@@ -41,6 +46,12 @@ def down(context: click.Context, lab: str | None, everything: bool, as_json: boo
     folders = _but(state.known(), lost)
     labs: list[Path | Orphan] = [*folders, *lost]
     by_default = context.get_parameter_source("lab") is ParameterSource.ENVIRONMENT
+    if named is not None:
+        if lab not in (None, named) and not by_default:
+            raise UsageError(
+                f"{lab} and --lab {named} contradict each other", "give one of the two"
+            )
+        lab, by_default = named, False
     if lab and everything and not by_default:
         raise UsageError("a name and --all contradict each other", "give one of the two")
     if lab and not everything:
@@ -94,10 +105,11 @@ def _what(part: dict[str, str]) -> str:
 
 
 @click.command("status")
+@click.option("--lab", "-l", metavar="NAME", help="Of this lab alone; of all by default.")
 @click.option("--wide", "-W", is_flag=True, help="Show the interfaces too: MAC, MTU, other end.")
 @click.option("--watch", "-w", is_flag=True, help="Show it again when it changes, until Ctrl-C.")
 @json_option
-def show_status(wide: bool, watch: bool, as_json: bool) -> None:
+def show_status(lab: str | None, wide: bool, watch: bool, as_json: bool) -> None:
     """Show every lab with its nodes, routers and networks."""
     if watch and as_json:
         raise UsageError("--watch shows tables", "for JSON, a line an event: labctl events")
@@ -106,6 +118,8 @@ def show_status(wide: bool, watch: bool, as_json: bool) -> None:
         unknown = orphans.find()
         labs = [status.describe(folder) for folder in _but(state.known(), unknown)]
         labs += [one.describe() for one in unknown]
+        if lab is not None:
+            labs = [one for one in labs if one["name"] == lab] or _none(lab, labs)
         if as_json:
             print_json(labs)
         elif labs != shown:
@@ -117,6 +131,12 @@ def show_status(wide: bool, watch: bool, as_json: bool) -> None:
             return
         shown = labs
         time.sleep(WATCH_SECONDS)
+
+
+def _none(lab: str, labs: list[dict[str, Any]]) -> NoReturn:
+    names = ", ".join(one["name"] for one in labs)
+    hint = f"these are up: {names}" if names else "bring one up: labctl up bridged.yaml"
+    raise UsageError(f"no lab {lab} is up", hint)
 
 
 def _page(*, first: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,6 +76,7 @@ def write_pcapng(path: Path, found: Trace) -> int:
 def write_html(path: Path, found: Trace, lab: Lab) -> None:
     """Write the trace as a page."""
     from labctl.cli.report import write_whole  # here: most traces write no page
+    from labctl.lab.router_kinds import router_kinds
     from labctl.report import finding, page
 
     title = f"{found.flow.text}, {found.source} to {found.destination}"
@@ -84,7 +86,15 @@ def write_html(path: Path, found: Trace, lab: Lab) -> None:
     if found.partial:
         notes.append("Evidence is missing: what was not seen proves nothing.")
     text = page.render_packet_traces(
-        title, headline, found.packet_traces, found.path, topology=lab.topology, notes=notes
+        title,
+        headline,
+        found.packet_traces,
+        found.path,
+        topology=lab.topology,
+        notes=notes,
+        routers=router_kinds(lab),
+        lab=lab.name,
+        command=shlex.join(["labctl", *sys.argv[1:]]),
     )
     write_whole(path, text)
 

@@ -59,6 +59,7 @@ class Arm:
         self.description = description
         self.checks: list[Check] = []
         self.offloads: dict[str, dict[str, dict[str, bool]]] = {}
+        self.routers: dict[str, str] = {}
         self._given_up = False
         self._deferred = Deferred()
         self._captures = captures
@@ -169,6 +170,7 @@ class Arm:
             self.description,
             self.checks,
             offloads=self.offloads,
+            routers=self.routers,
             seconds=seconds,
             given_up=self._given_up,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -20,6 +20,7 @@ from labctl.experiments.probes import Answer
 from labctl.experiments.run_context import Arm, Trial
 from labctl.kinds.observers.drops import Drop
 from labctl.lab.lab import Lab
+from labctl.lab.router_kinds import router_kinds
 from labctl.lab.watch import capture, watch_drops
 from labctl.results.model import Offloads
 from labctl.sandbox.deadline import Deadline
@@ -137,7 +138,8 @@ def run_traffic(
     could not tell is in its answer.
     """
     lab = trial.lab
-    route = find_path(_as_it_is(lab), source, destination, interface)
+    arm.routers = router_kinds(lab)
+    route = find_path(_as_it_is(lab, arm.routers), source, destination, interface)
     ends = (route.traversals[0].exit, route.traversals[-1].entry)
     there, back = (
         _address(lab, *one, version) for one in zip((source, destination), ends, strict=True)
@@ -166,15 +168,11 @@ def run_traffic(
     return traffic
 
 
-def _as_it_is(lab: Lab) -> Topology:
+def _as_it_is(lab: Lab, kinds: Mapping[str, str]) -> Topology:
     """Return the topology with the kinds that its routers have now."""
     topology = lab.topology
-    machines = [node.name for node in lab.topology.forwarding_nodes()]
-    kinds = {name: lab.router(name).kind for name in lab.topology.routers}
-    kinds |= {name: lab.forwarder(name).kind for name in machines}
     for name, kind in kinds.items():
-        if kind:
-            topology = topology.with_router_kind(name, kind)
+        topology = topology.with_router_kind(name, kind)
     return topology
 
 

@@ -125,7 +125,7 @@ def _initrd(guest: Guest) -> str:
     return ",".join(module.replace(",", ",,") for module in modules)
 
 
-def _cpu(domain: Element, model: str, accel: Accel, saved: bool) -> None:
+def _cpu(domain: Element, model: str, accel: Accel) -> None:
     if model:
         cpu = _add(domain, "cpu", mode="custom", match="exact", check="none")
         name, *features = model.split(",")
@@ -142,9 +142,8 @@ def _cpu(domain: Element, model: str, accel: Accel, saved: bool) -> None:
         # QEMU 7.2 aborts on AMD hosts whose kernel offers this MSR but refuses its value:
         # "failed to set MSR 0x10a". A lab has no use for it.
         _add(cpu, "feature", policy="disable", name="arch-capabilities")
-        if saved:
-            # A guest that has it cannot be saved (kvm_arch_init_vcpu, invtsc_mig_blocker).
-            _add(cpu, "feature", policy="disable", name="invtsc")
+        # A guest that has it cannot be saved (kvm_arch_init_vcpu, invtsc_mig_blocker).
+        _add(cpu, "feature", policy="disable", name="invtsc")
 
 
 def _saved_words(memory: Memory, guest: Guest) -> list[str]:
@@ -203,7 +202,7 @@ def domain_xml(
     if accel == "tcg":
         tcg = _add(features, "tcg")
         _add(tcg, "tb-cache", str(TB_CACHE_MIB), unit="MiB")
-    _cpu(domain, guest.cpu, accel, saved=memory is not None)
+    _cpu(domain, guest.cpu, accel)
     _add(domain, "clock", offset="utc")
     _add(domain, "on_poweroff", "destroy")
     # A guest that restarted by itself would be another one, without what the lab had set in it.
@@ -244,7 +243,9 @@ def domain_xml(
     # and between two commands there is none. So it ends by itself with its guest, also after a
     # restart or a panic, which resets the machine: libvirt has that shut down (set-action of QMP).
     words = _add(domain, f"{{{QEMU_NAMESPACE}}}commandline")
-    more = _saved_words(memory, guest) if memory else []
+    more = ["-incoming", "defer"] if guest.incoming and not memory else []
+    if memory:
+        more = _saved_words(memory, guest)
     for word in ("-action", "shutdown=poweroff", *more):
         _add(words, f"{{{QEMU_NAMESPACE}}}arg", value=word)
     ElementTree.indent(domain)

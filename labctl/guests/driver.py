@@ -361,6 +361,16 @@ def shut_down(hypervisor: Hypervisor, domain: str, seconds: float) -> bool:
 
 
 @remote
+def resume(hypervisor: Hypervisor, domain: str) -> None:
+    """Let a paused guest go on; raises `HostError` with libvirt's words."""
+    connection = connect(hypervisor)
+    try:
+        connection.lookupByName(domain).resume()
+    except libvirt.libvirtError as reason:
+        raise HostError(f"{domain} does not go on: {reason.get_error_message()}") from None
+
+
+@remote
 def set_carrier(hypervisor: Hypervisor, domain: str, mac: str, carrier: bool) -> None:
     """Give a NIC of a running guest its carrier, or take it away, as pulling its cable does.
 

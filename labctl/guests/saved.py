@@ -44,9 +44,14 @@ def copy(source: int, to: int) -> str:
     That is SHA-256 over each 64 KiB that are not all zeros, their place before them, and the size;
     where all is zero holes are made, and those of `source` are not read. Raises `OSError`.
     """
-    digest = hashlib.sha256()
+    os.ftruncate(to, os.fstat(source).st_size)
+    return digest(source, to)
+
+
+def digest(source: int, to: int | None = None) -> str:
+    """Return the digest of what is in an open file, as `copy` does, which also copies it."""
+    found = hashlib.sha256()
     size = os.fstat(source).st_size
-    os.ftruncate(to, size)
     at = 0
     while at < size:
         try:
@@ -57,12 +62,13 @@ def copy(source: int, to: int) -> str:
         if not chunk:
             break
         if chunk != _ZEROS[: len(chunk)]:
-            digest.update(at.to_bytes(8, "little"))
-            digest.update(chunk)
-            _write(to, chunk, at)
+            found.update(at.to_bytes(8, "little"))
+            found.update(chunk)
+            if to is not None:
+                _write(to, chunk, at)
         at += len(chunk)
-    digest.update(size.to_bytes(8, "little"))
-    return digest.hexdigest()
+    found.update(size.to_bytes(8, "little"))
+    return found.hexdigest()
 
 
 def _write(to: int, chunk: bytes, at: int) -> None:

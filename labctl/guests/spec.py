@@ -144,6 +144,8 @@ class Guest:
     """Its configuration, where it is still to be put behind `initramfs` (`boot_lines`)."""
     clone: Clone | None = None
     """Where it does not boot, but goes on from a template of its kernel and initramfs."""
+    incoming: bool = False
+    """Whether it goes on from a state of its own (`labctl.guests.saved_lab`)."""
     disk: BootDisk | None = None
     """Where it boots from a disk, in place of kernel and initramfs."""
     settling: str = field(default="", repr=False)

@@ -62,14 +62,14 @@ def shape(guest: Guest, accel: Accel) -> list[str]:
     xml = domain_xml(plain, accel, "", None, Memory("file", incoming=False))
     emulator = Path(EMULATOR).stat()
     host = os.uname()
-    cpu = _cpu() if accel == "kvm" else ""
+    cpu = host_cpu() if accel == "kvm" else ""
     return [
         f"template {VERSION}", xml, str(libvirt.getVersion()),
         f"{emulator.st_size} {emulator.st_mtime_ns}", host.release, host.version, host.machine, cpu,
     ]  # fmt: skip
 
 
-def _cpu() -> str:
+def host_cpu() -> str:
     """Return what the host's first CPU is, by proc_cpuinfo(5): KVM's guests have the same."""
     wanted = ("vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "flags")
     first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]

@@ -8,6 +8,8 @@ from labctl.errors import LabctlError, UsageError
 from labctl.images import disk_cache
 from labctl.images.disk_cache import Disk
 
+SAVED = "saved "
+"""Stands before the name of a lab that is saved, where users of a disk image are told."""
 SHORTEST = 6
 """Digits of a digest that may stand for it."""
 
@@ -45,7 +47,9 @@ def remove(
         sha256 = one.facts.sha256
         if labs := users.get(sha256):
             what = f"{one.name} stays: the lab {labs[0]} uses it"
-            stay.append(LabctlError(what, f"run: labctl down {labs[0]}"))
+            _, saved, name = labs[0].rpartition(SAVED)
+            hint = f"run: labctl saves rm {name}" if saved else f"run: labctl down {name}"
+            stay.append(LabctlError(what, hint))
         elif disk_cache.remove(sha256):
             yield f"{one.name} {sha256[:12]}"
         else:

@@ -7,11 +7,9 @@ one rename. What an image cannot do is noted in such a folder too, so that it is
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,22 +112,10 @@ def read(folder: Path) -> Template | None:
         if not found.obstacle:
             with trusted.folder(folder) as within:
                 for name in (MEMORY, STATE):
-                    _check(name, within, folder / name)
+                    trusted.check_in(name, within, folder / name)
     except (OSError, codec.CodecError, HostError):
         return None
     return found
-
-
-def _check(name: str, within: int, path: Path) -> None:
-    """Raise `OSError` or `HostError` unless a file is there, and the user's alone."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    handle = os.open(name, flags, dir_fd=within)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "it is no file", str(path))
-        trusted.check(handle, path)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -171,7 +157,7 @@ def keep(folder: Path, template: Template) -> None:
 def _bound(newest: str) -> None:
     """Remove templates of removed images, and those used longest ago beyond the bounds."""
     count = size = 0
-    for one in [place(newest), *(each for each in _folders() if each.name != newest)]:
+    for one in [place(newest), *(each for each in owned.made_in(root()) if each.name != newest)]:
         found = read(one)
         gone = found is None or (
             found.image_digest and cache.find(found.image, found.image_digest) is None
@@ -181,19 +167,9 @@ def _bound(newest: str) -> None:
             owned.remove(one)
 
 
-def _folders() -> list[Path]:
-    """Return the folders of all templates, the one used last first."""
-    found = []
-    with contextlib.suppress(OSError):
-        for folder in root().iterdir():
-            if not folder.name.startswith(".") and owned.is_made(folder):
-                found.append((folder.stat().st_mtime, folder))
-    return [folder for _, folder in sorted(found, reverse=True)]
-
-
 def listed() -> list[Template]:
     """Return the templates there are, the one used last first."""
-    found = [read(folder) for folder in _folders()]
+    found = [read(folder) for folder in owned.made_in(root())]
     return [one for one in found if one]
 
 
@@ -203,7 +179,7 @@ def remove(image: str | None = None) -> list[str]:
     Guests that go on from them keep what they have.
     """
     gone = []
-    for folder in _folders():
+    for folder in owned.made_in(root()):
         found = read(folder)
         wanted = image is None or (found and cache.is_of(found.image, image))
         if wanted and owned.remove(folder):

@@ -105,9 +105,13 @@ def from_guest(lab: Lab, name: str, path: str, target: Path, deadline: Deadline)
             # What a killed copy has left goes with the next one into the same folder.
             apart = made.enter_context(owned.temporary(final.parent, _APART)) / "new"
             apart.mkdir(mode=0o700)
-            with _running(lab, node, line, deadline, "nothing was copied") as child:
-                assert child.stdout
-                _read(cast("BinaryIO", child.stdout), root, apart, copied)
+            try:
+                with _running(lab, node, line, deadline, "nothing was copied") as child:
+                    assert child.stdout
+                    _read(cast("BinaryIO", child.stdout), root, apart, copied)
+            except GuestError:
+                _check_there(node, _from_home(path), deadline)
+                raise
             here = apart / root
             if not os.path.lexists(here):
                 raise GuestError(f"{name}:{path} is no file and no folder", "nothing was copied")
@@ -119,6 +123,17 @@ def from_guest(lab: Lab, name: str, path: str, target: Path, deadline: Deadline)
             f"{final} cannot be written: {wrong.strerror}", "name another place"
         ) from None
     return copied
+
+
+def _check_there(node: Node, path: str, deadline: Deadline) -> None:
+    """Raise `GuestError` where a guest, from which nothing came, has no such file."""
+    words = ["test", "-e", _guarded(path), "-o", "-L", _guarded(path)]
+    if node.run(words, check=False, timeout=deadline.left or 1).status == 1:
+        folder = shlex.quote(posixpath.dirname(path) or ".")
+        raise GuestError(
+            f"{node.name} has no file {path}",
+            f"see what there is: labctl exec {node.name} -- ls -a {folder}",
+        ) from None
 
 
 def _from_home(path: str) -> str:

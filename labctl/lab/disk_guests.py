@@ -20,6 +20,8 @@ from labctl.topology.disk_image import Firmware
 from labctl.topology.model import Node
 
 OVERLAY_SECONDS = 60.0
+ENDS = ("qcow2", "uefi")
+"""Of the names of files that a guest writes."""
 PATIENCE = 600.0
 """Seconds until a guest is ready: under TCG a distribution's own image takes minutes."""
 UEFI = (
@@ -131,8 +133,17 @@ class DiskGuests(Starter):
 
     def forget(self, built: BuiltDisk) -> None:
         """Remove what it wrote."""
-        for end in ("qcow2", "uefi"):
+        for end in ENDS:
             (self._folder() / f"{built.guest.name}.{end}").unlink(missing_ok=True)
+
+    def to_go_on(self, built: BuiltDisk, *, cloned: bool) -> Guest:  # noqa: ARG002 - none is
+        """Return the guest on its disk."""
+        return replace(self._with_files(built), incoming=True)
+
+    def written(self, built: BuiltDisk) -> Sequence[Path]:
+        """Return its overlay, and what UEFI keeps."""
+        files = (self._folder() / f"{built.guest.name}.{end}" for end in ENDS)
+        return [file for file in files if file.exists()]
 
     def _folder(self) -> Path:
         return self.making.directory / BOOT

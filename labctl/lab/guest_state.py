@@ -33,15 +33,15 @@ class Condition:
 
 RUNNING = Condition("running")
 SHUT_OFF = "shut off"
+PAUSED = "paused"
 _TOLD = {
     "powered off": "has ended: it powered itself off",
     "restarted": "has ended: it restarted itself, which ends a guest of a lab",
-    "paused": "is paused in libvirt",
+    PAUSED: "is paused",
     "stopped": "is stopped: a signal stopped its QEMU",
     SHUT_OFF: "is shut off",
 }
 _HINTS = {
-    "paused": "let it go on in libvirt: virsh resume",
     "stopped": "let its QEMU go on: kill -CONT",
 }
 _AGAIN = "take the lab down, and bring it up again"
@@ -62,7 +62,7 @@ def of_machine(sandbox: Sandbox, known: State, node: str) -> Condition:
     if sandbox.is_stopped(pid):
         return Condition("stopped")
     if "<domstatus state='paused'" in told_by_libvirt(sandbox, known, node):
-        return Condition("paused")
+        return Condition(PAUSED)
     ended, words = shutdown.last_event(log, lines=shutdown.LAST_LINES)
     if ended in ("halted", "panicked"):  # its QEMU may go on all the same
         return Condition(ended, words)
@@ -76,6 +76,8 @@ def error(what: str, node: str, found: Condition, *, has_console: bool = True) -
         told = f"has {found.state}: {found.why}"
     read = f"read what it said last: labctl logs {node}"
     hint = _HINTS.get(found.state, read if has_console else _AGAIN)
+    if found.state == PAUSED:
+        hint = f"let it go on: labctl start {node}"
     if found.state in (SHUT_OFF, "powered off", "restarted"):
         hint = f"start it: labctl start {node}"
     return GuestError(f"{what} {told}", hint)

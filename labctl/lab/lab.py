@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
@@ -15,7 +15,7 @@ from labctl import backends, images
 from labctl.backends.state import State
 from labctl.errors import UsageError
 from labctl.events import Emit, Event, silent
-from labctl.guests import accel, driver, keys, secret_texts, ssh, tools
+from labctl.guests import accel, driver, keys, secret_texts, tools
 from labctl.kinds import forwarders
 from labctl.lab import (
     interface_settings,
@@ -24,6 +24,7 @@ from labctl.lab import (
     naming,
     power,
     preflight,
+    ssh_files,
     state,
     status,
     templates,
@@ -138,10 +139,7 @@ class Lab:
             if not backend.ends_with_sandbox:
                 state.save(folder, known)  # before anything is made: what `down` goes by
             lab._build()
-            lab._state = dataclasses.replace(lab._state, complete=True)
-            state.save(folder, lab._state)
-            if keep:
-                sandbox.keep()
+            lab._complete(keep=keep)
         except BaseException:
             if lab:
                 lab.down()
@@ -151,6 +149,13 @@ class Lab:
             raise
         timings["up"] = time.monotonic() - begun
         return lab
+
+    def _complete(self, *, keep: bool) -> None:
+        """Note that all of a lab is there; let it outlive this process on wish."""
+        self._state = dataclasses.replace(self._state, complete=True)
+        state.save(self.directory, self._state)
+        if keep:
+            self.sandbox.keep()
 
     @classmethod
     def attach(cls, name: str | None = None, emit: Emit = silent) -> Lab:
@@ -181,15 +186,18 @@ class Lab:
     ) -> None:
         self.down()
 
-    def _build(self) -> None:
-        """Make the networks, then the routers, then the guests; offloads of TAPs come last."""
+    def _build(self, saved: Container[str] = (), go_on: Callable[[], None] = lambda: None) -> None:
+        """Make the networks, then the routers, then the guests; offloads of TAPs come last.
+
+        Guests that are `saved`, by name, are started by `go_on`, and have what they are given.
+        """
         with _timed(self.timings, "network"):
             self._emit(Event("network", self.name, "start"))
             self._backend.build_networks(self.sandbox, self._state)
             programs.start_all(self.sandbox, self.topology)
             self._build_routers(self.topology.outer_routers())
             making = self._making()
-            nodes = self.topology.namespace_nodes()
+            nodes = self._wanted(self.topology.namespace_nodes())
             self._start_nodes([(node, machines.build(making, node)) for node in nodes])
             count = len(self.topology.networks)
             self._emit(Event("network", self.name, "done", f"{count} bridge{'s'[: count != 1]}"))
@@ -197,14 +205,20 @@ class Lab:
             self._write_ssh()
             (self.directory / "console").mkdir(mode=self._backend.log_folder_mode, exist_ok=True)
             making = self._making()
-            guests = self._backend.machines(self.topology)
+            go_on()
+            guests = self._wanted(self._backend.machines(self.topology), saved)
             self._start_nodes([(node, machines.build(making, node)) for node in guests])
             for host in self.topology.xen_hosts():
                 self._populate(host)
-        for node in self.topology.nodes.values():
+        nodes = self._wanted(self.topology.nodes.values())
+        for node in nodes:
             interface_settings.apply_taps(self, node)
         interface_settings.impair(self)
-        self._give(self.topology.nodes)
+        self._give([node.name for node in nodes if node.name not in saved])
+
+    def _wanted(self, nodes: Iterable[model.Node], but: Container[str] = ()) -> list[model.Node]:
+        """Return those of nodes that are to start: one that was stopped by choice stays so."""
+        return [node for node in nodes if node.name not in self._state.off and node.name not in but]
 
     def _build_routers(self, routers: Sequence[model.Router]) -> None:
         for router in routers:
@@ -275,21 +289,7 @@ class Lab:
         return machines.Making(self.sandbox, self._state, self._emit)
 
     def _write_ssh(self) -> None:
-        if not (booted := self._backend.booted(self.topology)):
-            return
-        public = {name: key.public for name, key in self._state.hostkeys.items()}
-        hosts = {
-            node.name: ssh.Host(node.mgmt_mac, public[node.name], node.login)
-            for node in booted
-            if not node.console_only
-        }
-        ssh.write_config(
-            self.directory,
-            self._backend.mgmt_bridge(self._state),
-            self._state.client,
-            hosts,
-            self._backend.ssh_through(self.topology),
-        )
+        ssh_files.write(self.directory, self._backend, self._state)
 
     def stop(self, *names: str, seconds: float = power.ORDERLY_SECONDS) -> None:
         """Stop nodes; a guest with a disk has so many `seconds` to shut down.

@@ -32,6 +32,7 @@ from labctl.sandbox.base import Sandbox
 from labctl.topology.model import Node
 
 if TYPE_CHECKING:  # most labs come up without
+    from labctl.guests.spec import Guest
     from labctl.lab.node import Node as NodeInLab
 
 BOOTED, CLONED = "booted", "cloned"
@@ -115,6 +116,21 @@ class Starter(ABC):
 
     def forget(self, built: Any) -> None:  # noqa: B027 - most keep nothing
         """Let one that has ended start afresh, without what it wrote before."""
+
+    def to_go_on(self, built: Any, *, cloned: bool) -> Guest | None:  # noqa: ARG002
+        """Return the guest as it goes on from a state that was saved while it ran.
+
+        It is the one that was `cloned`, or had booted. What it writes is where `written` says, or
+        about to be. By default None: it cannot be saved, and starts anew.
+        """
+        return None
+
+    def written(self, built: Any) -> Sequence[Path]:  # noqa: ARG002
+        """Return the files that a node writes and finds there again, as far as they are there.
+
+        By default none.
+        """
+        return ()
 
     def condition(self, node: Node) -> Condition:
         """Return how a node in the lab itself is, without delay; of those on a host it is asked.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.errors import LabctlError, UsageError
 from labctl.events import Event
-from labctl.guests import ssh
-from labctl.lab import machines
+from labctl.guests import driver, ssh
+from labctl.lab import guest_state, machines
 from labctl.lab import state as lab_state
 from labctl.sandbox import lock
 from labctl.sandbox.deadline import Deadline
@@ -64,13 +64,18 @@ def stop(lab: Lab, names: Sequence[str], *, seconds: float = ORDERLY_SECONDS) ->
 def start(lab: Lab, names: Sequence[str]) -> list[str]:
     """Start nodes that do not run, for whatever reason, until each is ready; return which.
 
-    What a disk held is there again. Raises `UsageError` for a node that cannot be started by
-    itself, and as `Lab.up` does for one that does not get ready; it is off again then.
+    What a disk held is there again; what is paused goes on. Raises `UsageError` for a node that
+    cannot be started by itself, and as `Lab.up` does for one that does not get ready; it is off
+    again then.
     """
     with changing(lab):
         _check(lab, names)
         off = [name for name in names if not _runs(lab, name)]
-        start_built(lab, build(lab, off))
+        paused = [name for name in off if state(lab, name) == guest_state.PAUSED]
+        for name in paused:
+            domain = lab._making().domain(lab.topology.nodes[name])
+            lab.sandbox.call(driver.resume, lab.hypervisor, domain)
+        start_built(lab, build(lab, [name for name in off if name not in paused]))
     return off
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from labctl.events import Event
 from labctl.guests import clone, console, driver, spec
-from labctl.guests.spec import Clone, Guest, Nic, part_peers
+from labctl.guests.spec import Clone, Guest, Nic, Saved, part_peers
 from labctl.images.templates import Template
 from labctl.lab import boot, by_hand, memory, templates
 from labctl.lab.machines import Making, Starter
@@ -107,6 +108,13 @@ class Qemu(Starter):
         """End a guest at once."""
         self.making.sandbox.call(driver.stop, self.making.hypervisor, built.domain)
         console.rotate(built.log)
+
+    def to_go_on(self, built: Guest, *, cloned: bool) -> Guest:
+        """Return the guest with the machine that it had: that of a clone is another one."""
+        if not cloned:
+            return replace(with_files(self.making, built), incoming=True)
+        nothing = Saved(Path(), "", Path(), "")
+        return replace(built, lines="", clone=Clone(nothing, ""))
 
     def _start_clones(self, built: Sequence[Guest]) -> set[str]:
         """Start those guests that can be clones; return the names of those that are."""

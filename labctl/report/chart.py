@@ -88,8 +88,16 @@ def _labels(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{key}: {value}" for key, value in labels.items())
 
 
-def of_topology(topology: Topology, path: Sequence[ObservationPoint]) -> Map:
-    """Return the map of a topology whose main row is what `path` passes."""
+def of_topology(
+    topology: Topology,
+    path: Sequence[ObservationPoint],
+    kinds: Mapping[str, str] | None = None,
+) -> Map:
+    """Return the map of a topology whose main row is what `path` passes.
+
+    `kinds` says what forwards in its routers, where that is known.
+    """
+    known = kinds or {}
     xen = {node.name for node in topology.xen_hosts()}
     elements = {}
     edges = []
@@ -97,7 +105,8 @@ def of_topology(topology: Topology, path: Sequence[ObservationPoint]) -> Map:
         kind = node.guest_kind
         # What lives in the lab itself is told from what lives on a host.
         what = kind.title if xen and not kind.home else kind.short
-        what = f"router, {what}" if node.forwards else what
+        if node.forwards:
+            what = ", ".join((_router("router", known.get(node.name)), what))
         elements[node.name] = Element(
             node.name, "node", node.name, what, _labels(node.labels), node.host
         )
@@ -107,7 +116,7 @@ def of_topology(topology: Topology, path: Sequence[ObservationPoint]) -> Map:
             owner = _bridge(nic.network, node.name) if kind.is_host else node.name
             edges.append(Edge(owner, outer, inside, nic.tap, _labels(nic.labels)))
     for router in topology.routers.values():
-        what = "router in dom0" if router.host else "router"
+        what = _router("router in dom0" if router.host else "router", known.get(router.name))
         elements[router.name] = Element(
             router.name, "router", router.name, what, _labels(router.labels), router.host
         )
@@ -133,6 +142,10 @@ def of_topology(topology: Topology, path: Sequence[ObservationPoint]) -> Map:
     edges = [edge for edge in edges if {edge.network, edge.owner} <= elements.keys()]
     row = _row(path, {hop: e for e in edges for hop in (e.inside, e.outside)})
     return Map(tuple(elements.values()), tuple(edges), row or tuple(elements)[:1], tuple(frames))
+
+
+def _router(words: str, kind: str | None) -> str:
+    return f"{words}, {kind}" if kind else words
 
 
 def _bridge(network: str, host: str, segment: str = "") -> str:

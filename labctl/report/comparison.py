@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from labctl.lab.hop_locations import hop_locations
 from labctl.packet.checksum import Checksum
@@ -36,6 +37,8 @@ class Cell:
     """Empty where it was only sent or passed on."""
     faulty: bool
     notes: tuple[str, ...]
+    time: str = ""
+    """When it was seen there, from where it was seen first."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,23 @@ def _alike(left: Arm, packet_trace: PacketTrace, arms: Sequence[Arm], kind: str)
 
 
 def alone(name: str, packet_trace: PacketTrace, path: Sequence[ObservationPoint]) -> Pair:
-    """Return a packet trace along `path`, or back, with nothing to compare it with."""
-    return _pair(Side(name), packet_trace, None, None, path)
+    """Return a packet trace along `path`, or back, with times and nothing to compare it with."""
+    pair = _pair(Side(name), packet_trace, None, None, path)
+    rows = tuple(
+        replace(row, left=replace(row.left, time=_time(step, packet_trace)))
+        for row, step in zip(pair.rows, packet_trace.steps, strict=True)
+    )
+    return replace(pair, rows=rows)
+
+
+def _time(step: Step, packet_trace: PacketTrace) -> str:
+    start = packet_trace.started_ns
+    if step.time_ns is None or not start:
+        return ""
+    if step.time_ns == start:
+        clock = datetime.fromtimestamp(start // 10**9, UTC)
+        return f"{clock:%H:%M:%S}.{start % 10**9 // 1000:06} UTC"
+    return f"{(step.time_ns - start) / 1e6:+.3f} ms"
 
 
 def compare(

@@ -3,28 +3,41 @@
 Plain numbers in SVG's user units; the page's template makes the elements. The longest observed
 path is the main row, everything else lies beside it. A Xen host is a frame around what is in it;
 a network that is on both sides of its border is two bridges, joined by the uplink.
+
+Boxes are as large as their text, and between them is as much room as the names of hops need: what
+does not fit is placed once more with more of it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from labctl.report import grid
 from labctl.report.chart import Edge, Element, Map
 from labctl.report.grid import Cell, Rect
+from labctl.report.labels import Label, Labels, Segment, Wanted, sign_box, text_box
+from labctl.report.text_width import cut, lines, width
 from labctl.topology.points import ObservationPoint
 
 BOX = (104.0, 66.0)
+"""No box of a node is smaller, none of a network narrower."""
+NETWORK = 48.0
+"""No network is lower."""
+TEXT = 150.0
+"""As wide is a line in a box at most."""
+NAME, KIND, HARM, TITLE_SIZE = 17.0, 12.0, 13.0, 15.0
+"""Sizes of letters, as in the page's style sheet."""
+NAME_PITCH, KIND_PITCH, THIRD = 20.0, 15.0, 17.0
 NEAR = 39.0
 """From a box's border to the middle of the hop's sign."""
-PITCH = {"wide": (246.0, 150.0), "tall": (182.0, 172.0)}
-"""Along the main row, and from row to row."""
-BORDER = {"wide": (46.0, 50.0), "tall": (34.0, 58.0)}
-"""What the border of a frame adds between two cells."""
+GAP = {"wide": (142.0, 84.0), "tall": (78.0, 106.0)}
+"""Between columns and between rows, at least."""
+BORDER = {"wide": (46.0, 50.0), "tall": (58.0, 34.0)}
+"""What the border of a frame adds between two columns, two rows."""
 MARGIN = {"wide": (14.0, 26.0), "tall": (14.0, 14.0)}
 TALL_WIDTH = 346.0
 PAD = 18.0
@@ -33,10 +46,22 @@ TITLE = 34.0
 """The same at the top, where the frame's name stands."""
 AIR = 6.0
 """From the border of a frame to the outermost of the drawing."""
-LETTER = 7.5
-"""About as wide is a letter of a hop's name."""
+TIMES, GROWTH = 12, 1.12
+"""How often what does not fit is tried again, each time with so much more room between boxes."""
+MANY = 24
+"""Elements from which on it is tried less often, because each time takes long."""
 
 Shape = Literal["wide", "tall"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """One line in a box; its middle and its baseline."""
+
+    words: str
+    style: Literal["name", "kind", "label"]
+    x: float
+    y: float
 
 
 @dataclass(frozen=True)
@@ -48,6 +73,11 @@ class Box:
     y: float
     width: float
     height: float
+    texts: tuple[Text, ...] = ()
+    third: float = 0.0
+    """Baseline of the line for what harmed a packet there, in place of the label."""
+    slack: float = 0.0
+    """How much lower the text stands where that line is empty."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +92,9 @@ class Frame:
     text_x: float
     anchor: Literal["start", "end"]
     """Where its name stands: in the corner that no line passes."""
+    name: str
+    kind: str
+    """What is said of it behind its name, as far as there is room."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +107,11 @@ class Line:
     x2: float
     y2: float
 
+    @property
+    def segment(self) -> Segment:
+        """Both ends."""
+        return self.x1, self.y1, self.x2, self.y2
+
 
 @dataclass(frozen=True)
 class Spot:
@@ -84,9 +122,8 @@ class Spot:
     """Its place on the main path, from 1; 0 where it is not on it."""
     x: float
     y: float
-    text_x: float
-    text_y: float
-    anchor: Literal["start", "middle"]
+    label: Label | None
+    """None where there is no room for it: the page tells the name beside."""
 
 
 @dataclass(frozen=True)
@@ -104,46 +141,132 @@ class Drawing:
 
 def place(drawn: Map, path: Sequence[ObservationPoint], shape: Shape) -> Drawing:
     """Place everything of a map; hops of `path` are numbered in its order."""
-    layout = _Layout(drawn, shape)
-    cells = layout.cells
-    boxes: dict[str, Box] = {}
-    for element in drawn.elements:
-        width, height = BOX if element.kind != "network" else (BOX[0], BOX[1] - 18)
-        boxes[element.key] = Box(element, *layout.middle(cells[element.key]), width, height)
-    lines = []
-    spots = []
-    numbers = {hop.name: number for number, hop in enumerate(path, start=1)}
-    for edge in drawn.edges:
-        owner, network = boxes[edge.owner], boxes[edge.network]
-        start, end = _ends(owner, network, shape)
-        if cells[edge.owner][1] > cells[edge.network][1]:
-            end, start = _ends(network, owner, shape)
-        elif cells[edge.owner][1] == cells[edge.network][1]:
-            start = _border(owner, network.x, network.y)
-            end = _border(network, owner.x, owner.y)
-        lines.append(Line(edge, *start, *end))
-        spots.append(_spot(edge.inside, numbers, start, end, shape, below=True))
-        spots.append(_spot(edge.outside, numbers, end, start, shape, below=False))
-    left, top = MARGIN[shape]
-    width = max(box.x + box.width / 2 for box in boxes.values()) + left
-    height = max(box.y + box.height / 2 for box in boxes.values()) + top
-    if shape == "tall":
-        width = max(width, TALL_WIDTH)
-    frames = [_frame(frame, layout.frame(frame.key), lines) for frame in drawn.frames]
-    beside = [
-        spot.text_x + LETTER * (len(spot.hop) + 2) for spot in spots if spot.anchor == "start"
+    return _placed(drawn, tuple(hop.name for hop in path), shape)
+
+
+@lru_cache(maxsize=64)
+def _placed(drawn: Map, path: tuple[str, ...], shape: Shape) -> Drawing:
+    numbers = {hop: number for number, hop in enumerate(path, start=1)}
+    sizes = {element.key: _size(element) for element in drawn.elements}
+    times = TIMES if len(drawn.elements) <= MANY else 3
+    room = 1.0
+    for attempt in range(times):
+        found = _attempt(drawn, sizes, numbers, shape, room)
+        if all(spot.label for spot in found.spots if spot.number or attempt < TIMES // 3):
+            return found
+        room *= GROWTH
+    return found
+
+
+def _attempt(
+    drawn: Map,
+    sizes: Mapping[str, tuple[float, float]],
+    numbers: Mapping[str, int],
+    shape: Shape,
+    room: float,
+) -> Drawing:
+    layout = _Layout(drawn, sizes, shape, room)
+    boxes = {e.key: _box(e, *layout.middle(e.key), *sizes[e.key]) for e in drawn.elements}
+    lines_ = tuple(_line(edge, boxes, layout.cells, shape) for edge in drawn.edges)
+    frames = [_frame(frame, layout.frame(frame.key), lines_) for frame in drawn.frames]
+    wanted = []
+    for line in lines_:
+        start, end = (line.x1, line.y1), (line.x2, line.y2)
+        wanted.append(_wanted(line.edge.inside, numbers, start, end, below=True))
+        wanted.append(_wanted(line.edge.outside, numbers, end, start, below=False))
+    taken = [
+        (b.x - b.width / 2, b.y - b.height / 2, b.x + b.width / 2, b.y + b.height / 2)
+        for b in boxes.values()
     ]
-    width = max([width, *beside, *(frame.x + frame.width + AIR for frame in frames)])
-    height = max([height, *(frame.y + frame.height + AIR for frame in frames)])
-    return Drawing(
-        shape, width, height, tuple(frames), tuple(boxes.values()), tuple(lines), tuple(spots)
+    taken += [sign_box(one.x, one.y) for one in wanted]
+    taken += [_title_box(frame) for frame in frames]
+    drawn_lines = [line.segment for line in lines_]
+    for one in frames:
+        left, top, right, bottom = one.x, one.y, one.x + one.width, one.y + one.height
+        drawn_lines += [(left, top, left, bottom), (right, top, right, bottom)]
+        drawn_lines += [(left, top, right, top), (left, bottom, right, bottom)]
+    labels = Labels(taken, drawn_lines)
+    # Those on the path first: where there is little room, it is theirs.
+    order = sorted(wanted, key=lambda one: (not one.number, one.number))
+    named = {id(one): labels.place(one) for one in order}
+    spots = tuple(Spot(one.name, one.number, one.x, one.y, named[id(one)]) for one in wanted)
+    covered = [*taken, *(spot.label.box for spot in spots if spot.label)]
+    right, bottom = max(box[2] for box in covered), max(box[3] for box in covered)
+    if shape == "tall":
+        right = max(right, TALL_WIDTH - MARGIN[shape][0])
+        # The names of hops stand beside the last column.
+        frames = [
+            replace(one, width=max(one.width, right - one.x))
+            if layout.is_last(one.element.key)
+            else one
+            for one in frames
+        ]
+    across, down = MARGIN[shape]
+    wide = max([right + across, *(frame.x + frame.width + AIR for frame in frames)])
+    high = max([bottom + down, *(frame.y + frame.height + AIR for frame in frames)])
+    return Drawing(shape, wide, high, tuple(frames), tuple(boxes.values()), lines_, spots)
+
+
+def _size(element: Element) -> tuple[float, float]:
+    """Return how large a box its text needs."""
+    names, kinds = _words(element)
+    widest = [width(line, NAME, bold=True) for line in names]
+    widest += [width(line, KIND) for line in (*kinds, _label(element))]
+    high = NAME_PITCH * len(names) + KIND_PITCH * len(kinds)
+    if element.kind == "network":
+        high += KIND_PITCH if element.labels else 0.0
+        return max(BOX[0], max(widest) + 32), max(NETWORK, high + 14)
+    harm = width("✗ flag lost", HARM, bold=True)
+    return max(BOX[0], max(*widest, harm) + 20), max(BOX[1], high + THIRD + 14)
+
+
+def _words(element: Element) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return (
+        lines(element.name, NAME, TEXT, 3, bold=True),
+        lines(element.what, KIND, TEXT, 2),
     )
 
 
-@cache
-def _cells(drawn: Map) -> tuple[dict[str, Cell], dict[str, Rect]]:
-    enclosures = {element.key: element.host for element in drawn.elements}
-    placed = grid.cells(drawn.row, [(e.owner, e.network) for e in drawn.edges], enclosures)
+def _label(element: Element) -> str:
+    return cut(element.labels, KIND, TEXT) if element.labels else ""
+
+
+def _box(element: Element, x: float, y: float, wide: float, high: float) -> Box:
+    names, kinds = _words(element)
+    network = element.kind == "network"
+    third = (KIND_PITCH if element.labels else 0.0) if network else THIRD
+    at = y - (NAME_PITCH * len(names) + KIND_PITCH * len(kinds) + third) / 2
+    texts = []
+    for line in names:
+        texts.append(Text(line, "name", x, at + NAME_PITCH * 0.78))
+        at += NAME_PITCH
+    for line in kinds:
+        texts.append(Text(line, "kind", x, at + KIND_PITCH * 0.78))
+        at += KIND_PITCH
+    if element.labels:
+        texts.append(Text(_label(element), "label", x, at + KIND_PITCH * 0.78))
+    slack = 0.0 if network or element.labels else third / 2
+    return Box(element, x, y, wide, high, tuple(texts), at + third * 0.8, slack)
+
+
+def _line(edge: Edge, boxes: Mapping[str, Box], cells: Mapping[str, Cell], shape: Shape) -> Line:
+    owner, network = boxes[edge.owner], boxes[edge.network]
+    start, end = _ends(owner, network, shape)
+    if cells[edge.owner][1] > cells[edge.network][1]:
+        end, start = _ends(network, owner, shape)
+    elif cells[edge.owner][1] == cells[edge.network][1]:
+        start = _border(owner, network.x, network.y)
+        end = _border(network, owner.x, owner.y)
+    return Line(edge, *start, *end)
+
+
+@lru_cache(maxsize=64)
+def _cells(
+    row: tuple[str, ...], pairs: tuple[tuple[str, str], ...], hosts: tuple[tuple[str, str], ...]
+) -> tuple[dict[str, Cell], dict[str, Rect]]:
+    """Return where elements are, by their keys alone: their texts change nothing."""
+    enclosures = dict(hosts)
+    placed = grid.cells(row, pairs, enclosures)
     return placed, grid.rectangles(placed, enclosures)
 
 
@@ -169,77 +292,107 @@ def _crossed(
 class _Layout:
     """From cells to user units; between cells there is room for the borders of frames."""
 
-    def __init__(self, drawn: Map, shape: Shape) -> None:
-        self.cells, self._rects = cells, rects = _cells(drawn)
+    def __init__(
+        self, drawn: Map, sizes: Mapping[str, tuple[float, float]], shape: Shape, room: float
+    ) -> None:
+        pairs = tuple((edge.owner, edge.network) for edge in drawn.edges)
+        hosts = tuple((element.key, element.host) for element in drawn.elements)
+        self.cells, rects = _cells(drawn.row, pairs, hosts)
         self._wide = shape == "wide"
-        self._crossed = _crossed(drawn, cells, rects)
-        if not self._wide:  # the names of hops stand there, be it crossed or not
-            self._crossed |= {(key, 1, 2) for key in rects}
-        self._size = tuple(max(cell[axis] for cell in cells.values()) for axis in (0, 1))
-        pitch, border, margin = PITCH[shape], BORDER[shape], MARGIN[shape]
-        if not self._wide:
-            margin = margin[::-1]
-        self._at = []
+        crossed = _crossed(drawn, self.cells, rects)
+        if self._wide:
+            self._at, self._rects, self._crossed = dict(self.cells), dict(rects), crossed
+        else:  # columns and rows change places
+            self._at = {key: (cell[1], cell[0]) for key, cell in self.cells.items()}
+            self._rects = {key: (r[1], r[0], r[3], r[2]) for key, r in rects.items()}
+            self._crossed = {(key, 1 - axis, end) for key, axis, end in crossed}
+            # The names of hops stand there, be it crossed or not.
+            self._crossed |= {(key, 0, 2) for key in rects}
+        self._count = tuple(max(cell[axis] for cell in self._at.values()) for axis in (0, 1))
+        self._sizes: list[list[float]] = []
+        self._starts: list[list[float]] = []
         for axis in (0, 1):
-            crossed = [one for one in self._crossed if one[1] == axis]
-            first = [rects[key][axis] for key, _, end in crossed if end == 0]
-            last = [rects[key][axis + 2] for key, _, end in crossed if end == 2]
-            framed = any(rect[axis] == 0 for rect in rects.values())
-            at = max(margin[axis], AIR + self._pads(axis)[0] if framed else 0.0)
-            offsets = [at]
-            for number in range(self._size[axis]):
-                borders = last.count(number) + first.count(number + 1)
-                at += pitch[axis] + border[axis] * borders
-                offsets.append(at)
-            self._at.append(offsets)
+            self._tracks(axis, sizes, GAP[shape][axis] * room, shape)
+
+    def _tracks(
+        self, axis: int, sizes: Mapping[str, tuple[float, float]], gap: float, shape: Shape
+    ) -> None:
+        """Lay out the columns, or the rows: each as large as the largest in it."""
+        count = self._count[axis]
+        large = [BOX[axis]] * (count + 1)
+        for key, cell in self._at.items():
+            large[cell[axis]] = max(large[cell[axis]], sizes[key][axis])
+        crossed = [one for one in self._crossed if one[1] == axis]
+        first = [self._rects[key][axis] for key, _, end in crossed if end == 0]
+        last = [self._rects[key][axis + 2] for key, _, end in crossed if end == 2]
+        framed = any(rect[axis] == 0 for rect in self._rects.values())
+        at = max(MARGIN[shape][axis], AIR + self._pads(axis)[0] if framed else 0.0)
+        starts = [at]
+        for number in range(count):
+            borders = last.count(number) + first.count(number + 1)
+            at += large[number] + gap + BORDER[shape][axis] * borders
+            starts.append(at)
+        self._sizes.append(large)
+        self._starts.append(starts)
 
     def _pads(self, axis: int) -> tuple[float, float]:
         """Return the room in a frame before the first cell and after the last of the drawing."""
-        downwards = (axis == 1) is self._wide
-        if downwards:
+        if axis == 1:
             return TITLE, PAD
         return (PAD, PAD) if self._wide else (PAD - AIR, PAD)
 
-    def middle(self, cell: Cell) -> tuple[float, float]:
-        """Return the middle of an element in a cell."""
-        along, across = self._at[0][cell[0]], self._at[1][cell[1]]
-        x, y = (along, across) if self._wide else (across, along)
-        return x + BOX[0] / 2, y + BOX[1] / 2
+    def middle(self, key: str) -> tuple[float, float]:
+        """Return the middle of an element."""
+        x, y = (
+            self._starts[axis][self._at[key][axis]] + self._sizes[axis][self._at[key][axis]] / 2
+            for axis in (0, 1)
+        )
+        return x, y
 
     def frame(self, key: str) -> tuple[float, float, float, float]:
         """Return the first and the last x, then y, of the border of a Xen host."""
-        rect = self._rects[key]
-        columns, rows = self._span(key, 0), self._span(key, 1)
-        (left, right), (top, bottom) = (columns, rows) if self._wide else (rows, columns)
-        if not self._wide and rect[3] == self._size[1]:
-            right = max(right, TALL_WIDTH - AIR)  # the names of hops stand there
-        return left, right, top, bottom
+        return *self._span(key, 0), *self._span(key, 1)
+
+    def is_last(self, key: str) -> bool:
+        """Tell whether a frame has the last column."""
+        return self._rects[key][2] == self._count[0]
 
     def _span(self, key: str, axis: int) -> tuple[float, float]:
         first, last = self._rects[key][axis], self._rects[key][axis + 2]
-        offsets, (before, behind) = self._at[axis], self._pads(axis)
-        downwards = (axis == 1) is self._wide
-        size = BOX[1] if downwards else BOX[0]
-        start, end = offsets[first] - before, offsets[last] + size + behind
+        starts, sizes, (before, behind) = self._starts[axis], self._sizes[axis], self._pads(axis)
+        start, end = starts[first] - before, starts[last] + sizes[last] + behind
         if first and (key, axis, 0) in self._crossed:
-            gap = offsets[first] - offsets[first - 1] - size
-            start = offsets[first] - max(gap / 2 - AIR / 2, before)
-        if last < self._size[axis] and (key, axis, 2) in self._crossed:
-            gap = offsets[last + 1] - offsets[last] - size
-            end = offsets[last] + size + gap / 2 - AIR / 2
+            gap = starts[first] - starts[first - 1] - sizes[first - 1]
+            start = starts[first] - max(gap / 2 - AIR / 2, before)
+        if last < self._count[axis] and (key, axis, 2) in self._crossed:
+            gap = starts[last + 1] - starts[last] - sizes[last]
+            end = starts[last] + sizes[last] + gap / 2 - AIR / 2
         return start, end
 
 
 def _frame(
-    element: Element, around: tuple[float, float, float, float], lines: Sequence[Line]
+    element: Element, around: tuple[float, float, float, float], lines_: Sequence[Line]
 ) -> Frame:
     left, right, top, bottom = around
     half = (left + right) / 2
-    passed = [line.x1 for line in lines if min(line.y1, line.y2) < top < max(line.y1, line.y2)]
+    passed = [line.x1 for line in lines_ if min(line.y1, line.y2) < top < max(line.y1, line.y2)]
     at_start = not any(left <= x < half for x in passed)
     text_x = left + 12 if at_start else right - 12
     where: Literal["start", "end"] = "start" if at_start else "end"
-    return Frame(element, left, top, right - left, bottom - top, text_x, where)
+    room = right - left - 24
+    if any(half <= x <= right for x in passed) or not at_start:
+        room = room / 2  # a line passes the other half
+    name = cut(element.name, TITLE_SIZE, room, bold=True)
+    room -= width(f"{name} ", TITLE_SIZE, bold=True)
+    said = [f"({element.what}, {element.labels})"] if element.labels else []
+    said.append(f"({element.what})")
+    kind = next((words for words in said if width(words, TITLE_SIZE) <= room), "")
+    return Frame(element, left, top, right - left, bottom - top, text_x, where, name, kind)
+
+
+def _title_box(frame: Frame) -> tuple[float, float, float, float]:
+    words = f"{frame.name} {frame.kind}"
+    return text_box(words, TITLE_SIZE, frame.text_x, frame.y + 21, frame.anchor, bold=True)
 
 
 def _ends(near: Box, far: Box, shape: Shape) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -265,27 +418,18 @@ def _border(box: Box, x: float, y: float) -> tuple[float, float]:
     return box.x + dx * scale, box.y + dy * scale
 
 
-def _spot(
+def _wanted(
     hop: str,
     numbers: Mapping[str, int],
     here: tuple[float, float],
     there: tuple[float, float],
-    shape: Shape,
     *,
     below: bool,
-) -> Spot:
+) -> Wanted:
     length = math.dist(here, there) or 1.0
     share = min(0.3, NEAR / length)
     x = here[0] + (there[0] - here[0]) * share
     y = here[1] + (there[1] - here[1]) * share
-    dx, dy = there[0] - here[0], there[1] - here[1]
-    if abs(dx) < abs(dy):
-        return Spot(hop, numbers.get(hop, 0), x, y, x + 20, y + 4, "start")
-    if abs(dy) > abs(dx) / 8:  # a slope: on the side where the line is not
-        return Spot(
-            hop, numbers.get(hop, 0), x, y, x + 12, y + (-6 if dx * dy > 0 else 14), "start"
-        )
-    aside = x + math.copysign(9, there[0] - here[0])  # away from the box
-    if shape == "tall":
-        aside = (here[0] + there[0]) / 2  # there is little room between two boxes
-    return Spot(hop, numbers.get(hop, 0), x, y, aside, y + 29 if below else y - 25, "middle")
+    # What is left of the line up to the other hop's sign.
+    rest = (there[0] - here[0]) * (1 - 2 * share), (there[1] - here[1]) * (1 - 2 * share)
+    return Wanted(hop, numbers.get(hop, 0), x, y, rest, below)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from labctl.lab.hop_locations import hop_locations
 from labctl.report import chart, drawing
@@ -13,6 +13,9 @@ from labctl.report.legend import SIGNS, Sign, sign, words
 from labctl.topology.model import Topology
 from labctl.topology.points import ObservationPoint
 from labctl.tracing.packet_trace import FAULTS, PacketTrace
+
+_SCREENS = {"from-760": 950.0, "from-1000": 1250.0, "from-1200": 1540.0}
+"""Styles by the widest drawing whose smallest letters are 9 pixels high on such a screen."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Subject:
     outcome: str = ""
     """What became of the traffic, a sentence without its full stop."""
     trouble: str = ""
+    routers: Mapping[str, str] = field(default_factory=dict)
+    """What forwarded in routers, by name; those of which it is not known are left out."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class Figure:
     """Elements of the lab that are not drawn, because they are many."""
 
     @property
+    def fits(self) -> str:
+        """The style of the screens that show the wide drawing: on others it would be too small."""
+        return next((style for style, most in _SCREENS.items() if self.wide.width <= most), "never")
+
+    @property
     def packet_trace(self) -> PacketTrace:
         """What is drawn."""
         return self.subject.packet_trace
@@ -62,6 +72,7 @@ def of_arms(arms: Sequence[Arm]) -> list[Subject]:
             description=arm.result.description,
             outcome=f"SSH {arm.ssh.observed}" if arm.ssh else "",
             trouble=arm.trouble,
+            routers=arm.result.routers,
         )
         for arm in arms
         if arm.main is not None
@@ -73,13 +84,12 @@ def draw(subjects: Sequence[Subject], topology: Topology | None) -> list[Figure]
     if not subjects:
         return []
     longest = max((subject.path for subject in subjects), key=len)
-    whole = chart.of_path(longest)
-    if topology:
-        whole = chart.bounded(chart.of_topology(topology, longest))
     return [
         _figure(
             subject,
-            whole if topology or subject.path == longest else chart.of_path(subject.path),
+            chart.bounded(chart.of_topology(topology, longest, subject.routers))
+            if topology
+            else chart.of_path(subject.path),
         )
         for subject in subjects
     ]

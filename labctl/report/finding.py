@@ -103,10 +103,19 @@ def _trouble(report: Report) -> str:
     for arm in report.arms:
         for check in arm.result.checks:
             if check.verdict is run.verdict:
-                return _sentence(arm, check)
+                return _place(arm, check) + _sentence(arm, check)
     if run.partial:
         return "It was stopped before everything was tried."
     return _VERDICTS[run.verdict]
+
+
+def _place(arm: Arm, check: Check) -> str:
+    """Say where metadata or data was lost on the way of an arm that failed; empty: nowhere."""
+    packet_trace = arm.main
+    if check.verdict is not Verdict.FAIL or packet_trace is None or packet_trace.fault is None:
+        return ""
+    said = cause([packet_trace])
+    return f"{said[0].upper()}{said[1:]}. "
 
 
 def _sentence(arm: Arm, check: Check) -> str:

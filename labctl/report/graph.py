@@ -11,6 +11,9 @@ from typing import Any
 
 from labctl.topology.model import Topology
 
+CONSOLE_ONLY = "console only"
+"""Of a node that nobody logs in to, among its details."""
+
 
 @dataclass(frozen=True)
 class Link:
@@ -73,7 +76,8 @@ def of(topology: Topology, states: Mapping[str, str] | None = None) -> Graph:
     known = states or {}
     owners = [
         Element(
-            node.name, "node", node.kind or node.guest_kind.name, node.host, (node.image,),
+            node.name, "node", node.kind or node.guest_kind.name, node.host,
+            (node.image, *([CONSOLE_ONLY] if node.console_only else [])),
             known.get(node.name, ""),
         )
         for node in topology.nodes.values()
@@ -112,6 +116,8 @@ def _texts(addresses: tuple[Any, ...]) -> tuple[str, ...]:
 def title(element: Element) -> str:
     """Return what an element is, in a few words."""
     words = f"{element.kind} on {element.host}" if element.host else element.kind
+    if CONSOLE_ONLY in element.details:
+        words = f"{words}, {CONSOLE_ONLY}"
     return f"{words}, {element.state}" if element.state else words
 
 

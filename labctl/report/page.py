@@ -7,8 +7,9 @@ nothing be loaded or run, whatever it contains.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
@@ -84,13 +85,15 @@ def render_packet_traces(
     *,
     topology: Topology | None = None,
     notes: Sequence[str] = (),
+    routers: Mapping[str, str] | None = None,
+    lab: str = "",
     command: str = "",
 ) -> str:
     """Return a page of packet traces that belong to no record, such as those of a trace.
 
     `title` says what was followed, `headline` what came of it, `path` is the way there; those on
-    the way back have its hops in reverse. Packet traces of the same course are shown once, with how
-    many there were.
+    the way back have its hops in reverse. `routers` says what forwards in routers. Packet traces of
+    the same course are shown once, with how many there were.
     """
     courses = summary(packet_traces)
     subjects = [
@@ -99,6 +102,7 @@ def render_packet_traces(
             packet_trace=packet_trace,
             path=tuple(path),
             good=packet_trace.ok,
+            routers=routers or {},
         )
         for packet_trace, count in courses
     ]
@@ -111,6 +115,8 @@ def render_packet_traces(
         title=title,
         headline=headline,
         notes=tuple(notes),
+        lab=lab,
+        when=_when(packet_traces),
         command=command,
         broken=not all(packet_trace.ok for packet_trace in packet_traces),
         figures=drawn,
@@ -121,6 +127,14 @@ def render_packet_traces(
         pairs=told,
         made_by=__version__,
     )
+
+
+def _when(packet_traces: Sequence[PacketTrace]) -> str:
+    """Return when the first packet was seen, in UTC to the second; empty where none was."""
+    first = min((one.started_ns for one in packet_traces if one.started_ns), default=0)
+    if not first:
+        return ""
+    return datetime.fromtimestamp(first // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 @cache

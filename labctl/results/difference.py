@@ -126,6 +126,7 @@ def _environment(run: Run) -> dict[str, str]:
     found = run.environment.flat()
     for name, arm in _arms(run).items():
         found.update(flatten(arm.offloads, f"arm {name}.offloads."))
+        found.update(flatten(arm.routers, f"arm {name}.routers."))
     return found
 
 

@@ -103,6 +103,8 @@ class ArmResult:
     checks: tuple[Check, ...] = ()
     offloads: Offloads = field(default_factory=dict)
     """Features in effect while this arm ran."""
+    routers: dict[Text, Text] = field(default_factory=dict)
+    """What forwarded in each router then, by its kind; empty in older records."""
     seconds: Seconds = 0.0
     """From its begin to its end."""
 
@@ -120,6 +122,7 @@ class ArmResult:
         checks: Iterable[Check],
         *,
         offloads: Offloads | None = None,
+        routers: Mapping[str, str] | None = None,
         seconds: float = 0.0,
         given_up: bool = False,
     ) -> ArmResult:
@@ -129,7 +132,7 @@ class ArmResult:
         """
         kept = tuple(checks)
         verdict = combine((check.verdict for check in kept), given_up=given_up)
-        return cls(name, description, verdict, kept, offloads or {}, seconds)
+        return cls(name, description, verdict, kept, offloads or {}, dict(routers or {}), seconds)
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -102,6 +102,16 @@ def is_made(directory: Path) -> bool:
         os.close(inside)
 
 
+def made_in(parent: Path) -> list[Path]:
+    """Return the folders in one that labctl made, but hidden ones; the one changed last first."""
+    found = []
+    with contextlib.suppress(OSError):
+        for folder in parent.iterdir():
+            if not folder.name.startswith(".") and is_made(folder):
+                found.append((folder.stat().st_mtime, folder))
+    return [folder for _, folder in sorted(found, reverse=True)]
+
+
 def may_be_made(directory: Path) -> bool:
     """Whether labctl has made what lies at a path, or an empty folder of the user's does."""
     return is_made(directory) or _is_empty(directory)
@@ -191,7 +201,7 @@ def _write_mark(inside: int, directory: Path) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     handle = os.open(MARK, flags, 0o600, dir_fd=inside)
     try:
-        os.write(handle, _mark(inside, directory))
+        os.ftruncate(handle, os.write(handle, _mark(inside, directory)))  # of a longer one before
     finally:
         os.close(handle)
 

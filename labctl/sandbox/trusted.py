@@ -12,6 +12,7 @@ made files by the user's umask. Both are judged by what was opened; no symbolic 
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import os
 import pwd
@@ -63,6 +64,21 @@ def read(name: str, within: int, path: Path) -> bytes:
     if len(data) > MOST:
         raise NotOwnedError(f"{path} is larger than labctl makes it", f"remove it: rm {path}")
     return data
+
+
+def check_in(name: str, within: int, path: Path) -> None:
+    """Raise as `read` does unless a file is there, and could be believed; its content is not read.
+
+    Raises `OSError` where it is no file.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    handle = os.open(name, flags, dir_fd=within)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "it is no file", str(path))
+        check(handle, path)
+    finally:
+        os.close(handle)
 
 
 def read_in(path: Path) -> bytes:

@@ -24,6 +24,7 @@ from labctl.errors import UsageError, nearest, shown
 from labctl.kinds import registry
 from labctl.kinds.guests.base import LEAST_MEMORY
 from labctl.topology.features import DEVICE_FEATURES, FEATURES
+from labctl.topology.ranges import NAMES
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 """How every part of a topology file is read."""
@@ -407,6 +408,11 @@ DeviceFeature = Annotated[
 ]
 HostName = Annotated[
     str, AfterValidator(_host), _schema(type="string", maxLength=63, pattern=f"^{_HOST.pattern}$")
+]
+NodeName = Annotated[
+    str,
+    AfterValidator(_host),  # what a range means has taken its place by then
+    _schema(type="string", maxLength=63, pattern=f"^({_HOST.pattern}|{NAMES})$"),
 ]
 LinkName = Annotated[
     str,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from labctl.errors import UsageError
-from labctl.topology import image_lock, model, segments, text
+from labctl.topology import image_lock, model, ranges, segments, text
 from labctl.topology.check import check
 from labctl.topology.problems import Problem, TopologyError
 from labctl.topology.resolve import resolve
@@ -81,6 +81,7 @@ def _from_tree(
     root: Item, problems: list[Problem], file: str, name: str, base: Path, source: Path | None
 ) -> model.Topology:
     report = Report(root, file)
+    ranges.expand(root, report)
     written = shaped(root, report)
     if written is not None:
         planned = segments.plan(written, report)
@@ -89,4 +90,14 @@ def _from_tree(
         check(topology, written, base, report)
         if not problems and not report.problems:
             return topology
-    raise TopologyError([*problems, *report.problems])
+    raise TopologyError([*problems, *_once(report.problems)])
+
+
+def _once(problems: list[Problem]) -> Iterator[Problem]:
+    """Leave out what was said of that place before: the nodes of a range have one."""
+    said = set()
+    for one in problems:
+        known = (one.line, one.column, one.message)
+        if not one.line or known not in said:
+            yield one
+        said.add(known)

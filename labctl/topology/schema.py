@@ -223,8 +223,8 @@ class Topology(_Shape):
     """What several nodes have in common, by the name of a group: {client: {memory: 256M}}"""
     networks: dict[fields.LinkName, Network | None] = Field(default_factory=dict)
     """Bridges by name (at most 15 characters)."""
-    nodes: dict[fields.HostName, Node]
-    """Guests by host name."""
+    nodes: dict[fields.NodeName, Node]
+    """Guests by host name; vm[1-4] are four, whose addresses count up from what is written."""
     routers: dict[fields.HostName, Router] = Field(default_factory=dict)
     """Routers by name."""
 

@@ -14,7 +14,7 @@ from browser import Browser, browser
 from labctl.report import gather, page
 from labctl.results import ArmResult, Check, Recorder, Verdict, load
 from labctl.results.recorder import TOPOLOGY
-from report_records import XEN, classify, record, xen_record
+from report_records import XEN, chain_record, classify, record, xen_record
 
 pytestmark = pytest.mark.integration
 
@@ -267,6 +267,89 @@ def test_images_have_names_for_those_who_do_not_see_them(chromium: Browser, repo
     )
     assert nameless == 0
     assert chromium.run("document.querySelectorAll('[role=img]').length") > 50
+
+
+CJK = "数据库服务器的网络连接用于测试"
+CHAINS = {
+    "long": (("database-server-01", "web-frontend-production-02"), 1, "x" * 30, "copies"),
+    "short": (("a", "b"), 2, "", "c"),
+    "cjk": (("db", "www"), 2, CJK, CJK),
+    "endless": (("a" * 55, "b-" * 25 + "b"), 1, "", "copies"),
+}
+OVERLAPS = """(() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), parts = [];
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    if (!node.textContent.trim() || node.parentElement.closest('.skip, symbol, title')) continue;
+    if (!node.parentElement.checkVisibility()) continue;  // in what is folded
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    for (const box of range.getClientRects())
+      if (box.width > 1 && box.height > 1) parts.push([box, node]);
+  }
+  const found = [];
+  parts.forEach(([one, node], at) => parts.slice(at + 1).forEach(([other, beside]) => {
+    const wide = Math.min(one.right, other.right) - Math.max(one.left, other.left);
+    const high = Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top);
+    if (node !== beside && wide > 1 && high > 2)
+      found.push([node.textContent.trim().slice(0, 50), beside.textContent.trim().slice(0, 50)]);
+  }));
+  return found;
+})()"""
+BEYOND = """[...document.querySelectorAll('svg.map')].filter((one) => one.getClientRects().length)
+  .flatMap((one) => { const all = one.getBoundingClientRect();
+    return [...one.querySelectorAll('text, .box rect')].filter((part) => {
+      const box = part.getBoundingClientRect();
+      return box.left < all.left - 1 || box.right > all.right + 1
+        || box.top < all.top - 1 || box.bottom > all.bottom + 1; }); })
+  .map((one) => one.textContent || one.outerHTML)"""
+
+
+@pytest.fixture(scope="module")
+def chains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {
+        name: write(chain_record(tmp_path_factory.mktemp(name), *what))
+        for name, what in CHAINS.items()
+    }
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_no_two_texts_overlap_and_nothing_is_cut_off(
+    chromium: Browser, chains: dict[str, Path], name: str
+) -> None:
+    screens = [(width, scheme) for width in (360, 768, 1280) for scheme in ("light", "dark")]
+    for width, scheme in screens:
+        chromium.media(prefers_color_scheme=scheme)
+        chromium.open(chains[name], width)
+        chromium.run("document.querySelectorAll('details').forEach((one) => { one.open = true })")
+        assert chromium.run(OVERLAPS) == [], (width, scheme)
+        assert chromium.run(BEYOND) == [], (width, scheme)
+        assert overflow(chromium) == [0, []], (width, scheme)
+    chromium.media("print")
+    chromium.open(chains[name], 688)  # what A4 leaves between its margins
+    assert chromium.run(OVERLAPS) == []
+    assert chromium.run(BEYOND) == []
+    assert overflow(chromium) == [0, []]
+
+
+def test_what_measures_overlaps_sees_one(chromium: Browser, report: Path) -> None:
+    chromium.open(report)
+    assert chromium.run(OVERLAPS) == []
+    chromium.run("document.querySelector('h1').style.cssText = 'position: relative; top: 3em'")
+    assert chromium.run(OVERLAPS) != []
+
+
+def test_a_failing_run_leads_with_where_the_metadata_was_lost(
+    chromium: Browser, chains: dict[str, Path]
+) -> None:
+    chromium.open(chains["long"])
+    headline = chromium.run("document.querySelector('h1').textContent")
+    lost = "The metadata was lost in router database-server-01-gw1 (eth0 to eth1). Not as expected"
+    assert headline.startswith(lost)
+    kinds = chromium.run(
+        "[...document.querySelectorAll('svg.wide .box.router .kind')].map((one) => one.textContent)"
+    )
+    assert set(kinds) == {"router, raw-synthesised"}
 
 
 def test_labels_of_the_topology_fit_into_its_drawing(chromium: Browser, tmp_path: Path) -> None:

@@ -130,3 +130,11 @@ def test_wrong_words_are_told_in_one_line_with_what_to_do(
     what, do = told.err.splitlines()
     assert re.search(said, what)
     assert do.startswith("  ")
+
+
+def test_a_node_that_nobody_logs_in_to_is_marked() -> None:
+    told = graph.of(topology.loads("nodes: {a: {kind: disk, login: console}, b: {}}", "x"))
+    assert "(disk, console only)" in graph.text(told)
+    assert "console only" in graph.mermaid(told)
+    assert "console only" in graph_svg.draw(told)
+    assert graph.text(told).count("console only") == 1

@@ -111,7 +111,7 @@ def test_the_field_stands_beside_both_sums(tmp_path: Path) -> None:
 
 def test_every_hop_is_drawn_for_every_arm_with_its_state(tmp_path: Path) -> None:
     html = page_of(record(tmp_path))
-    figures = re.findall(r'<figure class="f\d">.*?</figure>', html, flags=re.DOTALL)
+    figures = re.findall(r'<figure class="f\d[^"]*">.*?</figure>', html, flags=re.DOTALL)
     assert len(figures) == 8
     for figure in figures:
         for shape in ("wide", "tall"):
@@ -288,6 +288,28 @@ def test_packet_traces_without_a_record_have_a_page_too() -> None:
     assert "needs_csum" in text
 
 
+def test_a_page_of_a_trace_says_when_where_and_by_which_command() -> None:
+    found, path = packet_traces([FLAG] * 4 + [LOST] * 4)
+    html = page.render_packet_traces(
+        "TCP to port 22", "lost", found, path, topology=load_topology(find("router-hop.yaml")),
+        lab="pair", routers={"r1": "raw"}, command="labctl trace vm1 vm2 --html a&b.html",
+    )  # fmt: skip
+    Checker(html)
+    text = text_of(html)
+    assert "lab pair TCP to port 22 2023-11-14 22:13:20 UTC" in text
+    assert "labctl trace vm1 vm2 --html a&amp;b.html" in text
+    assert "22:13:20.000010 UTC" in text
+    assert "+0.050 ms" in text
+    assert "router, raw" in text
+
+
+def test_a_failing_run_leads_with_where_the_metadata_was_lost(tmp_path: Path) -> None:
+    html = page_of(report_records.chain_record(tmp_path, ("database-server-01", "b"), 1))
+    lost = "The metadata was lost in router database-server-01-gw1 (eth0 to eth1). "
+    assert f"<h1>{lost}Not as expected in copies: ssh was “hangs”, not “works”.</h1>" in html
+    assert "router, raw-synthesised" in html
+
+
 def test_no_packet_traces_are_a_page_that_says_so() -> None:
     html = page.render_packet_traces("trace", "nothing came", [], ())
     Checker(html)
@@ -323,7 +345,7 @@ def test_a_packet_that_was_not_seen_again_is_said_to_be_so() -> None:
 def test_a_run_on_a_xen_host_is_drawn_in_its_frame(tmp_path: Path, name: str) -> None:
     html = page_of(xen_record(tmp_path, name))
     Checker(html)
-    figures = re.findall(r'<figure class="f\d+">.*?</figure>', html, flags=re.DOTALL)
+    figures = re.findall(r'<figure class="f\d+[^"]*">.*?</figure>', html, flags=re.DOTALL)
     assert len(figures) == 2 * len(XEN[name])
     for figure in figures:
         assert figure.count('<g class="frame">') == 2  # wide and tall
