@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -76,6 +77,8 @@ def main() -> None:
     words.add_argument("--way", action="append", choices=list(WAYS), dest="ways")
     words.add_argument("--base", type=Path, help="SUITE.tar of minimal root file systems")
     given = words.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):  # the folder goes all the same
+        signal.signal(number, lambda *_: sys.exit("try-install: interrupted"))
     if os.geteuid() != 0:
         sys.exit("try-install: a root file system takes root\n  run: sudo make try-install")
     if not shutil.which("mmdebstrap") and not given.base:
