@@ -157,14 +157,14 @@ def start_as(
     )  # fmt: skip
 
 
-def start_quiet(argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a program whose words nobody reads; its input ends when this process does.
+def start_group(argv: Sequence[str], env: Mapping[str, str], log: int) -> subprocess.Popen[bytes]:
+    """Start a program in a process group of its own; its input ends when this process does.
 
-    It gets `env` besides what every program gets. Raises `OSError`.
+    What it says goes to the open file `log`; it gets `env` besides what every program gets. Raises
+    `OSError`.
     """
     return subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env=environment(env),
+        argv, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment(env), process_group=0,
     )  # fmt: skip
 
 
