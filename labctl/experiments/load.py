@@ -15,7 +15,6 @@ from labctl.experiments.catalogue import rows
 from labctl.experiments.catalogue.row import PREFIX, experiment_of
 from labctl.experiments.model import Experiment
 
-
 IN_FILE = "::"
 """Between a file and the name of one experiment in it."""
 

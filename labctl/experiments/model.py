@@ -99,7 +99,7 @@ class Experiment:
 
         Raises `UsageError` where a pattern fits none. The others are recorded as skipped.
         """
-        check_patterns(self.name, self._cases(self.load), patterns)
+        check_patterns(self.name, self.all_cases(), patterns)
         return replace(self, only=tuple(patterns))
 
     def on(self, topology: str) -> Experiment:
@@ -109,12 +109,24 @@ class Experiment:
     def axes(self) -> dict[str, list[str]]:
         """Return the labels of each axis of its cases, by the axis; none where it has no cases."""
         found: dict[str, list[str]] = {}
-        for case in self._cases(self.load):
+        for case in self.all_cases():
             for axis, label in case.labels.items():
                 labels = found.setdefault(axis, [])
                 if label not in labels:
                     labels.append(label)
         return found
+
+    def all_cases(self) -> tuple[Case, ...]:
+        """Return its cases; raises as `load` does."""
+        return self._cases(self.load)
+
+    def topology_file(self) -> Path | None:
+        """Return the file of its topology; None where it is a mapping. Raises as `load` does."""
+        if not isinstance(self.topology, str):
+            return None
+        ours = self.is_builtin and not self.is_elsewhere
+        find = topologies.find_shipped if ours else topologies.find
+        return find(self.topology)
 
     def with_guests(self, nic: str = "", offload: str = "") -> Experiment:
         """Return the experiment with other NICs or offloads of all guests; empty leaves them.
@@ -177,10 +189,8 @@ class Experiment:
         return overrides.with_offload(topology, self.offload) if self.offload else topology
 
     def _load(self) -> Topology:
-        if isinstance(self.topology, str):
-            ours = self.is_builtin and not self.is_elsewhere
-            find = topologies.find_shipped if ours else topologies.find
-            return topologies.load(find(self.topology))
+        if (file := self.topology_file()) is not None:
+            return topologies.load(file)
         if not isinstance(self.topology, Mapping):
             raise UsageError(
                 f"the topology of experiment {self.name} is {type(self.topology).__name__}",

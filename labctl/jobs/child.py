@@ -25,17 +25,15 @@ _MOST_LOG = 4096
 """Bytes of the end of its output that are read for its last words."""
 
 
-def words(job: Job, folder: Path) -> list[str]:
-    """Return the program and its words; its files are below `folder`."""
-    own = [word.replace("{files}/", f"{folder / FILES}/") for word in job.words]
-    return [sys.executable, "-P", "-m", "labctl", *own]
+PROGRAM = (sys.executable, "-P", "-m", "labctl")
+"""This labctl, as a program."""
 
 
 class Child:
     """A job that runs."""
 
     def __init__(
-        self, job: Job, place: str, folder: Path, argv: Sequence[str] | None = None
+        self, job: Job, place: str, folder: Path, program: Sequence[str] = PROGRAM
     ) -> None:
         """Start it; raises `OSError` where that cannot be done.
 
@@ -44,13 +42,14 @@ class Child:
         self.job, self.place = job, place
         self._log = folder / LOG
         self._told: How | None = None
-        for name, text in job.files.items():
-            path = folder / FILES / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
+        own = folder / FILES if job.files else None
+        if own:
+            own.mkdir(mode=0o700)
+            for name, text in job.files.items():
+                (own / name).write_text(text)
         ours = {name: value for name, value in os.environ.items() if _is_ours(name)}
         with self._log.open("wb") as log:
-            self._child = process.start_group(argv or words(job, folder), ours, log.fileno())
+            self._child = process.start_group([*program, *job.words], ours, log.fileno(), own)
         self.handle = os.pidfd_open(self._child.pid)
         """It can be read from when the process has ended (pidfd_open(2))."""
         self._end = time.monotonic() + job.deadline

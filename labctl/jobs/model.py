@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Protocol
 
 
@@ -42,14 +41,15 @@ class Job:
     name: str
     """No other job has it."""
     words: tuple[str, ...]
-    """What follows `labctl`. `{files}/` is the folder with `files`, where it is run."""
+    """What follows `labctl`."""
     need: Need
     deadline: float
     """Seconds; then it is told to end, and after `GRACE` seconds ended."""
     expected: float = 0.0
     """Seconds that it will take, as far as that is known: the longest are started first."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Texts that it reads, by name: another machine has not got the user's files."""
+    """Texts that it finds in its working folder, by name: another machine has not got the user's
+    files. Where there is none, it works where this process does."""
 
 
 class How(StrEnum):

@@ -20,13 +20,9 @@ _HINT = "write LAYER.FEATURE=on|off, such as guest.tx=off or tap.tso=off,device.
 
 def check_nic(model: str) -> None:
     """Raise `UsageError` for a NIC model that QEMU guests cannot have."""
-    known = registry.NICS.find(model)
-    if known is None:
-        raise UsageError(f"there is no NIC model {shown(model)}", nearest(model, _models()))
-
-
-def _models() -> list[str]:
-    return list(registry.NICS.names())
+    known = [one.name for one in registry.NICS.usable() if not one.home]
+    if model not in known:
+        raise UsageError(f"guests of QEMU have no NIC {shown(model)}", nearest(model, known))
 
 
 def with_nic(topology: Topology, model: str) -> Topology:
@@ -54,7 +50,9 @@ def _with_nic(node: Node, model: str) -> Node:
     return replace(
         found,
         image=kernels.image(EVERY_NIC, kernels.of(node)),
-        memory=max(node.memory, kernels.memory(node.guest_kind, kernels.of(node)), EVERY_NIC_MEMORY),
+        memory=max(
+            node.memory, kernels.memory(node.guest_kind, kernels.of(node)), EVERY_NIC_MEMORY
+        ),
     )
 
 

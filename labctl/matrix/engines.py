@@ -1,0 +1,45 @@
+"""The engines of a matrix: this machine, or others."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from labctl.jobs.local import HERE, Local, cores
+from labctl.jobs.model import Engine, Job, Place
+from labctl.lab import memory
+from labctl.matrix.cells import Planned
+from labctl.matrix.run import RESULTS, MakeEngine
+
+
+class _Here(Local):
+    """Processes on this machine, whose runs are recorded in the folders of their tries."""
+
+    def __init__(self, place: Place, folder: Callable[[Job], Path]) -> None:
+        super().__init__(place, self._remember)
+        self._new_folder = folder
+        self._folders: dict[str, Path] = {}
+
+    def _remember(self, job: Job) -> Path:
+        return self._folders[job.name]
+
+    def start(self, job: Job, place: str) -> None:
+        """See `Engine`."""
+        folder = self._folders[job.name] = self._new_folder(job)
+        words = (*job.words, "--results", str(folder / RESULTS), "--end-with-input")
+        super().start(replace(job, words=words), place)
+
+
+@contextlib.contextmanager
+def local(folder: Callable[[Job], Path]) -> Iterator[Engine]:
+    """Give the engine of this machine: all its cores, and the memory that is free now."""
+    yield _Here(Place(HERE, cores(), memory.free()), folder)
+
+
+def choose(
+    hosts: Sequence[str], scheduler: str, cells: Mapping[str, Planned], mixed: bool
+) -> MakeEngine:
+    """Return what makes the engine that was asked for; this machine's, where none was."""
+    return local
