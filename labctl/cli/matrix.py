@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,6 +48,10 @@ _YAML = (".yaml", ".yml")
     help="On HOST, by ssh, as ssh(1) finds it; may be given several times.",
 )  # fmt: skip
 @click.option(
+    "--remote", "program", metavar="PATH", default="labctl", show_default=True,
+    help="What labctl is called on those hosts.",
+)  # fmt: skip
+@click.option(
     "--scheduler", metavar="ADDRESS",
     help="On the workers of a dask scheduler, such as tcp://127.0.0.1:8786 (labctl[cluster]).",
 )  # fmt: skip
@@ -72,6 +76,7 @@ def run_matrix(
     dry_run: bool,
     limit: int | None,
     hosts: tuple[str, ...],
+    program: str,
     scheduler: str | None,
     shard: str | None,
     again: tuple[str, ...],
@@ -98,7 +103,8 @@ def run_matrix(
         written.name, every, folder, shard or "", part if shard else (), again, limit
     )
     tell = _print_line if json_lines else _tell
-    make = engines.choose(hosts, scheduler or "", {one.cell.key: one for one in every}, mixed)
+    elsewhere = engines.Elsewhere(hosts, program, scheduler or "", mixed)
+    make = engines.choose(elsewhere, wanted.ours, tell)
     try:
         made = run.run(wanted, make, tell)
     except KeyboardInterrupt:
@@ -257,4 +263,19 @@ def write_pages(made: Matrix, folder: Path) -> None:
         raise LabctlError(f"{folder / matrix.JUNIT} cannot be written: {error.strerror}") from None
 
 
-COMMANDS: tuple[Callable[..., Any], ...] = (run_matrix,)
+@click.command("matrix-worker")
+@click.option("--facts", "tell_facts", is_flag=True, help="Say what this machine is, and end.")
+@click.option("--one", is_flag=True, help="Run one cell that standard input tells of.")
+def run_worker(tell_facts: bool, one: bool) -> None:
+    """Run cells of matrices that another machine sends."""
+    from labctl.matrix import worker  # here: who runs a matrix at home needs it not
+
+    if tell_facts:
+        click.echo(worker.FACTS.dump_json(worker.facts()).decode())
+    elif one:
+        worker.serve_here()
+    else:
+        raise UsageError("say what this worker is to do", "labctl matrix --ssh HOST starts it")
+
+
+COMMANDS = (run_matrix, run_worker)

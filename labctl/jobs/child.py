@@ -78,11 +78,15 @@ class Child:
             self._told, self._end = how, time.monotonic() + GRACE
             self._signal(signal.SIGTERM)
 
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, at most so long; `look` tells of it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(min(self.left, seconds))
+
     def finish(self) -> Ended:
         """Wait for its end, which it was told of."""
         while (ended := self.look()) is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(min(self.left, 1.0))
+            self.wait(1.0)
         return ended
 
     def _signal(self, number: int) -> None:

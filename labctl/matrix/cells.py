@@ -12,8 +12,9 @@ import hashlib
 import inspect
 import itertools
 import json
+import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ OWN = "own"
 OPTIONS = ("topology", "kernel", "nic", "offload", "start", "accel")
 STARTS = ("clone", "cold")
 POLICIES = ("auto", "require", "off")
+_CARRIED = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}")
 OVERHEAD = 100
 """MiB that labctl and its agent take beside the guests."""
 
@@ -47,11 +49,42 @@ class Planned:
     need: Need
     timeout: float
     files: tuple[Path, ...] = ()
-    """The user's own files that it reads, which another machine has not got."""
+    """The user's own files that it reads, which are carried to another machine."""
+    own: str = ""
+    """A file of this machine that is not carried."""
 
     def job(self, expected: float) -> Job:
         """Return it as a job for this machine."""
         return Job(self.cell.key, self.words, self.need, self.timeout, expected)
+
+    def portable(self) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Return its words for another machine, and the texts that it finds beside it there.
+
+        Raises `UsageError` where it needs a file that is not carried: a kernel, or what a topology
+        names.
+        """
+        texts: dict[str, str] = {}
+        words = list(self.words)
+        for path in self.files:
+            try:
+                text = path.read_text()
+            except (OSError, ValueError) as error:
+                raise UsageError(f"{path} cannot be read: {error}") from None
+            if texts.setdefault(path.name, text) != text or not _CARRIED.fullmatch(path.name):
+                raise UsageError(f"{path} cannot be carried by its name", "rename it")
+            old = (str(path), str(path.absolute()))
+            words = [
+                f"{path.name}{rest}" if name in old else word
+                for word in words
+                for name, mark, more in [word.partition(load.IN_FILE)]
+                for rest in [mark + more]
+            ]
+        if self.own:
+            raise UsageError(
+                f"{self.cell.name} needs {self.own}, which other machines have not got",
+                "leave --ssh and --scheduler out, or name a release's kernel and a shipped image",
+            )
+        return tuple(words), texts
 
 
 def plan(written: Written) -> list[Planned]:
@@ -244,7 +277,8 @@ class _Expansion:
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         key = _key(experiment.name, labels, 1)
         cell = Cell(key, experiment.name, labels, digest, shlex.join(["labctl", *words]))
-        return Planned(cell, tuple(words), need(model), self._written.timeout, tuple(files))
+        own = next(iter(_own_files(model)), "")
+        return Planned(cell, tuple(words), need(model), self._written.timeout, tuple(files), own)
 
 
 def need(model: Topology) -> Need:
@@ -286,6 +320,13 @@ def _own_topology(experiment: Experiment) -> list[Path]:
     """Return the topology file, where it is not one that comes with labctl."""
     path = experiment.topology_file()
     return [] if path is None or path in shipped() else [path]
+
+
+def _own_files(model: Topology) -> Iterator[str]:
+    """Yield the files of this machine that a lab needs besides its topology."""
+    for node in model.nodes.values():
+        named = [node.kernel, node.initramfs, node.user_data_file, node.disk and node.disk.file]
+        yield from (str(one) for one in (*named, *(one.source for one in node.files)) if one)
 
 
 def _digest_of_code(experiment: Experiment) -> str:

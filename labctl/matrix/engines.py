@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labctl.jobs.local import HERE, Local, cores
 from labctl.jobs.model import Engine, Job, Place
 from labctl.lab import memory
 from labctl.matrix.cells import Planned
-from labctl.matrix.run import RESULTS, MakeEngine
+from labctl.matrix.run import RESULTS, MakeEngine, Tell
 
 
 class _Here(Local):
@@ -38,8 +38,40 @@ def local(folder: Callable[[Job], Path]) -> Iterator[Engine]:
     yield _Here(Place(HERE, cores(), memory.free()), folder)
 
 
-def choose(
-    hosts: Sequence[str], scheduler: str, cells: Mapping[str, Planned], mixed: bool
-) -> MakeEngine:
-    """Return what makes the engine that was asked for; this machine's, where none was."""
-    return local
+@dataclass(frozen=True)
+class Elsewhere:
+    """Other machines, as the user names them."""
+
+    hosts: Sequence[str] = ()
+    """By SSH."""
+    program: str = "labctl"
+    """What labctl is called there."""
+    scheduler: str = ""
+    """The address of a dask scheduler."""
+    mixed: bool = False
+    """Whether machines with other versions are taken, too."""
+
+
+def choose(where: Elsewhere, planned: Sequence[Planned], tell: Tell) -> MakeEngine:
+    """Return what makes the engine that was asked for; this machine's, where none was.
+
+    Raises `UsageError` for cells that no other machine can run.
+    """
+    if not where.hosts:
+        return local
+    portable = {one.cell.key: one.portable() for one in planned}
+
+    def carry(job: Job) -> Job:
+        words, files = portable[job.name]
+        return replace(job, words=words, files=files)
+
+    @contextlib.contextmanager
+    def make(folder: Callable[[Job], Path]) -> Iterator[Engine]:
+        from labctl.matrix import ssh, worker  # here: who stays on this machine needs neither
+
+        yield ssh.Ssh(
+            where.hosts, where.program, folder, carry, worker.facts(),
+            mixed=where.mixed, tell=tell,
+        )  # fmt: skip
+
+    return make
