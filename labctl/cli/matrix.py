@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -16,8 +16,9 @@ from labctl.cli import report
 from labctl.cli.experiments import EXITS
 from labctl.cli.options import json_option, print_json, print_table, printable_json
 from labctl.errors import LabctlError, UsageError, shown
-from labctl.matrix import cells, engines, file, progress, run
+from labctl.matrix import cells, cluster, engines, file, progress, run
 from labctl.matrix.cells import Planned
+from labctl.matrix.cluster import Keys
 from labctl.matrix.file import Written
 from labctl.report import matrix as pages
 from labctl.results import matrix, matrix_junit, store
@@ -26,8 +27,21 @@ from labctl.results.model import Verdict
 from labctl.results.recorder import results_root
 from labctl.sandbox import atomic
 
+F = TypeVar("F", bound=Callable[..., Any])
 _SHARD = re.compile(r"([0-9]{1,5})/([0-9]{1,5})")
 _YAML = (".yaml", ".yml")
+
+
+def tls_options(function: F) -> F:
+    """Add the files of TLS, for dask's schedulers."""
+    for name, what in (
+        ("key", "The private key of --tls-cert."),
+        ("cert", "This side's certificate, for a scheduler at tls://…"),
+        ("ca", "The certificate of who signs all others."),
+    ):
+        path = click.Path(path_type=Path, exists=True, dir_okay=False)
+        function = click.option(f"--tls-{name}", type=path, metavar="FILE", help=what)(function)
+    return function
 
 
 @click.command("matrix")
@@ -52,9 +66,14 @@ _YAML = (".yaml", ".yml")
     help="What labctl is called on those hosts.",
 )  # fmt: skip
 @click.option(
+    "--ssh-config", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+    help="The configuration of ssh(1), in place of yours.",
+)  # fmt: skip
+@click.option(
     "--scheduler", metavar="ADDRESS",
     help="On the workers of a dask scheduler, such as tcp://127.0.0.1:8786 (labctl[cluster]).",
 )  # fmt: skip
+@tls_options
 @click.option("--shard", metavar="K/N", help="Run only part K of N; `results merge` joins them.")
 @click.option(
     "--again", multiple=True, type=click.Choice([*(str(one) for one in Verdict), "all"]),
@@ -77,7 +96,11 @@ def run_matrix(
     limit: int | None,
     hosts: tuple[str, ...],
     program: str,
+    ssh_config: Path | None,
     scheduler: str | None,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
     shard: str | None,
     again: tuple[str, ...],
     mixed: bool,
@@ -103,7 +126,8 @@ def run_matrix(
         written.name, every, folder, shard or "", part if shard else (), again, limit
     )
     tell = _print_line if json_lines else _tell
-    elsewhere = engines.Elsewhere(hosts, program, scheduler or "", mixed)
+    keys = Keys(tls_ca, tls_cert, tls_key)
+    elsewhere = engines.Elsewhere(hosts, program, ssh_config, scheduler or "", keys, mixed)
     make = engines.choose(elsewhere, wanted.ours, tell)
     try:
         made = run.run(wanted, make, tell)
@@ -266,16 +290,37 @@ def write_pages(made: Matrix, folder: Path) -> None:
 @click.command("matrix-worker")
 @click.option("--facts", "tell_facts", is_flag=True, help="Say what this machine is, and end.")
 @click.option("--one", is_flag=True, help="Run one cell that standard input tells of.")
-def run_worker(tell_facts: bool, one: bool) -> None:
-    """Run cells of matrices that another machine sends."""
+@click.option("--cores", type=click.IntRange(1, 4096), help="Give away so many; all by default.")
+@click.option("--memory", type=click.IntRange(1), help="MiB to give away; what is free by default.")
+@tls_options
+@click.argument("address", required=False)
+def run_worker(
+    tell_facts: bool,
+    one: bool,
+    cores: int | None,
+    memory: int | None,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    address: str | None,
+) -> None:
+    """Run cells of matrices that another machine sends.
+
+    With the ADDRESS of a dask scheduler this is a worker of it until it is interrupted. The rest is
+    for `labctl matrix --ssh`, which calls it.
+    """
     from labctl.matrix import worker  # here: who runs a matrix at home needs it not
 
     if tell_facts:
         click.echo(worker.FACTS.dump_json(worker.facts()).decode())
     elif one:
         worker.serve_here()
+    elif address:
+        cluster.serve(address, Keys(tls_ca, tls_cert, tls_key), (cores, memory))
     else:
-        raise UsageError("say what this worker is to do", "labctl matrix --ssh HOST starts it")
+        raise UsageError(
+            "no scheduler is named", "such as: labctl matrix-worker tcp://127.0.0.1:8786"
+        )
 
 
 COMMANDS = (run_matrix, run_worker)

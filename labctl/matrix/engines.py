@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from labctl.jobs.local import HERE, Local, cores
 from labctl.jobs.model import Engine, Job, Place
 from labctl.lab import memory
+from labctl.matrix import cluster
 from labctl.matrix.cells import Planned
+from labctl.matrix.cluster import Keys
 from labctl.matrix.run import RESULTS, MakeEngine, Tell
 
 
@@ -46,8 +48,12 @@ class Elsewhere:
     """By SSH."""
     program: str = "labctl"
     """What labctl is called there."""
+    config: Path | None = None
+    """The configuration of ssh(1), where that is not the user's own."""
     scheduler: str = ""
     """The address of a dask scheduler."""
+    keys: Keys = field(default_factory=Keys)
+    """Of TLS, for the scheduler."""
     mixed: bool = False
     """Whether machines with other versions are taken, too."""
 
@@ -57,7 +63,9 @@ def choose(where: Elsewhere, planned: Sequence[Planned], tell: Tell) -> MakeEngi
 
     Raises `UsageError` for cells that no other machine can run.
     """
-    if not where.hosts:
+    if where.scheduler:
+        cluster.check_address(where.scheduler, where.keys)
+    elif not where.hosts:
         return local
     portable = {one.cell.key: one.portable() for one in planned}
 
@@ -69,8 +77,14 @@ def choose(where: Elsewhere, planned: Sequence[Planned], tell: Tell) -> MakeEngi
     def make(folder: Callable[[Job], Path]) -> Iterator[Engine]:
         from labctl.matrix import ssh, worker  # here: who stays on this machine needs neither
 
+        ours = worker.facts()
+        if where.scheduler:
+            yield cluster.Dask(
+                where.scheduler, where.keys, folder, carry, ours, mixed=where.mixed, tell=tell
+            )
+            return
         yield ssh.Ssh(
-            where.hosts, where.program, folder, carry, worker.facts(),
+            where.hosts, ssh.Way(where.program, where.config), folder, carry, ours,
             mixed=where.mixed, tell=tell,
         )  # fmt: skip
 

@@ -29,8 +29,8 @@ from labctl.sandbox.deadline import Deadline
 
 AGAIN = 10.0
 """Seconds until a host that did not answer is asked again."""
-ASKING = 60.0
-"""Seconds in which a host is to say what it is."""
+ASKING = 120.0
+"""Seconds in which a host is to say what it is, and a worker its first word."""
 OPTIONS = (
     "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5",
     "-o", "ServerAliveCountMax=4", "-o", "ControlPath=none",
@@ -39,9 +39,19 @@ PORTABLE = Callable[[Job], Job]
 _CHUNK = 1 << 16
 
 
-def command(host: str, program: str, *words: str) -> list[str]:
-    """Return the words by which labctl is called on a host."""
-    return ["ssh", *OPTIONS, "--", host, f"{program} {shlex.join(words)}"]
+@dataclass(frozen=True)
+class Way:
+    """How labctl is reached on hosts."""
+
+    program: str = "labctl"
+    """What it is called there."""
+    config: Path | None = None
+    """The configuration of ssh(1); None for the user's own."""
+
+    def command(self, host: str, *words: str) -> list[str]:
+        """Return the words by which labctl is called on a host."""
+        own = ["-F", str(self.config)] if self.config else []
+        return ["ssh", *own, *OPTIONS, "--", host, f"{self.program} {shlex.join(words)}"]
 
 
 @dataclass
@@ -84,7 +94,7 @@ class Ssh:
     def __init__(
         self,
         hosts: Sequence[str],
-        program: str,
+        way: Way,
         folder: Callable[[Job], Path],
         portable: PORTABLE,
         ours: Facts,
@@ -92,13 +102,13 @@ class Ssh:
         mixed: bool,
         tell: Tell,
     ) -> None:
-        """Run jobs on `hosts`, where labctl is called `program`.
+        """Run jobs on `hosts`, which are reached in a `way`.
 
         `portable` makes of a job one that another machine can run; `ours` are this machine's
         versions, and others are refused unless `mixed`.
         """
         self._hosts = [_Host(name) for name in dict.fromkeys(hosts)]
-        self._program, self._folder, self._portable = program, folder, portable
+        self._way, self._folder, self._portable = way, folder, portable
         self._ours, self._mixed, self._tell = ours, mixed, tell
         self._running: list[_Connection] = []
         self._ended: list[Ended] = []
@@ -121,7 +131,7 @@ class Ssh:
         self._send(one, worker.line(self._portable(job)))
 
     def _connect(self, host: _Host) -> subprocess.Popen[bytes]:
-        words = command(host.name, self._program, "matrix-worker", "--one")
+        words = self._way.command(host.name, "matrix-worker", "--one")
         child = process.start_as(words, None)
         assert child.stdout
         assert child.stderr
@@ -164,7 +174,7 @@ class Ssh:
             self._read(by_handle[handle])
         now = time.monotonic()
         for one in list(self._running):
-            if now - one.heard > worker.SILENCE + 15:
+            if now - one.heard > (worker.SILENCE if one.greeted else ASKING):
                 self._lose(one, f"{one.host.name} has said nothing for {now - one.heard:.0f} s")
         self._beat(now)
 
@@ -284,7 +294,7 @@ class Ssh:
 
     def _ask(self, host: _Host) -> None:
         """Find out what a host is; it becomes a place, or is asked again later."""
-        words = command(host.name, self._program, "matrix-worker", "--facts")
+        words = self._way.command(host.name, "matrix-worker", "--facts")
         place, group, said = None, "", ""
         try:
             deadline = Deadline(ASKING, f"asking {host.name} what it is")
@@ -293,7 +303,7 @@ class Ssh:
         except LabctlError as error:
             said = error.message
         except ValueError:
-            said = f"{self._program} there does not say what it is: another version?"
+            said = f"{self._way.program} there does not say what it is: another version?"
         else:
             group = told.differences(self._ours)
             name = f"{host.name}#{host.starts}" if host.starts else host.name

@@ -17,7 +17,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -28,7 +28,7 @@ from pydantic.dataclasses import dataclass
 from labctl.errors import LabctlError
 from labctl.jobs.child import Child
 from labctl.jobs.local import cores
-from labctl.jobs.model import Ended, How, Job, Need
+from labctl.jobs.model import GRACE, Ended, How, Job, Need
 from labctl.lab import memory
 from labctl.results import archive, store
 from labctl.sandbox import owned, paths, process
@@ -145,16 +145,78 @@ def run_order(
     `done` is called with its end and its packed run, if it has one, before the folder of both goes.
     Raises `LabctlError` or `OSError` where it could not be begun.
     """
-    with owned.temporary(paths.runtime(), PREFIX) as folder:
+    owned.make_folders(paths.runtime())
+    with owned.temporary(paths.runtime(), PREFIX) as folder, _counted():
         results = folder / "results"
         words = (*order.words, "--results", str(results), "--end-with-input")
         job = order.job()
         child = Child(Job(job.name, words, job.need, job.deadline, files=job.files), "", folder)
         while (ended := child.look()) is None:
-            if not wanted():
+            if _over.is_set() or not wanted():
                 child.tell_to_end()
             child.wait(1.0)
         done(ended, _packed(results, folder))
+
+
+_over = threading.Event()
+_running: list[int] = []
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[None]:
+    """Count a job that this process runs."""
+    _running.append(1)
+    try:
+        yield
+    finally:
+        _running.pop()
+
+
+def busy() -> int:
+    """Return how many jobs this process runs."""
+    return len(_running)
+
+
+def end_all() -> None:
+    """End all jobs of this process, and wait for them."""
+    _over.set()
+    deadline = Deadline(GRACE + 10, "waiting for the end of its jobs")
+    while busy() and not deadline.passed:
+        time.sleep(0.1)
+
+
+def facts_json() -> str:
+    """Return what this machine is, as text."""
+    return FACTS.dump_json(facts()).decode()
+
+
+def run_sent(text: str) -> tuple[str, bytes]:
+    """Run a job in a worker of dask's, as long as its scheduler wants it; return answer and run.
+
+    It returns JSON and an archive, which are believed as little as any other's.
+    """
+    from distributed import get_worker
+
+    mine = get_worker()
+    key = mine.get_current_task()
+    found: list[tuple[str, bytes]] = []
+
+    def wanted() -> bool:
+        task = mine.state.tasks.get(key)
+        is_up = mine.status.name in ("running", "paused")
+        return is_up and task is not None and task.state == "executing"
+
+    def done(ended: Ended, packed: Path | None) -> None:
+        data = packed.read_bytes() if packed else b""
+        found.append((ANSWER.dump_json(answer(ended, packed)).decode(), data))
+
+    run_order(ORDER.validate_json(text), wanted, done)
+    return found[0]
+
+
+def is_whole(data: bytes, told: Answer) -> bool:
+    """Whether a packed run is what an answer says."""
+    return len(data) == told.size and hashlib.sha256(data).hexdigest() == told.sha256
 
 
 def _packed(results: Path, folder: Path) -> Path | None:
