@@ -125,7 +125,8 @@ def _strike(run: _Watched, made: Cluster, asked: argparse.Namespace) -> None:
 def _judge(output: Path, cells: int, seconds: float, status: int, left: list[str]) -> int:
     """Hold the results against those of a run without faults, which are known."""
     data = json.loads((output / "matrix.json").read_text())
-    wrong, attempts, broken = [], 0, {}
+    wrong, attempts = [], 0
+    broken: dict[str, int] = {}
     for outcome in data["outcomes"]:
         labels = outcome["cell"]["labels"]
         tries = outcome["attempts"]
