@@ -299,7 +299,7 @@ def test_one_matrix_is_run_by_one_process_at_a_time(tmp_path: Path) -> None:
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine").write_text("x")
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="holds no matrix"):
         go(wanted(tmp_path), Stand(passing))
 
 
