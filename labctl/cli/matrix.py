@@ -132,7 +132,8 @@ def run_matrix(
     try:
         made = run.run(wanted, make, tell)
     except KeyboardInterrupt:
-        _write_pages(folder, reports=False)
+        if matrix.holds(folder):
+            _write_pages(folder, reports=False)
         raise
     _write_pages(folder, reports=reports)
     finish(made, folder, as_json=as_json, json_lines=json_lines)

@@ -15,7 +15,7 @@ from labctl.jobs.model import BROKE_OFF, Ended, Engine, How, Job, Need, Place
 
 WAIT_SECONDS = 1.0
 """How long is waited for news at a time: then progress is told."""
-PATIENCE = 60.0
+PATIENCE = 300.0
 """Seconds that a job waits for a place that can take it, while nothing runs."""
 ELSEWHERE = 30.0
 """Seconds that a retry waits for another machine, before the same one will do."""

@@ -26,6 +26,7 @@ from labctl.results.model import Verdict
 from labctl.results.recorder import INTERRUPTED
 from labctl.sandbox import lock, owned
 from labctl.sandbox.deadline import Deadline
+from labctl.version import __version__
 
 RESULTS = "results"
 """In the folder of a try on this machine: where its run is recorded."""
@@ -102,8 +103,6 @@ def run(wanted: Wanted, engine: MakeEngine, tell: Tell) -> Matrix:
 
 
 def _plan(wanted: Wanted, attempts: Sequence[Attempt]) -> Matrix:
-    from labctl.version import __version__
-
     return matrix.planned(
         wanted.name,
         [one.cell for one in wanted.cells],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,7 @@ import pytest
 from labctl import wait_until
 from labctl.results import matrix
 from labctl.results.model import Verdict
-from tests.matrix.sshd import SSHD, cluster, wait_for_end
+from matrix.sshd import SSHD, cluster, wait_for_end
 
 pytestmark = pytest.mark.integration
 CELL = Path(__file__).parents[1] / "matrix" / "cell.py"
@@ -72,7 +71,7 @@ def test_who_interrupts_a_matrix_leaves_nothing_and_goes_on(
         if json.loads(line)["event"] == "start":
             break
     labs = short / "labctl"
-    wait_until("a lab", lambda: list(labs.glob("cell-*")), within=300)
+    wait_until("a lab", lambda: list(labs.glob("cell-*/lab.state")), within=300)
     started.send_signal(signal.SIGINT)
     started.stdout.read()
     assert started.wait() == 130
@@ -87,13 +86,20 @@ def test_who_interrupts_a_matrix_leaves_nothing_and_goes_on(
 @pytest.fixture
 def scheduler() -> Iterator[str]:
     """Start dask's own scheduler on a free port of the loopback."""
-    program = shutil.which("dask-scheduler", path=str(Path(sys.executable).parent))
-    assert program, "distributed is not installed"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    address = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+    address = [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-dashboard",
+        "--dashboard-address",
+        "127.0.0.1:0",
+    ]
     started = subprocess.Popen(
-        [program, *address, "--dashboard-address", "127.0.0.1:0"], stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", *address],
+        stderr=subprocess.DEVNULL,
     )
     try:
         yield f"tcp://127.0.0.1:{port}"

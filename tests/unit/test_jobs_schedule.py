@@ -8,7 +8,7 @@ from labctl.jobs.child import Child
 from labctl.jobs.local import HERE, Local
 from labctl.jobs.model import Ended, How, Job, Need, News, Place
 from labctl.jobs.schedule import Scheduler
-from tests.matrix.simulate import Simulated, simulate
+from matrix.simulate import Simulated, simulate
 
 
 def job(name: str, seconds: float = 10.0, cores: int = 1, memory: int = 100) -> Job:
