@@ -109,9 +109,9 @@ def run_matrix(
     json_lines: bool,
     as_json: bool,
 ) -> None:
-    """Run experiments under all combinations of kernels, NICs, offloads, topologies and cases.
+    """Run experiments under all combinations of conditions.
 
-    FILE is a matrix in YAML (docs/matrix.md); EXPERIMENTs and --axis do without. Each cell is a
+    Those are kernels, NICs, offloads, topologies and the experiments' own cases. FILE is a matrix in YAML (docs/matrix.md); EXPERIMENTs and --axis do without. Each cell is a
     process of its own. What has a result is not run again, so what was interrupted goes on.
     """
     written = _written(names, axes, repeat, timeout)
