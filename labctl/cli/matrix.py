@@ -111,8 +111,9 @@ def run_matrix(
 ) -> None:
     """Run experiments under all combinations of conditions.
 
-    Those are kernels, NICs, offloads, topologies and the experiments' own cases. FILE is a matrix in YAML (docs/matrix.md); EXPERIMENTs and --axis do without. Each cell is a
-    process of its own. What has a result is not run again, so what was interrupted goes on.
+    Those are kernels, NICs, offloads, topologies and the experiments' own cases. FILE is a matrix
+    in YAML (docs/matrix.md); EXPERIMENTs and --axis do without. Each cell is a process of its own.
+    What has a result is not run again, so what was interrupted goes on.
     """
     written = _written(names, axes, repeat, timeout)
     every = cells.plan(written)
