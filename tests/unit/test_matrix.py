@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -445,9 +445,8 @@ def test_an_odd_order_is_refused(order: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "run", None)
-    return
 
 
 @pytest.mark.usefixtures("runtime", "quiet")
