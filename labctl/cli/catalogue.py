@@ -15,6 +15,7 @@ from labctl.experiments.catalogue import rows, run
 from labctl.experiments.catalogue.row import predict
 from labctl.experiments.catalogue.rows import Row
 from labctl.guests.accel import Policy
+from labctl.jobs import child
 from labctl.report import catalogue as pages
 from labctl.results import catalogue as results
 from labctl.results.catalogue import RowResult
@@ -73,7 +74,7 @@ def list_rows(as_json: bool) -> None:
 @catalogue.command("run")
 @click.argument("names", nargs=-1, metavar="[ROW...]")
 @click.option("--output", type=click.Path(path_type=Path), help="Keep the catalogue there.")
-@click.option("--jobs", type=click.IntRange(1, 64), help="How many rows are run at once.")
+@click.option("--jobs", type=click.IntRange(1, 64), help="How many rows are run at once, at most.")
 @click.option("--again", is_flag=True, help="Run rows also that are known already.")
 @click.option(
     "--markdown", type=click.Path(path_type=Path), help="Write the page for documentation, too."
@@ -105,7 +106,7 @@ def run_rows(
     if markdown and not markdown.parent.is_dir():
         raise UsageError(f"there is no folder {markdown.parent}", "name one that is there")
     if row_only:
-        with run.ending_with_input(), display() as show:
+        with child.ending_with_input(), display() as show:
             found = [run.run_row(row, folder, policy=accel, emit=show, cold=cold) for row in chosen]
         sys.exit(EXITS[combine(one.verdict for one in found)])
     options = ["--accel", accel, *(["--cold"] if cold else [])]

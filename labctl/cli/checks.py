@@ -54,12 +54,18 @@ def _problems(wrong: UsageError) -> list[dict[str, object]]:
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["topology", "trace"]), default="topology")
+@click.argument("what", type=click.Choice(["topology", "matrix", "trace"]), default="topology")
 def schema(what: str) -> None:
     """Print the JSON Schema of topology files, for editors.
 
-    `labctl schema trace` prints that of what `labctl trace --json-lines` prints.
+    `labctl schema matrix` prints that of matrix files, `labctl schema trace` that of what `labctl
+    trace --json-lines` prints.
     """
+    if what == "matrix":
+        from labctl.matrix import file  # here: as below
+
+        print_json(file.json_schema())
+        return
     if what == "trace":
         from labctl.tracing import schema as lines  # here: editors ask for the other one
 

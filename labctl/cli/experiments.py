@@ -18,6 +18,7 @@ from labctl.experiments import installed, load, runner
 from labctl.experiments.builtin import BUILTIN
 from labctl.experiments.model import Experiment
 from labctl.guests.accel import Policy
+from labctl.jobs import child
 from labctl.lab import handover
 from labctl.lab.lab import Lab
 from labctl.results.model import Run, Verdict, combine
@@ -61,12 +62,24 @@ EXITS = {
     "file; given several times, once with each.",
 )
 @click.option(
+    "--nic", metavar="MODEL", default="", help="Run them with guests whose NICs are of this model."
+)
+@click.option(
+    "--offload",
+    metavar="LAYER.FEATURE=on|off",
+    default="",
+    help="Run them with these offloads in all guests, such as guest.tx=off,tap.tso=off.",
+)
+@click.option(
     "--keep-on-failure",
     "keep",
     is_flag=True,
     help="Stop at the first arm that does not pass and leave its lab up; see docs/experiments.md.",
 )
 @click.option("--report", "reports", is_flag=True, help="Make a page of each; see labctl report.")
+@click.option(
+    "--end-with-input", is_flag=True, hidden=True, help="End when the input does: internal."
+)
 @json_option
 def run_experiments(
     names: tuple[str, ...],
@@ -76,15 +89,20 @@ def run_experiments(
     only: tuple[str, ...],
     topology: str | None,
     kernels: tuple[str, ...],
+    nic: str,
+    offload: str,
     keep: bool,
     reports: bool,
+    end_with_input: bool,
     as_json: bool,
 ) -> None:
     """Run experiments by NAME or from a Python FILE of yours.
 
-    `labctl experiments` lists the names. Each gets a lab of its own, ends in a verdict, and is
-    recorded; see `labctl results`.
+    `labctl experiments` lists the names; FILE::NAME is one of several in a file. Each gets a lab of
+    its own, ends in a verdict, and is recorded; see `labctl results`.
     """
+    if end_with_input:
+        click.get_current_context().with_resource(child.ending_with_input())
     runs: list[tuple[Experiment, Run, Path]] = []
     found = load.find(list(names))
     if topology is not None:
@@ -92,6 +110,8 @@ def run_experiments(
     if only:
         found = [one.select(only) for one in found]
     found = [run for one in found for run in one.by_kernel(kernels)]
+    if nic or offload:
+        found = [one.with_guests(nic, offload) for one in found]
     kept: list[Lab] = []
     try:
         for experiment in found:

@@ -10,7 +10,7 @@ import click
 
 from labctl.cli.options import json_option, print_json, print_table, writable
 from labctl.errors import ExitCode, UsageError
-from labctl.results import archive, difference, store, tables
+from labctl.results import archive, difference, matrix, store, tables
 from labctl.results.tables import Table
 
 results_option = click.option(
@@ -80,10 +80,13 @@ def diff(context: click.Context, a: str, b: str | None, as_json: bool) -> None:
     """Compare runs A and B: verdicts, checks and environment.
 
     Both may be folders, so that runs of two machines can be compared. B is `last` by default;
-    `diff last` compares the last run with the one before of the same experiment.
-    Exits with 1 when verdicts differ.
+    `diff last` compares the last run with the one before of the same experiment. Folders of two
+    matrices are compared cell by cell. Exits with 1 when verdicts differ.
     """
     chosen: _Chosen = context.obj
+    if b is not None and matrix.holds(Path(a)) and matrix.holds(Path(b)):
+        _diff_matrices(context, Path(a), Path(b), as_json or chosen.as_json)
+        return
     if b is None:
         a, b = (store.before_last(chosen.root) if a == "last" else a), "last"
     one, other = store.load(a, chosen.root), store.load(b, chosen.root)
@@ -98,6 +101,41 @@ def diff(context: click.Context, a: str, b: str | None, as_json: bool) -> None:
         _print(tables.difference_tables(found))
     if not found.same_verdicts:
         context.exit(ExitCode.FAIL)
+
+
+def _diff_matrices(context: click.Context, a: Path, b: Path, as_json: bool) -> None:
+    found = matrix.diff(matrix.read(a), matrix.read(b))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _print(tables.matrix_difference_tables(found, str(a), str(b)))
+        click.echo(f"{found.same} cells came to the same")
+    if found.changes:
+        context.exit(ExitCode.FAIL)
+
+
+@results.command("merge")
+@click.argument(
+    "folders", nargs=-1, required=True, metavar="PART...",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+)  # fmt: skip
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path), help="The folder of the whole."
+)
+@json_option
+@click.pass_obj
+def merge_parts(chosen: _Chosen, folders: tuple[Path, ...], output: Path, as_json: bool) -> None:
+    """Join the PARTs of a matrix that were run with --shard, and make its pages.
+
+    Each PART is a folder of `labctl matrix`, of this or another machine. Exits as the whole matrix
+    would; a cell that is in no part is an error.
+    """
+    from labctl.cli import matrix as verb  # here: what lists records needs no more
+    from labctl.matrix import merge
+
+    made = merge.merge(folders, output)
+    verb.write_pages(made, output)
+    verb.finish(made, output, as_json=as_json or chosen.as_json)
 
 
 @results.command("export")

@@ -33,6 +33,8 @@ VERBS = {
     "kinds": ("kinds", "List the kinds a lab can be made of, or explain KIND."),
     "link": ("link", "Take links down and up, or make them worse."),
     "logs": ("labs", "Print what NODE's console has said."),
+    "matrix": ("matrix", "Run experiments under all combinations of conditions."),
+    "matrix-worker": ("matrix", "Run cells of matrices that another machine sends."),
     "publish": ("publish", "Let a port of this host lead into a guest."),
     "report": ("report", "Make one HTML page of RUN, or of a running lab."),
     "restart": ("power", "Stop NODEs and start them."),

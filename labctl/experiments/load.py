@@ -8,12 +8,15 @@ import sys
 import traceback
 from pathlib import Path
 
-from labctl.errors import LabctlError, UsageError
+from labctl.errors import LabctlError, UsageError, nearest, shown
 from labctl.experiments import installed
 from labctl.experiments.builtin import BUILTIN
 from labctl.experiments.catalogue import rows
 from labctl.experiments.catalogue.row import PREFIX, experiment_of
 from labctl.experiments.model import Experiment
+
+IN_FILE = "::"
+"""Between a file and the name of one experiment in it."""
 
 
 def find(words: list[str]) -> list[Experiment]:
@@ -28,6 +31,8 @@ def find(words: list[str]) -> list[Experiment]:
             found.append(BUILTIN[word])
         elif word.startswith(PREFIX):
             found.append(experiment_of(rows.find(word.removeprefix(PREFIX))))
+        elif IN_FILE in word:
+            found.append(_in_file(word))
         elif word.endswith(".py") or "/" in word:
             found += _from_file(Path(word))
         elif (declared := installed.find(word)) is not None:
@@ -49,6 +54,14 @@ def find(words: list[str]) -> list[Experiment]:
                 f"two experiments are called {one.name}", "give yours another name, or name one"
             )
     return found
+
+
+def _in_file(word: str) -> Experiment:
+    file, _, name = word.partition(IN_FILE)
+    found = {one.name: one for one in _from_file(Path(file))}
+    if name not in found:
+        raise UsageError(f"{file} holds no experiment {shown(name)}", nearest(name, found))
+    return found[name]
 
 
 def _from_file(path: Path) -> list[Experiment]:

@@ -30,6 +30,7 @@ from labctl.errors import UsageError
 from labctl.experiments.variants import Axis, Case, check_patterns, fits, product
 from labctl.images import recipe_paths
 from labctl.topology import kernels as kernel_names
+from labctl.topology import overrides
 
 if TYPE_CHECKING:
     from labctl.experiments.run_context import Arm, Trial
@@ -70,6 +71,10 @@ class Experiment:
     """The kernels that it is to be run with, each in a run of its own; none for the topology's."""
     kernel: str = ""
     """The kernel that its guests boot in this run: a release's, or a file; empty for their own."""
+    nic: str = ""
+    """The model of its guests' NICs; empty for their own."""
+    offload: str = ""
+    """Offloads of its guests over their own, such as `guest.tx=off,tap.tso=off`."""
 
     @property
     def summary(self) -> str:
@@ -94,12 +99,43 @@ class Experiment:
 
         Raises `UsageError` where a pattern fits none. The others are recorded as skipped.
         """
-        check_patterns(self.name, self._cases(self.load), patterns)
+        check_patterns(self.name, self.all_cases(), patterns)
         return replace(self, only=tuple(patterns))
 
     def on(self, topology: str) -> Experiment:
         """Return the experiment on another topology: a file, found as `labctl up` finds it."""
         return replace(self, topology=topology, is_elsewhere=True)
+
+    def axes(self) -> dict[str, list[str]]:
+        """Return the labels of each axis of its cases, by the axis; none where it has no cases."""
+        found: dict[str, list[str]] = {}
+        for case in self.all_cases():
+            for axis, label in case.labels.items():
+                labels = found.setdefault(axis, [])
+                if label not in labels:
+                    labels.append(label)
+        return found
+
+    def all_cases(self) -> tuple[Case, ...]:
+        """Return its cases; raises as `load` does."""
+        return self._cases(self.load)
+
+    def topology_file(self) -> Path | None:
+        """Return the file of its topology; None where it is a mapping. Raises as `load` does."""
+        if not isinstance(self.topology, str):
+            return None
+        ours = self.is_builtin and not self.is_elsewhere
+        find = topologies.find_shipped if ours else topologies.find
+        return find(self.topology)
+
+    def with_guests(self, nic: str = "", offload: str = "") -> Experiment:
+        """Return the experiment with other NICs or offloads of all guests; empty leaves them.
+
+        Raises `UsageError` for what there is not, or no guest can have.
+        """
+        found = replace(self, nic=nic, offload=offload)
+        found.load()
+        return found
 
     def by_kernel(self, kernels: Sequence[str] = ()) -> list[Experiment]:
         """Return the experiment once for each of these kernels, or of its own, or as it is.
@@ -146,13 +182,15 @@ class Experiment:
         Raises `UsageError` where there is no such file, `TopologyError` with every problem in it.
         """
         topology = self._load()
-        return kernel_names.with_kernel(topology, self.kernel) if self.kernel else topology
+        if self.kernel:
+            topology = kernel_names.with_kernel(topology, self.kernel)
+        if self.nic:
+            topology = overrides.with_nic(topology, self.nic)
+        return overrides.with_offload(topology, self.offload) if self.offload else topology
 
     def _load(self) -> Topology:
-        if isinstance(self.topology, str):
-            ours = self.is_builtin and not self.is_elsewhere
-            find = topologies.find_shipped if ours else topologies.find
-            return topologies.load(find(self.topology))
+        if (file := self.topology_file()) is not None:
+            return topologies.load(file)
         if not isinstance(self.topology, Mapping):
             raise UsageError(
                 f"the topology of experiment {self.name} is {type(self.topology).__name__}",

@@ -179,6 +179,10 @@ def _command(experiment: Experiment, policy: Policy, cold: bool = False) -> str:
         words += ["--only", pattern]
     if experiment.kernel:
         words += ["--kernel", experiment.kernel]
+    if experiment.nic:
+        words += ["--nic", experiment.nic]
+    if experiment.offload:
+        words += ["--offload", experiment.offload]
     if policy != "auto":
         words += ["--accel", policy]
     if cold:

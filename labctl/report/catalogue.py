@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from labctl.report.filters import Filter, make_filter
 from labctl.report.page import template
 from labctl.results.catalogue import Catalogue, RowResult
 from labctl.results.model import Verdict
@@ -13,25 +14,6 @@ from labctl.version import __version__
 MARKS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.ERROR: "!", Verdict.SKIP: "-"}
 NOTHING = "nothing"
 _FINDINGS = ("healthy", "metadata lost", "corrupted", "dropped", "not a checksum problem")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One value by which rows can be filtered."""
-
-    label: str
-    css: str
-    """The class of the rows that have it."""
-    count: int
-
-
-@dataclass(frozen=True)
-class Filter:
-    """A question by whose answer rows can be filtered."""
-
-    name: str
-    title: str
-    choices: tuple[Choice, ...]
 
 
 @dataclass(frozen=True)
@@ -57,25 +39,18 @@ def _cures(row: RowResult) -> list[str]:
 
 
 def _filters(rows: Sequence[RowResult]) -> tuple[Filter, ...]:
-    found = []
-    for name, title, values in _FILTERS:
-        counts: dict[str, int] = {}
-        for row in rows:
-            for value in values(row):
-                counts[value] = counts.get(value, 0) + 1
-        ordered = sorted(counts, key=lambda value: (value == NOTHING, value))
-        choices = tuple(
-            Choice(value, f"{name}-{number}", counts[value]) for number, value in enumerate(ordered)
-        )
-        found.append(Filter(name, title, choices))
-    return tuple(found)
+    return tuple(
+        make_filter(name, title, [values(row) for row in rows], last=NOTHING)
+        for name, title, values in _FILTERS
+    )
 
 
 def _shown(row: RowResult, filters: Sequence[Filter]) -> Shown:
-    classes = []
-    for one, (_, _, values) in zip(filters, _FILTERS, strict=True):
-        has = values(row)
-        classes += [choice.css for choice in one.choices if choice.label in has]
+    classes = [
+        css
+        for one, (_, _, values) in zip(filters, _FILTERS, strict=True)
+        for css in one.classes(values(row))
+    ]
     return Shown(row, " ".join(classes), MARKS[row.verdict], tuple(_cures(row)))
 
 

@@ -10,7 +10,8 @@ from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 from labctl.results.model import ArmResult, Check, Run, Verdict, combine
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_OUTCOME = {Verdict.FAIL: Failure, Verdict.ERROR: Error, Verdict.SKIP: Skipped}
+OUTCOMES = {Verdict.FAIL: Failure, Verdict.ERROR: Error, Verdict.SKIP: Skipped}
+"""What JUnit calls a verdict; a pass has no such element."""
 
 
 def render(run: Run) -> bytes:
@@ -21,28 +22,28 @@ def render(run: Run) -> bytes:
     `verdict` carries it. Times are those of the checks, so that a suite's, which consumers add up,
     is about that of its arm.
     """
-    report = JUnitXml(_clean(run.experiment))
+    report = JUnitXml(xml_text(run.experiment))
     for arm in run.arms:
         report.add_testsuite(_suite(run, arm))
     if combine(arm.verdict for arm in run.arms) is not run.verdict or not run.arms:
-        suite = TestSuite(_clean(run.experiment))
+        suite = TestSuite(xml_text(run.experiment))
         suite.add_testcase(_verdict_case(run.experiment, run.verdict, _why(run)))
         report.add_testsuite(suite)
     for suite in report:
         suite.timestamp = run.started.removesuffix("Z")
-        suite.add_property("run", _clean(run.id))
+        suite.add_property("run", xml_text(run.id))
     # What is one for all suites stands in the first: JUnit has no place for it above them.
     first = next(iter(report))
-    first.add_property("hypothesis", _clean(run.hypothesis))
+    first.add_property("hypothesis", xml_text(run.hypothesis))
     for key, value in run.environment.flat().items():
-        first.add_property(_clean(key), _clean(value))
+        first.add_property(xml_text(key), xml_text(value))
     report.update_statistics()
     text: bytes = report.tostring()
     return text
 
 
 def _suite(run: Run, arm: ArmResult) -> TestSuite:
-    suite = TestSuite(_clean(f"{run.experiment}.{arm.name}"))
+    suite = TestSuite(xml_text(f"{run.experiment}.{arm.name}"))
     for check in arm.checks:
         suite.add_testcase(_case(suite.name, check))
     if combine(check.verdict for check in arm.checks) is not arm.verdict or not arm.checks:
@@ -66,26 +67,26 @@ def _why_skipped(arms: Iterable[ArmResult]) -> str:
 
 def _case(classname: str, check: Check) -> TestCase:
     name = f"{check.name} [{check.hop}]" if check.hop else check.name
-    case = TestCase(_clean(name), classname=classname, time=check.seconds)
-    if make := _OUTCOME.get(check.verdict):
+    case = TestCase(xml_text(name), classname=classname, time=check.seconds)
+    if make := OUTCOMES.get(check.verdict):
         if check.verdict is Verdict.SKIP:
-            outcome = make(_clean(check.observed))
+            outcome = make(xml_text(check.observed))
         else:
             message = f"expected {check.expected}, observed {check.observed}"
-            outcome = make(_clean(message), check.verdict.value)
+            outcome = make(xml_text(message), check.verdict.value)
         if check.evidence:
-            outcome.text = _clean("\n".join(check.evidence))
+            outcome.text = xml_text("\n".join(check.evidence))
         case.result = [outcome]
     return case
 
 
 def _verdict_case(classname: str, verdict: Verdict, why: str) -> TestCase:
-    case = TestCase("verdict", classname=_clean(classname), time=0.0)
-    if make := _OUTCOME.get(verdict):
-        case.result = [make(_clean(why), verdict.value)]
+    case = TestCase("verdict", classname=xml_text(classname), time=0.0)
+    if make := OUTCOMES.get(verdict):
+        case.result = [make(xml_text(why), verdict.value)]
     return case
 
 
-def _clean(text: str) -> str:
+def xml_text(text: str) -> str:
     """Replace what XML 1.0 cannot hold (section 2.2), such as a console's escape characters."""
     return _NOT_XML.sub("\ufffd", text)

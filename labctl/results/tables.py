@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from labctl.results.difference import Change, Difference
+from labctl.results.matrix import MatrixDifference
 from labctl.results.model import Check, Run
 from labctl.results.store import RunState, Summary
 
@@ -70,6 +71,16 @@ def difference_tables(found: Difference) -> list[Table]:
         Table("Environment", ("what", *columns), _rows(found.environment)),
     )
     return [table for table in tables if table.rows]
+
+
+def matrix_difference_tables(found: MatrixDifference, a: str, b: str) -> list[Table]:
+    """Return the tables of what differs between two matrices; none where all is equal."""
+    constants = tuple(
+        (axis, one or "-", other or "-") for axis, (one, other) in found.constants.items()
+    )
+    cells = tuple((one.cell, one.a or "-", one.b or "-") for one in found.changes)
+    made = (Table("Axes", ("axis", a, b), constants), Table("Cells", ("cell", a, b), cells))
+    return [one for one in made if one.rows]
 
 
 def _words(run: Run | None) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from labctl.errors import HostError, LabctlError, clean
 from labctl.sandbox.bounded import collect
@@ -157,14 +158,17 @@ def start_as(
     )  # fmt: skip
 
 
-def start_quiet(argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a program whose words nobody reads; its input ends when this process does.
+def start_group(
+    argv: Sequence[str], env: Mapping[str, str], log: int, folder: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program in a process group of its own; its input ends when this process does.
 
-    It gets `env` besides what every program gets. Raises `OSError`.
+    What it says goes to the open file `log`; it gets `env` besides what every program gets, and
+    works in `folder`, where one is named. Raises `OSError`.
     """
     return subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env=environment(env),
+        argv, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment(env), process_group=0,
+        cwd=folder,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ Faulty values are left out and the rest is tried again, so that the rules on the
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -17,6 +17,7 @@ from labctl.topology import schema
 from labctl.topology.tree import Item, Loc, Report
 
 _KEYS = "its keys are name, defaults, groups, networks, nodes, routers"
+_Shape = TypeVar("_Shape", bound=BaseModel)
 
 
 def shaped(root: Item, report: Report) -> schema.Topology | None:
@@ -24,8 +25,15 @@ def shaped(root: Item, report: Report) -> schema.Topology | None:
 
     What is not goes into `report` and is marked dead in the tree.
     """
+    return read_shape(root, report, schema.Topology, "a topology", _KEYS)
+
+
+def read_shape(
+    root: Item, report: Report, model: type[_Shape], what: str, keys: str
+) -> _Shape | None:
+    """Return the shape of what is sound in a file that is `what`, as `shaped` does."""
     if root.mapping is None:
-        report.add((), f"a topology is a mapping, not {_kind(root)}", _KEYS)
+        report.add((), f"{what} is a mapping, not {_kind(root)}", keys)
         return None
     for key, item in root.mapping.items():
         if key.startswith("x-"):  # the user's own, for anchors
@@ -33,7 +41,7 @@ def shaped(root: Item, report: Report) -> schema.Topology | None:
     first = True
     while not root.dead:
         try:
-            return schema.Topology.model_validate(root.plain())
+            return model.model_validate(root.plain())
         except ValidationError as error:
             details = error.errors(include_url=False)
         faulty = []
@@ -47,7 +55,7 @@ def shaped(root: Item, report: Report) -> schema.Topology | None:
             # Of a missing key, the mapping that should hold it is the faulty item.
             faulty.append(found[-1])
             if first:  # later rounds fail only for what was left out
-                _tell(detail, loc, found[-1], of_key, report)
+                _tell(detail, loc, found[-1], of_key, report, model)
         for item in faulty:
             item.dead = True
         first = False
@@ -56,7 +64,7 @@ def shaped(root: Item, report: Report) -> schema.Topology | None:
 
 def tell(detail: ErrorDetails, loc: Loc, report: Report) -> None:
     """Report what pydantic says of the value at `loc`."""
-    _tell(detail, loc, report.root.walk(loc)[-1], False, report)
+    _tell(detail, loc, report.root.walk(loc)[-1], False, report, schema.Topology)
 
 
 def _kind(item: Item) -> str:
@@ -65,13 +73,20 @@ def _kind(item: Item) -> str:
     return "a list" if item.sequence is not None else shown(item.value)
 
 
-def _tell(detail: ErrorDetails, loc: Loc, item: Item, of_key: bool, report: Report) -> None:
+def _tell(
+    detail: ErrorDetails,
+    loc: Loc,
+    item: Item,
+    of_key: bool,
+    report: Report,
+    model: type[BaseModel],
+) -> None:
     last = loc[-1] if loc else ""
     match detail["type"]:
         case "labctl":
             report.add(loc, detail["msg"], detail["ctx"]["hint"], key=of_key)
         case "extra_forbidden":
-            hint = nearest(str(last), _fields(loc[:-1]))
+            hint = nearest(str(last), _fields(loc[:-1], model))
             report.add(loc, f"unknown key {shown(last)}", hint, key=True)
         case "missing":
             report.add(loc, f"the key {shown(last)} is missing")
@@ -101,9 +116,9 @@ def _what(loc: Loc) -> str:
     return "a topology"
 
 
-def _fields(loc: Loc) -> list[str]:
+def _fields(loc: Loc, model: type[BaseModel]) -> list[str]:
     """Return the keys that the mapping at `loc` may have."""
-    known: Any = schema.Topology
+    known: Any = model
     for key in loc:
         if isinstance(known, type) and issubclass(known, BaseModel):
             known = known.model_fields[str(key)].annotation

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-EVERY_NIC = "micro-generic"
-"""The image that has the drivers of all NIC models."""
-EVERY_NIC_MEMORY = 160
-"""MiB that it needs to boot."""
+from labctl.topology.overrides import EVERY_NIC, EVERY_NIC_MEMORY
+
 Mapped = dict[str, Any]
 """A topology as its file would say it, or a part of one."""
 

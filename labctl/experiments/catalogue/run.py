@@ -6,18 +6,11 @@ file is of the same topology, kinds and versions is not run again, unless it cou
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from labctl import topology as topologies
@@ -26,22 +19,21 @@ from labctl.experiments import runner
 from labctl.experiments.catalogue.row import Measured, Prediction, experiment_of, predict
 from labctl.experiments.catalogue.rows import Row
 from labctl.guests.accel import Policy
+from labctl.jobs.local import HERE, Local, cores
+from labctl.jobs.model import Ended, How, Job, Need, Place
+from labctl.jobs.schedule import Scheduler
 from labctl.kinds.base import Effect
 from labctl.lab import memory, preflight
 from labctl.results.catalogue import RECORDS, RowResult, forget_row, read_row, write_row
 from labctl.results.model import Run, Verdict, host_environment
-from labctl.sandbox import process
+from labctl.sandbox import owned
 from labctl.topology import Topology
 
 MEMORY_OF_ROW = 600
 """MiB that a row takes at most, nearly: two guests that boot, and what watches them."""
+MOST_SECONDS = 7200.0
+"""What a row may take on the slowest machine; it has deadlines of its own."""
 _ENVIRONMENT = ("guest_kernels", "host_kernel", "distribution", "qemu", "accelerator", "labctl")
-
-
-def at_once() -> int:
-    """Return how many rows this machine holds at the same time: by its processors and memory."""
-    cpus = len(os.sched_getaffinity(0))
-    return max(1, min(cpus, memory.free() // MEMORY_OF_ROW))
 
 
 def key(row: Row, model: Topology, expected: Prediction) -> str:
@@ -153,93 +145,37 @@ def run_all(
     down.
     """
     found: dict[str, RowResult] = {}
-    lock = threading.Lock()
-    children = _Children()
-
-    def one(row: Row) -> None:
+    wanted: list[Job] = []
+    for row in rows:
         before = None if again else known(row, folder)
-        ran = before is None
-        if ran and not children.ended:
-            forget_row(folder, row.name)
-            children.run(_words(row, folder, options))
-            before = read_row(folder, row.name)
-        with lock:
-            if before:
-                found[row.name] = before
-            if not children.ended:
-                tell(row, before, ran)
+        if before:
+            found[row.name] = before
+            tell(row, before, False)
+        else:
+            words = _words(row, folder, options)
+            wanted.append(Job(row.name, tuple(words), Need(1, MEMORY_OF_ROW), MOST_SECONDS))
+    by_name = {row.name: row for row in rows}
 
-    with ThreadPoolExecutor(jobs or at_once()) as pool, children:  # these are ended first
-        for _ in pool.map(one, rows):
-            pass
+    def ended(one: Ended, _again: bool) -> None:
+        result = read_row(folder, one.job.name)
+        if result:
+            found[one.job.name] = result
+        if one.how is not How.STOPPED:
+            tell(by_name[one.job.name], result, True)
+
+    owned.make_folders(folder)
+    with owned.temporary(folder, ".work-") as work:
+
+        def begin(job: Job) -> Path:
+            forget_row(folder, job.name)
+            place = work / job.name
+            place.mkdir()
+            return place
+
+        here = Place(HERE, cores(), max(memory.free(), MEMORY_OF_ROW))  # one row in any case
+        Scheduler(Local(here, begin), on_end=ended, retry=False, limit=jobs).run(wanted)
     return [found[row.name] for row in rows if row.name in found]
 
 
 def _words(row: Row, folder: Path, options: Sequence[str]) -> list[str]:
-    words = ["catalogue", "run", row.name, "--output", str(folder), "--row-only", *options]
-    return [sys.executable, "-P", "-m", "labctl", *words]
-
-
-class _Children:
-    """Processes that are ended when the `with` block is left by an exception, and waited for."""
-
-    def __init__(self) -> None:
-        self.ended = False
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> _Children:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self.ended = True
-        with self._lock:
-            running = list(self._running)
-        for child in running:
-            with contextlib.suppress(ProcessLookupError):
-                child.send_signal(signal.SIGTERM)
-        for child in running:
-            child.wait()
-
-    def run(self, argv: Sequence[str]) -> None:
-        """Run a process to its end; what it says is thrown away, for its file says all."""
-        ours = {name: value for name, value in os.environ.items() if _is_ours(name)}
-        with self._lock:
-            if self.ended:
-                return
-            # It ends when its input does: also where this process is killed and cannot tell it.
-            child = process.start_quiet(argv, ours)
-            self._running.add(child)
-        try:
-            child.wait()
-        finally:
-            with self._lock:
-                self._running.discard(child)
-            if child.stdin:
-                child.stdin.close()
-
-
-def _is_ours(name: str) -> bool:
-    return name.startswith(("LABCTL_", "XDG_"))
-
-
-@contextlib.contextmanager
-def ending_with_input() -> Iterator[None]:
-    """End this process by SIGTERM when its standard input ends, for the length of a `with` block.
-
-    That is when who started it is gone, however that went.
-    """
-    over = threading.Event()
-
-    def watch() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(0, 4096):
-                pass
-        if not over.is_set():
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True, name="labctl-input").start()
-    try:
-        yield
-    finally:
-        over.set()
+    return ["catalogue", "run", row.name, "--output", str(folder), "--row-only", *options]

@@ -1,0 +1,1 @@
+"""Many commands of labctl, each a process of its own, on this machine or others."""

@@ -1,0 +1,1 @@
+"""Matrices of experiments: cells, how they are run here and on other machines, and their folder."""

@@ -1,0 +1,1 @@
+"""Programs about matrices: `simulate` (a simulated clock), `proof` (real labs on real workers)."""
