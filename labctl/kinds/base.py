@@ -316,16 +316,9 @@ class LinkPlan:
     only holds them; no frame comes as far."""
 
     def places(self) -> dict[str, str]:
-        """Return by link the network namespace that it is in; empty for the lab's own.
-
-        They are in the order in which they are set up: what is on another link comes after it.
-        """
-        return {
-            name: place
-            for link in self.links
-            for name, place in ((link.name, link.netns), (link.peer, link.peer_netns))
-            if name
-        }
+        """Return by link its network namespace, empty for the lab's own; a pair's ends together."""
+        ends = (((one.name, one.netns), (one.peer, one.peer_netns)) for one in self.links)
+        return {name: place for both in ends for name, place in both if name}
 
 
 class LinkKind(Kind, Generic[O]):
