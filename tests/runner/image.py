@@ -175,8 +175,10 @@ def _write_disk(archive: Path, disk: Path, tree: Path) -> None:
     """Make an ext4 file system of an archive, owners included; mke2fs reads a folder."""
     disk.touch()
     os.truncate(disk, DISK_BYTES)
+    # The kernel fills /dev itself, and none but root may make a device node.
     script = (
-        'set -eu; mkdir "$2"; tar -C "$2" -xpf "$1"; mke2fs -q -t ext4 -F -d "$2" "$3"; rm -r "$2"'
+        'set -eu; mkdir "$2"; tar -C "$2" --exclude "./dev/*" -xpf "$1"; '
+        'mke2fs -q -t ext4 -F -d "$2" "$3"; rm -r "$2"'
     )
     words = [*_as_owner(), "sh", "-c", script, "sh", str(archive), str(tree), str(disk)]
     subprocess.run(words, check=True)
