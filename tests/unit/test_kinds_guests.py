@@ -390,8 +390,8 @@ READERS = {"topology/hosting.py", "topology/model.py", "topology/resolve.py"}
 OTHER_HYPERVISORS = {
     "backends/shared_host.py", "backends/system_libvirt.py", "backends/embedded.py",
     "guests/driver.py", "guests/xen.py", "guests/boot_probe.py", "lab/doctor.py", "lab/lab.py",
-    "lab/machines.py", "lab/qemu.py", "lab/disk_guests.py", "lab/templates.py",
-    "images/assemble.py",
+    "lab/machines.py", "lab/qemu.py", "lab/disk_guests.py", "lab/templates.py", "lab/power.py",
+    "lab/saving.py", "images/assemble.py",
     "images/cache.py", "images/recipe.py", "lab/xen_guests.py", "kinds/guests/base.py",
 }  # fmt: skip
 """Those who mean the libvirt that drives guests, an image's file, or what a kind says."""

@@ -141,7 +141,8 @@ def test_a_command_enters_with_the_rights_of_a_server_alone(tmp_path: Path) -> N
     note.write_text("17 4711")
     node = NamespaceNode(Host(tmp_path), tmp_path, ALONE.nodes["ns1"], lambda _ask: None)
     words = node.words("true")
-    assert words[:2] == ["nsenter", "--target=17"]
+    assert words[1:4] == ["-P", "-m", "labctl.sandbox.seccomp"]
+    assert words[4:6] == ["nsenter", "--target=17"]
     (bounds,) = (word for word in words if word.startswith("--bounding-set="))
     assert "+net_admin" in bounds
     assert "sys_admin" not in bounds
