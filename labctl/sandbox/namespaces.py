@@ -105,7 +105,7 @@ class Namespaces(Sandbox):
         Raises `HostError` where the host forbids it, with what to change.
         """
         user = os.geteuid() != 0
-        owned.make(directory)
+        was_made = owned.is_made(directory)
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
         words = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -117,6 +117,7 @@ class Namespaces(Sandbox):
         log = directory / "init.log"
         shell = None
         try:
+            owned.make(directory)  # here: a signal may end us before this is known
             with theirs, log.open("wb") as errors:
                 shell = subprocess.Popen(
                     [*words, sys.executable, "-I", "-S", str(init_scan.PROGRAM), str(directory),
@@ -138,7 +139,10 @@ class Namespaces(Sandbox):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(shell.pid, signal.SIGKILL)
                 shell.wait(END_SECONDS)
-            owned.remove(directory)
+            if not was_made:
+                owned.remove(directory)
+            if isinstance(error, FileExistsError):
+                raise
             told = host_error(error, directory) if isinstance(error, OSError) else None
             if isinstance(error, FileNotFoundError) and error.filename == words[0]:
                 told = HostError(f"{words[0]} is not installed", "apt-get install util-linux")

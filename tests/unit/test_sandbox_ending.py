@@ -114,3 +114,24 @@ def test_pid_1_removes_its_own_directory_and_no_later_one(tmp_path: Path) -> Non
     finally:
         os.close(inside)
         os.close(parent)
+
+
+def test_a_signal_right_after_its_folder_is_there_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    make = owned.make
+
+    def interrupted(folder: Path) -> None:
+        make(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owned, "make", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Namespaces.create(tmp_path / "lab")
+    assert not (tmp_path / "lab").exists()
+    make(tmp_path / "lab")
+    monkeypatch.setattr(owned, "make", make)
+    with pytest.raises(FileExistsError):
+        Namespaces.create(tmp_path / "lab")
+    assert owned.is_made(tmp_path / "lab"), "it was there before, and is somebody else's"
