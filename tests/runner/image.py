@@ -175,9 +175,11 @@ def _write_disk(archive: Path, disk: Path, tree: Path) -> None:
     """Make an ext4 file system of an archive, owners included; mke2fs reads a folder."""
     disk.touch()
     os.truncate(disk, DISK_BYTES)
-    # The kernel fills /dev itself, and none but root may make a device node.
+    # The kernel fills /dev itself, and none but root may make a device node. mke2fs is in /sbin,
+    # where an ordinary user's shell does not look.
     script = (
-        'set -eu; mkdir "$2"; tar -C "$2" --exclude "./dev/*" -xpf "$1"; '
+        'set -eu; PATH=$PATH:/usr/sbin:/sbin; mkdir "$2"; '
+        'tar -C "$2" --exclude "./dev/*" -xpf "$1"; '
         'mke2fs -q -t ext4 -F -d "$2" "$3"; rm -r "$2"'
     )
     words = [*_as_owner(), "sh", "-c", script, "sh", str(archive), str(tree), str(disk)]
