@@ -77,7 +77,7 @@ def schema(what: str) -> None:
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Check all labctl needs of this host. Says what mends what is wrong."""
+    """Check all labctl needs of this host. Says how to fix what is wrong."""
     from labctl.lab import doctor as prerequisites  # here: `validate` does without
 
     findings = prerequisites.examine()

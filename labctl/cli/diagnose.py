@@ -55,7 +55,7 @@ def diagnose_flow(
     file: Path | None,
     as_json: bool,
 ) -> None:
-    """Say what is wrong from SRC to DST, why, and what mends it.
+    """Say what is wrong from SRC to DST, why, and how to fix it.
 
     Exits with 0 when it is healthy, 1 when a problem was found, 3 when that could not be told.
     """
