@@ -85,7 +85,7 @@ def doctor(as_json: bool) -> None:
         print_json([finding.to_json() for finding in findings])
     else:
         rows = [[one.verdict, one.name, one.observed, one.remedy] for one in findings]
-        print_table(["", "what", "found", "what mends it"], rows)
+        print_table(["", "what", "found", "how to fix it"], rows)
     sys.exit(ExitCode.ERROR if any(one.verdict == "fail" for one in findings) else ExitCode.OK)
 
 
