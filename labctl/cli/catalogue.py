@@ -35,7 +35,7 @@ EXITS = {
 @json_option
 @click.pass_context
 def catalogue(context: click.Context, as_json: bool) -> None:
-    """Tell which paths keep, lose or complete checksums.
+    """Show which paths keep, lose or complete checksums.
 
     Each row is a path between two guests, with what is expected of it by the kinds on it. Without
     a verb they are listed.

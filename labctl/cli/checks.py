@@ -77,7 +77,7 @@ def schema(what: str) -> None:
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Check all labctl needs of this host. Says what mends what is wrong."""
+    """Check all labctl needs of this host. Says how to fix what is wrong."""
     from labctl.lab import doctor as prerequisites  # here: `validate` does without
 
     findings = prerequisites.examine()
@@ -85,7 +85,7 @@ def doctor(as_json: bool) -> None:
         print_json([finding.to_json() for finding in findings])
     else:
         rows = [[one.verdict, one.name, one.observed, one.remedy] for one in findings]
-        print_table(["", "what", "found", "what mends it"], rows)
+        print_table(["", "what", "found", "how to fix it"], rows)
     sys.exit(ExitCode.ERROR if any(one.verdict == "fail" for one in findings) else ExitCode.OK)
 
 

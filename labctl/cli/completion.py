@@ -92,7 +92,7 @@ def source(shell: str) -> str:
 @click.command("completion")
 @click.argument("shell", type=click.Choice(list(SHELLS)))
 def completion(shell: str) -> None:
-    """Print what lets SHELL complete labctl's words.
+    """Print the completion script for SHELL.
 
     For bash, in ~/.bashrc: source <(labctl completion bash). For zsh, in ~/.zshrc below compinit:
     source <(labctl completion zsh). For fish: labctl completion fish >

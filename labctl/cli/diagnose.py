@@ -34,7 +34,7 @@ from labctl.tracing.plan import plan
 @click.option("--icmp", is_flag=True, help="An echo request (the default).")
 @click.option("-4", "four", is_flag=True, help="IPv4.")
 @click.option("-6", "six", is_flag=True, help="IPv6.")
-@click.option("--prove", is_flag=True, help="Try what should mend it, one by one, and put it back.")
+@click.option("--prove", is_flag=True, help="Try each possible fix, one by one, and undo it.")
 @click.option(
     "--timeout", type=click.FloatRange(1, 3600), metavar="SECONDS", default=600.0,
     show_default=True, help="When all of it is to be over.",
@@ -55,7 +55,7 @@ def diagnose_flow(
     file: Path | None,
     as_json: bool,
 ) -> None:
-    """Say what is wrong from SRC to DST, why, and what mends it.
+    """Say what is wrong from SRC to DST, why, and how to fix it.
 
     Exits with 0 when it is healthy, 1 when a problem was found, 3 when that could not be told.
     """
@@ -101,17 +101,17 @@ def _print(found: diagnosing.Diagnosis) -> None:
 def _print_fixes(fixes: tuple[Fix, ...]) -> None:
     click.echo("")
     rows = [[fix.name, fix.how, fix.cost] for fix in fixes if fix.should]
-    print_table(["should mend it", "how", "what it costs"], rows)
-    click.echo("--prove tries these and the rest on the live lab, and puts everything back")
+    print_table(["should fix it", "how", "cost"], rows)
+    click.echo("--prove tries these and the rest on the running lab, and undoes each")
 
 
 def _print_proof(proof: Proof) -> None:
     click.echo(f"\nwith nothing changed: {proof.before}\n")
-    told = {True: "mends it", False: "does not", None: "not told"}
+    told = {True: "fixes it", False: "does not", None: "not known"}
     rows = [
         [t.fix.name, told[t.works], t.text, t.fix.cost if t.works else ""] for t in proof.trials
     ]
-    print_table(["tried, one at a time", "", "what was seen", "what it costs"], rows)
+    print_table(["tried, one at a time", "", "what was seen", "cost"], rows)
     working = [trial.fix for trial in proof.trials if trial.works]
     if working:
         click.echo("to keep one:")

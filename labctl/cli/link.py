@@ -30,7 +30,7 @@ _STATES = ("down", "up")
 def link(
     lab: str | None, clear: bool, as_json: bool, words: tuple[str, ...], **impairment: str | None
 ) -> None:
-    """Take links down and up, or make them worse.
+    """Take links down and up, or impair them.
 
     NODE:INTERFACE is an interface of a node or a router (vm1:eth0, r1:eth1). `down` takes its
     carrier, as pulling the cable does; `up` gives it back. An impairment is for frames on their way

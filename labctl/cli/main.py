@@ -65,7 +65,7 @@ def _reader_gone() -> bool:
 )
 @click.version_option(__version__, prog_name="labctl")
 def cli() -> None:
-    """Virtual network labs from YAML: real guests, real bridges, and the truth about checksums.
+    """Virtual network labs from YAML: real guests, real bridges, and checksums hop by hop.
 
     Exit codes: 0 done or passed, 1 an experiment failed or trace or diagnose found a problem, 2
     usage error or invalid input, 3 could not tell or could not do, 4 everything was skipped, 130

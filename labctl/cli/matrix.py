@@ -50,8 +50,8 @@ def tls_options(function: F) -> F:
     "--axis", "axes", multiple=True, metavar="AXIS=VALUE,...",
     help="The values of an axis, such as kernel=debian-12,debian-13; in place of the file's.",
 )  # fmt: skip
-@click.option("--repeat", type=click.IntRange(1, file.MOST_REPEATS), help="Run each so often.")
-@click.option("--timeout", metavar="DURATION", help="End a cell after so long, such as 20m.")
+@click.option("--repeat", type=click.IntRange(1, file.MOST_REPEATS), help="Run each cell N times.")
+@click.option("--timeout", metavar="DURATION", help="End a cell that takes longer, such as 20m.")
 @click.option("--dry-run", is_flag=True, help="List the cells, and run none.")
 @click.option(
     "--local", "limit", type=click.IntRange(1, 4096), metavar="N",

@@ -39,11 +39,11 @@ def save(lab: str | None, as_json: bool, name: str) -> None:
 
 
 @click.command("restore")
-@click.option("--name", "lab_name", metavar="LAB", help="Name the lab other than it was.")
+@click.option("--name", "lab_name", metavar="LAB", help="The lab's name; by default as saved.")
 @json_option
 @click.argument("name", metavar="NAME")
 def restore(lab_name: str | None, as_json: bool, name: str) -> None:
-    """Bring the lab that was saved under NAME up as it was.
+    """Bring up the lab that was saved under NAME, as it was.
 
     Guests go on where they were, with the same addresses, keys and processes; their clocks are set.
     """

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file")
-@click.option("--name", metavar="NAME", help="Name the lab other than its topology.")
+@click.option("--name", metavar="NAME", help="The lab's name; by default its topology's.")
 @accel_option
 @cold_option
 @connect_option

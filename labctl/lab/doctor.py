@@ -186,7 +186,7 @@ def _kvm() -> Iterator[Finding]:
     else:
         yield Finding(
             "KVM", "skip", f"no guest boots under it, so TCG is used: {answer.obstacle}",
-            f"use a host whose virtualisation is whole; {accel.kept()}",
+            f"use a host where KVM works; {accel.kept()}",
         )  # fmt: skip
 
 
