@@ -41,6 +41,7 @@ TROUBLE = re.compile(
 """Words of a kernel whose machine cannot be trusted any more."""
 CMDLINE = (
     "root=/dev/vda rw console=ttyS0 loglevel=6 systemd.show_status=false panic=-1 oops=panic "
+    "log_buf_len=16M "  # what it says in hours is compared
     # QEMU's virtual CPUs share one counter, but Linux compares them one after the other and calls
     # it unstable; then each look at the clock leaves the virtual CPU (HPET).
     "tsc=reliable "
