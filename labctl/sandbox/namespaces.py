@@ -134,6 +134,7 @@ class Namespaces(Sandbox):
             atomic.write(directory / IDENTITY, codec.dumps(sandbox.identity, Identity))
         except BaseException as error:
             ours.close()
+            theirs.close()
             if shell:
                 # Not yet waited for, so the group is still its own.
                 with contextlib.suppress(ProcessLookupError):
